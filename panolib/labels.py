@@ -1,0 +1,159 @@
+"""Label sets: the only place of the library that knows class numbers, names and colours.
+
+A class is addressed by its train id, 0 .. n_classes - 1, everywhere in the library; ``VOID`` marks
+pixels without a class. Readers translate file ids to train ids by class *name*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+VOID = 255
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Classes of a data set.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str
+        Class names; the position is the train id.
+    colours : tuple of (r, g, b)
+        One 8-bit colour per class.
+    things : tuple of str
+        Names of the classes with countable instances; all others are stuff.
+    file_ids : tuple of int
+        Class id in the official files of the data set (Cityscapes "label id"), per train id.
+    groups : mapping of str to tuple of str
+        Thing groups that share one instance model (thesis 8.3).
+    subsets : mapping of str to tuple of str
+        Named lists of classes over which scores are averaged.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    colours: tuple[tuple[int, int, int], ...]
+    things: tuple[str, ...]
+    file_ids: tuple[int, ...]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def thing_ids(self) -> tuple[int, ...]:
+        return self.ids_of(self.things)
+
+    @property
+    def stuff_ids(self) -> tuple[int, ...]:
+        return tuple(i for i in range(self.n_classes) if i not in self.thing_ids)
+
+    def ids_of(self, names: Iterable[str]) -> tuple[int, ...]:
+        """Train ids of class names. Raises KeyError with the known names for an unknown one."""
+        ids = []
+        for name in names:
+            if name not in self.classes:
+                raise KeyError(f"{self.name} has no class {name!r}; it has {list(self.classes)}")
+            ids.append(self.classes.index(name))
+        return tuple(ids)
+
+    def subset_ids(self, subset: str) -> tuple[int, ...]:
+        """Train ids of a named subset."""
+        if subset not in self.subsets:
+            raise KeyError(f"{self.name} has no subset {subset!r}; it has {sorted(self.subsets)}")
+        return self.ids_of(self.subsets[subset])
+
+    def palette(self) -> np.ndarray:
+        """uint8 [256, 3]: colour per train id; black for void and for unused ids."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: self.n_classes] = self.colours
+        return table
+
+    def colourise(self, semantic: np.ndarray) -> np.ndarray:
+        """uint8 [H, W, 3] picture of a train-id map [H, W]."""
+        return self.palette()[semantic]
+
+    def file_id_table(self, void: int = 0) -> np.ndarray:
+        """uint8 [256]: file id per train id; `void` elsewhere."""
+        table = np.full(256, void, np.uint8)
+        table[: self.n_classes] = self.file_ids
+        return table
+
+
+_CITYSCAPES = (  # name, label id, thing, colour; cityscapesScripts labels.py
+    ("road", 7, False, (128, 64, 128)),
+    ("sidewalk", 8, False, (244, 35, 232)),
+    ("building", 11, False, (70, 70, 70)),
+    ("wall", 12, False, (102, 102, 156)),
+    ("fence", 13, False, (190, 153, 153)),
+    ("pole", 17, False, (153, 153, 153)),
+    ("traffic light", 19, False, (250, 170, 30)),
+    ("traffic sign", 20, False, (220, 220, 0)),
+    ("vegetation", 21, False, (107, 142, 35)),
+    ("terrain", 22, False, (152, 251, 152)),
+    ("sky", 23, False, (70, 130, 180)),
+    ("person", 24, True, (220, 20, 60)),
+    ("rider", 25, True, (255, 0, 0)),
+    ("car", 26, True, (0, 0, 142)),
+    ("truck", 27, True, (0, 0, 70)),
+    ("bus", 28, True, (0, 60, 100)),
+    ("train", 31, True, (0, 80, 100)),
+    ("motorcycle", 32, True, (0, 0, 230)),
+    ("bicycle", 33, True, (119, 11, 32)),
+)
+_NAMES = tuple(row[0] for row in _CITYSCAPES)
+
+CITYSCAPES = LabelSet(
+    name="cityscapes",
+    classes=_NAMES,
+    colours=tuple(row[3] for row in _CITYSCAPES),
+    things=tuple(row[0] for row in _CITYSCAPES if row[2]),
+    file_ids=tuple(row[1] for row in _CITYSCAPES),
+    groups={
+        "auto": ("car", "bus", "truck", "train"),
+        "human": ("person", "rider"),
+        "bike": ("bicycle", "motorcycle"),
+    },
+    subsets={
+        "19": _NAMES,
+        "16": tuple(name for name in _NAMES if name not in ("terrain", "truck", "train")),
+    },
+)
+
+CAMVID = LabelSet(
+    name="camvid",
+    classes=(
+        "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
+    ),
+    colours=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
+        (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
+    ),
+    things=("car", "pedestrian", "bicyclist"),
+    file_ids=tuple(range(11)),
+    subsets={
+        "11": (
+            "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian",
+            "bicyclist",
+        )
+    },
+)
+
+NUCLEI = LabelSet(
+    name="nuclei",
+    classes=("background", "nucleus"),
+    colours=((32, 32, 48), (86, 180, 233)),
+    things=("nucleus",),
+    file_ids=(0, 1),
+    groups={"nucleus": ("nucleus",)},
+    subsets={"2": ("background", "nucleus"), "nucleus": ("nucleus",)},
+)
+
+LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI)}
