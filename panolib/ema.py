@@ -1,0 +1,108 @@
+"""The momentum network (teacher), and the schedule that shrinks the embedding margins."""
+
+from __future__ import annotations
+
+import copy
+import math
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def make_teacher(student: nn.Module) -> nn.Module:
+    """An independent copy of `student`, in eval mode and without gradients."""
+    return copy.deepcopy(student).eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, *, decay: float) -> None:
+    """Move every parameter and buffer of `teacher` towards `student`, in place.
+
+    teacher <- decay * teacher + (1 - decay) * student, for weights and for batch-norm statistics; integer
+    buffers (counts of batches) are copied.
+
+    Parameters
+    ----------
+    teacher, student : Module
+        Of the same architecture.
+    decay : float
+        In [0, 1]; 0 copies, 1 leaves the teacher as it is.
+
+    Raises
+    ------
+    ValueError
+        If `decay` is outside [0, 1] or the networks differ; the message names the first tensor that does.
+
+    References
+    ----------
+    Thesis eq. 4; Araslanov & Roth 2021, arXiv:2105.00097 (moves the buffers; SPOCO does not).
+    """
+    if not 0.0 <= decay <= 1.0:
+        raise ValueError(f"decay is {decay!r}, expected a value in [0, 1]")
+    pairs = _paired_tensors(teacher, student)
+    moving = [(old, new) for old, new in pairs if old.is_floating_point()]
+    torch._foreach_lerp_([old for old, _ in moving], [new for _, new in moving], 1.0 - decay)
+    _copy_all([(old, new) for old, new in pairs if not old.is_floating_point()])
+
+
+@torch.no_grad()
+def hard_copy(teacher: nn.Module, student: nn.Module) -> None:
+    """Copy every parameter and buffer of `student` into `teacher`, in place (the thesis's "frozen" variant).
+
+    Raises
+    ------
+    ValueError
+        If the networks differ; the message names the first tensor that does.
+    """
+    _copy_all(_paired_tensors(teacher, student))
+
+
+def epsilon(iteration: int, epsilon_0: float = 0.5, tau: float = 5000.0) -> float:
+    """Width added to both margins and to the clustering bandwidth, against early over-splitting.
+
+    delta_var + epsilon(t), delta_dist + epsilon(t), with epsilon(t) = epsilon_0 * exp(-t / tau).
+
+    Parameters
+    ----------
+    iteration : int
+        Iterations done, >= 0.
+    epsilon_0 : float
+        Value at the start, embedding units; 0 gives the thesis's variant "zero".
+    tau : float
+        Decay time in iterations, > 0.
+
+    References
+    ----------
+    Thesis section 8.2; the formula is lost there, this one is the proposal of methods.md section 4.5.
+    """
+    if iteration < 0 or epsilon_0 < 0 or tau <= 0:
+        raise ValueError(
+            f"iteration={iteration}, epsilon_0={epsilon_0}, tau={tau}: "
+            "expected iteration >= 0, epsilon_0 >= 0, tau > 0"
+        )
+    return epsilon_0 * math.exp(-iteration / tau)
+
+
+def _copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
+    """Copy the second tensor of each pair into the first."""
+    if pairs:
+        torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
+
+
+def _paired_tensors(teacher: nn.Module, student: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Parameters and buffers of both networks, side by side, in the order of definition.
+
+    Paired by position, because a student wrapped for several devices has a prefix before its names.
+    """
+    old = list(chain(teacher.named_parameters(), teacher.named_buffers()))
+    new = list(chain(student.named_parameters(), student.named_buffers()))
+    if len(old) != len(new):
+        raise ValueError(f"the teacher has {len(old)} parameters and buffers, the student {len(new)}")
+    for (name, a), (_, b) in zip(old, new):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError(
+                f"{name} is {a.dtype} {tuple(a.shape)} in the teacher, "
+                f"{b.dtype} {tuple(b.shape)} in the student"
+            )
+    return [(a, b) for (_, a), (_, b) in zip(old, new)]

@@ -1,0 +1,181 @@
+"""DeepLab V2, V3 and V3+ heads on a ResNet encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panolib.models.encoder import ResNetEncoder
+
+VERSIONS = ("v2", "v3", "v3+")
+
+
+class DeepLab(nn.Module):
+    """Semantic segmentation network; the caller upsamples its logits.
+
+    Parameters
+    ----------
+    encoder : ResNetEncoder
+        The thesis's choice is output stride 8 for "v2" and 16 for "v3" and "v3+".
+    n_classes : int
+        Channels of the logits.
+    version : {"v2", "v3", "v3+"}
+        v2: atrous 3x3 convolutions straight to the classes, summed. v3: 1x1, atrous 3x3 and image-pooling
+        branches with batch norm, concatenated. v3+: v3, upsampled and joined with reduced layer1 features.
+    rates : sequence of int, optional
+        Dilations of the atrous branches, in pixels of the encoder's last map. By default 6, 12, 18, 24 for
+        v2; for v3 and v3+ 6, 12, 18 at output stride 16, doubled at 8 (the same field of view). Small images
+        need smaller rates: a tap that always falls outside the map learns nothing.
+    head_channels, low_level_channels : int
+        Width of the v3 and v3+ head, and of the reduced layer1 features of v3+.
+    dropout : float
+        Dropout before the classifier of v3 and v3+.
+
+    Attributes
+    ----------
+    output_stride : int
+        Stride of the logits: the encoder's last stride; for v3+ that of layer1.
+
+    Raises
+    ------
+    ValueError
+        If the version is unknown or `rates` is empty or not positive.
+
+    References
+    ----------
+    Chen et al., arXiv:1606.00915 (V2), arXiv:1706.05587 (V3), arXiv:1802.02611 (V3+); thesis section 6.1 with
+    the corrections of methods.md section 2 (V2 branches are summed, the 1x1 convolution of V3+ reduces).
+    """
+
+    def __init__(
+        self,
+        encoder: ResNetEncoder,
+        n_classes: int,
+        *,
+        version: str = "v2",
+        rates: Sequence[int] | None = None,
+        head_channels: int = 256,
+        low_level_channels: int = 48,
+        dropout: float = 0.1,
+    ):
+        super().__init__()
+        if version not in VERSIONS:
+            raise ValueError(f"DeepLab version is {version!r}, expected one of {VERSIONS}")
+        if rates is None:
+            stride = encoder.strides[-1]
+            rates = (6, 12, 18, 24) if version == "v2" else [rate * 16 // stride for rate in (6, 12, 18)]
+        rates = tuple(rates)
+        if not rates or min(rates) < 1:
+            raise ValueError(f"DeepLab rates are {rates}, expected at least one integer >= 1")
+        self.encoder, self.version, self.rates = encoder, version, rates
+        self.output_stride = encoder.strides[1] if version == "v3+" else encoder.strides[-1]
+        channels = encoder.channels[-1]
+
+        if version == "v2":
+            self.branches = nn.ModuleList(
+                nn.Conv2d(channels, n_classes, 3, padding=rate, dilation=rate) for rate in rates
+            )
+            _init_classifier(*self.branches)
+            return
+
+        self.aspp = AtrousPyramid(channels, head_channels, rates, dropout=dropout)
+        self.classifier = nn.Conv2d(head_channels, n_classes, 1)
+        if version == "v3+":
+            self.reduce = _conv_norm_relu(encoder.channels[1], low_level_channels, 1)
+            self.decoder = nn.Sequential(
+                _conv_norm_relu(head_channels + low_level_channels, head_channels, 3),
+                _conv_norm_relu(head_channels, head_channels, 3),
+            )
+        _init_kaiming(*(module for name, module in self.named_children() if name != "encoder"))
+        _init_classifier(self.classifier)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits [B, n_classes, h, w] of `image` [B, in_channels, H, W]; h = ceil(H / output_stride)."""
+        features = self.encoder(image)
+        if self.version == "v2":
+            logits = self.branches[0](features[-1])
+            for branch in self.branches[1:]:
+                logits = logits + branch(features[-1])
+            return logits
+        hidden = self.aspp(features[-1])
+        if self.version == "v3+":
+            low_level = self.reduce(features[1])
+            hidden = F.interpolate(hidden, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
+            hidden = self.decoder(torch.cat([hidden, low_level], dim=1))
+        return self.classifier(hidden)
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """All parameters but the encoder's; SAC trains these new layers with ten times the rate."""
+        return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
+
+
+class AtrousPyramid(nn.Module):
+    """ASPP of DeepLab V3: 1x1, atrous 3x3 and image-pooling branches, concatenated and projected."""
+
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], *, dropout: float):
+        super().__init__()
+        self.branches = nn.ModuleList(
+            [
+                _conv_norm_relu(in_channels, channels, 1),
+                *(_conv_norm_relu(in_channels, channels, 3, dilation=rate) for rate in rates),
+                ImagePooling(in_channels, channels),
+            ]
+        )
+        self.project = nn.Sequential(
+            _conv_norm_relu(len(self.branches) * channels, channels, 1), nn.Dropout(dropout)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_channels, h, w] to [B, channels, h, w]."""
+        return self.project(torch.cat([branch(features) for branch in self.branches], dim=1))
+
+
+class ImagePooling(nn.Module):
+    """Image features of DeepLab V3: global mean, 1x1 convolution, batch norm, ReLU, spread over the map."""
+
+    def __init__(self, in_channels: int, channels: int):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[B, in_channels, h, w] to [B, channels, h, w]."""
+        pooled = self.conv(features.mean(dim=(2, 3), keepdim=True))
+        if self.training and len(pooled) == 1:
+            # One value per channel has no variance, and torch refuses it: a single image is normalised with
+            # the running statistics, and does not move them.
+            norm = self.norm
+            pooled = F.batch_norm(
+                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+            )
+        else:
+            pooled = self.norm(pooled)
+        return F.relu(pooled).expand(-1, -1, *features.shape[-2:])
+
+
+def _conv_norm_relu(in_channels: int, channels: int, kernel_size: int, *, dilation: int = 1) -> nn.Sequential:
+    """Convolution that keeps the size, batch norm, ReLU."""
+    padding = dilation * (kernel_size // 2)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _init_kaiming(*modules: nn.Module) -> None:
+    """He initialisation of every convolution inside `modules`."""
+    for module in modules:
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _init_classifier(*layers: nn.Conv2d) -> None:
+    """Weights N(0, 0.01), no bias: near-uniform class scores at the start."""
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=0.01)
+        nn.init.zeros_(layer.bias)

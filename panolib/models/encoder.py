@@ -1,0 +1,166 @@
+"""ResNet encoders made of torchvision's blocks, with a chosen output stride and width."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import get_model_weights
+from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
+
+LAYOUTS = {
+    10: (BasicBlock, (1, 1, 1, 1)),
+    18: (BasicBlock, (2, 2, 2, 2)),
+    50: (Bottleneck, (3, 4, 6, 3)),
+    101: (Bottleneck, (3, 4, 23, 3)),
+}
+OUTPUT_STRIDES = (4, 8, 16, 32)
+
+
+class ResNetEncoder(nn.Module):
+    """ResNet without its classifier; returns the feature maps of the stem and of the four stages.
+
+    Module names are torchvision's, so its checkpoints load unchanged. From `output_stride` on, strides are
+    replaced by dilation, the à trous way: a dilated map, subsampled, equals the map of the strided network.
+
+    Parameters
+    ----------
+    depth : {10, 18, 50, 101}
+        10 has one `BasicBlock` a stage, for small CPU studies; the others are torchvision's.
+    width : int
+        Channels of the stem; the stages have 1, 2, 4, 8 times as many (four times more with bottlenecks).
+    output_stride : {4, 8, 16, 32}
+        Largest stride of any feature map, in pixels of the image.
+    stem_pool : bool
+        False leaves out the max pool after the stem: the strides are then 2, 2, 4, 8, 16 at most.
+    in_channels : int
+        Channels of the image. Beyond three, loaded weights get zeros for the further channels.
+    weights : str, Path or None
+        Name of torchvision weights ("IMAGENET1K_V1", downloaded once by torchvision) or a file with a
+        torchvision ResNet state dict. None initialises as He et al. 2015 (fan-out).
+
+    Attributes
+    ----------
+    channels, strides : list of int
+        One entry per feature map: stem, layer1 .. layer4.
+
+    Raises
+    ------
+    ValueError
+        For a depth, stride or weights name that does not exist, or weights of another shape.
+
+    References
+    ----------
+    He et al. 2016, arXiv:1512.03385; dilation as Chen et al. 2017, arXiv:1706.05587; methods.md section 2.
+    """
+
+    def __init__(
+        self,
+        depth: int = 18,
+        *,
+        width: int = 64,
+        output_stride: int = 32,
+        stem_pool: bool = True,
+        in_channels: int = 3,
+        weights: str | Path | None = None,
+    ):
+        super().__init__()
+        if depth not in LAYOUTS:
+            raise ValueError(f"encoder depth is {depth!r}, expected one of {sorted(LAYOUTS)}")
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f"encoder output_stride is {output_stride!r}, expected one of {OUTPUT_STRIDES}")
+        block, n_blocks = LAYOUTS[depth]
+        self.depth, self.in_channels = depth, in_channels
+
+        self.conv1 = nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if stem_pool else nn.Identity()
+
+        self.channels, self.strides = [width], [2]
+        stride, dilation = (4 if stem_pool else 2), 1       # of the map that enters the next stage
+        for index, n in enumerate(n_blocks):
+            step = 1 if index == 0 else 2
+            dilate = stride * step > output_stride
+            stage = _stage(
+                block, self.channels[-1], width * 2**index, n,
+                stride=1 if dilate else step,
+                first_dilation=dilation,
+                dilation=dilation * step if dilate else dilation,
+            )
+            self.add_module(f"layer{index + 1}", stage)
+            stride, dilation = (stride, dilation * step) if dilate else (stride * step, dilation)
+            self.channels.append(width * 2**index * block.expansion)
+            self.strides.append(stride)
+
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if weights is not None:
+            self.load_torchvision_state(_find_weights(weights, depth))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Feature maps [stem, layer1, layer2, layer3, layer4] of `image` [B, in_channels, H, W].
+
+        Map i has shape [B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])].
+        """
+        features = [self.relu(self.bn1(self.conv1(image)))]
+        features.append(self.layer1(self.maxpool(features[0])))
+        for stage in (self.layer2, self.layer3, self.layer4):
+            features.append(stage(features[-1]))
+        return features
+
+    def load_torchvision_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load the state dict of a torchvision ResNet of the same depth and width, without its classifier.
+
+        Raises
+        ------
+        ValueError
+            If a tensor is missing, unknown or of another shape; the message names it.
+        """
+        state = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        first = state.get("conv1.weight")
+        if first is not None and first.shape[1] < self.in_channels:
+            extra = first.new_zeros(first.shape[0], self.in_channels - first.shape[1], *first.shape[2:])
+            state["conv1.weight"] = torch.cat([first, extra], dim=1)
+        try:
+            self.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"weights do not fit a ResNet-{self.depth} of width {self.channels[0]}: {error}"
+            ) from error
+
+
+def _stage(block, in_channels, planes, n_blocks, *, stride, first_dilation, dilation) -> nn.Sequential:
+    """One torchvision stage whose 3x3 convolutions get the dilations of the à trous rule."""
+    channels = planes * block.expansion
+    downsample = None
+    if stride != 1 or in_channels != channels:
+        downsample = nn.Sequential(conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
+    blocks = [block(in_channels, planes, stride, downsample)]
+    blocks += [block(channels, planes) for _ in range(1, n_blocks)]
+    stage = nn.Sequential(*blocks)
+
+    # BasicBlock refuses dilation in its constructor, so both kinds of block are patched after building. The
+    # stage's first 3x3 convolution is the one that lost its stride: it still sees the previous grid.
+    convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    for position, convolution in enumerate(convolutions):
+        step = first_dilation if position == 0 else dilation
+        convolution.dilation = convolution.padding = (step, step)
+    return stage
+
+
+def _find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
+    """State dict of a file, or of torchvision weights by name."""
+    if Path(weights).is_file():
+        return torch.load(weights, map_location="cpu", weights_only=True)
+    try:
+        available = get_model_weights(f"resnet{depth}")
+    except ValueError:
+        raise ValueError(f"weights is {str(weights)!r}; torchvision has none for ResNet-{depth}") from None
+    names = sorted(available.__members__)
+    if str(weights) not in names:
+        raise ValueError(f"weights is {str(weights)!r}, expected a file or one of {names} (ResNet-{depth})")
+    return available[str(weights)].get_state_dict(progress=True, check_hash=True)

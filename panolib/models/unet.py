@@ -1,0 +1,125 @@
+"""The embedding U-Net of the instance branch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panolib.models.encoder import ResNetEncoder
+
+
+class EmbeddingUNet(nn.Module):
+    """U-Net decoder on a ResNet encoder; one embedding per pixel, without activation.
+
+    Parameters
+    ----------
+    encoder : ResNetEncoder
+        Its five maps are the skip connections.
+    embedding_dim : int
+        Channels of the embedding.
+    decoder_channels : sequence of int
+        Widths of the decoder blocks, deepest first: four blocks reach the stem's grid, a fifth the image's.
+    output_stride : {1, 2}
+        1 gives one embedding per image pixel; 2 stops one block earlier, on the stem's grid.
+    coordinates : bool
+        Append the pixel's x and y, each in [-1, 1], to the image; `in_channels` of the encoder counts them.
+    upsampling : {"bilinear", "nearest"}
+
+    Raises
+    ------
+    ValueError
+        For another output stride, or too few `decoder_channels`.
+
+    References
+    ----------
+    Thesis section 6.2, widths from methods.md section 3.1; Ronneberger et al. 2015, arXiv:1505.04597.
+    """
+
+    def __init__(
+        self,
+        encoder: ResNetEncoder,
+        embedding_dim: int = 8,
+        *,
+        decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
+        output_stride: int = 1,
+        coordinates: bool = False,
+        upsampling: str = "bilinear",
+    ):
+        super().__init__()
+        if output_stride not in (1, 2):
+            raise ValueError(f"EmbeddingUNet output_stride is {output_stride!r}, expected 1 or 2")
+        if upsampling not in ("bilinear", "nearest"):
+            raise ValueError(f"EmbeddingUNet upsampling is {upsampling!r}, expected 'bilinear' or 'nearest'")
+        skip_channels = encoder.channels[-2::-1]            # layer3, layer2, layer1, stem
+        if output_stride == 1:
+            skip_channels = [*skip_channels, 0]             # on the image's own grid there is no skip
+        if len(decoder_channels) < len(skip_channels):
+            raise ValueError(
+                f"decoder_channels is {tuple(decoder_channels)}, expected {len(skip_channels)} widths "
+                f"for output_stride {output_stride}"
+            )
+        self.encoder, self.output_stride = encoder, output_stride
+        self.coordinates, self.upsampling = coordinates, upsampling
+        self.blocks = nn.ModuleList()
+        channels = encoder.channels[-1]
+        for skip, width in zip(skip_channels, decoder_channels):
+            self.blocks.append(_two_convolutions(channels + skip, width))
+            channels = width
+        self.embed = nn.Conv2d(channels, embedding_dim, 1)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Embeddings [B, E, h, w] of `image` [B, C, H, W]; h = ceil(H / output_stride). Any H and W will do.
+
+        Raises
+        ------
+        ValueError
+            If the image's channels, with the coordinates, are not the encoder's `in_channels`.
+        """
+        inputs = append_coordinates(image) if self.coordinates else image
+        if inputs.shape[1] != self.encoder.in_channels:
+            raise ValueError(
+                f"the encoder has in_channels={self.encoder.in_channels}, found an image of {image.shape[1]} "
+                f"channels and {inputs.shape[1] - image.shape[1]} coordinates"
+            )
+        features = self.encoder(inputs)
+        skips = [*features[-2::-1], None]                   # None: the image's own grid
+        hidden = features[-1]
+        for block, skip in zip(self.blocks, skips):
+            size = image.shape[-2:] if skip is None else skip.shape[-2:]
+            hidden = self._resize(hidden, size)
+            hidden = block(hidden if skip is None else torch.cat([hidden, skip], dim=1))
+        return self.embed(hidden)
+
+    def _resize(self, hidden: Tensor, size: Sequence[int]) -> Tensor:
+        """Bring `hidden` to the grid of the next skip; twice its size where the encoder has a stride."""
+        if hidden.shape[-2:] == size:
+            return hidden
+        align_corners = False if self.upsampling == "bilinear" else None
+        return F.interpolate(hidden, size=size, mode=self.upsampling, align_corners=align_corners)
+
+
+def append_coordinates(image: Tensor) -> Tensor:
+    """`image` [B, C, H, W] with two more channels: x and y, each running from -1 to 1 over the image."""
+    batch, _, height, width = image.shape
+    y = torch.linspace(-1, 1, height, dtype=image.dtype, device=image.device)
+    x = torch.linspace(-1, 1, width, dtype=image.dtype, device=image.device)
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"))                 # [2, H, W]
+    return torch.cat([image, grid.expand(batch, -1, -1, -1)], dim=1)
+
+
+def _two_convolutions(in_channels: int, channels: int) -> nn.Sequential:
+    """Two 3x3 convolutions, each with batch norm and ReLU."""
+    layers = []
+    for n_in in (in_channels, channels):
+        layers += [
+            nn.Conv2d(n_in, channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+        ]
+    return nn.Sequential(*layers)

@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from panolib.models.deeplab import DeepLab
+from panolib.models.encoder import ResNetEncoder
+from panolib.models.unet import EmbeddingUNet, append_coordinates
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+def torchvision_features(network, image):
+    stem = network.relu(network.bn1(network.conv1(image)))
+    features = [stem, network.layer1(network.maxpool(stem))]
+    for stage in (network.layer2, network.layer3, network.layer4):
+        features.append(stage(features[-1]))
+    return features
+
+
+def randomise_statistics(network):
+    """Running statistics and affine parameters that are not the neutral 0 and 1."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.0)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+
+
+# --- encoder -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [18, 50])
+def test_encoder_equals_torchvision_through_a_weight_file(depth, tmp_path):
+    reference = torchvision.models.get_model(f"resnet{depth}", weights=None).eval()
+    randomise_statistics(reference)
+    torch.save(reference.state_dict(), tmp_path / "resnet.pt")
+    encoder = ResNetEncoder(depth, weights=tmp_path / "resnet.pt").eval()
+    image = torch.randn(1, 3, 45, 70)
+    with torch.no_grad():
+        for ours, theirs in zip(encoder(image), torchvision_features(reference, image), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_dilated_bottlenecks_equal_torchvision():
+    reference = torchvision.models.resnet50(
+        weights=None, replace_stride_with_dilation=[False, True, True]
+    ).eval()
+    encoder = ResNetEncoder(50, output_stride=8).eval()
+    encoder.load_torchvision_state(reference.state_dict())
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        for ours, theirs in zip(encoder(image), torchvision_features(reference, image), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("stem_pool", [True, False])
+@pytest.mark.parametrize("output_stride", [4, 8, 16])
+def test_dilation_is_the_a_trous_rule_for_basic_blocks(output_stride, stem_pool):
+    """Subsampled, the dense maps are those of the strided network with the same weights."""
+    strided = ResNetEncoder(18, width=8, stem_pool=stem_pool).double().eval()
+    randomise_statistics(strided)
+    dense = ResNetEncoder(18, width=8, stem_pool=stem_pool, output_stride=output_stride).double().eval()
+    dense.load_state_dict(strided.state_dict())
+    image = torch.randn(1, 3, 64, 96, dtype=torch.float64)
+    with torch.no_grad():
+        for a, b, stride_a, stride_b in zip(strided(image), dense(image), strided.strides, dense.strides):
+            step = stride_a // stride_b
+            torch.testing.assert_close(b[..., ::step, ::step], a, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("stem_pool", "output_stride", "strides"),
+    [
+        (True, 32, [2, 4, 8, 16, 32]),
+        (True, 16, [2, 4, 8, 16, 16]),
+        (True, 8, [2, 4, 8, 8, 8]),
+        (True, 4, [2, 4, 4, 4, 4]),
+        (False, 32, [2, 2, 4, 8, 16]),
+        (False, 8, [2, 2, 4, 8, 8]),
+        (False, 4, [2, 2, 4, 4, 4]),
+    ],
+)
+@pytest.mark.parametrize(("depth", "expansion"), [(10, 1), (50, 4)])
+def test_strides_and_channels_are_those_of_the_maps(depth, expansion, stem_pool, output_stride, strides):
+    encoder = ResNetEncoder(depth, width=8, stem_pool=stem_pool, output_stride=output_stride).eval()
+    assert encoder.strides == strides
+    assert encoder.channels == [8, 8 * expansion, 16 * expansion, 32 * expansion, 64 * expansion]
+    with torch.no_grad():
+        features = encoder(torch.zeros(1, 3, 64, 128))
+    for feature, channels, stride in zip(features, encoder.channels, strides, strict=True):
+        assert feature.shape == (1, channels, 64 // stride, 128 // stride)
+
+
+def test_further_input_channels_start_at_zero():
+    reference = torchvision.models.resnet18(weights=None)
+    encoder = ResNetEncoder(18, in_channels=5)
+    encoder.load_torchvision_state(reference.state_dict())
+    assert torch.equal(encoder.conv1.weight[:, :3], reference.conv1.weight)
+    assert not encoder.conv1.weight[:, 3:].any()
+
+
+def test_encoder_rejects_what_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match="depth is 34"):
+        ResNetEncoder(34)
+    with pytest.raises(ValueError, match="output_stride is 2"):
+        ResNetEncoder(18, output_stride=2)
+    with pytest.raises(ValueError, match=r"IMAGENET1K_V7.*IMAGENET1K_V1"):
+        ResNetEncoder(18, weights="IMAGENET1K_V7")
+    with pytest.raises(ValueError, match="none for ResNet-10"):
+        ResNetEncoder(10, weights="IMAGENET1K_V1")
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight"):
+        ResNetEncoder(18, width=16).load_torchvision_state(state)
+    del state["layer4.1.bn2.running_var"]
+    with pytest.raises(ValueError, match=r"layer4\.1\.bn2\.running_var"):
+        ResNetEncoder(18).load_torchvision_state(state)
+
+
+def test_named_weights_come_from_torchvision(monkeypatch):
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    weights = torchvision.models.ResNet18_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda self, *args, **kwargs: state)
+    encoder = ResNetEncoder(18, weights="IMAGENET1K_V1")
+    assert torch.equal(encoder.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+# --- DeepLab -----------------------------------------------------------------------------------------------
+
+
+def thin(**options):
+    return ResNetEncoder(10, width=8, **options)
+
+
+@pytest.mark.parametrize(
+    ("version", "output_stride", "stride"), [("v2", 8, 8), ("v3", 16, 16), ("v3", 8, 8), ("v3+", 16, 4)]
+)
+def test_deeplab_logits_have_the_stride_of_the_head(version, output_stride, stride):
+    network = DeepLab(thin(output_stride=output_stride), 5, version=version, head_channels=16)
+    assert network.output_stride == stride
+    logits = network(torch.randn(2, 3, 65, 96))
+    assert logits.shape == (2, 5, -(-65 // stride), 96 // stride)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_v2_sums_its_branches():
+    network = DeepLab(thin(output_stride=8), 3, rates=(1, 2)).eval()
+    image = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        features = network.encoder(image)[-1]
+        expected = network.branches[0](features) + network.branches[1](features)
+        assert torch.equal(network(image), expected)
+    assert [b.dilation for b in network.branches] == [(1, 1), (2, 2)]
+
+
+def test_default_rates_keep_the_field_of_view():
+    assert DeepLab(thin(output_stride=8), 3).rates == (6, 12, 18, 24)
+    assert DeepLab(thin(output_stride=16), 3, version="v3").rates == (6, 12, 18)
+    assert DeepLab(thin(output_stride=8), 3, version="v3+").rates == (12, 24, 36)
+    assert DeepLab(thin(output_stride=8), 3, version="v3+", rates=[1, 2]).rates == (1, 2)
+
+
+def test_classifier_starts_near_uniform():
+    weight = torch.cat([b.weight.flatten() for b in DeepLab(thin(), 19).branches])
+    assert weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert not any(b.bias.any() for b in DeepLab(thin(), 19).branches)
+
+
+@pytest.mark.parametrize("version", ["v2", "v3", "v3+"])
+def test_head_and_encoder_parameters_are_a_partition(version):
+    network = DeepLab(thin(), 4, version=version, head_channels=16)
+    head, encoder = set(network.head_parameters()), set(network.encoder.parameters())
+    assert head and not head & encoder
+    assert head | encoder == set(network.parameters())
+
+
+def test_one_image_trains_v3_and_leaves_the_pooling_statistics():
+    network = DeepLab(thin(output_stride=16), 4, version="v3", head_channels=16).train()
+    pooling = network.aspp.branches[-1]
+    network(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert torch.equal(pooling.norm.running_mean, torch.zeros(16))
+    assert pooling.conv.weight.grad.isfinite().all()
+    network(torch.randn(2, 3, 64, 64))
+    assert pooling.norm.running_mean.any()
+
+
+def test_deeplab_rejects_unknown_options():
+    with pytest.raises(ValueError, match="version is 'v4'"):
+        DeepLab(thin(), 3, version="v4")
+    with pytest.raises(ValueError, match="rates"):
+        DeepLab(thin(), 3, rates=(0, 6))
+    with pytest.raises(ValueError, match="rates"):
+        DeepLab(thin(), 3, rates=())
+
+
+# --- U-Net -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 97), (50, 31), (33, 64)])
+@pytest.mark.parametrize("stem_pool", [True, False])
+@pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
+def test_unet_fits_any_size(size, stem_pool, upsampling):
+    for stride in (1, 2):
+        network = EmbeddingUNet(
+            thin(stem_pool=stem_pool), 6, decoder_channels=(32, 16, 16, 8, 8),
+            output_stride=stride, upsampling=upsampling,
+        )
+        embeddings = network(torch.randn(2, 3, *size))
+        assert embeddings.shape == (2, 6, -(-size[0] // stride), -(-size[1] // stride))
+        embeddings.square().sum().backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+def test_unet_stops_one_block_earlier_at_stride_2():
+    assert len(EmbeddingUNet(thin()).blocks) == 5
+    assert len(EmbeddingUNet(thin(), output_stride=2, decoder_channels=(8, 8, 8, 8)).blocks) == 4
+
+
+def test_unet_output_has_no_activation():
+    embeddings = EmbeddingUNet(thin(), 8)(torch.randn(2, 3, 64, 64))
+    assert embeddings.min() < 0 < embeddings.max()
+    assert not torch.allclose(embeddings.sum(dim=1), torch.ones(2, 64, 64), atol=1e-3)
+
+
+def test_unet_uses_every_skip():
+    network = EmbeddingUNet(thin()).eval()
+    maps = [m.detach().requires_grad_() for m in network.encoder(torch.randn(1, 3, 64, 64))]
+    network.encoder.forward = lambda image: maps
+    network(torch.randn(1, 3, 64, 64)).square().sum().backward()
+    assert all(m.grad.abs().sum() > 0 for m in maps)
+
+
+def test_coordinates_are_x_then_y_in_minus_one_to_one():
+    with_grid = append_coordinates(torch.zeros(2, 3, 3, 5))
+    assert with_grid.shape == (2, 5, 3, 5)
+    assert with_grid[1, 3, 0].tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert with_grid[1, 4, :, 2].tolist() == [-1, 0, 1]
+    network = EmbeddingUNet(thin(in_channels=5), coordinates=True)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 8, 32, 32)
+
+
+def test_unet_rejects_what_does_not_fit():
+    with pytest.raises(ValueError, match="output_stride is 4"):
+        EmbeddingUNet(thin(), output_stride=4)
+    with pytest.raises(ValueError, match="decoder_channels"):
+        EmbeddingUNet(thin(), decoder_channels=(8, 8, 8, 8))
+    with pytest.raises(ValueError, match="upsampling"):
+        EmbeddingUNet(thin(), upsampling="cubic")
+    with pytest.raises(ValueError, match="in_channels=3"):
+        EmbeddingUNet(thin(), coordinates=True)(torch.zeros(2, 3, 32, 32))
+
+
+def test_every_norm_is_batch_norm():
+    networks = [DeepLab(thin(), 3, version="v3+", head_channels=8), EmbeddingUNet(thin())]
+    for network in networks:
+        norms = [m for m in network.modules() if "Norm" in type(m).__name__]
+        assert norms and all(type(m) is nn.BatchNorm2d for m in norms)
