@@ -131,6 +131,10 @@ class ImageSet(Sequence[Sample]):
         """uint8 [h, w] train ids of one sample, perhaps without decoding its image."""
         return self[index].semantic
 
+    def instances_known(self, index: int) -> bool:
+        """Whether `instance` tells the objects of this sample apart; differs by sample in mixed sets only."""
+        return self.has_instances
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name}, {len(self)} images)"
 

@@ -1,0 +1,82 @@
+"""A folder that is written once: complete with its fingerprint, or not there."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from filelock import FileLock
+
+FINGERPRINT = "fingerprint.json"
+
+
+def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], None]) -> Path:
+    """Return `folder`, calling `write` first unless it already holds what `fingerprint` says.
+
+    `write` fills an empty sibling folder, which then takes the place of `folder` in one rename. A killed
+    process leaves the old state or the new one; what it left beside is removed by the next call. A second
+    process that wants the same folder waits for the first.
+
+    Parameters
+    ----------
+    folder : path
+        Replaced if an earlier call wrote it with another fingerprint.
+    fingerprint : mapping
+        Everything the content depends on, as JSON values. Stored in fingerprint.json.
+    write : callable
+        Gets the empty folder to fill.
+
+    Raises
+    ------
+    FileExistsError
+        If `folder` holds files but no fingerprint: they are somebody's own and stay.
+    """
+    folder = Path(folder).absolute()
+    wanted = json.loads(json.dumps(dict(fingerprint)))
+    if _fingerprint(folder) == wanted:
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    with lock:
+        for left in (partial, old):
+            shutil.rmtree(left, ignore_errors=True)
+        if _fingerprint(folder) != wanted:
+            if folder.exists() and _fingerprint(folder) is None and any(folder.iterdir()):
+                raise FileExistsError(
+                    f"{folder}: holds files but no {FINGERPRINT}, expected an empty or no folder, "
+                    "or one written here before"
+                )
+            partial.mkdir()
+            try:
+                write(partial)
+                _write_synced(partial / FINGERPRINT, json.dumps(wanted, indent=1) + "\n")
+                if folder.exists():
+                    folder.rename(old)
+                partial.rename(folder)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+                shutil.rmtree(old, ignore_errors=True)
+        Path(lock.lock_file).unlink(missing_ok=True)  # those who wait on it find the folder complete
+    return folder
+
+
+def _fingerprint(folder: Path) -> dict | None:
+    """Stored fingerprint; {} if it cannot be parsed, None if there is none."""
+    try:
+        return json.loads((folder / FINGERPRINT).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except json.JSONDecodeError:
+        return {}
+
+
+def _write_synced(path: Path, text: str) -> None:
+    """Write and wait until it is on disk."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())

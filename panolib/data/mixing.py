@@ -1,0 +1,153 @@
+"""The MIX source, SYNTHIA plus chosen GTA5 frames, and the source share of a batch."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from tqdm import tqdm
+
+from panolib.data.samples import ImageSet, Sample
+
+
+def select_mix(
+    dataset: ImageSet,
+    required: Iterable[str] = ("truck", "train"),
+    *,
+    n_workers: int = 1,
+    progress: bool = False,
+) -> list[int]:
+    """Positions of the images whose labels show all required classes.
+
+    Only labels are read. A frame with some of the classes is not taken. The thesis finds 948 in GTA5.
+
+    Parameters
+    ----------
+    dataset : ImageSet
+        Opened with labels.
+    required : iterable of str
+        Class names of the data set's label set; one pixel is enough.
+    n_workers : int
+        Threads that decode labels.
+    progress : bool
+        Show a tqdm bar.
+
+    Raises
+    ------
+    KeyError
+        For a class name the label set does not have.
+    ValueError
+        If the data set was opened without labels.
+
+    References
+    ----------
+    Thesis 8.1.
+    """
+    wanted = list(dataset.label_set.ids_of(required))
+
+    def holds_all(index: int) -> bool:
+        semantic = dataset.semantic(index)
+        if semantic is None:
+            raise ValueError(f"{dataset.name}: {dataset.ids[index]} has no labels, expected them")
+        return bool((np.bincount(semantic.ravel(), minlength=256)[wanted] > 0).all())
+
+    with ThreadPoolExecutor(n_workers) as pool:
+        found = pool.map(holds_all, range(len(dataset)))
+        bar = tqdm(found, total=len(dataset), desc=f"select {dataset.name}", disable=not progress)
+        return [index for index, chosen in enumerate(bar) if chosen]
+
+
+class Concatenation(ImageSet):
+    """Several data sets of one label set, one after the other, each whole or in part.
+
+    The parts may differ in whether they know instances: a sample without them has `instance` all 0 and
+    its thing pixels in `crowd`. `has_instances` is True only if all parts know them;
+    `with_instances` keeps the samples that do. Ids become "{part name}/{id}".
+
+    Parameters
+    ----------
+    datasets : sequence of ImageSet
+    indices : sequence of (sequence of int or None), optional
+        Positions taken from each data set; None takes all.
+
+    Raises
+    ------
+    ValueError
+        If there is no data set, the numbers of data sets and index lists differ, label sets differ, or
+        no sample is left.
+    IndexError
+        For a position outside its data set.
+    """
+
+    def __init__(self, datasets: Sequence[ImageSet], indices: Sequence[Sequence[int] | None] | None = None):
+        indices = [None] * len(datasets) if indices is None else list(indices)
+        if not datasets or len(indices) != len(datasets):
+            raise ValueError(f"{len(datasets)} data sets, {len(indices)} index lists, expected one for each")
+        label_sets = {dataset.label_set.name: dataset.label_set for dataset in datasets}
+        if len(label_sets) != 1:
+            raise ValueError(f"label sets {sorted(label_sets)}, expected one for all data sets")
+
+        self._datasets = list(datasets)
+        self._places = [
+            (part, operator.index(i))
+            for part, (dataset, chosen) in enumerate(zip(datasets, indices))
+            for i in (range(len(dataset)) if chosen is None else chosen)
+        ]
+        self.name = "+".join(dataset.name for dataset in datasets)
+        self.label_set = datasets[0].label_set
+        if not self._places:
+            raise ValueError(f"{self.name}: no sample left, expected at least one")
+        self.ids = [f"{datasets[part].name}/{datasets[part].ids[i]}" for part, i in self._places]
+        self.has_instances = all(map(self.instances_known, range(len(self.ids))))
+
+    def __getitem__(self, index: int) -> Sample:
+        part, i = self._places[operator.index(index)]
+        sample = self._datasets[part][i]
+        return Sample(sample.image, sample.semantic, sample.instance, sample.crowd, self.ids[index])
+
+    def semantic(self, index: int) -> np.ndarray | None:
+        part, i = self._places[operator.index(index)]
+        return self._datasets[part].semantic(i)
+
+    def instances_known(self, index: int) -> bool:
+        part, i = self._places[operator.index(index)]
+        return self._datasets[part].instances_known(i)
+
+    def with_instances(self) -> Concatenation:
+        """The samples whose instances are known, under the same ids. Raises ValueError if there is none."""
+        known = [place for index, place in enumerate(self._places) if self.instances_known(index)]
+        parts = range(len(self._datasets))
+        return Concatenation(self._datasets, [[i for part, i in known if part == p] for p in parts])
+
+
+def source_share_counts(batch_size: int, share: float) -> tuple[int, int]:
+    """How many samples of a self-training batch come from the source, and from the target.
+
+    Parameters
+    ----------
+    batch_size : int
+        B >= 1.
+    share : float
+        p in [0, 1], the share of source samples.
+
+    Returns
+    -------
+    (n_source, n_target) : tuple of int
+        round(p B), halves up, and the rest.
+
+    Raises
+    ------
+    ValueError
+        For values outside these ranges.
+
+    References
+    ----------
+    Thesis ch. 8 fig. 6 (shares 0, 0.25, 0.5, 0.75).
+    """
+    if batch_size < 1 or not 0 <= share <= 1:
+        raise ValueError(f"batch_size = {batch_size}, share = {share}; expected >= 1 and a share in [0, 1]")
+    n_source = math.floor(share * batch_size + 0.5)
+    return n_source, batch_size - n_source

@@ -1,0 +1,112 @@
+"""Selecting frames by class, joining data sets, and the source share of a batch."""
+
+from __future__ import annotations
+
+import operator
+import pickle
+
+import numpy as np
+import pytest
+
+from panolib.data.mixing import Concatenation, select_mix, source_share_counts
+from panolib.data.samples import ImageSet, Sample
+from panolib.labels import CAMVID, CITYSCAPES
+
+TRUCK, TRAIN, ROAD = CITYSCAPES.ids_of(["truck", "train", "road"])
+
+
+class Fake(ImageSet):
+    """Images of one pixel row; `rows` are their train ids."""
+
+    def __init__(self, name, rows, *, has_instances=True, label_set=CITYSCAPES, labels=True):
+        self.name, self.label_set, self.has_instances = name, label_set, has_instances
+        self.rows, self.labels = rows, labels
+        self.ids = [f"{i:03d}" for i in range(len(rows))]
+
+    def __getitem__(self, index):
+        row = self.rows[operator.index(index)]
+        image = np.zeros((1, len(row), 3), np.uint8)
+        if not self.labels:
+            return Sample(image, None, None, None, self.ids[index])
+        semantic = np.array([row], np.uint8)
+        known = np.ones_like(semantic, np.int32) * self.has_instances
+        return Sample(image, semantic, known, known == 0, self.ids[index])
+
+
+@pytest.fixture
+def gta():
+    rows = [[ROAD, TRUCK], [TRAIN, TRUCK], [TRAIN, 255], [ROAD, ROAD], [TRUCK, TRAIN]]
+    return Fake("gta5", rows, has_instances=False)
+
+
+def test_select_mix_takes_frames_with_all_classes(gta):
+    assert select_mix(gta) == [1, 4]
+    assert select_mix(gta, ["truck"], n_workers=3) == [0, 1, 4]
+    assert select_mix(gta, ["bus"]) == []
+    assert select_mix(gta, []) == [0, 1, 2, 3, 4]
+
+
+def test_select_mix_reads_labels_only(gta):
+    class LabelsOnly(Fake):
+        def __getitem__(self, index):
+            raise AssertionError("decodes the image")
+
+        def semantic(self, index):
+            return np.array([self.rows[index]], np.uint8)
+
+    assert select_mix(LabelsOnly("gta5", gta.rows)) == [1, 4]
+
+
+def test_select_mix_errors(gta):
+    with pytest.raises(KeyError, match="tram"):
+        select_mix(gta, ["tram"])
+    with pytest.raises(ValueError, match="gta5: 000 has no labels"):
+        select_mix(Fake("gta5", gta.rows, labels=False))
+
+
+def test_concatenation_keeps_order_ids_and_who_knows_instances(gta):
+    synthia = Fake("synthia", [[ROAD], [ROAD, 13]])
+    mix = Concatenation([synthia, gta], [None, [4, 1]])
+    assert len(mix) == 4 and mix.name == "synthia+gta5" and mix.label_set is CITYSCAPES
+    assert mix.ids == ["synthia/000", "synthia/001", "gta5/004", "gta5/001"]
+    assert [sample.id for sample in mix] == mix.ids
+    assert mix[-1].semantic.tolist() == [[TRAIN, TRUCK]] == mix.semantic(3).tolist()
+    assert not mix.has_instances
+    assert [mix.instances_known(i) for i in range(4)] == [True, True, False, False]
+    assert not mix[2].instance.any() and mix[2].crowd.all()
+
+    known = mix.with_instances()
+    assert known.ids == ["synthia/000", "synthia/001"] and known.has_instances
+    nested = Concatenation([mix, synthia])
+    assert [nested.instances_known(i) for i in range(6)] == [True, True, False, False, True, True]
+    assert pickle.loads(pickle.dumps(nested)).ids == nested.ids
+
+
+def test_concatenation_errors(gta):
+    with pytest.raises(ValueError, match="0 data sets"):
+        Concatenation([])
+    with pytest.raises(ValueError, match="1 data sets, 2 index lists"):
+        Concatenation([gta], [None, [0]])
+    with pytest.raises(ValueError, match=r"label sets \['camvid', 'cityscapes'\]"):
+        Concatenation([gta, Fake("camvid", [[0]], label_set=CAMVID)])
+    with pytest.raises(ValueError, match="gta5: no sample left"):
+        Concatenation([gta], [[]])
+    with pytest.raises(ValueError, match="no sample left"):
+        Concatenation([gta]).with_instances()
+    with pytest.raises(IndexError):
+        Concatenation([gta], [[99]])
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "share", "expected"),
+    [(4, 0.0, (0, 4)), (4, 0.25, (1, 3)), (8, 0.75, (6, 2)), (4, 1.0, (4, 0)), (3, 0.25, (1, 2)),
+     (2, 0.25, (1, 1)), (10, 0.25, (3, 7)), (6, 0.05, (0, 6))],
+)  # fmt: skip
+def test_source_share_counts(batch_size, share, expected):
+    assert source_share_counts(batch_size, share) == expected
+
+
+@pytest.mark.parametrize(("batch_size", "share"), [(0, 0.5), (4, -0.1), (4, 1.1), (4, float("nan"))])
+def test_source_share_outside_its_range(batch_size, share):
+    with pytest.raises(ValueError, match=f"share = {share}"):
+        source_share_counts(batch_size, share)
