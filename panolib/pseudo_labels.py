@@ -1,0 +1,260 @@
+"""Semantic pseudo labels of SAC: class prior, fusion of views, adaptive thresholds, rare-class sampling.
+
+Pure functions on tensors; nothing here waits for the device, except `draw_rare_class`.
+Source: Araslanov & Roth 2021, arXiv:2105.00097; thesis ch. 7 algorithm 1 and eq. 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from panolib.data.views import warp
+from panolib.labels import VOID
+
+SEEN = 0.1          # share of the probability mass of a pixel below which it counts as unseen
+NEVER_SEEN = 1e-8   # mean probability below which a class counts as absent
+
+
+def update_class_prior(
+    prior: Tensor, probabilities: Tensor, *, momentum: float = 0.99, prior_scale: float = 1e-3
+) -> Tensor:
+    """Moving class prior after one batch of teacher probabilities.
+
+    A class that is still exactly at its initial value `prior_scale` and now has a mean probability above
+    1e-8 takes that mean before the update.
+
+    Parameters
+    ----------
+    prior : float Tensor [C]
+        Moving mean chi; starts at `prior_scale` in every class.
+    probabilities : float Tensor [N, C, H, W]
+        Softmax output of the teacher on the clean crops, before fusion.
+    momentum : float
+    prior_scale : float
+        beta.
+
+    Returns
+    -------
+    Tensor [C]
+        New tensor.
+
+    References
+    ----------
+    Thesis eq. 2; Araslanov & Roth 2021, arXiv:2105.00097.
+    """
+    mean = probabilities.mean((0, 2, 3), dtype=prior.dtype)
+    first_time = (mean > NEVER_SEEN) & (prior == torch.full_like(prior, prior_scale))
+    return momentum * torch.where(first_time, mean, prior) + (1 - momentum) * mean
+
+
+def fuse_views(
+    probabilities: Tensor, affine: Tensor, inverse: Tensor, padding: Tensor, n_views: int
+) -> tuple[Tensor, Tensor]:
+    """Mean of the predictions for all crops of an image, given back in the frame of each crop.
+
+    Predictions are warped to the canvas, averaged where a crop shows it, and warped back. Both times the sum
+    is divided by its mass, so that the probabilities of a valid pixel sum to 1 also where bilinear sampling
+    reaches over an edge (the reference code leaves those pixels darker).
+
+    Parameters
+    ----------
+    probabilities : float Tensor [B * L, C, h, w]
+        Teacher probabilities of the crops, at any resolution.
+    affine, inverse : float Tensor [B * L, 2, 3]
+        Canvas to crop and crop to canvas, see `panolib.data.views.Views`.
+    padding : bool Tensor [B * L, H, W]
+        Padded pixels, at any resolution: a pixel that touches padding counts as padded.
+    n_views : int
+        L.
+
+    Returns
+    -------
+    fused : float Tensor [B * L, C, h, w]
+        Sums to 1 where valid, 0 elsewhere.
+    valid : bool Tensor [B * L, h, w]
+        Not padded, and seen by at least one crop.
+
+    Raises
+    ------
+    ValueError
+        If the number of crops is not a multiple of `n_views`.
+
+    References
+    ----------
+    Araslanov & Roth 2021, arXiv:2105.00097.
+    """
+    n = len(probabilities)
+    if n_views < 1 or n % n_views:
+        raise ValueError(f"{n} crops cannot be {n_views} views of each image")
+    kept = ~_resize_padding(padding, probabilities.shape[-2:])                              # [B * L, h, w]
+    on_canvas = warp(probabilities * kept[:, None], affine)
+    total = on_canvas.unflatten(0, (-1, n_views)).sum(1)                                    # [B, C, h, w]
+    canvas, _ = _divide_by_mass(total)
+    fused, seen = _divide_by_mass(warp(canvas.repeat_interleave(n_views, 0), inverse))
+    valid = seen & kept
+    return fused * valid[:, None], valid
+
+
+def adaptive_thresholds(
+    fused: Tensor,
+    prior: Tensor,
+    *,
+    threshold_scale: float = 0.75,
+    prior_scale: float = 1e-3,
+    minimum: float = 0.2,
+) -> Tensor:
+    """Confidence that a pixel must exceed, for each crop and class.
+
+    theta[n, c] = max(minimum, threshold_scale * (1 - exp(-prior[c] / prior_scale)) * M[n, c]), where M is the
+    best confidence among the pixels of crop n whose best class is c (0 if there is none).
+
+    Parameters
+    ----------
+    fused : float Tensor [N, C, h, w]
+        Fused probabilities; 0 where not valid.
+    prior : float Tensor [C]
+        Moving class prior chi.
+    threshold_scale, prior_scale, minimum : float
+        zeta, beta and the lower clamp.
+
+    Returns
+    -------
+    Tensor [N, C]
+
+    References
+    ----------
+    Thesis ch. 7 algorithm 1; Araslanov & Roth 2021, arXiv:2105.00097.
+    """
+    confidence, classes = fused.max(1)
+    return _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum)
+
+
+def semantic_pseudo_labels(
+    fused: Tensor,
+    valid: Tensor,
+    prior: Tensor,
+    *,
+    threshold_scale: float = 0.75,
+    prior_scale: float = 1e-3,
+    minimum: float = 0.2,
+) -> tuple[Tensor, Tensor]:
+    """Class and confidence of the pixels that pass their adaptive threshold.
+
+    Parameters
+    ----------
+    fused : float Tensor [N, C, h, w]
+    valid : bool Tensor [N, h, w]
+    prior : float Tensor [C]
+    threshold_scale, prior_scale, minimum : float
+        As in `adaptive_thresholds`.
+
+    Returns
+    -------
+    pseudo_labels : int64 Tensor [N, h, w]
+        Train ids; `VOID` where not valid or not above the threshold.
+    confidence : float Tensor [N, h, w]
+        Largest fused probability, 0 where not valid. Not thresholded.
+
+    References
+    ----------
+    Thesis ch. 7 algorithm 1.
+    """
+    confidence, classes = (fused * valid[:, None]).max(1)
+    thresholds = _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum)
+    threshold = thresholds.gather(1, classes.flatten(1)).view_as(confidence)
+    accepted = valid & (confidence > threshold)
+    return torch.where(accepted, classes, VOID), confidence
+
+
+def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable[int] = ()) -> Tensor:
+    """Probability of drawing each image for each class.
+
+    w[c, i] = (1 - alpha) * r[i, c] + alpha / n_images, with r scaled to sum to 1 over the images.
+
+    Parameters
+    ----------
+    ratios : Tensor [n_images, C]
+        Predicted share, or number, of pixels of each class in each image; not negative.
+    alpha : float
+        Share of uniform sampling.
+    missing : iterable of int
+        Classes without source labels, whose predictions mean nothing; drawn uniformly, like every class that
+        is never predicted.
+
+    Returns
+    -------
+    float64 Tensor [C, n_images]
+        Rows sum to 1.
+
+    References
+    ----------
+    Araslanov & Roth 2021, arXiv:2105.00097 (importance sampling).
+    """
+    share = ratios.double().T.clone()                                                       # [C, n_images]
+    share[list(missing)] = 0
+    n_images = share.shape[1]
+    total = share.sum(1, keepdim=True)
+    share = torch.where(total > 0, share / torch.where(total > 0, total, 1), 1 / n_images)
+    return (1 - alpha) * share + alpha / n_images
+
+
+def draw_rare_class(weights: Tensor, index: int, generator: torch.Generator | None = None) -> int:
+    """Number of an image, drawn for the class whose turn it is.
+
+    Parameters
+    ----------
+    weights : Tensor [C, n_images]
+        From `rare_class_weights`.
+    index : int
+        Running number of the sample; the class is `index` modulo C.
+    generator : torch.Generator, optional
+        torch's global generator by default.
+    """
+    return int(torch.multinomial(weights[index % len(weights)], 1, generator=generator))
+
+
+def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Coverage and accuracy of pseudo labels, for logging only.
+
+    Parameters
+    ----------
+    pseudo_labels, truth : integer Tensor [..., H, W]
+        Train ids or `VOID`. Pixels without truth do not count.
+
+    Returns
+    -------
+    coverage : float Tensor []
+        Share of pixels with a pseudo label.
+    accuracy : float Tensor []
+        Share of those that are right; NaN when there is none.
+    """
+    known = truth != VOID
+    labelled = known & (pseudo_labels != VOID)
+    correct = labelled & (pseudo_labels == truth)
+    return labelled.sum() / known.sum(), correct.sum() / labelled.sum()
+
+
+def _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum) -> Tensor:
+    """`adaptive_thresholds` for the confidence and class [N, h, w] of each pixel."""
+    best = confidence.new_zeros(len(confidence), len(prior))
+    best = best.scatter_reduce(1, classes.flatten(1), confidence.flatten(1), "amax")
+    discount = -torch.expm1(-prior / prior_scale)
+    return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
+
+
+def _divide_by_mass(total: Tensor) -> tuple[Tensor, Tensor]:
+    """Scale [N, C, h, w] to sum 1 over classes; bool [N, h, w] says where there was enough to scale."""
+    mass = total.sum(1)
+    seen = mass > SEEN
+    return total / mass.clamp(min=1e-3)[:, None] * seen[:, None], seen
+
+
+def _resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
+    """bool [N, h, w]: pixels of the smaller map that touch padding."""
+    if padding.shape[-2:] == size:
+        return padding
+    return F.adaptive_max_pool2d(padding[:, None].float(), tuple(size))[:, 0] > 0
