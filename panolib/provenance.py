@@ -1,0 +1,80 @@
+"""Where a number comes from: commit, versions, device, peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("panolib", "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn",
+            "scikit-image", "opencv-python-headless")
+
+
+@functools.cache
+def commit() -> dict[str, Any]:
+    """``{"commit": hash, "dirty": bool}`` of this code when first asked; both None where there is no git.
+
+    Dirty means that the library or the profiles, which decide the numbers, differ from the commit.
+    """
+    package = Path(__file__).parent
+    try:
+        changed = _git(package, "status", "--porcelain", "--", ".", "../notebooks/profiles")
+        return {"commit": _git(package, "rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def device() -> str:
+    """What this process has computed on since `reset_peak_memory`, in words."""
+    if _used_gpu():
+        return torch.cuda.get_device_name()
+    return f"cpu ({platform.machine()}, torch threads: {torch.get_num_threads()})"
+
+
+def reset_peak_memory() -> None:
+    """Measure peak memory anew from here, where the system can."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb() -> int | None:
+    """Peak memory in MiB since `reset_peak_memory`: of the GPU if it was used, else of this process."""
+    if _used_gpu():
+        return torch.cuda.max_memory_allocated() // 2**20
+    if os.name == "nt":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024           # macOS counts bytes, Linux kilobytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Answer of one git command."""
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, text=True, capture_output=True, timeout=20).stdout.strip()
+
+
+def _used_gpu() -> bool:
+    """Whether this process had tensors on the GPU since `reset_peak_memory`."""
+    return torch.cuda.is_initialized() and torch.cuda.max_memory_allocated() > 0

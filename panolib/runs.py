@@ -1,0 +1,582 @@
+"""Runs: trained once, recorded, loaded ever after.
+
+A `Run` says what to train, as plain values. A `Store` is a results folder that gives the `Record` of a run:
+loaded in milliseconds when it is recorded, resumed when a checkpoint is there, trained otherwise. A `Job` is
+what the training function gets: its parents' weights, checkpoints, curves, samples, a progress bar.
+
+On disk, below the root of a store::
+
+    runs/<name>/      run.json  metrics.json  curves.csv  samples/*.png  checkpoint.pt (final, not in git)
+    work/<name>/      a run in training: checkpoint.pt (resumable)  curves.csv  job.json (who trains it)
+    work/<name>.lock  held while somebody trains it; the system frees it when the holder dies
+
+A recording is completed in ``work/<name>/``, where run.json is written last: that is the commit point. The
+folder is then renamed to ``runs/<name>/``. Whoever finds a committed folder in ``work/`` completes the
+renaming, so a process killed at any instant leaves the old record or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import functools
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import filelock
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from panolib import provenance
+from panolib.profiles import canonical_json, to_plain
+from panolib.storage import (
+    load_checkpoint,
+    nan_to_null,
+    null_to_nan,
+    read_json,
+    read_text,
+    remove_folder,
+    save_checkpoint,
+    sync_folder,
+    write,
+    write_json,
+)
+
+BAR_OPTIONS: dict[str, Any] = {}                             # a worker process gives its bars their line
+
+
+class MissingRun(LookupError):
+    """A run is not recorded and may not be trained here."""
+
+
+class RunsFailed(RuntimeError):
+    """Some runs of a list could not be trained; the others are recorded."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, as plain values.
+
+    Attributes
+    ----------
+    name : str
+        Folder name; says the run to people, and is no part of its key.
+    kind : str
+        The training function, by its name in the store's `kinds`.
+    spec : frozen dataclass
+        Numbers, strings, booleans, None, tuples and dataclasses of these.
+    parents : tuple of (role, Run)
+        Runs whose weights or records this one starts from.
+    data : tuple of str
+        Fingerprints of the data sets used.
+    version : int
+        Raised by hand when the training function changes what it computes.
+    """
+
+    name: str
+    kind: str
+    spec: Any
+    parents: tuple[tuple[str, Run], ...] = ()
+    data: tuple[str, ...] = ()
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", self.name):
+            raise ValueError(f"run name {self.name!r}: expected only a-z 0-9 _ . - (it becomes a folder)")
+        roles = [role for role, _ in self.parents]
+        if len(set(roles)) != len(roles):
+            raise ValueError(f"run {self.name}: expected every role once among its parents, found {roles}")
+
+    @functools.cached_property
+    def key(self) -> str:
+        """sha256 (hex) of everything that decides the result: kind, version, spec, parents' keys, data."""
+        content = {"kind": self.kind, "version": self.version, "spec": to_plain(self.spec), "data": self.data,
+                   "parents": {role: parent.key for role, parent in self.parents}}
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a trained run.
+
+    Attributes
+    ----------
+    run : Run
+    info : dict
+        run.json: key, spec, seed, commit, device, versions, wall_s, ...
+    metrics : dict
+        What the training function returned; null in the file is nan here.
+    curves : DataFrame
+        One row per `Job.log`, with a column "iteration".
+    samples : dict of str to Path
+        PNG files by name.
+    """
+
+    run: Run
+    info: dict[str, Any] = field(repr=False)
+    metrics: dict[str, Any] = field(repr=False)
+    curves: pd.DataFrame = field(repr=False)
+    samples: dict[str, Path] = field(repr=False)
+
+    @property
+    def recorded_at(self) -> float:
+        """POSIX time in seconds."""
+        return datetime.datetime.fromisoformat(self.info["recorded_at"]).timestamp()
+
+
+class Store:
+    """Records of runs below one folder.
+
+    Parameters
+    ----------
+    root : Path
+        ``results/<profile>``.
+    kinds : mapping of str to function (Run, Job) -> dict
+        Training functions. Each returns its metrics and has called `Job.finish`. Functions of a module (or
+        `functools.partial` of one), so that a worker process can import them.
+    retrain_since : float, optional
+        POSIX time; what was recorded (or begun) before it counts as missing.
+    train : bool
+        False: never train, raise `MissingRun` instead.
+    checkpoint_s : float
+        Least number of seconds between two checkpoints.
+    """
+
+    def __init__(self, root: str | Path, kinds: Mapping[str, Callable[[Run, Job], dict]], *,
+                 retrain_since: float | None = None, train: bool = True, checkpoint_s: float = 20.0) -> None:
+        self.root = Path(root)
+        self.kinds = dict(kinds)
+        self.retrain_since = retrain_since
+        self.train = train
+        self.checkpoint_s = checkpoint_s
+
+    def folder(self, run: Run) -> Path:
+        """Where the record of a run lies."""
+        return self.root / "runs" / run.name
+
+    def load(self, run: Run) -> Record | None:
+        """The record of exactly this run, or None. Never trains and never waits."""
+        record = self._read(run)
+        if record is None or record.info["key"] != run.key or record.recorded_at < self._since():
+            return None
+        return record
+
+    def get(self, run: Run) -> Record:
+        """The record of a run: loaded, or trained to the end first.
+
+        Raises
+        ------
+        MissingRun
+            If it is not recorded and this store may not train.
+        CorruptCheckpoint
+            If the checkpoint to resume from is not readable.
+        FloatingPointError
+            From the training function, for a non-finite loss. The last checkpoint stays, nothing is recorded.
+        """
+        record = self.load(run)
+        if record is not None:
+            return record
+        self._may_train(run)
+        with self._lock(run):
+            return self.load(run) or self._train(run)        # another process may have trained it meanwhile
+
+    def get_all(self, runs: Iterable[Run], workers: int = 1) -> dict[str, Record]:
+        """The records of many runs, by name. What is missing is trained, parents first.
+
+        Parameters
+        ----------
+        runs : iterable of Run
+        workers : int
+            1 trains in this process. More start that many processes of one thread each, which live until the
+            last run. A run that another process trains is passed over and visited again.
+
+        Raises
+        ------
+        RunsFailed
+            At the end, naming each run that failed. The runs that do not depend on it are recorded.
+        """
+        from panolib.workers import train_all  # which imports this module
+
+        runs = list(runs)
+        train_all(self, runs, workers)
+        return {run.name: self.get(run) for run in runs}
+
+    def attempt(self, run: Run) -> bool:
+        """Like `get`, but False if another process is training the run."""
+        if self.load(run) is None:
+            self._may_train(run)
+            try:
+                with self._lock(run, blocking=False):
+                    self.load(run) or self._train(run)
+            except filelock.Timeout:
+                return False
+        return True
+
+    def final_state(self, run: Run) -> dict:
+        """The state a run gave to `Job.finish`, on the CPU.
+
+        A run whose record is here without its weights is trained again.
+
+        Raises
+        ------
+        MissingRun, FloatingPointError
+            As `get`.
+        CorruptCheckpoint
+            If the file is not readable.
+        """
+        self.get(run)
+        state = self._final_state(run)
+        if state is None:
+            self._may_train(run, what="has no weights here")
+            with self._lock(run):
+                state = self._final_state(run)
+                if state is None:
+                    self._train(run)
+                    state = self._final_state(run)
+        return state
+
+    def state(self, run: Run) -> str:
+        """ "training", "recorded", "partial", "outdated" or "missing", in this order of precedence.
+
+        "partial": a checkpoint to resume from is here. "outdated": recorded under another key.
+        """
+        if self.holder(run) is not None:
+            return "training"
+        if self.load(run) is not None:
+            return "recorded"
+        if self._resumable(run) and (self._work(run) / "checkpoint.pt").exists():
+            return "partial"
+        record = self._read(run)
+        return "outdated" if record is not None and record.info["key"] != run.key else "missing"
+
+    def holder(self, run: Run) -> str | None:
+        """Who trains the run at this moment, in words, or None."""
+        if not self._work(run).exists():
+            return None
+        try:
+            with self._lock(run, blocking=False):
+                return None
+        except filelock.Timeout:
+            job = read_json(self._work(run) / "job.json")
+            return f"process {job['pid']} on {job['host']}" if job else "another process"
+
+    def _work(self, run: Run) -> Path:
+        """Where a run is while it is trained."""
+        return self.root / "work" / run.name
+
+    def _old(self, run: Run) -> Path:
+        """Where a replaced record is between the two renames and its removal."""
+        return self.root / "work" / f"{run.name}.old"
+
+    def _may_train(self, run: Run, what: str = "is not recorded") -> None:
+        """Raise MissingRun in a store that only reads."""
+        if not self.train:
+            state = self.state(run)
+            raise MissingRun(f"run '{run.name}' {what} in {self.root} (state: {state}); train it with "
+                             f"`python -m panolib train --profile {self.root.name} --only {run.name}`")
+
+    @contextlib.contextmanager
+    def _lock(self, run: Run, *, blocking: bool = True) -> Iterator[None]:
+        """Hold a run, and complete or remove what a dead process left of it. Says for whom it waits."""
+        work = self.root / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        if not (work / ".gitignore").exists():
+            (work / ".gitignore").write_text("*\n")          # nothing in here is ever committed
+        lock = filelock.FileLock(work / f"{run.name}.lock")
+        try:
+            lock.acquire(blocking=False)
+        except filelock.Timeout:
+            if not blocking:
+                raise
+            holder = self.holder(run) or "another process"
+            tqdm.write(f"{run.name}: waiting for {holder}, which is training it", sys.stderr)
+            lock.acquire(poll_interval=0.2)
+        try:
+            self._settle(run)
+            yield
+        finally:
+            lock.release()
+
+    def _settle(self, run: Run) -> None:
+        """Publish a committed recording; remove temporary files. Safe to repeat after a kill at any line."""
+        work, old, folder = self._work(run), self._old(run), self.folder(run)
+        for file in work.rglob("*.tmp"):
+            file.unlink()
+        if (work / "run.json").exists():
+            if (work / "final.pt").exists():                 # takes the place of the resumable checkpoint
+                os.replace(work / "final.pt", work / "checkpoint.pt")
+            (work / "job.json").unlink(missing_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            if folder.exists():
+                remove_folder(old)
+                os.replace(folder, old)
+            os.replace(work, folder)
+            sync_folder(folder.parent)
+        remove_folder(old)
+
+    def _read(self, run: Run) -> Record | None:
+        """The record in the folder of a run, under whatever key."""
+        if self._old(run).exists() or (self._work(run) / "run.json").exists():
+            with contextlib.suppress(filelock.Timeout, OSError), self._lock(run, blocking=False):
+                pass                                         # left by a killed process: completes it
+        folder = self.folder(run)
+        for _ in range(3):                                   # it may be replaced while we read
+            text = read_text(folder / "run.json")
+            if text is None:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                record = Record(
+                    run, json.loads(text), null_to_nan(json.loads((folder / "metrics.json").read_text())),
+                    pd.read_csv(folder / "curves.csv", float_precision="round_trip"),
+                    {file.stem: file for file in sorted((folder / "samples").glob("*.png"))})
+                if read_text(folder / "run.json") == text:
+                    return record
+        if text is not None:
+            found = sorted(file.name for file in folder.iterdir())
+            raise RuntimeError(f"{folder}: expected run.json, metrics.json and curves.csv, found {found}; "
+                               "restore or delete the folder")
+        return None
+
+    def _final_state(self, run: Run) -> dict | None:
+        """Weights beside the record, or None if they are not here or belong to another key."""
+        path = self.folder(run) / "checkpoint.pt"
+        if not path.exists():
+            return None
+        content = load_checkpoint(path, "delete it: the run is trained again when its weights are needed")
+        return content["state"] if content["key"] == run.key else None
+
+    def _resumable(self, run: Run) -> bool:
+        """Whether the work folder was begun for this very run, since `retrain_since`."""
+        job = read_json(self._work(run) / "job.json")
+        return job is not None and job["key"] == run.key and job["begun_at"] >= self._since()
+
+    def _since(self) -> float:
+        """POSIX time before which nothing counts."""
+        return self.retrain_since or 0.0
+
+    def _train(self, run: Run) -> Record:
+        """Train and record a run whose lock is held."""
+        if run.kind not in self.kinds:
+            raise KeyError(f"run '{run.name}': no training function for kind {run.kind!r}, "
+                           f"found {sorted(self.kinds)}")
+        work = self._work(run)
+        if not self._resumable(run):
+            remove_folder(work)
+        begun_at = (read_json(work / "job.json") or {"begun_at": time.time()})["begun_at"]
+        work.mkdir(parents=True, exist_ok=True)
+        write_json(work / "job.json", {"key": run.key, "begun_at": begun_at, "pid": os.getpid(),
+                                       "host": socket.gethostname()})
+        job = Job(self, run)
+        try:
+            metrics = self.kinds[run.kind](run, job)
+        finally:
+            job.close()
+        if not (work / "final.pt").exists():
+            raise RuntimeError(f"run '{run.name}': expected its training function ({run.kind!r}) to call "
+                               "job.finish, found no final state")
+        write_json(work / "metrics.json", nan_to_null(metrics))
+        write(work / "curves.csv", job.curves_text().encode())
+        write_json(work / "run.json", job.info())            # the commit point
+        self._settle(run)
+        return self._read(run)
+
+
+class Job:
+    """One run in training: what its training function works with.
+
+    Everything random in iteration i is to be a function of the seed and i. Then a run that goes on from a
+    checkpoint is bit for bit the run that was never interrupted::
+
+        state = job.resume()                                 # None: begin at job.start = 0
+        for i in job.progress(job.start, n_iterations):
+            ...
+            job.log(i, loss=loss)
+            job.checkpoint(lambda: {"model": model.state_dict(), ...}, i + 1)
+        job.finish(model.state_dict())
+        return metrics
+
+    Attributes
+    ----------
+    run : Run
+    spec : the run's spec
+    start : int
+        Iteration to begin at: 0, or that of the checkpoint after `resume`.
+    """
+
+    def __init__(self, store: Store, run: Run) -> None:
+        self.run, self.spec, self.start = run, run.spec, 0
+        self._store, self._folder = store, store._work(run)
+        self._rows: list[dict[str, float]] = []              # the curves
+        self._columns: list[str] = ["iteration"]
+        self._curves_file = None
+        self._bar: tqdm | None = None
+        self._iterations = 0
+        self._commits = [provenance.commit()]                # of every process that worked on the run
+        self._wall_before_s, self._began = 0.0, time.perf_counter()
+        self._last_checkpoint = time.monotonic()
+        provenance.reset_peak_memory()
+
+    def parent(self, role: str) -> dict:
+        """Final state of the parent in this role. Trained first, off this run's clock, if it is not here."""
+        return self._ask_parent(role, self._store.final_state)
+
+    def parent_record(self, role: str) -> Record:
+        """Record of the parent in this role."""
+        return self._ask_parent(role, self._store.get)
+
+    def resume(self) -> dict | None:
+        """State of the last checkpoint, on the CPU, or None. Curves and wall time go on from there too.
+
+        Raises
+        ------
+        CorruptCheckpoint
+            If the file is not readable; says how to go on.
+        """
+        path = self._folder / "checkpoint.pt"
+        if not path.exists():
+            return None
+        saved = load_checkpoint(path, "delete it and give the same command again: training then begins anew")
+        self.start, self._rows, self._columns = saved["iteration"], saved["rows"], saved["columns"]
+        self._wall_before_s, self._began = saved["wall_s"], time.perf_counter()
+        self._commits = [entry for entry in saved["commits"] if entry not in self._commits] + self._commits
+        return saved["state"]
+
+    def checkpoint(self, state_fn: Callable[[], dict], iteration: int, *, force: bool = False) -> None:
+        """Save what `state_fn` returns, atomically, if the last checkpoint is old enough or `force` is given.
+
+        Parameters
+        ----------
+        state_fn : function () -> dict
+            Tensors, numbers, strings and containers of these; called only when it is time to save.
+        iteration : int
+            The iteration to go on with: number of finished iterations.
+        """
+        if not force and time.monotonic() - self._last_checkpoint < self._store.checkpoint_s:
+            return
+        save_checkpoint(self._folder / "checkpoint.pt", {
+            "key": self.run.key, "iteration": iteration, "state": state_fn(), "rows": self._rows,
+            "columns": self._columns, "wall_s": self._wall_s(), "commits": self._commits})
+        self._last_checkpoint = time.monotonic()
+
+    def log(self, iteration: int, **values: float) -> None:
+        """Append a row to the curves: numbers or one-element tensors by name."""
+        row = {"iteration": int(iteration)} | {name: _number(value) for name, value in values.items()}
+        self._rows.append(row)
+        new_columns = [name for name in row if name not in self._columns]
+        self._columns += new_columns
+        if self._curves_file is None or new_columns:
+            self.close()
+            self._curves_file = (self._folder / "curves.csv").open("w")
+            self._curves_file.write(self.curves_text())
+        else:
+            self._curves_file.write(self._line(row))
+        self._curves_file.flush()
+        if self._bar is not None:
+            shown = ["loss"] if "loss" in row else list(values)
+            self._bar.set_postfix_str(", ".join(f"{name} {row[name]:.4g}" for name in shown), refresh=False)
+
+    def progress(self, start: int, stop: int) -> Iterator[int]:
+        """Iterations `start` ... `stop` - 1, under a progress bar with the last loss and the time to go."""
+        self._iterations = max(self._iterations, stop)
+        with tqdm(total=stop, initial=start, desc=self.run.name, mininterval=0.5, dynamic_ncols=True,
+                  **BAR_OPTIONS) as self._bar:
+            for iteration in range(start, stop):
+                yield iteration
+                self._bar.update()
+        self._bar = None
+
+    def save_sample(self, name: str, image: np.ndarray) -> None:
+        """Keep an image with the record.
+
+        Parameters
+        ----------
+        name : str
+            File name without its ending.
+        image : uint8 array [H, W, 3]
+            RGB.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} "
+                             f"{list(image.shape)}")
+        (self._folder / "samples").mkdir(exist_ok=True)
+        _, png = cv2.imencode(".png", image[..., ::-1])
+        write(self._folder / "samples" / f"{name}.png", png.tobytes())
+
+    def finish(self, state: dict) -> None:
+        """Keep the final state of the model for evaluation and for the children of this run."""
+        save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
+
+    def curves_text(self) -> str:
+        """The curves as CSV."""
+        return ",".join(self._columns) + "\n" + "".join(self._line(row) for row in self._rows)
+
+    def close(self) -> None:
+        """Close the file of the curves."""
+        if self._curves_file is not None:
+            self._curves_file.close()
+        self._curves_file = None
+
+    def info(self) -> dict[str, Any]:
+        """The content of run.json."""
+        run, spec = self.run, to_plain(self.run.spec)
+        return {
+            "name": run.name, "kind": run.kind, "version": run.version, "key": run.key, "spec": spec,
+            "seed": spec.get("seed") if isinstance(spec, dict) else None,
+            "parents": {role: {"name": parent.name, "key": parent.key} for role, parent in run.parents},
+            "data": list(run.data), "iterations": self._iterations, "wall_s": round(self._wall_s(), 3),
+            "commit": self._commits[-1]["commit"], "dirty": any(entry["dirty"] for entry in self._commits),
+            "earlier_commits": [entry["commit"] for entry in self._commits[:-1]],
+            "device": provenance.device(), "peak_memory_mb": provenance.peak_memory_mb(),
+            "versions": provenance.versions(),
+            "recorded_at": datetime.datetime.now(datetime.UTC).isoformat(),
+        }
+
+    def _ask_parent(self, role: str, ask: Callable[[Run], Any]) -> Any:
+        """Ask the store about a parent; what that takes is not this run's time."""
+        parents = dict(self.run.parents)
+        if role not in parents:
+            raise KeyError(f"run '{self.run.name}' has no parent in role {role!r}; found {list(parents)}")
+        asked = time.perf_counter()
+        answer = ask(parents[role])
+        self._began += time.perf_counter() - asked
+        return answer
+
+    def _wall_s(self) -> float:
+        """Seconds of training, over all processes that worked on the run."""
+        return self._wall_before_s + time.perf_counter() - self._began
+
+    def _line(self, row: dict[str, float]) -> str:
+        """One line of the curves; an empty cell where nothing was logged."""
+        return ",".join(str(row.get(name, "")) for name in self._columns) + "\n"
+
+
+def _number(value: Any) -> float:
+    """A number, a one-element array or tensor (with a gradient or without) as a float."""
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def retrain_started(root: str | Path) -> float:
+    """When the retraining in progress below `root` began (POSIX time): now, if none is in progress."""
+    text = read_text(Path(root) / "retrain_since")
+    return time.time() if text is None else float(text)
+
+
+@contextlib.contextmanager
+def retraining(root: str | Path) -> Iterator[float]:
+    """Remember when a retraining began until it is finished, so that a killed one goes on."""
+    since, file = retrain_started(root), Path(root) / "retrain_since"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write(file, repr(since).encode())
+    yield since
+    file.unlink()

@@ -1,0 +1,147 @@
+"""Files that a kill cannot halve: atomic writing, checkpoints, metrics as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+
+class CorruptCheckpoint(RuntimeError):
+    """A checkpoint file is not readable."""
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file so that a kill at any instant leaves the old content or the new one."""
+    _write_atomically(path, lambda file: file.write(content))
+
+
+def write_json(path: Path, content: Any) -> None:
+    """`write` for JSON."""
+    write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_text(path: Path) -> str | None:
+    """A file's text, or None if it is not there."""
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def read_json(path: Path) -> dict | None:
+    """A JSON file's content, or None if it is not there."""
+    text = read_text(path)
+    return None if text is None else json.loads(text)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder and what is in it, if it is there."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def sync_folder(folder: Path) -> None:
+    """Let the renames in a folder outlive a power cut, where the system can open folders."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Save tensors and plain values, atomically.
+
+    Raises
+    ------
+    TypeError
+        Naming the entry that `load_checkpoint` would refuse, while there is time to mend it.
+    """
+    _check_loadable(content, "content")
+    _write_atomically(path, lambda file: torch.save(content, file))
+
+
+def load_checkpoint(path: Path, advice: str) -> dict[str, Any]:
+    """Load a checkpoint to the CPU, without executing anything in it.
+
+    Raises
+    ------
+    CorruptCheckpoint
+        Naming the file, followed by `advice`: how to go on.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CorruptCheckpoint(f"{path}: expected a checkpoint, found an unreadable file "
+                                f"({type(error).__name__}: {reason}); {advice}") from error
+
+
+def nan_to_null(value: Any, path: str = "metrics") -> Any:
+    """Metrics as JSON knows them: nan becomes None, arrays become lists.
+
+    Raises
+    ------
+    TypeError
+        Naming the entry, for infinities, None and anything else that would not come back the same.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: nan_to_null(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_null(item, f"{path}[{i}]") for i, item in enumerate(value)]
+    if type(value) is float and not math.isinf(value):
+        return None if math.isnan(value) else value
+    if type(value) in (bool, int, str):
+        return value
+    raise TypeError(f"{path}: expected finite numbers, nan, strings, or lists and dicts (with str keys) of "
+                    f"these, found {value!r}")
+
+
+def null_to_nan(value: Any) -> Any:
+    """The inverse of `nan_to_null`, for values read from JSON."""
+    if isinstance(value, dict):
+        return {key: null_to_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [null_to_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _write_atomically(path: Path, write_to: Any) -> None:
+    """Write beside, flush to the disk, rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        _flushed(file, write_to)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
+def _flushed(file: BinaryIO, write_to: Any) -> None:
+    """Write, and wait until it is on the disk."""
+    write_to(file)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _check_loadable(value: Any, path: str) -> None:
+    """Raise TypeError for what torch.load(weights_only=True) refuses."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _check_loadable(item, f"{path}[{key!r}]")
+    elif isinstance(value, list | tuple | set):
+        for i, item in enumerate(value):
+            _check_loadable(item, f"{path}[{i}]")
+    elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str)):
+        raise TypeError(f"checkpoint: {path}: expected tensors, numbers, strings or containers of these, "
+                        f"found {type(value).__name__}")
