@@ -1,0 +1,171 @@
+"""Two-way guidance: class masks tell where to look for instances, instances tell a mask its class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from panolib.clustering import cluster, relabel_consecutive, stability_filter
+
+
+@torch.no_grad()
+def cluster_in_class_masks(
+    embeddings: Tensor,
+    semantic_labels: Tensor,
+    thing_ids: Sequence[int],
+    *,
+    algorithm: str = "mean_shift_plus",
+    bandwidth: float = 0.5,
+    delta_dist: float | None = 2.0,
+    min_size: int = 0,
+    teacher_embeddings: Tensor | None = None,
+    min_stability: float | None = None,
+    ignore_below: int | None = None,
+    generator: torch.Generator | None = None,
+    **options,
+) -> tuple[Tensor, list[dict]]:
+    """Instances of every thing class, each found inside the predicted mask of its class only.
+
+    Per class: skip a mask smaller than `min_size`, cluster it, merge close clusters, drop small ones, drop
+    unstable ones. Pixels that belong to no instance keep 0, which means unlabelled.
+
+    Parameters
+    ----------
+    embeddings : float Tensor [E, h, w]
+        Usually of the momentum network. Embedding units.
+    semantic_labels : integer Tensor [h, w]
+        Train ids on the grid and the device of the embeddings.
+    thing_ids : sequence of int
+        Classes to look for.
+    algorithm, bandwidth, delta_dist, **options
+        As in `clustering.cluster`; "connected_components" is the control without embeddings.
+    min_size : int
+        Smallest mask and smallest instance, in pixels of this grid.
+    teacher_embeddings : float Tensor [E, h, w], optional
+        Embeddings of the other network, for the stability of each instance.
+    min_stability : float, optional
+        Instances whose median IoU is below this are dropped; needs `teacher_embeddings`.
+    ignore_below : int, optional
+        Rows from this one on hold no instance (reflections on the bonnet). In pixels of this grid.
+    generator : torch.Generator, optional
+        Draws the anchors of the stability filter.
+
+    Returns
+    -------
+    instance_labels : int64 Tensor [h, w]
+        0 or 1 .. K, by class in the order of `thing_ids`.
+    table : list of dict
+        `id`, `category_id` (train id), `area` in pixels, `stability` (nan if not measured), one per instance.
+
+    Raises
+    ------
+    ValueError
+        If the grids differ, or for `min_stability` without `teacher_embeddings`.
+
+    References
+    ----------
+    Thesis chapter 7, algorithm 2.
+    """
+    for name, other in {"embeddings": embeddings, "teacher_embeddings": teacher_embeddings}.items():
+        if other is not None and other.shape[1:] != semantic_labels.shape:
+            raise ValueError(
+                f"{name} are {list(other.shape)} and semantic_labels {list(semantic_labels.shape)}; "
+                "expected [E, h, w] and [h, w]"
+            )
+    if min_stability is not None and teacher_embeddings is None:
+        raise ValueError(f"min_stability is {min_stability}; it needs teacher_embeddings")
+
+    if ignore_below is not None:
+        rows = torch.arange(len(semantic_labels), device=semantic_labels.device)
+        visible = rows[:, None] < ignore_below
+    else:
+        visible = torch.ones_like(semantic_labels, dtype=torch.bool)
+    settings = {"algorithm": algorithm, "min_size": min_size, "bandwidth": bandwidth, "delta_dist": delta_dist}
+
+    instance_labels = torch.zeros(semantic_labels.shape, dtype=torch.int64, device=semantic_labels.device)
+    table: list[dict] = []
+    for class_id in thing_ids:
+        mask = (semantic_labels == class_id) & visible
+        if mask.sum() < max(1, min_size):
+            continue
+        labels = cluster(embeddings, mask, **settings, **options)
+        if teacher_embeddings is None:
+            stability = [float("nan")] * int(labels.max())
+        else:
+            labels, medians = stability_filter(
+                labels,
+                teacher_embeddings,
+                mask,
+                bandwidth=bandwidth,
+                min_median_iou=min_stability or 0.0,
+                generator=generator,
+            )
+            stability = medians.tolist()
+        areas = torch.bincount(labels.flatten(), minlength=1)[1:].tolist()
+        first = len(table) + 1
+        table += [
+            {"id": first + k, "category_id": int(class_id), "area": area, "stability": stability[k]}
+            for k, area in enumerate(areas)
+        ]
+        instance_labels = torch.where(labels > 0, labels + (first - 1), instance_labels)
+    return instance_labels, table
+
+
+def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
+    """Most frequent thing class inside each instance (thesis ch. 8, the "binning vote").
+
+    Parameters
+    ----------
+    semantic_labels : integer Tensor [H, W]
+        Train ids below 256.
+    instance_labels : integer Tensor [H, W]
+        0 or ids >= 1.
+    thing_ids : sequence of int
+        Classes that may win; of two with equal counts the lower id does.
+
+    Returns
+    -------
+    int64 Tensor [largest id + 1]
+        Train id per instance id; -1 for id 0 and for instances without any thing pixel.
+    """
+    inside = instance_labels > 0
+    ids = instance_labels[inside].long()
+    n_rows = int(ids.max()) + 1 if len(ids) else 1
+    pairs = ids * 256 + semantic_labels[inside].long()
+    counts = torch.bincount(pairs, minlength=n_rows * 256).view(n_rows, 256)
+    things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=counts.device)
+    if len(things) == 0:
+        return torch.full((n_rows,), -1, device=counts.device)
+    most, winner = counts[:, things].max(dim=1)
+    return torch.where(most > 0, things[winner], -1)
+
+
+def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
+    """Give all pixels of an instance its most frequent thing class.
+
+    Repairs objects that the semantic map splits into several classes (buses and trains, thesis ch. 8).
+    Pixels outside instances, and instances without any thing pixel, keep their label.
+
+    Parameters
+    ----------
+    semantic_labels : integer Tensor [H, W]
+        Train ids, 255 void.
+    instance_labels : integer Tensor [H, W]
+        0 or ids >= 1.
+    thing_ids : sequence of int
+
+    Returns
+    -------
+    Tensor [H, W]
+        Of the dtype of `semantic_labels`, which stays unchanged.
+    """
+    if semantic_labels.shape != instance_labels.shape:
+        raise ValueError(
+            f"semantic_labels are {list(semantic_labels.shape)} and "
+            f"instance_labels {list(instance_labels.shape)}; expected one grid"
+        )
+    instance_labels = relabel_consecutive(instance_labels.long())
+    voted = vote_categories(semantic_labels, instance_labels, thing_ids)[instance_labels]
+    return torch.where(voted >= 0, voted, semantic_labels.long()).to(semantic_labels.dtype)
