@@ -1,0 +1,33 @@
+# Two commands do everything on a fresh machine: `make reproduce` and `make test`.
+PYTHON ?= python3
+VENV ?= .venv
+PROFILE ?= smoke
+BIN = $(VENV)/bin
+# One OpenMP thread a process: two threads on busy cores were ten times slower.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+
+.PHONY: install reproduce test lint clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+# make reproduce [PROFILE=smoke|cpu|gpu|paper] [RETRAIN=1] [NOTEBOOK=07]
+reproduce: install
+	$(BIN)/python -m panolib reproduce --profile $(PROFILE) $(if $(RETRAIN),--retrain) $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
+
+test: install
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg notebooks
+
+lint: install
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf cache results/smoke figures/smoke

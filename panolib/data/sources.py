@@ -1,0 +1,212 @@
+"""The data sets of the study by name, opened once and served from memory.
+
+A name says what is read: "synthia/train", "mix/train", "cityscapes/val", "nuclei/train". The suffix
+":unlabelled" opens the same images without ever touching a label file; self-training uses only those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from panolib.data import city, nuclei_scenes, readers
+from panolib.data.mixing import Concatenation, select_mix
+from panolib.data.readers import InMemory, Sample
+
+
+@dataclass(frozen=True)
+class EmbeddedCity:
+    """Sizes of the rendered street scenes (images, pixels)."""
+
+    n_synthia: int
+    n_gta5: int
+    n_train: int
+    n_val: int
+    height: int
+    width: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class CityData:
+    """Folders of the three street data sets; with `embedded` the renderer writes them first.
+
+    `n_val_synthia` images are held out of the source for choosing clustering settings. `train_size`
+    resizes training images (None keeps them as they are). `mix_requires` are the classes that a GTA5
+    frame must show to enter the MIX source (thesis 8.1).
+    """
+
+    synthia: str
+    gta5: str
+    cityscapes: str
+    embedded: EmbeddedCity | None
+    n_val_synthia: int
+    n_val_gta5: int
+    train_size: tuple[int, int] | None
+    mix_requires: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EmbeddedNuclei:
+    """Sizes of the rendered nuclei images (images, pixels)."""
+
+    n_train: int
+    n_val: int
+    height: int
+    width: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class NucleiData:
+    """Folder of the rendered source, and of the real microscope images with the expected file list.
+
+    `fingerprint` names the real data the runs were recorded with, so that they can be replayed
+    without the images; None computes it from the folder.
+    """
+
+    scenes: str
+    embedded: EmbeddedNuclei
+    root: str
+    modality: str | None
+    fingerprint: str | None
+
+
+class MissingData(FileNotFoundError):
+    """A data set that a run needs is not on this machine."""
+
+
+class CitySources:
+    """Opens the street data sets: synthia, gta5, mix, cityscapes."""
+
+    def __init__(self, settings: CityData, root: Path):
+        self.settings = settings
+        self.folders = {name: root / getattr(settings, name) for name in ("synthia", "gta5", "cityscapes")}
+        self._opened: dict[str, Sequence[Sample]] = {}
+
+    def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
+        """Render what is not on disk yet; a no-op for real data."""
+        embedded = self.settings.embedded
+        if embedded is None:
+            return
+        size = {"height": embedded.height, "width": embedded.width, "seed": embedded.seed}
+        for style, split, n_images in (
+            ("synthia", "train", embedded.n_synthia),
+            ("gta5", "train", embedded.n_gta5),
+            ("cityscapes", "train", embedded.n_train),
+            ("cityscapes", "val", embedded.n_val),
+        ):
+            city.write_city(
+                self.folders[style], style, split=split, n_images=n_images,
+                n_workers=n_workers, progress=progress, **size,
+            )
+
+    def fingerprint(self, name: str) -> str:
+        """What a run's key says about its data: renderer and sizes, or the real folder's file list."""
+        embedded = self.settings.embedded
+        kind = name.split("/")[0]
+        if embedded is None:
+            kinds = ("synthia", "gta5") if kind == "mix" else (kind,)
+            return "+".join(folder_fingerprint(self.folders[k]) for k in kinds) + f"/{name}"
+        version = city.RENDERER_VERSION
+        return f"city-v{version}:{embedded}:{self.settings.n_val_synthia}:{self.settings.mix_requires}:{name}"
+
+    def available(self) -> bool:
+        return self.settings.embedded is not None or all(folder.is_dir() for folder in self.folders.values())
+
+    def open(self, name: str) -> Sequence[Sample]:
+        """The data set called `name`, decoded into memory on first use."""
+        if name not in self._opened:
+            self._opened[name] = self._open(name)
+        return self._opened[name]
+
+    def _open(self, name: str) -> Sequence[Sample]:
+        path, _, mode = name.partition(":")
+        kind, split = path.split("/")
+        labels = mode != "unlabelled"
+        size = self.settings.train_size if split == "train" else None
+        if kind == "synthia":
+            data = readers.Synthia(self.folders[kind], split, n_val=self.settings.n_val_synthia, with_labels=labels)
+        elif kind == "gta5":
+            data = readers.GTA5(self.folders[kind], split, n_val=self.settings.n_val_gta5, with_labels=labels)
+        elif kind == "cityscapes":
+            data = readers.Cityscapes(self.folders[kind], split, with_labels=labels)
+        elif kind == "mix":
+            frames = self.open(f"gta5/{split}")
+            return Concatenation([self.open(f"synthia/{split}"), frames], [None, self.mix_indices(split)])
+        else:
+            raise KeyError(f"unknown data set {name!r}; expected synthia, gta5, cityscapes or mix")
+        return InMemory(data, size=size)
+
+    def mix_indices(self, split: str = "train") -> list[int]:
+        """Positions of the GTA5 frames that enter MIX."""
+        return select_mix(self.open(f"gta5/{split}"), self.settings.mix_requires)
+
+
+class NucleiSources:
+    """Opens the rendered source (nuclei_scenes) and the real target (nuclei)."""
+
+    def __init__(self, settings: NucleiData, root: Path):
+        self.settings = settings
+        self.scenes, self.root = root / settings.scenes, root / settings.root
+        self._opened: dict[str, Sequence[Sample]] = {}
+
+    def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
+        embedded = self.settings.embedded
+        for split, n_images in (("train", embedded.n_train), ("val", embedded.n_val)):
+            nuclei_scenes.write_nuclei(
+                self.scenes / split, split=split, n_images=n_images, height=embedded.height,
+                width=embedded.width, seed=embedded.seed, n_workers=n_workers, progress=progress,
+            )
+
+    def fingerprint(self, name: str) -> str:
+        kind = name.split("/")[0]
+        if kind == "nuclei":
+            return f"{self.settings.fingerprint or folder_fingerprint(self.root)}:{self.settings.modality}:{name}"
+        return f"nuclei_scenes-v{nuclei_scenes.RENDERER_VERSION}:{self.settings.embedded}:{name}"
+
+    def available(self) -> bool:
+        return self.root.is_dir()
+
+    def open(self, name: str) -> Sequence[Sample]:
+        if name not in self._opened:
+            self._opened[name] = self._open(name)
+        return self._opened[name]
+
+    def _open(self, name: str) -> Sequence[Sample]:
+        path, _, mode = name.partition(":")
+        kind, split = path.split("/")
+        labels = mode != "unlabelled"
+        if kind == "nuclei_scenes":
+            data = readers.Nuclei(self.scenes / split, split, with_labels=labels)
+        elif kind == "nuclei":
+            if not self.root.is_dir():
+                raise MissingData(
+                    f"{self.root}: no real nuclei images here; README.md, 'Real data', says how to get them "
+                    "and where to put the folder (PANOLIB_NUCLEI_ROOT)"
+                )
+            if self.settings.fingerprint and (found := folder_fingerprint(self.root)) != self.settings.fingerprint:
+                raise ValueError(
+                    f"{self.root}: fingerprint {found}, but the profile expects {self.settings.fingerprint}; "
+                    "set nuclei.data.fingerprint to null to train on other images"
+                )
+            data = readers.Nuclei(self.root, split, modality=self.settings.modality, with_labels=labels)
+        else:
+            raise KeyError(f"unknown data set {name!r}; expected nuclei_scenes or nuclei")
+        # microscope images are often very dark: every image is stretched to its own percentiles
+        return [replace(sample, image=readers.stretch_intensity(sample.image)) for sample in data]
+
+
+def folder_fingerprint(folder: Path) -> str:
+    """Short hash of the relative names and sizes of all PNG files below a folder.
+
+    Raises MissingData when the folder is not there.
+    """
+    if not folder.is_dir():
+        raise MissingData(f"{folder}: no such folder; expected a data set")
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.png")):
+        digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+    return digest.hexdigest()[:16]

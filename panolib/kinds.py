@@ -1,0 +1,228 @@
+"""How a run of each kind is executed: open data, train or adapt, evaluate, return metrics.
+
+`study.py` declares the runs; the training loops live in `training/`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from panolib import evaluate
+from panolib.data import city
+from panolib.data.samples import Sample
+from panolib.labels import LABEL_SETS
+from panolib.runs import Job, Run
+from panolib.training import instance, semantic
+from panolib.training.setup import Compute, build_instance, build_semantic, launch
+
+STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
+
+
+@dataclass(frozen=True)
+class PanopticSpec:
+    """Evaluation of a semantic and an instance run together; nothing is trained."""
+
+    label_set: str
+    validation: str
+    merge_rules: tuple[str, ...]
+    min_size: int
+    opening: int
+    min_region: int
+    n_samples: int
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class GapSpec:
+    """Which group of style parameters costs what: source scenes with one group taken from the target."""
+
+    label_set: str
+    source_style: str
+    target_style: str
+    n_images: int
+    height: int
+    width: int
+    scene_seed: int
+    compute: Compute
+    seed: int
+
+
+Sources = Mapping[str, object]  # domain -> CitySources or NucleiSources
+
+
+def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
+    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
+    functions = (
+        semantic_baseline, semantic_batch_norm, self_training,
+        instance_baseline, instance_batch_norm, instance_self_training,
+        panoptic, gap,
+    )  # fmt: skip
+    return {function.__name__: functools.partial(function, sources) for function in functions}
+
+
+def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
+    """Supervised semantic network; metrics: IoU on the validation images."""
+    source = _data(sources, run, run.spec.source)
+    model = semantic.train_baseline(run.spec, job, source, LABEL_SETS[run.spec.label_set].n_classes)
+    return _semantic_metrics(sources, run, _finish(job, model))
+
+
+def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
+    """ABN or AdaBN of a semantic network; metrics as above."""
+    model = _parent_semantic(job, "start")
+    model = semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run))
+    return _semantic_metrics(sources, run, _finish(job, model))
+
+
+def self_training(sources: Sources, run: Run, job: Job) -> dict:
+    """SAC self-training; metrics of the student, and of the teacher under "teacher"."""
+    spec = run.spec
+    student, teacher = semantic.self_train(
+        spec,
+        job,
+        job.parent("start")["model"],
+        _data(sources, run, spec.source),
+        _data(sources, run, spec.target),
+        LABEL_SETS[spec.label_set].n_classes,
+    )
+    metrics = _semantic_metrics(sources, run, _finish(job, student))
+    if spec.target_weight > 0:
+        metrics["teacher"] = _semantic_metrics(sources, run, teacher)
+    return metrics
+
+
+def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
+    """Supervised embedding network; metrics: the clustering settings that suit it on its own domain."""
+    spec = run.spec
+    model = instance.train_instance_baseline(spec, job, _data(sources, run, spec.source))
+    selection = _data(sources, run, spec.selection)
+    return evaluate.choose_clustering(
+        _finish(job, model),
+        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
+        LABEL_SETS[spec.label_set],
+        bandwidths=spec.bandwidths,
+        merge_distances=spec.merge_distances,
+        min_size=spec.min_area,
+        label=f"{run.name}: clustering",
+    )
+
+
+def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
+    """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
+    model = build_instance(run.spec.network)
+    model.load_state_dict(job.parent("start")["model"])
+    _finish(job, semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
+    return {}
+
+
+def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
+    """Self-training inside the masks of the semantic parent; scored by the panoptic runs."""
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    target = _data(sources, run, spec.target)
+    guide = launch(spec.compute).to_device(_parent_semantic(job, "semantic"))
+    student = instance.instance_self_train(
+        spec,
+        job,
+        job.parent("start")["model"],
+        _data(sources, run, spec.source),
+        target,
+        evaluate.predicted_masks(guide, target, label=f"{run.name}: masks"),
+        label_set.thing_ids,
+        _clustering(job),
+    )
+    _finish(job, student)
+    return {}
+
+
+def panoptic(sources: Sources, run: Run, job: Job) -> dict:
+    """Every score of a semantic and an instance network together."""
+    spec = run.spec
+    fabric = launch(spec.compute)
+    instance_model = build_instance(_parent_spec(job, "instance").network)
+    instance_model.load_state_dict(job.parent("instance")["model"])
+    metrics = evaluate.score_panoptic(
+        fabric.to_device(_parent_semantic(job, "semantic")),
+        fabric.to_device(instance_model),
+        _data(sources, run, spec.validation),
+        LABEL_SETS[spec.label_set],
+        **_clustering(job),
+        min_size=spec.min_size,
+        merge_rules=spec.merge_rules,
+        opening=spec.opening,
+        min_region=spec.min_region,
+        n_samples=spec.n_samples,
+        save_sample=job.save_sample,
+        label=f"{run.name}: score",
+    )
+    job.finish({})
+    return metrics
+
+
+def gap(sources: Sources, run: Run, job: Job) -> dict:
+    """IoU of one network on source scenes with one group of style parameters taken from the target."""
+    spec = run.spec
+    model = launch(spec.compute).to_device(_parent_semantic(job, "semantic"))
+    metrics = {}
+    for name, style in gap_styles(spec.source_style, spec.target_style).items():
+        scenes = [
+            city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
+            for index in range(spec.n_images)
+        ]
+        label = f"{run.name}: {name}"
+        metrics[name] = evaluate.score_semantic(model, scenes, LABEL_SETS[spec.label_set], label=label)
+    job.finish({})
+    return metrics
+
+
+def gap_styles(source: str, target: str) -> dict[str, city.Style]:
+    """{"none": source style, one style with each group taken from the target, "all": target style}."""
+    swapped = {
+        group: replace(city.STYLES[source], **{group: getattr(city.STYLES[target], group)}) for group in STYLE_GROUPS
+    }
+    return {"none": city.STYLES[source], **swapped, "all": city.STYLES[target]}
+
+
+def _data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
+    """A data set of the run's domain, by name."""
+    return sources[run.name.split("-")[0]].open(name)
+
+
+def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
+    """(source or None, target) of a batch-norm run."""
+    source = None if run.spec.source is None else _data(sources, run, run.spec.source)
+    return source, _data(sources, run, run.spec.target)
+
+
+def _finish(job: Job, model: nn.Module) -> nn.Module:
+    """Keep the final weights; hand back the plain network."""
+    model = getattr(model, "module", model)
+    job.finish({"model": model.state_dict()})
+    return model
+
+
+def _semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
+    validation = _data(sources, run, run.spec.validation)
+    return evaluate.score_semantic(model, validation, LABEL_SETS[run.spec.label_set], label=f"{run.name}: score")
+
+
+def _parent_spec(job: Job, role: str):
+    return dict(job.run.parents)[role].spec
+
+
+def _parent_semantic(job: Job, role: str) -> nn.Module:
+    """The semantic network of a parent, with its final weights."""
+    spec = _parent_spec(job, role)
+    model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes)
+    model.load_state_dict(job.parent(role)["model"])
+    return model
+
+
+def _clustering(job: Job) -> dict[str, float]:
+    """Clustering settings that were chosen on the training domain."""
+    chosen = job.parent_record("clustering").metrics
+    return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}

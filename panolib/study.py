@@ -1,0 +1,267 @@
+"""Every run of the study as data: the whole experimental grid on one page.
+
+A notebook calls `load(profile)`, asks for runs by name and gets their records: replayed where they
+were recorded, trained where they were not. `kinds.py` says how a run of each kind is executed.
+
+The ladder of rungs, the same in both domains (city, nuclei):
+
+=============  ====================================  ===========================================
+rung           semantic branch                       instance branch
+=============  ====================================  ===========================================
+source_only    cross-entropy on the source           embedding losses on the source
+abn            source_only + mixed batch statistics  the same
+adabn          source_only + target statistics       the same
+control        adabn + source-only continuation      adabn + source-only continuation
+self_trained   adabn + SAC self-training             adabn + self-training on clustered instances
+oracle         cross-entropy on the target           embedding losses on the target
+=============  ====================================  ===========================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from panolib.profiles import from_mapping, load_yaml, project_root
+from panolib.runs import Record, Run, Store
+
+RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
+UNSUPERVISED_RUNGS = RUNGS[:-1]
+BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
+RUNG_LABELS = {
+    "source_only": "source only",
+    "abn": "ABN",
+    "adabn": "AdaBN",
+    "control": "control",
+    "self_trained": "self-trained",
+    "oracle": "oracle",
+}
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A pair of source and target data, and the settings of every kind of run on it.
+
+    The settings are mappings checked against the spec class of each kind when a run is built;
+    `data` is checked against the class of the domain's data sets.
+    """
+
+    data: Mapping
+    label_set: str
+    semantic_source: str
+    instance_source: str
+    instance_selection: str
+    target: str
+    semantic_baseline: Mapping
+    batch_norm: Mapping
+    self_training: Mapping
+    instance_baseline: Mapping
+    instance_batch_norm: Mapping
+    instance_self_training: Mapping
+    panoptic: Mapping
+    gap: Mapping | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One YAML file of `notebooks/profiles`."""
+
+    description: str
+    seeds: tuple[int, ...]
+    compute: Mapping
+    city: Domain
+    nuclei: Domain
+
+
+@dataclass(frozen=True)
+class Study:
+    profile_name: str
+    profile: Profile
+    runs: Mapping[str, Run]
+    notebooks: Mapping[str, tuple[str, ...]]
+    sources: Mapping[str, object]  # domain -> CitySources or NucleiSources
+    store: Store
+    results: Path
+    figures: Path
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.profile.seeds
+
+    def get(self, name: str) -> Record:
+        """The record of a run, trained first if it has to be. KeyError with near names for an unknown one."""
+        if name not in self.runs:
+            raise KeyError(f"no run {name!r} in the study; it has {sorted(self.runs)}")
+        return self.store.get(self.runs[name])
+
+    def ladder(self, domain: str, kind: str) -> dict[tuple[str, int], Record]:
+        """{(rung, seed): record} of one kind ("semantic", "instance" or "panoptic") in one domain."""
+        return {
+            (rung, seed): self.get(run_name(domain, kind, rung, seed)) for rung in RUNGS for seed in self.seeds
+        }
+
+    def prepare_data(self, *, n_workers: int = 1, progress: bool = True) -> None:
+        """Render the embedded data sets that are not on disk yet."""
+        for sources in self.sources.values():
+            sources.prepare(n_workers=n_workers, progress=progress)
+
+    def headline(self, record: Record) -> str:
+        """The one number of a run that a list of runs shows."""
+        metrics = record.metrics
+        for name in ("pq_19", "pq_2", "miou_19", "miou_2"):
+            if metrics.get(name) is not None:
+                return f"{name} {100 * metrics[name]:.1f} %"
+        return ""
+
+
+def run_name(domain: str, kind: str, rung: str, seed: int) -> str:
+    """Folder name of a run: "city-semantic-self_trained-s0"."""
+    return f"{domain}-{kind}-{rung}-s{seed}"
+
+
+def load(profile: str, *, retrain_since: float | None = None, train: bool = True) -> Study:
+    """The study with one profile.
+
+    Parameters
+    ----------
+    profile : str
+        Name of a file in `notebooks/profiles`, without ".yaml".
+    retrain_since : float, optional
+        POSIX time; runs recorded before it count as missing.
+    train : bool
+        False: a run that is not recorded is an error instead of being trained.
+    """
+    from panolib.data.sources import CityData, CitySources, NucleiData, NucleiSources
+    from panolib.kinds import make_kinds
+
+    root = project_root()
+    path = root / "notebooks" / "profiles" / f"{profile}.yaml"
+    settings = from_mapping(Profile, load_yaml(path), where=path.name)
+    nuclei = dict(settings.nuclei.data)
+    nuclei["root"] = os.environ.get("PANOLIB_NUCLEI_ROOT", nuclei["root"])
+    sources = {
+        "city": CitySources(from_mapping(CityData, settings.city.data, where=f"{path.name}: city.data"), root),
+        "nuclei": NucleiSources(from_mapping(NucleiData, nuclei, where=f"{path.name}: nuclei.data"), root),
+    }
+    runs = {}
+    for domain in ("city", "nuclei"):
+        for seed in settings.seeds:
+            for run in domain_runs(domain, getattr(settings, domain), settings.compute, sources[domain], seed, path.name):
+                runs[run.name] = run
+    store = Store(
+        root / "results" / profile,
+        make_kinds(sources),
+        retrain_since=retrain_since,
+        train=train,
+    )
+    return Study(
+        profile_name=profile,
+        profile=settings,
+        runs=runs,
+        notebooks=notebook_runs(settings.seeds),
+        sources=sources,
+        store=store,
+        results=root / "results" / profile,
+        figures=root / "figures" / profile,
+    )
+
+
+def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
+    """Runs that each numbered notebook asks for by name."""
+
+    def names(domain: str, kind: str) -> tuple[str, ...]:
+        return tuple(run_name(domain, kind, rung, seed) for seed in seeds for rung in RUNGS)
+
+    gaps = tuple(run_name("city", "gap", rung, seed) for seed in seeds for rung in ("source_only", "abn"))
+    return {
+        "00_data": gaps,
+        "01_dataset_mixing": names("city", "semantic"),
+        "07_panoptic_results": names("city", "semantic") + names("city", "instance") + names("city", "panoptic"),
+        "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
+    }
+
+
+def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str) -> list[Run]:
+    """All runs of one domain and one seed, parents before children."""
+    from panolib.kinds import GapSpec, PanopticSpec
+    from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
+    from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
+
+    label_set = settings.label_set
+    train, val = f"{settings.target}/train", f"{settings.target}/val"
+    unlabelled = f"{train}:unlabelled"
+    runs: list[Run] = []
+
+    def add(kind: str, branch: str, rung: str, cls: type, section: str, parents: dict[str, Run], data, **values) -> Run:
+        plain = {**getattr(settings, section), "label_set": label_set, "compute": dict(compute), "seed": seed, **values}
+        if "network" in cls.__dataclass_fields__ and "network" not in plain:
+            baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
+            plain["network"] = baseline["network"]
+        spec = from_mapping(cls, plain, where=f"{where}: {domain}.{section}")
+        run = Run(
+            name=run_name(domain, branch, rung, seed),
+            kind=kind,
+            spec=spec,
+            parents=tuple(parents.items()),
+            data=tuple(sources.fingerprint(name) for name in data),
+        )
+        runs.append(run)
+        return run
+
+    semantic = {}
+    source = settings.semantic_source
+    for rung, labelled in (("source_only", source), ("oracle", train)):
+        semantic[rung] = add(
+            "semantic_baseline", "semantic", rung, BaselineSpec, "semantic_baseline", {}, (labelled, val),
+            source=labelled, validation=val,
+        )
+    for rung, mixed in (("abn", source), ("adabn", None)):
+        semantic[rung] = add(
+            "semantic_batch_norm", "semantic", rung, SemanticBatchNormSpec, "batch_norm",
+            {"start": semantic["source_only"]}, (source, unlabelled, val),
+            source=mixed, target=unlabelled, validation=val,
+        )
+    for rung in ("control", "self_trained"):
+        values = {"target_weight": 0.0} if rung == "control" else {}
+        semantic[rung] = add(
+            "self_training", "semantic", rung, SelfTrainingSpec, "self_training", {"start": semantic["adabn"]},
+            (source, unlabelled, val), source=source, target=unlabelled, validation=val, **values,
+        )
+
+    instance = {}
+    for rung, labelled, selection in (
+        ("source_only", settings.instance_source, settings.instance_selection),
+        ("oracle", train, train),
+    ):
+        instance[rung] = add(
+            "instance_baseline", "instance", rung, InstanceBaselineSpec, "instance_baseline", {},
+            (labelled, selection), source=labelled, selection=selection,
+        )
+    for rung, mixed in (("abn", settings.instance_source), ("adabn", None)):
+        instance[rung] = add(
+            "instance_batch_norm", "instance", rung, InstanceBatchNormSpec, "instance_batch_norm",
+            {"start": instance["source_only"]}, (settings.instance_source, unlabelled),
+            source=mixed, target=unlabelled,
+        )
+    for rung in ("control", "self_trained"):
+        values = {"source_share": 1.0} if rung == "control" else {}
+        instance[rung] = add(
+            "instance_self_training", "instance", rung, InstanceSelfTrainingSpec, "instance_self_training",
+            {"start": instance["adabn"], "clustering": instance["source_only"], "semantic": semantic[rung]},
+            (settings.instance_source, unlabelled), source=settings.instance_source, target=unlabelled, **values,
+        )
+
+    for rung in RUNGS:
+        clustering = instance["oracle" if rung == "oracle" else "source_only"]
+        add(
+            "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
+            {"semantic": semantic[rung], "instance": instance[rung], "clustering": clustering}, (val,),
+            validation=val,
+        )
+    if settings.gap is not None:
+        for rung in BATCH_NORM_RUNGS[:2]:
+            add("gap", "gap", rung, GapSpec, "gap", {"semantic": semantic[rung]}, (unlabelled,))
+    return runs
+

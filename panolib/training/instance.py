@@ -1,0 +1,331 @@
+"""The instance branch: embedding baseline on source instances, and self-training on clustered pseudo-labels.
+
+References: thesis 6.2 and ch. 7 algorithm 2; Wolny et al. 2022, arXiv:2103.14572 (SPOCO).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from panolib import guidance
+from panolib.clustering import drop_small_clusters
+from panolib.data import views
+from panolib.data.loading import batches, iteration_seed
+from panolib.data.mixing import source_share_counts
+from panolib.data.readers import Sample
+from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
+from panolib.labels import VOID
+from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
+from panolib.runs import Job
+from panolib.training.semantic import Augmentation, BatchNormSpec, LabelledBatches, augment, clean_view, to_image
+from panolib.training.setup import (
+    Compute,
+    InstanceNetwork,
+    Optimiser,
+    batch_norm_momentum,
+    build_instance,
+    build_optimizer,
+    check_finite,
+    freeze_batch_norm,
+    launch,
+    set_learning_rate,
+)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """Hinge margins in embedding units, and the epsilon rings that widen them early (thesis 8.2)."""
+
+    delta_var: float
+    delta_dist: float
+    kernel_threshold: float
+    epsilon_0: float  # 0 switches the rings off
+    epsilon_tau: float  # iterations
+
+
+@dataclass(frozen=True)
+class InstanceBaselineSpec:
+    """Supervised embedding training; instances below `min_area` pixels of the embedding grid are ignored."""
+
+    label_set: str
+    source: str
+    selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
+    n_selection: int
+    network: InstanceNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation
+    weights: EmbeddingLossWeights
+    margins: Margins
+    min_area: int
+    iterations: int
+    batch_size: int
+    bandwidths: tuple[float, ...]
+    merge_distances: tuple[float, ...]
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class InstanceBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of an embedding network."""
+
+    network: InstanceNetwork
+
+
+@dataclass(frozen=True)
+class InstanceSelfTrainingSpec:
+    """Self-training on pseudo-labels; `source_share` 1 is the control (source-only continuation)."""
+
+    label_set: str
+    source: str
+    target: str
+    network: InstanceNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation
+    weights: EmbeddingLossWeights
+    margins: Margins
+    min_area: int
+    iterations: int
+    batch_size: int
+    source_share: float
+    algorithm: str
+    min_stability: float | None
+    noise_blur: tuple[float, float]
+    rotation: float  # largest rotation of the teacher's view, degrees
+    momentum_mode: str  # "ema" every iteration, or "hard_copy" every `copy_interval`
+    ema_decay: float
+    copy_interval: int
+    batch_norm: str  # "frozen" or "target"
+    compute: Compute
+    seed: int
+
+
+@dataclass
+class MaskedBatches:
+    """Callable: iteration -> unlabelled target crops with the predicted semantic map of the same crop."""
+
+    dataset: Sequence[Sample]
+    masks: Sequence[np.ndarray]  # uint8 [H, W] predicted train ids, one per image
+    batch_size: int
+    augmentation: Augmentation
+
+    def __call__(self, iteration: int) -> dict[str, Tensor]:
+        images, masks = [], []
+        for index in torch.randint(len(self.dataset), (self.batch_size,)).tolist():
+            maps = {"semantic": torch.from_numpy(self.masks[index])}
+            image, maps = augment(to_image(self.dataset[index]), maps, self.augmentation)
+            images.append(image)
+            masks.append(maps["semantic"])
+        return {"image": torch.stack(images), "semantic": torch.stack(masks).long()}
+
+
+def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:
+    """Label maps [B, H, W] sampled at the pixel centres of the embedding grid [B, E, h, w]."""
+    stride = labels.shape[-1] // embeddings.shape[-1]
+    return labels[:, stride // 2 :: stride, stride // 2 :: stride]
+
+
+def source_targets(batch: dict[str, Tensor], embeddings: Tensor, min_area: int) -> tuple[Tensor, Tensor]:
+    """(instance labels, ignore) on the embedding grid; crowds, void and tiny instances are ignored."""
+    instances = to_embedding_grid(batch["instance"], embeddings)
+    kept = torch.stack([drop_small_clusters(labels, min_area) for labels in instances])
+    ignore = to_embedding_grid(batch["crowd"], embeddings).bool()
+    ignore |= to_embedding_grid(batch["semantic"], embeddings) == VOID
+    ignore |= (kept == 0) & (instances != 0)
+    kept[ignore] = 0
+    return kept, ignore
+
+
+def ring_margins(margins: Margins, iteration: int) -> dict[str, float]:
+    """Keyword arguments of `embedding_loss` at one iteration."""
+    widening = epsilon(iteration, margins.epsilon_0, margins.epsilon_tau)
+    return {
+        "delta_var": margins.delta_var + widening,
+        "delta_dist": margins.delta_dist + widening,
+        "kernel_threshold": margins.kernel_threshold,
+    }
+
+
+def train_instance_baseline(spec: InstanceBaselineSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
+    """Train the embedding network on labelled instances; returns it (thesis eq. 11 without self-training)."""
+    fabric = launch(spec.compute)
+    torch.manual_seed(spec.seed)
+    model = build_instance(spec.network)
+    model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
+
+    if (state := job.resume()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    stream = LabelledBatches(source, spec.batch_size, spec.augmentation, ("semantic", "instance", "crowd"))
+    loader = batches(
+        stream, seed=spec.seed, start=job.start, stop=spec.iterations, workers=spec.compute.loader_workers
+    )
+    model.train()
+    for iteration, batch in zip(job.progress(job.start, spec.iterations), fabric.setup_dataloaders(loader)):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
+        set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+        embeddings = model(batch["image"])
+        labels, ignore = source_targets(batch, embeddings, spec.min_area)
+        terms = embedding_loss(
+            embeddings.float(),
+            labels,
+            weights=spec.weights,
+            ignore=ignore,
+            **ring_margins(spec.margins, iteration),
+        )
+        loss = sum(terms.values())
+        check_finite(loss.detach(), terms, iteration)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimizer.step()
+
+        job.log(iteration, loss=loss.item(), **{name: value.item() for name, value in terms.items()})
+        job.checkpoint(
+            lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
+        )
+    return model
+
+
+def instance_self_train(
+    spec: InstanceSelfTrainingSpec,
+    job: Job,
+    start_state: dict[str, Tensor],
+    source: Sequence[Sample],
+    target: Sequence[Sample],
+    masks: Sequence[np.ndarray],
+    thing_ids: tuple[int, ...],
+    clustering: dict[str, float],
+) -> nn.Module:
+    """Self-train the embeddings on target images, guided by predicted semantic maps; returns the student.
+
+    Every iteration the momentum network embeds the clean target crops, its embeddings are clustered
+    inside each thing-class mask (thesis ch. 7 algorithm 2), and the student learns those instances
+    from noisy crops. The consistency term compares with the momentum network's view of the rotated
+    crop, rotated back. A share of every batch is labelled source (thesis 8.4).
+    """
+    if spec.batch_norm not in ("frozen", "target"):
+        raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
+    if spec.momentum_mode not in ("ema", "hard_copy"):
+        raise ValueError(f"momentum_mode is {spec.momentum_mode!r}; expected 'ema' or 'hard_copy'")
+    fabric = launch(spec.compute)
+    torch.manual_seed(spec.seed)
+    model = build_instance(spec.network)
+    model.load_state_dict(start_state)
+    teacher = fabric.to_device(make_teacher(model))
+    student, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
+
+    if (state := job.resume()) is not None:
+        student.load_state_dict(state["model"])
+        teacher.load_state_dict(state["teacher"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    n_source, n_target = source_share_counts(spec.batch_size, spec.source_share)
+    target_batch_size = max(n_target, 1)  # the control still shows the target to the running statistics
+    streams = (
+        LabelledBatches(source, max(n_source, 1), spec.augmentation, ("semantic", "instance", "crowd")),
+        MaskedBatches(target, masks, target_batch_size, clean_view(spec.augmentation)),
+    )
+    loaders = [
+        fabric.setup_dataloaders(
+            batches(
+                stream,
+                seed=iteration_seed(spec.seed, number, "stream"),
+                start=job.start,
+                stop=spec.iterations,
+                workers=spec.compute.loader_workers,
+            )
+        )
+        for number, stream in enumerate(streams)
+    ]
+    source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
+
+    student.train()
+    if spec.batch_norm == "frozen":
+        freeze_batch_norm(student)
+    for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
+        set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+        margins = ring_margins(spec.margins, iteration)
+        optimizer.zero_grad(set_to_none=True)
+        logged: dict[str, Tensor] = {}
+
+        if n_source > 0:
+            with batch_norm_momentum(student, source_momentum):
+                embeddings = student(source_batch["image"])
+            labels, ignore = source_targets(source_batch, embeddings, spec.min_area)
+            weights = replace(spec.weights, consistency=0.0)
+            terms = embedding_loss(embeddings.float(), labels, weights=weights, ignore=ignore, **margins)
+            loss = sum(terms.values()) * (n_source / spec.batch_size)
+            fabric.backward(loss)
+            logged["source_loss"] = loss.detach()
+
+        clean = target_batch["image"]
+        noisy = views.normalise(views.photometric_noise(clean, blur=spec.noise_blur))
+        if n_target == 0:
+            with torch.no_grad():
+                student(noisy)
+        else:
+            embeddings = student(noisy).float()
+            if spec.momentum_mode == "ema":
+                update_teacher(teacher, student.module, decay=spec.ema_decay)
+            elif iteration % spec.copy_interval == 0:
+                hard_copy(teacher, student.module)
+            with torch.no_grad():
+                teacher_embeddings = teacher(views.normalise(clean)).float()
+                semantic = to_embedding_grid(target_batch["semantic"], embeddings)
+                pseudo_labels = torch.stack([
+                    guidance.cluster_in_class_masks(
+                        teacher_embeddings[i],
+                        semantic[i],
+                        thing_ids,
+                        algorithm=spec.algorithm,
+                        min_size=spec.min_area,
+                        teacher_embeddings=embeddings[i].detach(),
+                        min_stability=spec.min_stability,
+                        **clustering,
+                    )[0]
+                    for i in range(len(clean))
+                ])
+                rotated_embeddings, valid = None, None
+                if spec.weights.consistency > 0:
+                    rotated_embeddings, valid = rotated_view(teacher, clean, spec.rotation)
+            terms = embedding_loss(
+                embeddings,
+                pseudo_labels,
+                weights=spec.weights,
+                teacher_embeddings=rotated_embeddings,
+                valid=valid,
+                **margins,
+            )
+            loss = sum(terms.values()) * (n_target / spec.batch_size)
+            fabric.backward(loss)
+            logged["target_loss"] = loss.detach()
+            logged["pseudo_instances"] = pseudo_labels.flatten(1).amax(1).float().mean()
+            logged |= {name: value.detach() for name, value in terms.items()}
+        check_finite(sum(logged.values()), logged, iteration)
+        optimizer.step()
+
+        job.log(iteration, **{name: value.item() for name, value in logged.items()})
+        job.checkpoint(
+            lambda: {
+                "model": student.state_dict(),
+                "teacher": teacher.state_dict(),
+                "optimizer": optimizer.state_dict(),
+            },
+            iteration + 1,
+        )
+    return student
+
+
+def rotated_view(teacher: nn.Module, clean: Tensor, largest: float) -> tuple[Tensor, Tensor]:
+    """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid (methods 3.3)."""
+    degrees = torch.rand(len(clean), device=clean.device) * largest
+    rotated = teacher(views.normalise(views.rotate(clean, degrees))).float()
+    embeddings = views.unrotate(rotated, degrees)
+    return embeddings, views.rotation_validity(embeddings.shape[-2:], degrees)

@@ -1,0 +1,393 @@
+"""The semantic branch: supervised baseline, batch-norm adaptation, and SAC self-training.
+
+References: thesis 6.1 and ch. 7 algorithm 1; Araslanov & Roth 2021, arXiv:2105.00097 (SAC).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panolib.data import views
+from panolib.data.loading import batches, iteration_seed
+from panolib.data.readers import Sample
+from panolib.ema import make_teacher, update_teacher
+from panolib.labels import VOID
+from panolib.losses.semantic import cross_entropy, self_training_loss
+from panolib.pseudo_labels import (
+    draw_rare_class,
+    fuse_views,
+    rare_class_weights,
+    semantic_pseudo_labels,
+    update_class_prior,
+)
+from panolib.runs import Job
+from panolib.training.setup import (
+    Compute,
+    Optimiser,
+    SemanticNetwork,
+    batch_norm_momentum,
+    build_optimizer,
+    build_semantic,
+    check_finite,
+    freeze_batch_norm,
+    launch,
+    set_learning_rate,
+)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Joint image and label augmentation of a training crop (pixels, shares, radii in pixels)."""
+
+    height: int
+    width: int
+    scale: tuple[float, float]
+    scale_of: str  # "window": share of the image; "image": factor by which the image is resized
+    hflip: float
+    jitter: float
+    jitter_probability: float
+    blur: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class BaselineSpec:
+    """Supervised training on labelled images of `source` (the oracle's source is the target itself)."""
+
+    label_set: str
+    source: str
+    validation: str
+    network: SemanticNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation
+    iterations: int
+    batch_size: int
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class BatchNormSpec:
+    """Re-estimate running statistics with unlabelled target images; no weight moves.
+
+    `source` None is strict AdaBN (target only). With a source, source and target batches alternate
+    at `momentum`, which gives the mixed statistics of SAC's baseline ("ABN"): statistics never
+    enter a train-mode forward pass, so ABN's weights *are* the source-only weights.
+    """
+
+    label_set: str
+    source: str | None
+    target: str
+    augmentation: Augmentation
+    batch_size: int
+    n_batches: int
+    momentum: float
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class SemanticBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of a semantic network."""
+
+    validation: str
+    network: SemanticNetwork
+
+
+@dataclass(frozen=True)
+class SelfTrainingSpec:
+    """SAC self-training. `target_weight` 0 is the control: source-only continuation."""
+
+    label_set: str
+    source: str
+    target: str
+    validation: str
+    network: SemanticNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation  # of source crops
+    iterations: int
+    batch_size: int  # source crops
+    n_target: int  # target images an iteration
+    n_views: int
+    zoom: tuple[float, float]
+    noise_blur: tuple[float, float]
+    fusion_stride: int  # fusion and target loss at 1 / stride of the image size
+    target_weight: float
+    focal_exponent: float
+    threshold_scale: float
+    prior_scale: float
+    prior_momentum: float
+    minimum_threshold: float
+    ema_decay: float
+    ema_interval: int
+    batch_norm: str  # "frozen" as in SAC, or "target": running statistics follow the target
+    rare_class_sampling: bool
+    compute: Compute
+    seed: int
+
+
+def to_image(sample: Sample) -> Tensor:
+    """uint8 [3, H, W] tensor of a sample's image."""
+    return torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+
+
+@dataclass
+class LabelledBatches:
+    """Callable: iteration -> {"image" float [B, 3, h, w] normalised, and int64 label maps [B, h, w]}."""
+
+    dataset: Sequence[Sample]
+    batch_size: int
+    augmentation: Augmentation
+    maps: tuple[str, ...] = ("semantic",)
+
+    def __call__(self, iteration: int) -> dict[str, Tensor]:
+        indices = torch.randint(len(self.dataset), (self.batch_size,)).tolist()
+        images, labels = [], []
+        for index in indices:
+            sample = self.dataset[index]
+            maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name))) for name in self.maps}
+            image, maps = augment(to_image(sample), maps, self.augmentation)
+            images.append(image)
+            labels.append(maps)
+        stacked = {name: torch.stack([maps[name] for maps in labels]).long() for name in self.maps}
+        return {"image": views.normalise(torch.stack(images)), **stacked}
+
+
+@dataclass
+class UnlabelledBatches:
+    """Callable: iteration -> {"image" float [B, 3, h, w] in [0, 1]}; class-balanced where weights are given."""
+
+    dataset: Sequence[Sample]
+    batch_size: int
+    augmentation: Augmentation
+    class_weights: Tensor | None = None  # [C, n_images]
+
+    def __call__(self, iteration: int) -> dict[str, Tensor]:
+        if self.class_weights is None:
+            indices = torch.randint(len(self.dataset), (self.batch_size,)).tolist()
+        else:
+            first = iteration * self.batch_size
+            indices = [draw_rare_class(self.class_weights, first + i) for i in range(self.batch_size)]
+        images = [augment(to_image(self.dataset[int(index)]), {}, self.augmentation)[0] for index in indices]
+        return {"image": torch.stack(images)}
+
+
+def clean_view(augmentation: Augmentation) -> Augmentation:
+    """The same crop size without zoom or photometric change: how target images enter a batch."""
+    return replace(augmentation, scale=(1.0, 1.0), jitter=0.0, jitter_probability=0.0, blur=None)
+
+
+def augment(image: Tensor, maps: dict[str, Tensor], augmentation: Augmentation) -> tuple[Tensor, dict[str, Tensor]]:
+    """One random training view (float image in [0, 1], label maps) of a sample."""
+    return views.train_view(
+        image,
+        maps,
+        size=(augmentation.height, augmentation.width),
+        scale=augmentation.scale,
+        scale_of=augmentation.scale_of,
+        hflip=augmentation.hflip,
+        jitter=augmentation.jitter,
+        jitter_probability=augmentation.jitter_probability,
+        blur=augmentation.blur,
+    )
+
+
+def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def train_baseline(spec: BaselineSpec, job: Job, source: Sequence[Sample], n_classes: int) -> nn.Module:
+    """Cross-entropy training on labelled images; returns the trained network (thesis eq. 1)."""
+    fabric = launch(spec.compute)
+    torch.manual_seed(spec.seed)
+    model = build_semantic(spec.network, n_classes)
+    model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
+
+    if (state := job.resume()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    loader = batches(
+        LabelledBatches(source, spec.batch_size, spec.augmentation),
+        seed=spec.seed,
+        start=job.start,
+        stop=spec.iterations,
+        workers=spec.compute.loader_workers,
+    )
+    model.train()
+    for iteration, batch in zip(job.progress(job.start, spec.iterations), fabric.setup_dataloaders(loader)):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
+        set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+        logits = model(batch["image"])
+        loss = cross_entropy(upsample(logits, batch["semantic"].shape[-2:]), batch["semantic"])
+        check_finite(loss, {"cross_entropy": loss.detach()}, iteration)
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        optimizer.step()
+
+        job.log(iteration, loss=loss.item())
+        job.checkpoint(
+            lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
+        )
+    return model
+
+
+def adapt_batch_norm(
+    spec: BatchNormSpec, model: nn.Module, source: Sequence[Sample] | None, target: Sequence[Sample]
+) -> nn.Module:
+    """Refresh running statistics in place: ABN (with a source) or strict AdaBN (without)."""
+    fabric = launch(spec.compute)
+    model = fabric.setup(model)
+    streams = [UnlabelledBatches(target, spec.batch_size, clean_view(spec.augmentation))]
+    if source is not None:
+        streams.insert(0, UnlabelledBatches(source, spec.batch_size, spec.augmentation))
+    else:
+        for layer in model.modules():
+            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+                layer.reset_running_stats()
+    loaders = [batches(stream, seed=spec.seed, start=0, stop=spec.n_batches) for stream in streams]
+    model.train()
+    with torch.no_grad():
+        for number, step in enumerate(zip(*map(fabric.setup_dataloaders, loaders))):
+            # strict AdaBN: the plain average over all batches; ABN: the moving average of the reference
+            momentum = 1.0 / (number + 1) if source is None else spec.momentum
+            with batch_norm_momentum(model, momentum):
+                for batch in step:
+                    model(views.normalise(batch["image"]))
+    return model
+
+
+def predicted_class_ratios(model: nn.Module, target: Sequence[Sample], n_classes: int, device: torch.device) -> Tensor:
+    """float [n_images, C]: share of pixels that the network gives each class, per image (methods 1.2.9)."""
+    model.eval()
+    ratios = []
+    with torch.inference_mode():
+        for sample in target:
+            labels = model(views.normalise(to_image(sample)[None]).to(device)).argmax(1)
+            ratios.append(torch.bincount(labels.flatten(), minlength=n_classes).float() / labels.numel())
+    return torch.stack(ratios).cpu()
+
+
+def self_train(
+    spec: SelfTrainingSpec,
+    job: Job,
+    start_state: dict[str, Tensor],
+    source: Sequence[Sample],
+    target: Sequence[Sample],
+    n_classes: int,
+) -> tuple[nn.Module, nn.Module]:
+    """SAC self-training from a baseline's weights; returns (student, teacher).
+
+    `target` samples are read without labels. One iteration is methods 1.2.11: cross-entropy on the
+    source; student on noisy views; momentum update; teacher on clean views, fused over views;
+    thresholded pseudo-labels; confidence-weighted focal loss.
+    """
+    if spec.batch_norm not in ("frozen", "target"):
+        raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
+    fabric = launch(spec.compute)
+    torch.manual_seed(spec.seed)
+    model = build_semantic(spec.network, n_classes)
+    model.load_state_dict(start_state)
+    teacher = fabric.to_device(make_teacher(model))
+    class_weights = None
+    if spec.rare_class_sampling and spec.target_weight > 0:
+        class_weights = rare_class_weights(predicted_class_ratios(teacher, target, n_classes, fabric.device))
+    student, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
+    prior = torch.full((n_classes,), spec.prior_scale, device=fabric.device)
+
+    if (state := job.resume()) is not None:
+        student.load_state_dict(state["model"])
+        teacher.load_state_dict(state["teacher"])
+        optimizer.load_state_dict(state["optimizer"])
+        prior = state["class_prior"].to(fabric.device)
+
+    size = (spec.augmentation.height, spec.augmentation.width)
+    streams = (
+        LabelledBatches(source, spec.batch_size, spec.augmentation),
+        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights),
+    )
+    loaders = [
+        fabric.setup_dataloaders(
+            batches(
+                stream,
+                seed=iteration_seed(spec.seed, number, "stream"),
+                start=job.start,
+                stop=spec.iterations,
+                workers=spec.compute.loader_workers,
+            )
+        )
+        for number, stream in enumerate(streams)
+    ]
+    fusion_size = tuple(side // spec.fusion_stride for side in size)
+    source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
+
+    student.train()
+    if spec.batch_norm == "frozen":
+        freeze_batch_norm(student)
+    for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
+        set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+        optimizer.zero_grad(set_to_none=True)
+
+        with batch_norm_momentum(student, source_momentum):
+            logits = student(source_batch["image"])
+        source_loss = cross_entropy(upsample(logits, size), source_batch["semantic"])
+        fabric.backward(source_loss)
+
+        crops = views.multi_view_crops(target_batch["image"], n_views=spec.n_views, zoom=spec.zoom)
+        noisy = views.normalise(views.photometric_noise(crops.clean, blur=spec.noise_blur))
+        if spec.target_weight == 0:  # control: the target only moves the running statistics
+            with torch.no_grad():
+                student(noisy)
+            target_loss, coverage = source_loss.new_zeros(()), source_loss.new_zeros(())
+        else:
+            student_logits = upsample(student(noisy), fusion_size)
+            if iteration % spec.ema_interval == 0:
+                update_teacher(teacher, student.module, decay=spec.ema_decay)
+            with torch.no_grad():
+                probabilities = upsample(teacher(views.normalise(crops.clean)).float(), fusion_size).softmax(1)
+                prior = update_class_prior(
+                    prior, probabilities, momentum=spec.prior_momentum, prior_scale=spec.prior_scale
+                )
+                fused, valid = fuse_views(
+                    probabilities, crops.affine, crops.inverse, crops.padding, crops.n_views
+                )
+                pseudo_labels, confidence = semantic_pseudo_labels(
+                    fused,
+                    valid,
+                    prior,
+                    threshold_scale=spec.threshold_scale,
+                    prior_scale=spec.prior_scale,
+                    minimum=spec.minimum_threshold,
+                )
+            target_loss = spec.target_weight * self_training_loss(
+                student_logits, pseudo_labels, confidence, prior, focal_exponent=spec.focal_exponent
+            )
+            coverage = (pseudo_labels != VOID).float().mean()
+            fabric.backward(target_loss)
+        terms = {"source": source_loss.detach(), "target": target_loss.detach()}
+        check_finite(source_loss.detach() + target_loss.detach(), terms, iteration)
+        optimizer.step()
+
+        job.log(
+            iteration,
+            loss=(source_loss + target_loss).item(),
+            source_loss=source_loss.item(),
+            target_loss=target_loss.item(),
+            coverage=coverage.item(),
+        )
+        job.checkpoint(
+            lambda chi=prior: {
+                "model": student.state_dict(),
+                "teacher": teacher.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "class_prior": chi,
+            },
+            iteration + 1,
+        )
+    return student, teacher

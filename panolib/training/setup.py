@@ -1,0 +1,175 @@
+"""What every training loop needs before its first step: networks, optimiser, schedule, Fabric.
+
+The settings are frozen dataclasses of plain values, read from a profile and recorded with the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from panolib.models.deeplab import DeepLab
+from panolib.models.encoder import ResNetEncoder
+from panolib.models.unet import EmbeddingUNet
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Where and how a run computes.
+
+    `accelerator` and `precision` are Lightning Fabric's words ("cpu", "cuda", "auto"; "32-true",
+    "bf16-mixed"). `loader_workers` = 0 loads in the training process.
+    """
+
+    accelerator: str
+    precision: str
+    loader_workers: int
+    channels_last: bool
+
+
+@dataclass(frozen=True)
+class SemanticNetwork:
+    """A DeepLab head on a ResNet encoder; `weights` names torchvision weights, or None for from scratch."""
+
+    version: str
+    depth: int
+    width: int
+    output_stride: int
+    stem_pool: bool
+    rates: tuple[int, ...]
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class InstanceNetwork:
+    """The embedding U-Net; `coordinates` appends x and y as input channels."""
+
+    depth: int
+    width: int
+    stem_pool: bool
+    embedding_dim: int
+    decoder_channels: tuple[int, ...]
+    output_stride: int
+    coordinates: bool
+    weights: str | None
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """`head_lr_scale` multiplies the rate of layers that do not come with pre-trained weights."""
+
+    name: str  # "adamw", "adam" or "sgd"
+    lr: float
+    weight_decay: float
+    momentum: float
+    head_lr_scale: float
+    schedule: str  # "constant", "poly" (power 0.9) or "cosine"
+    warmup: int  # iterations of linear warm-up
+
+
+def launch(compute: Compute) -> Fabric:
+    """A Fabric for one process. Raises RuntimeError when the asked accelerator is not there."""
+    if compute.accelerator == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError("the profile asks for accelerator 'cuda', but no CUDA device is available")
+    return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
+
+
+def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab:
+    encoder = ResNetEncoder(
+        network.depth,
+        width=network.width,
+        output_stride=network.output_stride,
+        stem_pool=network.stem_pool,
+        weights=network.weights,
+    )
+    return DeepLab(encoder, n_classes, version=network.version, rates=network.rates)
+
+
+def build_instance(network: InstanceNetwork) -> EmbeddingUNet:
+    encoder = ResNetEncoder(
+        network.depth,
+        width=network.width,
+        output_stride=32 if network.stem_pool else 16,
+        stem_pool=network.stem_pool,
+        in_channels=5 if network.coordinates else 3,
+        weights=network.weights,
+    )
+    return EmbeddingUNet(
+        encoder,
+        network.embedding_dim,
+        decoder_channels=network.decoder_channels,
+        output_stride=network.output_stride,
+        coordinates=network.coordinates,
+    )
+
+
+def build_optimizer(optimiser: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
+    """Optimizer with separate groups for encoder and new layers; no weight decay on biases (SAC)."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        scale = 1.0 if name.startswith("encoder.") else optimiser.head_lr_scale
+        bias = name.endswith("bias")
+        if bias and optimiser.name == "sgd":
+            scale *= 2.0  # SAC doubles the rate of biases
+        decay = 0.0 if bias else optimiser.weight_decay
+        groups.setdefault((optimiser.lr * scale, decay), []).append(parameter)
+    parameters = [
+        {"params": group, "lr": lr, "base_lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()
+    ]
+    if optimiser.name == "sgd":
+        return torch.optim.SGD(parameters, lr=optimiser.lr, momentum=optimiser.momentum)
+    if optimiser.name == "adam":
+        return torch.optim.Adam(parameters, lr=optimiser.lr)
+    if optimiser.name == "adamw":
+        return torch.optim.AdamW(parameters, lr=optimiser.lr)
+    raise ValueError(f"unknown optimiser {optimiser.name!r}; expected 'adamw', 'adam' or 'sgd'")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, optimiser: Optimiser, iteration: int, stop: int) -> None:
+    """Set the rate of one iteration: linear warm-up times the schedule. A function of `iteration` only."""
+    progress = iteration / max(1, stop)
+    if optimiser.schedule == "constant":
+        factor = 1.0
+    elif optimiser.schedule == "poly":
+        factor = (1 - progress) ** 0.9
+    elif optimiser.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * progress))
+    else:
+        raise ValueError(f"unknown schedule {optimiser.schedule!r}; expected 'constant', 'poly' or 'cosine'")
+    factor *= min(1.0, (iteration + 1) / max(1, optimiser.warmup))
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+@contextlib.contextmanager
+def batch_norm_momentum(model: nn.Module, momentum: float) -> Iterator[None]:
+    """Within the block, running statistics move with `momentum`; 0 leaves them alone."""
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = momentum
+    try:
+        yield
+    finally:
+        for layer, value in zip(layers, before, strict=True):
+            layer.momentum = value
+
+
+def freeze_batch_norm(model: nn.Module) -> None:
+    """Put batch-norm layers in eval mode; their affine parameters are still trained (SAC)."""
+    for layer in model.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.eval()
+
+
+def check_finite(loss: Tensor, terms: dict[str, Tensor], iteration: int) -> None:
+    """Raise FloatingPointError that names the terms of a non-finite loss."""
+    if not torch.isfinite(loss):
+        values = {name: float(value) for name, value in terms.items()}
+        raise FloatingPointError(f"non-finite loss at iteration {iteration}: {values}; expected finite terms")
