@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from panolib.labels import VOID
+from panolib.losses.embedding import (
+    EmbeddingLossWeights,
+    consistency_loss,
+    draw_anchors,
+    embedding_loss,
+    object_dice_loss,
+    pairwise_distance,
+    pull_loss,
+    push_loss,
+    regulariser,
+    unlabelled_push_loss,
+)
+from panolib.losses.semantic import cross_entropy, self_training_loss
+
+TERMS = {
+    "pull": pull_loss,
+    "push": push_loss,
+    "regulariser": regulariser,
+    "object_dice": object_dice_loss,
+    "unlabelled_push": unlabelled_push_loss,
+}
+seeds = st.integers(0, 2**31 - 1)
+few = settings(max_examples=20, deadline=None)
+
+
+def scene(seed, n_images=1):
+    """Float64 embeddings [B, 4, 6, 8] and labels with 0 .. 5 instances of arbitrary ids."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(n_images, 4, 6, 8, generator=generator, dtype=torch.float64)
+    ids = torch.cat([torch.zeros(1, dtype=torch.int64), torch.randperm(900, generator=generator)[:5] + 1])
+    n_ids = int(torch.randint(1, 7, (1,), generator=generator))
+    labels = ids[torch.randint(n_ids, (n_images, 6, 8), generator=generator)]
+    return embeddings, labels
+
+
+# --- properties of the instance terms ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in TERMS if name != "regulariser"])
+@given(seed=seeds)
+@few
+def test_shifting_all_embeddings_changes_nothing(name, seed):
+    (embeddings,), (labels,) = scene(seed)
+    shift = torch.tensor([3.0, -7.0, 0.5, 20.0], dtype=torch.float64)[:, None, None]
+    torch.testing.assert_close(TERMS[name](embeddings + shift, labels), TERMS[name](embeddings, labels))
+
+
+@given(seed=seeds)
+@few
+def test_shifting_both_views_leaves_the_consistency(seed):
+    (embeddings,), (labels,) = scene(seed)
+    teacher = embeddings.flip(0) * 0.3 + embeddings
+    values = []
+    for shift in (0.0, 4.0):                                # a power of two, so that no distance is rounded
+        torch.manual_seed(seed)
+        values.append(consistency_loss(embeddings + shift, teacher - shift, labels))
+    torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("name", TERMS)
+@given(seed=seeds)
+@few
+def test_renaming_ids_changes_nothing(name, seed):
+    (embeddings,), (labels,) = scene(seed)
+    generator = torch.Generator().manual_seed(seed)
+    names = torch.randperm(1000, generator=generator) + 1
+    names[0] = 0
+    torch.testing.assert_close(TERMS[name](embeddings, names[labels]), TERMS[name](embeddings, labels))
+
+
+@pytest.mark.parametrize("name", TERMS)
+@given(seed=seeds)
+@few
+def test_order_of_pixels_changes_nothing(name, seed):
+    (embeddings,), (labels,) = scene(seed)
+    flipped = TERMS[name](embeddings.flip(-1), labels.flip(-1))
+    torch.testing.assert_close(flipped, TERMS[name](embeddings, labels))
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_no_instance_gives_zero_with_zero_gradient(name):
+    embeddings = torch.randn(4, 6, 8, requires_grad=True)
+    for ignore in (None, torch.ones(6, 8, dtype=torch.bool)):
+        labels = torch.zeros(6, 8, dtype=torch.int64) if ignore is None else torch.full((6, 8), 3)
+        loss = TERMS[name](embeddings, labels, ignore=ignore)
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+        assert loss.item() == 0.0
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+def test_no_unlabelled_pixel_gives_zero_with_zero_gradient():
+    embeddings = torch.randn(4, 6, 8, requires_grad=True)
+    labels = torch.full((6, 8), 3)
+    for loss in (unlabelled_push_loss(embeddings, labels), consistency_loss(embeddings, embeddings, labels)):
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+        assert loss.item() == 0.0
+        assert torch.equal(gradient, torch.zeros_like(gradient))
+
+
+@pytest.mark.parametrize("name", TERMS)
+@given(seed=seeds)
+@few
+def test_ignored_pixels_have_no_part(name, seed):
+    (embeddings,), (labels,) = scene(seed)
+    ignore = torch.zeros(6, 8, dtype=torch.bool)
+    ignore[2:4] = True
+    disturbed = embeddings.clone()
+    disturbed[:, 2:4] = 50.0
+    disturbed.requires_grad_()
+    other_labels = labels.clone()
+    other_labels[2:4] = 77
+    loss = TERMS[name](disturbed, other_labels, ignore=ignore)
+    torch.testing.assert_close(loss, TERMS[name](embeddings, labels, ignore=ignore))
+    (gradient,) = torch.autograd.grad(loss, disturbed)
+    assert not gradient[:, 2:4].any()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_constant_embeddings_have_finite_gradients(name):
+    """Every distance is 0: all means coincide, all pixels lie on them."""
+    embeddings = torch.zeros(4, 6, 8, requires_grad=True)
+    labels = torch.arange(48).reshape(6, 8) % 5
+    (gradient,) = torch.autograd.grad(TERMS[name](embeddings, labels), embeddings)
+    assert gradient.isfinite().all()
+
+
+def test_distance_gradient():
+    generator = torch.Generator().manual_seed(0)
+    a = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    b = torch.randn(3, 6, generator=generator, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(pairwise_distance(a, b), torch.cdist(a.T, b.T))
+    assert torch.autograd.gradcheck(pairwise_distance, (a, b))
+    assert not torch.autograd.grad(pairwise_distance(a, a.detach()).diagonal().sum(), a)[0].any()
+
+
+def test_half_precision_is_computed_in_float32():
+    (embeddings,), (labels,) = scene(3)
+    half = embeddings.to(torch.bfloat16).requires_grad_()
+    for name, term in TERMS.items():
+        loss = term(half, labels)
+        assert loss.dtype == torch.float32, name
+        torch.testing.assert_close(loss, term(half.detach().float(), labels))
+        (gradient,) = torch.autograd.grad(loss, half)
+        assert gradient.isfinite().all()
+
+
+# --- by hand -----------------------------------------------------------------------------------------------
+
+
+def test_hand_computed_case():
+    """Means (0, 0) and (3, 0); pixel distances 1, 1 and 0; one unlabelled pixel at (0, 1)."""
+    embeddings = torch.tensor([[[1.0, -1.0, 3.0, 0.0]], [[0.0, 0.0, 0.0, 1.0]]])
+    labels = torch.tensor([[7, 7, 2, 0]])
+    assert pull_loss(embeddings, labels).item() == pytest.approx((0.5**2 + 0.0) / 2)
+    assert push_loss(embeddings, labels).item() == pytest.approx((4 - 3) ** 2)
+    assert regulariser(embeddings, labels).item() == pytest.approx((0 + 3) / 2)
+    # The kernel is 2 ** -(4 d^2): 1/2 at d = 0.5.
+    seven = 1 - 2 * (2 / 16) / ((1 / 256 + 1 / 256 + 2.0**-72 + 1 / 256) + 2)
+    two = 1 - 2 * 1 / ((2.0**-32 + 2.0**-128 + 1 + 2.0**-80) + 1)
+    assert object_dice_loss(embeddings, labels).item() == pytest.approx((seven + two) / 2)
+    assert unlabelled_push_loss(embeddings, labels).item() == pytest.approx(((2 - 1) ** 2 + 0) / 2)
+
+
+def test_perfect_embeddings_cost_only_the_regulariser():
+    labels = torch.tensor([[1, 1, 2, 2, 0, 0]])
+    embeddings = torch.tensor([[[5.0, 5.0, -5.0, -5.0, 0.0, 0.0]]])
+    for name, term in TERMS.items():
+        expected = 5.0 if name == "regulariser" else 0.0
+        assert term(embeddings, labels).item() == pytest.approx(expected, abs=1e-6), name
+
+
+def test_large_and_small_instances_count_the_same():
+    """Per-instance Dice; the pooled form is dominated by the large one (SPOCO's slip)."""
+    labels = torch.ones(10, 10, dtype=torch.int64)
+    labels[0, 0] = 2
+    embeddings = torch.zeros(1, 10, 10)                     # the small instance is not separated at all
+    missed = 1 - 2 * 1 / (100 + 1)
+    assert object_dice_loss(embeddings, labels).item() == pytest.approx((missed + 1 - 2 * 99 / 199) / 2)
+    pooled = object_dice_loss(embeddings, labels, pooled=True).item()
+    assert pooled == pytest.approx(1 - 2 * 100 / (200 + 100))
+
+
+# --- consistency -------------------------------------------------------------------------------------------
+
+
+@given(seed=seeds)
+@few
+def test_anchors_lie_on_candidates_and_apart(seed):
+    (student,), (labels,) = scene(seed)
+    student, candidates = student.flatten(1), labels.flatten() == 0
+    torch.manual_seed(seed)
+    teacher = student + 0.3 * torch.randn_like(student)
+    anchors = draw_anchors(student, teacher, candidates, delta_var=1.0, max_anchors=7)
+    assert len(anchors) <= 7
+    assert (len(anchors) > 0) == (candidates.sum().item() >= 0.05 * 48)
+    assert candidates[anchors].all()
+    for field in (student, teacher):
+        apart = torch.cdist(field[:, anchors].T, field[:, anchors].T)
+        assert (apart[~torch.eye(len(anchors), dtype=torch.bool)] >= 1.0).all()
+    if len(anchors) < 7:                                    # then what is left is below 5 %
+        near = [pairwise_distance(f[:, anchors], f).lt(1.0).any(dim=0) for f in (student, teacher)]
+        assert (candidates & ~near[0] & ~near[1]).sum() < 0.05 * 48
+
+
+def test_every_candidate_is_drawn_equally_often():
+    torch.manual_seed(0)
+    field = torch.tensor([[0.0, 9.0, 18.0, 27.0]])
+    candidates = torch.tensor([True, False, True, True])
+    counts = torch.zeros(2, 4)
+    for _ in range(3000):
+        anchors = draw_anchors(field, field, candidates, delta_var=0.5, max_anchors=2)
+        counts[0, anchors[0]] += 1
+        counts[1, anchors[1]] += 1
+    assert not counts[:, 1].any()
+    assert ((counts[:, candidates] - 1000).abs() < 130).all()          # five standard deviations
+
+
+def test_equal_views_are_consistent_and_different_ones_are_not():
+    student = scene(4)[0][0] * 0.3
+    labels = torch.zeros(6, 8, dtype=torch.int64)
+    assert consistency_loss(student, student, labels).item() == pytest.approx(0.0, abs=1e-12)
+    assert consistency_loss(student, student.flip(-1), labels).item() > 0.1
+
+
+def test_one_dice_per_anchor():
+    """Two anchors, one consistent, one not: (0 + miss) / 2, whatever the rows of the image."""
+    student = torch.tensor([[[0.0, 0.0, 9.0, 9.0]]])
+    teacher = torch.tensor([[[0.0, 0.0, 9.0, 27.0]]])
+    labels = torch.zeros(1, 4, dtype=torch.int64)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        loss = consistency_loss(student, teacher, labels)
+        assert loss.item() == pytest.approx((0 + (1 - 2 * 1 / 3)) / 2, abs=1e-6)
+
+
+def test_pixels_off_the_canvas_have_no_part():
+    (student,), _ = scene(4)
+    labels = torch.zeros(6, 8, dtype=torch.int64)
+    valid = torch.ones(6, 8, dtype=torch.bool)
+    valid[:, :3] = False
+    losses = []
+    for filler in (0.0, 30.0):
+        teacher = student * 1.2
+        teacher[:, :, :3] = filler
+        torch.manual_seed(0)
+        losses.append(consistency_loss(student, teacher, labels, valid))
+    assert losses[0] == losses[1] > 0
+
+
+# --- the weighted sum --------------------------------------------------------------------------------------
+
+
+def all_terms(weights, **options):
+    embeddings, _ = scene(11, n_images=2)
+    labels = torch.zeros(2, 6, 8, dtype=torch.int64)
+    labels[0, :2], labels[0, 2, :5], labels[1, 3:5] = 4, 9, 1
+    torch.manual_seed(0)
+    return embedding_loss(
+        embeddings, labels, weights=weights, teacher_embeddings=embeddings.flip(-1), **options
+    )
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(EmbeddingLossWeights)])
+def test_changing_each_weight_changes_the_loss(name):
+    weights = EmbeddingLossWeights()
+    base = all_terms(weights)
+    doubled = all_terms(dataclasses.replace(weights, **{name: 2 * getattr(weights, name)}))
+    assert base[name] > 0
+    torch.testing.assert_close(doubled[name], 2 * base[name])
+    assert sum(doubled.values()) > sum(base.values())
+    assert all(torch.equal(doubled[other], base[other]) for other in base if other != name)
+    without = all_terms(dataclasses.replace(weights, **{name: 0.0}))
+    assert set(without) == set(base) - {name}
+
+
+@pytest.mark.parametrize(
+    ("option", "changed"),
+    [
+        ({"delta_var": 0.8}, {"pull", "object_dice", "consistency"}),
+        ({"delta_dist": 1.5}, {"push", "unlabelled_push"}),
+        ({"kernel_threshold": 0.7}, {"object_dice", "consistency"}),
+    ],
+)
+def test_each_margin_reaches_its_terms(option, changed):
+    base, other = all_terms(EmbeddingLossWeights()), all_terms(EmbeddingLossWeights(), **option)
+    assert {name for name in base if not torch.equal(base[name], other[name])} == changed
+
+
+def test_consistency_needs_a_teacher():
+    embeddings, labels = scene(1)
+    terms = embedding_loss(embeddings, labels, weights=EmbeddingLossWeights(consistency=1.0))
+    assert "consistency" not in terms and len(terms) == 5
+
+
+def test_misspelt_and_impossible_weights_are_refused():
+    with pytest.raises(TypeError, match="consistancy"):
+        EmbeddingLossWeights(consistancy=0.1)
+    for bad in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError, match="push is"):
+            EmbeddingLossWeights(push=bad)
+
+
+def test_inputs_are_left_alone():
+    embeddings, labels = scene(5, n_images=2)
+    copies = embeddings.clone(), labels.clone()
+    ignore = torch.rand(2, 6, 8) < 0.3
+    embedding_loss(
+        embeddings, labels, weights=EmbeddingLossWeights(), ignore=ignore, teacher_embeddings=embeddings
+    )
+    assert torch.equal(embeddings, copies[0]) and torch.equal(labels, copies[1])
+
+
+def test_bad_input_is_named():
+    embeddings, labels = torch.zeros(4, 6, 8), torch.zeros(6, 8, dtype=torch.int64)
+    mask = torch.zeros(6, 7, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"instance_labels has shape \(6, 7\), expected \(6, 8\)"):
+        pull_loss(embeddings, labels[:, :7])
+    with pytest.raises(ValueError, match="ignore has shape"):
+        push_loss(embeddings, labels, ignore=mask)
+    with pytest.raises(ValueError, match="valid has shape"):
+        consistency_loss(embeddings, embeddings, labels, mask)
+    with pytest.raises(ValueError, match="teacher_embeddings has shape"):
+        consistency_loss(embeddings, embeddings[:3], labels)
+    with pytest.raises(ValueError, match=r"expected \[E, H, W\]"):
+        regulariser(embeddings[None], labels)
+    with pytest.raises(ValueError, match="the id -1"):
+        pull_loss(embeddings, labels - 1)
+    with pytest.raises(ValueError, match="integer type"):
+        pull_loss(embeddings, labels.float())
+    with pytest.raises(ValueError, match="kernel_threshold=1"):
+        object_dice_loss(embeddings, labels, kernel_threshold=1.0)
+    with pytest.raises(ValueError, match="ignore has 1 images, expected 2"):
+        embedding_loss(
+            torch.zeros(2, 4, 6, 8), torch.zeros(2, 6, 8, dtype=torch.int64),
+            weights=EmbeddingLossWeights(), ignore=torch.zeros(1, 6, 8, dtype=torch.bool),
+        )
+
+
+# --- semantic losses ---------------------------------------------------------------------------------------
+
+
+def test_cross_entropy_counts_void_pixels_in_the_mean():
+    logits = torch.zeros(1, 4, 1, 2)
+    assert cross_entropy(logits, torch.tensor([[[1, 2]]])).item() == pytest.approx(math.log(4))
+    assert cross_entropy(logits, torch.tensor([[[1, VOID]]])).item() == pytest.approx(math.log(4) / 2)
+
+
+def test_all_void_gives_zero_with_zero_gradient():
+    logits = torch.randn(2, 4, 3, 3, requires_grad=True)
+    labels = torch.full((2, 3, 3), VOID)
+    confidence, prior = torch.ones(2, 3, 3), torch.full((4,), 0.25)
+    for loss in (cross_entropy(logits, labels), self_training_loss(logits, labels, confidence, prior)):
+        (gradient,) = torch.autograd.grad(loss, logits)
+        assert loss.item() == 0.0 and not gradient.any()
+
+
+def test_self_training_is_cross_entropy_when_sure_and_all_classes_are_rare():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 3, 3), torch.randint(4, (2, 3, 3))
+    plain = cross_entropy(logits, labels)
+    sure, rare = torch.ones(2, 3, 3), torch.zeros(4)
+    torch.testing.assert_close(self_training_loss(logits, labels, sure, rare), plain)
+    torch.testing.assert_close(self_training_loss(logits, labels, sure / 2, rare), plain / 2)
+    half = torch.full((4,), 0.5)
+    torch.testing.assert_close(self_training_loss(logits, labels, sure, half), plain / 8)
+    torch.testing.assert_close(self_training_loss(logits, labels, sure, half, focal_exponent=0), plain)
+
+
+def test_each_image_keeps_its_own_confidence():
+    """SAC's [B, 1, H, W] confidence would weigh every image by every other's."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 3, 3), torch.randint(4, (2, 3, 3))
+    confidence, prior = torch.stack([torch.ones(3, 3), torch.zeros(3, 3)]), torch.zeros(4)
+    loss = self_training_loss(logits, labels, confidence, prior)
+    torch.testing.assert_close(loss, cross_entropy(logits[:1], labels[:1]) / 2)
+    with pytest.raises(ValueError, match=r"confidence has shape \(2, 1, 3, 3\)"):
+        self_training_loss(logits, labels, confidence[:, None], prior)
+
+
+def test_no_gradient_reaches_confidence_and_prior():
+    logits = torch.randn(1, 2, 2, 2, requires_grad=True)
+    confidence, prior = torch.rand(1, 2, 2, requires_grad=True), torch.rand(2, requires_grad=True)
+    self_training_loss(logits, torch.ones(1, 2, 2, dtype=torch.int64), confidence, prior).backward()
+    assert logits.grad.any() and confidence.grad is None and prior.grad is None
+
+
+def test_semantic_shapes_are_checked():
+    logits, labels = torch.zeros(1, 4, 3, 3), torch.zeros(1, 3, 3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"semantic_labels has shape \(1, 3, 2\), expected \(1, 3, 3\)"):
+        cross_entropy(logits, labels[..., :2])
+    with pytest.raises(ValueError, match="class_prior has shape"):
+        self_training_loss(logits, labels, torch.ones(1, 3, 3), torch.zeros(3))
