@@ -94,9 +94,7 @@ def fuse_views(
     on_canvas = warp(probabilities * kept[:, None], affine)
     total = on_canvas.unflatten(0, (-1, n_views)).sum(1)                                    # [B, C, h, w]
     canvas, _ = _divide_by_mass(total)
-    fused, seen = _divide_by_mass(warp(canvas.repeat_interleave(n_views, 0), inverse))
-    valid = seen & kept
-    return fused * valid[:, None], valid
+    return _divide_by_mass(warp(canvas.repeat_interleave(n_views, 0), inverse), kept)
 
 
 def adaptive_thresholds(
@@ -240,17 +238,18 @@ def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, 
 
 def _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum) -> Tensor:
     """`adaptive_thresholds` for the confidence and class [N, h, w] of each pixel."""
-    best = confidence.new_zeros(len(confidence), len(prior))
-    best = best.scatter_reduce(1, classes.flatten(1), confidence.flatten(1), "amax")
+    n, height, _ = classes.shape
+    # first along rows: on a GPU all pixels of a crop would queue for the same C numbers
+    best = confidence.new_zeros(n, height, len(prior)).scatter_reduce(2, classes, confidence, "amax").amax(1)
     discount = -torch.expm1(-prior / prior_scale)
     return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
 
 
-def _divide_by_mass(total: Tensor) -> tuple[Tensor, Tensor]:
-    """Scale [N, C, h, w] to sum 1 over classes; bool [N, h, w] says where there was enough to scale."""
+def _divide_by_mass(total: Tensor, kept: Tensor | bool = True) -> tuple[Tensor, Tensor]:
+    """Scale [N, C, h, w] to sum 1 over classes where `kept` and seen, 0 elsewhere; bool [N, h, w] where."""
     mass = total.sum(1)
-    seen = mass > SEEN
-    return total / mass.clamp(min=1e-3)[:, None] * seen[:, None], seen
+    valid = (mass > SEEN) & kept
+    return total * (valid / mass.clamp(min=SEEN))[:, None], valid
 
 
 def _resize_padding(padding: Tensor, size: torch.Size) -> Tensor:

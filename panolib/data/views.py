@@ -136,7 +136,7 @@ def gaussian_blur(images: Tensor, sigma: Tensor, *, max_sigma: float) -> Tensor:
     n, c, h, w = images.shape
     radius = max(1, ceil(3 * max_sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    weights = torch.exp(-0.5 * (offsets / sigma.to(images)[:, None]).square())
+    weights = torch.exp(-0.5 * (offsets / sigma.to(images, non_blocking=True)[:, None]).square())
     weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(c, 0)             # [B * C, 2 r + 1]
     flat = F.pad(images.reshape(1, n * c, h, w), [radius] * 4, mode="replicate")
     flat = F.conv2d(flat, weights[:, None, :, None], groups=n * c)
@@ -530,7 +530,7 @@ def rotation_validity(shape: tuple[int, int], degrees: Tensor | float) -> Tensor
 
 def _angles(degrees: Tensor | float, image: Tensor) -> Tensor:
     """float32 [B] angles on the device of the image."""
-    degrees = torch.as_tensor(degrees, dtype=torch.float32, device=image.device)
+    degrees = torch.as_tensor(degrees, dtype=torch.float32).to(image.device, non_blocking=True)
     return degrees.expand(len(image))
 
 
@@ -541,7 +541,8 @@ def _uniform(bounds: tuple[float, float], *shape: int) -> Tensor:
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
     """Per-channel constants, [C, 1, 1]."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None, None]
+    # non_blocking, here and below: a plain copy would wait for the device
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None]
 
 
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
@@ -573,8 +574,7 @@ def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     hue = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
     hue = torch.where(value == red, (green - blue) / safe, hue)                           # sixths of a turn
     hue = hue[:, None] + 6 * turns                                                       # [B, 1, H, W]
-    corner = torch.tensor([5.0, 3.0, 1.0], device=images.device)[:, None, None]
-    k = (hue + corner) % 6
+    k = (hue + torch.arange(5, 0, -2, device=images.device)[:, None, None]) % 6          # red, green, blue
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
 
 

@@ -161,6 +161,25 @@ def test_train_view_scale_of_image_magnifies():
     assert torch.equal(rows, torch.arange(4).repeat_interleave(2) + rows[0])
 
 
+def test_train_view_shrinks_without_aliasing():
+    """One-pixel stripes become grey, not stripes."""
+    image = torch.zeros(3, 64, 64)
+    image[:, :, ::2] = 1
+    view, _ = train_view(image, {}, size=(16, 16), scale=(1, 1), **no_colour())
+    assert (view - 0.5).abs().max() < 0.1
+
+
+def test_train_view_hue_follows_jitter_unless_given():
+    """A pure red image keeps its hue only when hue is switched off."""
+    image = torch.tensor([0.8, 0.1, 0.1])[:, None, None].expand(3, 4, 4)
+    options = {"size": (4, 4), "jitter": 0.3, "jitter_probability": 1.0}
+    torch.manual_seed(0)
+    kept = torch.stack([train_view(image, {}, hue=0.0, **options)[0] for _ in range(10)])
+    turned = torch.stack([train_view(image, {}, **options)[0] for _ in range(10)])
+    assert (kept[:, 1] - kept[:, 2]).abs().max() < 1e-6
+    assert (turned[:, 1] - turned[:, 2]).abs().max() > 0.1
+
+
 def test_train_view_other_size_and_no_labels():
     view, labels = train_view(picture(), {}, size=(10, 33), blur=(0.1, 1.0))
     assert view.shape == (3, 10, 33) and labels == {}
