@@ -167,6 +167,11 @@ def test_pq_plus_of_stuff_is_the_mean_iou_over_images_that_have_it():
     assert result.pq[0] == pytest.approx(1 / (1 + 0.5 * 2 + 0.5 * 1))
 
 
+def test_pq_plus_leaves_crowd_stuff_out():
+    truth = [segment(1, SKY), segment(2, SKY, iscrowd=1)]
+    assert panoptic("1122", truth, "1111", [segment(1, SKY)]).result((SKY,)).pq_plus[0] == pytest.approx(0.5)
+
+
 def test_stuff_that_is_only_predicted_has_pq_zero_and_no_pq_plus():
     result = panoptic("1111", [segment(1, ROAD)], "1111", [segment(1, SKY)]).result((SKY,))
     assert result.pq[0] == 0
@@ -272,9 +277,11 @@ def test_threat_score_crowd_and_void_rules():
 @pytest.mark.parametrize("ignore_void", [True, False])
 def test_threat_score_small_truth_is_no_target(ignore_void):
     truth = [segment(1, CAR), segment(2, CAR)]
-    score = threat("112222", truth, "112222", truth, min_truth_area=3, ignore_void=ignore_void)
-    result = score.result((CAR,))
-    assert (result.tp[0], result.fp[0], result.fn[0]) == (1, 0, 0)
+    for min_truth_area, n_found in ((2, 2), (3, 1), (4, 1), (5, 0)):
+        options = {"min_truth_area": min_truth_area, "ignore_void": ignore_void}
+        score = threat("112222", truth, "112222", truth, **options)
+        result = score.result((CAR,))
+        assert (result.tp[0], result.fp[0], result.fn[0]) == (n_found, 0, 0)
 
 
 def test_threat_score_options_are_checked():
