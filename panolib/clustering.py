@@ -8,7 +8,8 @@ embedding at all, are the control that every table of clusterings should show.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -66,21 +67,13 @@ def cluster(
     ----------
     Thesis 8.2 and chapter 7, algorithm 2; Wolny et al. 2022, arXiv:2103.14572.
     """
-    known = [*ALGORITHMS, "connected_components"]
-    if algorithm not in known:
-        raise ValueError(f"algorithm is {algorithm!r}; expected one of {known}")
     if embeddings.ndim != 3 or embeddings.shape[1:] != mask.shape:
         raise ValueError(
             f"embeddings are {list(embeddings.shape)}, mask is {list(mask.shape)}; "
             "expected [E, H, W] and [H, W]"
         )
+    function, accepted = find_algorithm(algorithm, options)
     mask = mask.bool()
-    function = ALGORITHMS.get(algorithm, connected_components)
-    accepted = list(inspect.signature(function).parameters)[1:]
-    unknown = sorted(set(options) - set(accepted))
-    if unknown:
-        raise TypeError(f"{algorithm} has no option {unknown}; it has {accepted}")
-
     if algorithm == "connected_components":
         return drop_small_clusters(connected_components(mask, **options), min_size)
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=embeddings.device)
@@ -93,6 +86,18 @@ def cluster(
     options = {name: value for name, value in common.items() if name in accepted} | options
     labels[mask] = drop_small_clusters(function(points, **options), min_size)
     return labels
+
+
+def find_algorithm(algorithm: str, options: Mapping) -> tuple[Callable[..., Tensor], list[str]]:
+    """The function of an algorithm and the names of its options; errors of `cluster` for unknown ones."""
+    functions = ALGORITHMS | {"connected_components": connected_components}
+    if algorithm not in functions:
+        raise ValueError(f"algorithm is {algorithm!r}; expected one of {list(functions)}")
+    accepted = list(inspect.signature(functions[algorithm]).parameters)[1:]
+    unknown = sorted(set(options) - set(accepted))
+    if unknown:
+        raise TypeError(f"{algorithm} has no option {unknown}; it has {accepted}")
+    return functions[algorithm], accepted
 
 
 # ---- mean shift -------------------------------------------------------------------------------------------
@@ -173,12 +178,14 @@ def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | No
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     array = points.detach().cpu().double().numpy()
-    try:
-        found = MeanShift(bandwidth=bandwidth, bin_seeding=True).fit(array).labels_
-    except ValueError as error:
-        if "No point was within bandwidth" not in str(error):
-            raise
-        found = MeanShift(bandwidth=bandwidth).fit(array).labels_  # sparse points: seed at every one
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Binning data failed")  # few points: it then seeds at every one
+        try:
+            found = MeanShift(bandwidth=bandwidth, bin_seeding=True).fit(array).labels_
+        except ValueError as error:
+            if "No point was within bandwidth" not in str(error):
+                raise
+            found = MeanShift(bandwidth=bandwidth).fit(array).labels_  # sparse points: do the same
     labels = relabel_consecutive(torch.as_tensor(found, dtype=torch.int64, device=points.device) + 1)
     return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
 
@@ -263,7 +270,7 @@ def agglomerative(
     max_points : int
         Size of the subsample; memory and time grow with its square.
     generator : torch.Generator or None
-        Draws the subsample (on the CPU); the global one if None.
+        Draws the subsample; the global one if None.
 
     Returns
     -------
@@ -284,7 +291,8 @@ def agglomerative(
     points = points.detach().double()
     if len(points) < 2:
         return torch.ones(len(points), dtype=torch.int64, device=points.device)
-    chosen = torch.randperm(len(points), generator=generator)[:max_points].to(points.device)
+    device = points.device if generator is None else generator.device
+    chosen = torch.randperm(len(points), generator=generator, device=device)[:max_points].to(points.device)
     model = AgglomerativeClustering(n_clusters=None, distance_threshold=delta_dist, linkage="average")
     found = torch.as_tensor(model.fit_predict(points[chosen].cpu().numpy()), device=points.device)
     labels = _nearest(points, segment_mean(points[chosen], found, int(found.max()) + 1))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panolib.clustering import cluster, relabel_consecutive, stability_filter
+from panolib.clustering import cluster, find_algorithm, relabel_consecutive, stability_filter
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def cluster_in_class_masks(
     ignore_below : int, optional
         Rows from this one on hold no instance (reflections on the bonnet). In pixels of this grid.
     generator : torch.Generator, optional
-        Draws the anchors of the stability filter.
+        Draws random seeds, subsamples and the anchors of the stability filter.
 
     Returns
     -------
@@ -62,7 +62,7 @@ def cluster_in_class_masks(
     Raises
     ------
     ValueError
-        If the grids differ, or for `min_stability` without `teacher_embeddings`.
+        If the grids differ, for `min_stability` without `teacher_embeddings`, or as `clustering.cluster`.
 
     References
     ----------
@@ -77,12 +77,15 @@ def cluster_in_class_masks(
     if min_stability is not None and teacher_embeddings is None:
         raise ValueError(f"min_stability is {min_stability}; it needs teacher_embeddings")
 
+    _, accepted = find_algorithm(algorithm, options)  # wrong names must not wait for an image with things
+    if generator is not None and "generator" in accepted:
+        options["generator"] = generator
     if ignore_below is not None:
         rows = torch.arange(len(semantic_labels), device=semantic_labels.device)
         visible = rows[:, None] < ignore_below
     else:
         visible = torch.ones_like(semantic_labels, dtype=torch.bool)
-    settings = {"algorithm": algorithm, "min_size": min_size, "bandwidth": bandwidth, "delta_dist": delta_dist}
+    options |= {"algorithm": algorithm, "bandwidth": bandwidth, "delta_dist": delta_dist}
 
     instance_labels = torch.zeros(semantic_labels.shape, dtype=torch.int64, device=semantic_labels.device)
     table: list[dict] = []
@@ -90,7 +93,7 @@ def cluster_in_class_masks(
         mask = (semantic_labels == class_id) & visible
         if mask.sum() < max(1, min_size):
             continue
-        labels = cluster(embeddings, mask, **settings, **options)
+        labels = cluster(embeddings, mask, min_size=min_size, **options)
         if teacher_embeddings is None:
             stability = [float("nan")] * int(labels.max())
         else:

@@ -186,7 +186,8 @@ def clean_instances(
         before, after = labels[window], cleaned[window]  # `after` is a view
         shape = (before == k).astype(np.uint8)
         shape = cv2.morphologyEx(shape, cv2.MORPH_OPEN, element)
-        shape = cv2.morphologyEx(shape, cv2.MORPH_CLOSE, element)
+        shape = np.pad(shape, kernel)  # room to grow and shrink back beyond the image border
+        shape = cv2.morphologyEx(shape, cv2.MORPH_CLOSE, element)[kernel:-kernel, kernel:-kernel]
         if fill_holes:
             shape = ndimage.binary_fill_holes(shape)
         after[(shape > 0) & ((before == k) | ((before == 0) & (after == 0)))] = k

@@ -1,0 +1,138 @@
+"""Guidance: instances inside class masks, class votes inside instances."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from panolib.guidance import cluster_in_class_masks, vote_categories, vote_semantic_class
+from panolib.labels import CITYSCAPES, VOID
+
+ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))
+THINGS = CITYSCAPES.thing_ids
+
+
+@pytest.fixture
+def street():
+    """Two touching cars, one person with the embedding of the left car, road around; 12 x 20."""
+    semantic = torch.full((12, 20), ROAD)
+    semantic[2:6, 2:14] = CAR
+    semantic[8:11, 4:7] = PERSON
+    embeddings = torch.zeros(3, 12, 20)
+    embeddings[0, 2:6, 8:14] = 6.0
+    embeddings += 0.02 * torch.randn(3, 12, 20, generator=torch.Generator().manual_seed(0))
+    return embeddings, semantic
+
+
+def test_classes_are_clustered_apart_and_touching_objects_are_found(street):
+    embeddings, semantic = street
+    labels, table = cluster_in_class_masks(embeddings, semantic, THINGS)
+    assert labels.dtype == torch.int64
+    assert [(row["id"], row["category_id"], row["area"]) for row in table] == [
+        (1, PERSON, 9), (2, CAR, 24), (3, CAR, 24),
+    ]  # fmt: skip
+    assert all(math.isnan(row["stability"]) for row in table)
+    assert torch.equal(labels > 0, (semantic == CAR) | (semantic == PERSON))
+    assert (labels[8:11, 4:7] == 1).all()  # the left car has the same embedding but another class
+    assert len(labels[2:6, 2:8].unique()) == len(labels[2:6, 8:14].unique()) == 1
+    for row in table:
+        assert (labels == row["id"]).sum() == row["area"]
+
+
+def test_connected_components_are_the_control(street):
+    embeddings, semantic = street
+    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, algorithm="connected_components")
+    assert [(row["category_id"], row["area"]) for row in table] == [(PERSON, 9), (CAR, 48)]
+
+
+def test_min_size_drops_masks_and_clusters(street):
+    embeddings, semantic = street
+    embeddings[0, 2:6, 12:14] = 12.0  # right car loses 8 pixels to a third cluster
+    labels, table = cluster_in_class_masks(embeddings, semantic, THINGS, min_size=10)
+    assert [(row["id"], row["category_id"], row["area"]) for row in table] == [(1, CAR, 24), (2, CAR, 16)]
+    assert not labels[2:6, 12:14].any() and not labels[8:11].any()
+
+
+def test_only_the_asked_classes_and_only_above_the_bonnet(street):
+    embeddings, semantic = street
+    labels, table = cluster_in_class_masks(embeddings, semantic, (PERSON,))
+    assert [row["category_id"] for row in table] == [PERSON]
+    labels, table = cluster_in_class_masks(embeddings, semantic, THINGS, ignore_below=9)
+    assert [row["area"] for row in table] == [3, 24, 24]
+    assert not labels[9:].any()
+    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, ignore_below=0)
+    assert table == []
+
+
+def test_nothing_to_find():
+    labels, table = cluster_in_class_masks(torch.zeros(2, 4, 4), torch.full((4, 4), VOID), THINGS)
+    assert table == [] and labels.shape == (4, 4) and not labels.any()
+
+
+def test_unstable_instances_are_dropped_and_ids_stay_consecutive(street):
+    embeddings, semantic = street
+    teacher = embeddings.clone()
+    teacher[1, 8:11, 4:7] = torch.arange(9.0).view(3, 3) * 3  # the teacher tears the person into pixels
+    labels, table = cluster_in_class_masks(
+        embeddings, semantic, THINGS, teacher_embeddings=teacher, min_stability=0.6
+    )
+    assert [(row["id"], row["category_id"], row["stability"]) for row in table] == [
+        (1, CAR, 1.0), (2, CAR, 1.0),
+    ]  # fmt: skip
+    assert not labels[8:11].any() and labels.unique().tolist() == [0, 1, 2]
+    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, teacher_embeddings=teacher)
+    assert [round(row["stability"], 4) for row in table] == [0.1111, 1.0, 1.0]
+
+
+def test_options_reach_the_algorithm_and_wrong_ones_fail_even_without_things(street):
+    embeddings, semantic = street
+    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, n_seeds=1)
+    assert [row["category_id"] for row in table] == [PERSON, CAR]
+    road = torch.full((12, 20), ROAD)
+    with pytest.raises(TypeError, match="no option"):
+        cluster_in_class_masks(embeddings, road, THINGS, seeds=1)
+    with pytest.raises(ValueError, match="algorithm is 'kmeans'"):
+        cluster_in_class_masks(embeddings, road, THINGS, algorithm="kmeans")
+    with pytest.raises(ValueError, match="needs teacher_embeddings"):
+        cluster_in_class_masks(embeddings, road, THINGS, min_stability=0.6)
+    with pytest.raises(ValueError, match=r"embeddings are \[3, 12, 20\]"):
+        cluster_in_class_masks(embeddings, road[:, 1:], THINGS)
+    with pytest.raises(ValueError, match="teacher_embeddings are"):
+        cluster_in_class_masks(embeddings, road, THINGS, teacher_embeddings=embeddings[:, 1:])
+
+
+def test_generator_makes_random_seeds_repeat(street):
+    embeddings, semantic = street
+    runs = [
+        cluster_in_class_masks(
+            embeddings, semantic, THINGS, n_seeds=2, generator=torch.Generator().manual_seed(4)
+        )[0]
+        for _ in range(2)
+    ]
+    assert torch.equal(*runs)
+
+
+# votes
+
+
+def test_vote_by_hand():
+    semantic = torch.tensor([[BUS, BUS, CAR, ROAD, ROAD, ROAD, PERSON, VOID]], dtype=torch.uint8)
+    instance = torch.tensor([[7, 7, 7, 7, 7, 7, 0, 2]])
+    voted = vote_semantic_class(semantic, instance, THINGS)
+    # bus wins over car, and over road although road has more pixels; void-only instance 2 stays void
+    assert voted.tolist() == [[BUS] * 6 + [PERSON, VOID]]
+    assert voted.dtype == torch.uint8
+    assert semantic[0, 2] == CAR  # the input is not changed
+    assert vote_categories(semantic, instance, THINGS).tolist() == [-1, -1, -1, -1, -1, -1, -1, BUS]
+
+
+def test_vote_edges():
+    semantic = torch.tensor([[CAR, BUS]])
+    assert vote_semantic_class(semantic, torch.tensor([[1, 1]]), THINGS).tolist() == [[CAR, CAR]]  # lower id
+    assert torch.equal(vote_semantic_class(semantic, torch.tensor([[0, 0]]), THINGS), semantic)
+    assert torch.equal(vote_semantic_class(semantic, torch.tensor([[1, 1]]), ()), semantic)
+    assert vote_semantic_class(semantic, torch.tensor([[1, 1]]), (BUS,)).tolist() == [[BUS, BUS]]
+    with pytest.raises(ValueError, match="one grid"):
+        vote_semantic_class(semantic, torch.zeros(2, 2, dtype=torch.int64), THINGS)
