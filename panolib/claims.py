@@ -1,0 +1,140 @@
+"""What the study set out to reach, decided by the tables: each claim with its numbers and its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS
+from panolib.tables import SELF_TRAINED, SOURCE_ONLY, number, per_seed, select
+
+BATCH_NORM = tuple(RUNG_LABELS[rung] for rung in BATCH_NORM_RUNGS)
+EMBEDDING, COMPONENTS = "embedding in predicted masks", "connected components in predicted masks"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement, the numbers behind it, and whether they bear it out."""
+
+    statement: str
+    numbers: str
+    holds: bool
+
+    def __str__(self) -> str:
+        return f"[{'holds' if self.holds else 'does NOT hold'}] {self.statement}: {self.numbers}"
+
+
+def gain_over_source_only(rows: pd.DataFrame, metric: str, *, points: float) -> Claim:
+    """Mean self-trained score against source-only, in points."""
+    values = per_seed(rows, metric)
+    gain = values.loc[SELF_TRAINED] - values.loc[SOURCE_ONLY]
+    return Claim(
+        f"self-trained {metric} is at least {points:g} points above source only",
+        f"{_mean(values, SELF_TRAINED)} against {_mean(values, SOURCE_ONLY)}, {_signed(gain)}",
+        bool(gain.mean() >= points),
+    )
+
+
+def ratio_to_source_only(rows: pd.DataFrame, metric: str, *, factor: float) -> Claim:
+    """Mean self-trained score as a multiple of the mean source-only score."""
+    values = per_seed(rows, metric)
+    mean = values.mean(axis=1)
+    ratio = mean[SELF_TRAINED] / mean[SOURCE_ONLY] if mean[SOURCE_ONLY] > 0 else np.inf
+    return Claim(
+        f"self-trained {metric} is at least {factor:g} times source only",
+        f"{_mean(values, SELF_TRAINED)} against {_mean(values, SOURCE_ONLY)}, {ratio:.2f} times",
+        bool(ratio >= factor),
+    )
+
+
+def gain_over_batch_norm(rows: pd.DataFrame, metric: str, *, points: float) -> Claim:
+    """Mean self-trained score against the best rung that only changes batch statistics, and in every seed."""
+    values = per_seed(rows, metric)
+    best = values.loc[list(BATCH_NORM)].mean(axis=1).idxmax()
+    gain = values.loc[SELF_TRAINED] - values.loc[best]
+    return Claim(
+        f"self-trained {metric} is at least {points:g} points above the best batch-norm rung ({best}), "
+        "and above it in every seed",
+        f"{_mean(values, SELF_TRAINED)} against {_mean(values, best)}, {_signed(gain)}; {_wins(gain)}",
+        bool(gain.mean() >= points and (gain > 0).all()),
+    )
+
+
+def above_every_batch_norm(rows: pd.DataFrame, metric: str) -> Claim:
+    """Self-trained score above every rung that only changes batch statistics, in every seed."""
+    values = per_seed(rows, metric)
+    gain = values.loc[SELF_TRAINED] - values.loc[list(BATCH_NORM)].max(axis=0)
+    return Claim(
+        f"self-trained {metric} is above every batch-norm rung in every seed",
+        f"{_mean(values, SELF_TRAINED)}, {_signed(gain)} over the best of them in each seed; {_wins(gain)}",
+        bool((gain > 0).all()),
+    )
+
+
+def embedding_over_components(rows: pd.DataFrame, *, method: str = SELF_TRAINED) -> Claim:
+    """Pooled threat score of clustered embeddings against connected components of the same masks."""
+    rows = select(rows, method=method)
+    embedding, components = (per_seed(select(rows, setting=s), "pooled") for s in (EMBEDDING, COMPONENTS))
+    gain = embedding.loc[method] - components.loc[method]
+    return Claim(
+        f"{method}: embeddings beat connected components on the pooled threat score in predicted masks",
+        f"{_mean(embedding, method)} against {_mean(components, method)}, {_signed(gain)}; {_wins(gain)}",
+        bool(gain.mean() > 0),
+    )
+
+
+def gain_over_control(rows: pd.DataFrame, metric: str) -> Claim:
+    """Mean self-trained score against the same number of iterations on the source alone."""
+    values = per_seed(rows, metric)
+    control = RUNG_LABELS["control"]
+    gain = values.loc[SELF_TRAINED] - values.loc[control]
+    return Claim(
+        f"self-trained {metric} is above its control (source-only continuation) in every seed",
+        f"{_mean(values, SELF_TRAINED)} against {_mean(values, control)}, {_signed(gain)}; {_wins(gain)}",
+        bool((gain > 0).all()),
+    )
+
+
+def lost_classes(rows: pd.DataFrame, classes: Iterable[str]) -> str:
+    """Classes whose mean score self-training lowers below source-only, in words."""
+    mean = {name: per_seed(rows, name).mean(axis=1) for name in classes}
+    loss = {name: value[SELF_TRAINED] - value[SOURCE_ONLY] for name, value in mean.items()}
+    worse = sorted((name for name in loss if loss[name] < 0), key=loss.get)
+    if not worse:
+        return "self-training lowers no class below source only"
+    named = ", ".join(f"{name} ({loss[name]:+.1f})" for name in worse)
+    return f"self-training lowers {len(worse)} of {len(loss)} classes below source only: {named}"
+
+
+def unscored_classes(rows: pd.DataFrame, classes: Iterable[str], *, method: str = SELF_TRAINED) -> str:
+    """Classes that a method scores 0 in every seed, in words."""
+    classes = list(classes)
+    zero = [name for name in classes if (per_seed(rows, name).loc[method].fillna(0) == 0).all()]
+    names = f": {', '.join(zero)}" if zero else ""
+    return f"{method} scores 0 on {len(zero)} of {len(classes)} classes{names}"
+
+
+def seeds_line(rows: pd.DataFrame) -> str:
+    """Which seeds the rows hold, and what "±" then means."""
+    seeds = sorted(set(rows["seed"]))
+    spread = "± is the sample standard deviation" if len(seeds) > 1 else "one seed, so there is no spread"
+    return f"n = {len(seeds)} (seeds {', '.join(map(str, seeds))}); {spread}"
+
+
+def _mean(values: pd.DataFrame, method: str) -> str:
+    """Mean and spread of one method."""
+    return number(values.loc[method].mean(), values.loc[method].std(ddof=1))
+
+
+def _signed(gain: pd.Series) -> str:
+    """Mean difference in points, with its spread."""
+    spread = gain.std(ddof=1)
+    return f"{gain.mean():+.1f}" + (f" ± {spread:.1f}" if np.isfinite(spread) else "") + " points"
+
+
+def _wins(gain: pd.Series) -> str:
+    """In how many seeds the difference is positive."""
+    return f"above in {int((gain > 0).sum())} of {len(gain)} seeds"
