@@ -1,0 +1,317 @@
+"""Rendered street scenes on disk, in the official formats of SYNTHIA, GTA5 and Cityscapes.
+
+The readers of the real data sets read them, so every test walks the path of a user's own data. A data set
+appears complete or not at all, is written once, and is used again as long as its fingerprint matches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import cv2
+import numpy as np
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+from panolib.data.city_scenes import Scene, render
+from panolib.data.city_styles import STYLES, Geometry, Photometry, Statistics, Style, Texture
+from panolib.data.images import resize_labels, write_png16
+from panolib.labels import CITYSCAPES
+
+__all__ = [
+    "RENDERER_VERSION", "STYLES", "Geometry", "Photometry", "Scene", "Statistics", "Style", "Texture",
+    "fingerprint", "render", "write_city",
+]  # fmt: skip
+
+RENDERER_VERSION = 1  # raise it whenever the pixels of a scene change
+
+_SPLITS = {"all": 0, "train": 0, "val": 1_000_000}  # index of the first scene: val never repeats train
+_CITIES = {
+    "train": ("ahrenfurt", "birkstadt", "calmenau"),
+    "val": ("dornfeld", "eichwald", "falkenried"),
+    "all": ("ahrenfurt", "birkstadt", "calmenau"),
+}
+_SYNTHIA_CLASS = {
+    "sky": 1, "building": 2, "road": 3, "sidewalk": 4, "fence": 5, "vegetation": 6, "pole": 7, "car": 8,
+    "traffic sign": 9, "person": 10, "bicycle": 11, "motorcycle": 12, "traffic light": 15, "rider": 17,
+    "bus": 19, "wall": 21,
+}  # fmt: skip
+
+
+def fingerprint(style: Style | str, *, split: str, n_images: int, height: int, width: int, seed: int) -> dict:
+    """What a written data set depends on, as plain values: style parameters, renderer, sizes, seed, split.
+
+    Raises KeyError for an unknown style or split.
+    """
+    if isinstance(style, str):
+        if style not in STYLES:
+            raise KeyError(f"unknown style {style!r}; expected one of {sorted(STYLES)}")
+        style = STYLES[style]
+    if split not in _SPLITS:
+        raise KeyError(f"unknown split {split!r}; expected one of {sorted(_SPLITS)}")
+    parameters = json.dumps(asdict(style), sort_keys=True)
+    return {
+        "style": style.name,
+        "style_parameters": hashlib.sha256(parameters.encode()).hexdigest()[:16],
+        "renderer": RENDERER_VERSION,
+        "split": split,
+        "n_images": n_images,
+        "height": height,
+        "width": width,
+        "seed": seed,
+    }
+
+
+def write_city(
+    root: Path | str,
+    style: Style | str,
+    *,
+    split: str,
+    n_images: int,
+    height: int,
+    width: int,
+    seed: int,
+    n_workers: int = 1,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Render a data set into a folder, or use the one that is there.
+
+    Parameters
+    ----------
+    root : path
+        Folder of the data set. Several splits of "cityscapes" live in one folder; "synthia" and "gta5" have
+        one folder each, whatever the split.
+    style : Style or str
+        The name of the style decides the format: "synthia", "gta5" or "cityscapes".
+    split : str
+        "train", "val" or "all". Val scenes are never those of train (or all).
+    n_images, height, width : int
+        GTA5 has a few frames of other heights, as the real data.
+    seed : int
+    n_workers : int
+        Processes. With more than one, a script must call this below ``if __name__ == "__main__"``.
+    progress : bool
+        Show a progress bar.
+    overwrite : bool
+        Replace a rendered data set with another fingerprint. Other people's files are never replaced.
+
+    Returns
+    -------
+    Path
+        `root`.
+
+    Raises
+    ------
+    KeyError
+        For an unknown style or split.
+    ValueError
+        If n_images < 1, and if the folder holds a data set with another fingerprint or files that were not
+        written by this function.
+    """
+    root = Path(root)
+    wanted = fingerprint(style, split=split, n_images=n_images, height=height, width=width, seed=seed)
+    if n_images < 1:
+        raise ValueError(f"{root}: n_images = {n_images}, expected at least 1")
+    style = STYLES[style] if isinstance(style, str) else style
+    write_scene, parts = _FORMATS[style.name]
+    parts = [part.format(split=split) for part in parts]
+    suffix = f"_{split}" if style.name == "cityscapes" else ""
+    stamp, work = f"city{suffix}.json", root / f".writing{suffix}"
+
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / ".lock"):
+        _finish_or_clear(root, work, stamp, parts)
+        if _usable(root, stamp, parts, wanted, overwrite):
+            return root
+        work.mkdir()
+        job = partial(
+            _render_and_write, work, style, write_scene, split=split, height=height, width=width, seed=seed
+        )
+        label = f"{style.name} {split} {height}x{width}"
+        done = _run(job, n_images, n_workers)
+        for _ in tqdm(done, total=n_images, desc=label, unit="image", disable=not progress):
+            pass
+        _sync(work)
+        part = work / (stamp + ".part")
+        part.write_text(json.dumps(wanted, indent=1) + "\n")
+        _sync(part)
+        os.replace(part, work / stamp)  # from here on the data set is complete
+        _sync(work, recursive=False)
+        _finish_or_clear(root, work, stamp, parts)
+    return root
+
+
+# ---------------------------------------------------------------------------------- complete or not at all
+
+
+def _usable(root: Path, stamp: str, parts: list[str], wanted: dict, overwrite: bool) -> bool:
+    """Whether the wanted data set is there. Raises ValueError for another one in its place."""
+    if (root / stamp).is_file():
+        found = json.loads((root / stamp).read_text())
+        if found == wanted:
+            return True
+        if not overwrite:
+            differing = {
+                k: (found.get(k), wanted.get(k)) for k in found | wanted if found.get(k) != wanted.get(k)
+            }
+            text = ", ".join(f"{key} = {a!r}, expected {b!r}" for key, (a, b) in differing.items())
+            raise ValueError(
+                f"{root}: holds another rendered data set ({text}); use another folder or overwrite=True"
+            )
+        return False
+    present = [part for part in parts if (root / part).exists()]
+    if present:
+        raise ValueError(
+            f"{root}: found {', '.join(present)} without {stamp}: not written by this renderer and left alone; "
+            "expected an empty folder"
+        )
+    return False
+
+
+def _finish_or_clear(root: Path, work: Path, stamp: str, parts: list[str]) -> None:
+    """Move a complete data set from `work` to its place; remove an incomplete one.
+
+    Every step can be repeated, so that a kill in between is mended by the next call. Images move last:
+    readers look for them first and so never see half a data set.
+    """
+    if (work / stamp).is_file():
+        (root / stamp).unlink(missing_ok=True)
+        for part in reversed(parts):
+            if (work / part).exists():
+                if (root / part).exists():
+                    shutil.rmtree(root / part)
+                (root / part).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(work / part, root / part)
+                _sync((root / part).parent, recursive=False)
+        os.replace(work / stamp, root / stamp)
+        _sync(root, recursive=False)
+    if work.exists():
+        shutil.rmtree(work)
+
+
+def _sync(path: Path, *, recursive: bool = True) -> None:
+    """Make sure that a file or folder is on disk."""
+    below = path.rglob("*") if recursive and path.is_dir() else ()
+    for entry in (*below, path):
+        handle = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+# ---------------------------------------------------------------------------------- processes
+
+
+def _run(job: Callable[[int], None], n: int, n_workers: int) -> Iterator[None]:
+    """job(0) .. job(n - 1), here or in worker processes."""
+    if n_workers <= 1 or n == 1:
+        yield from map(job, range(n))
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process with running threads may hang
+    with ProcessPoolExecutor(min(n_workers, n), mp_context=context, initializer=_start_worker) as pool:
+        yield from pool.map(job, range(n), chunksize=max(1, min(16, n // (4 * n_workers))))
+
+
+def _start_worker() -> None:
+    """One thread per process; end with the parent, even if that is killed."""
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+
+    def leave() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
+
+
+def _render_and_write(work: Path, style: Style, write_scene, i: int, *, split, height, width, seed) -> None:
+    odd = style.name == "gta5" and i % 9 == 4  # a few frames of 1046 instead of 1052 rows
+    rows = min(round(height * 1046 / 1052), height - 1) if odd else height
+    scene = render(style, seed=seed, index=_SPLITS[split] + i, height=rows, width=width)
+    write_scene(work, scene, i, split)
+
+
+# ---------------------------------------------------------------------------------- the three formats
+
+
+def _new(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_rgb(path: Path, image: np.ndarray) -> None:
+    if not cv2.imwrite(str(_new(path)), np.ascontiguousarray(image[..., ::-1])):
+        raise OSError(f"{path}: could not be written")
+
+
+def _write_synthia(work: Path, scene: Scene, i: int, split: str) -> None:
+    """16-bit RGB labels: class, instance, unused. Terrain, truck and train have no class of their own."""
+    table = np.zeros(256, np.uint16)
+    for name, number in _SYNTHIA_CLASS.items():
+        table[CITYSCAPES.ids_of([name])[0]] = number
+    folder = work / "RAND_CITYSCAPES"
+    labels = np.zeros((*scene.semantic.shape, 3), np.uint16)
+    labels[..., 0] = table[scene.semantic]
+    labels[..., 1] = np.where(scene.instance > 0, 256 + scene.instance * 53 % 4001, 0)  # scattered, unique
+    _write_rgb(folder / "RGB" / f"{i:07d}.png", scene.image)
+    write_png16(_new(folder / "GT" / "LABELS" / f"{i:07d}.png"), labels)
+    _write_rgb(folder / "GT" / "COLOR" / f"{i:07d}.png", CITYSCAPES.colourise(scene.semantic))
+
+
+def _write_gta5(work: Path, scene: Scene, i: int, split: str) -> None:
+    """Palette PNG of label ids; a few labels differ in size from their image."""
+    label_id = scene.label_id
+    if i % 11 == 7:
+        height, width = label_id.shape
+        label_id = resize_labels(label_id, (min(round(height * 1046 / 1052), height - 1), width))
+    palette = np.zeros((256, 3), np.uint8)
+    palette[list(CITYSCAPES.file_ids)] = CITYSCAPES.colours
+    picture = Image.fromarray(label_id)
+    picture.putpalette(palette.ravel().tolist())
+    _write_rgb(work / "images" / f"{i + 1:05d}.png", scene.image)
+    picture.save(_new(work / "labels" / f"{i + 1:05d}.png"))
+
+
+def _write_cityscapes(work: Path, scene: Scene, i: int, split: str) -> None:
+    """leftImg8bit and gtFine; instances are label id * 1000 + k, groups keep the plain label id."""
+    city = _CITIES[split][i % 3]
+    name = f"{city}/{city}_{i // 3:06d}_000019"
+    values = scene.label_id.astype(np.uint16)
+    ids, first, index = np.unique(scene.instance, return_index=True, return_inverse=True)
+    label_of = scene.label_id.ravel()[first].astype(np.int64)
+    counted = np.zeros(256, np.int64)
+    numbers = np.zeros(len(ids), np.int64)
+    for j in np.flatnonzero(ids):
+        numbers[j] = label_of[j] * 1000 + counted[label_of[j]]
+        counted[label_of[j]] += 1
+    index = index.reshape(scene.instance.shape)
+    values = np.where(scene.instance > 0, numbers[index], values).astype(np.uint16)
+
+    _write_rgb(work / "leftImg8bit" / split / f"{name}_leftImg8bit.png", scene.image)
+    truth = work / "gtFine" / split / name
+    _new(truth)
+    if not cv2.imwrite(f"{truth}_gtFine_labelIds.png", scene.label_id):
+        raise OSError(f"{truth}_gtFine_labelIds.png: could not be written")
+    write_png16(Path(f"{truth}_gtFine_instanceIds.png"), values)
+    _write_rgb(Path(f"{truth}_gtFine_color.png"), CITYSCAPES.colourise(scene.semantic))
+
+
+_FORMATS = {  # writer; folders in the order a reader opens them
+    "synthia": (_write_synthia, ["RAND_CITYSCAPES"]),
+    "gta5": (_write_gta5, ["images", "labels"]),
+    "cityscapes": (_write_cityscapes, ["leftImg8bit/{split}", "gtFine/{split}"]),
+}

@@ -1,0 +1,464 @@
+"""Pictures from flat primitives: paint numbers far to near, then shade every pixel in one pass.
+
+A scene is a list of polygons. Each is painted with its own number into one integer image, so whatever is
+painted last hides what is behind it. Every property of a pixel (class, instance, colour, texture, plane in
+space) is then a table lookup with that number: labels and image cannot disagree. Inverse perspective gives
+the position of each pixel on its plane in metres, which looks up textures, windows, fog and shadow.
+
+Units: metres in space (u to the right along the road's own axis, y up, z forward), pixels in the picture.
+Colours are 0 .. 1, red, green, blue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+Colour = tuple[float, float, float]
+Point = tuple[float, float]
+
+_TEXELS = 256
+_PIXELS_A_BAND = 1 << 17  # shading works on bands of about this size, so that they stay in the cache
+_STRAIGHT_AFTER = 45.0  # a bend goes on as a straight road from here on
+
+PLAIN, ASPHALT, BRICK, LEAF, STAIN, SLAB, GRASS = range(7)
+GROUND, BACKDROP, HOUSES, OBJECTS, OVERLAY = range(5)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera above a road that may bend.
+
+    Attributes
+    ----------
+    width, height : int
+        Picture in (supersampled) pixels.
+    focal, centre, horizon : float
+        Focal length, principal column and row of the horizon, in pixels.
+    level : float
+        Height above the road, metres.
+    bend : float
+        Curvature of the road, 1 / metre; positive to the right.
+    """
+
+    width: int
+    height: int
+    focal: float
+    centre: float
+    horizon: float
+    level: float
+    bend: float
+
+    def drift(self, z):
+        """Sideways displacement of the road at distance z, metres; float or array."""
+        m = min(z, _STRAIGHT_AFTER) if isinstance(z, float) else np.minimum(z, np.float32(_STRAIGHT_AFTER))
+        return self.bend * m * (z - 0.5 * m)
+
+    def project(self, u: float, y: float, z: float) -> Point:
+        """Column and row of a point given along the road's axis."""
+        z = z if z > 0.5 else 0.5
+        m = z if z < _STRAIGHT_AFTER else _STRAIGHT_AFTER
+        scale = self.focal / z
+        x = u + self.bend * m * (z - 0.5 * m)
+        return self.centre + x * scale, self.horizon + (self.level - y) * scale
+
+    def pixels(self, z: float) -> float:
+        """Pixels a metre at distance z."""
+        return self.focal / z
+
+
+class Material(NamedTuple):
+    """How a surface looks.
+
+    `density` is in texels a metre. Windows repeat every `window_step` metres, each `window_size` metres
+    wide and high, above `window_base` metres; `glass` is their brightness. `gloss` mixes in the sky.
+    """
+
+    colour: Colour
+    texture: int = PLAIN
+    amplitude: float = 0.0
+    density: float = 10.0
+    gloss: float = 0.0
+    window_step: Point = (0.0, 0.0)
+    window_size: Point = (0.0, 0.0)
+    window_base: float = 0.0
+    glass: float = 0.1
+
+
+class Plane(NamedTuple):
+    """A level plane at height `level`, or an upright one through (x, z) along the unit vector (dx, dz)."""
+
+    upright: bool
+    x: float = 0.0
+    z: float = 0.0
+    dx: float = 1.0
+    dz: float = 0.0
+    level: float = 0.0
+
+
+class Canvas:
+    """Collects primitives in groups; a group is painted as a whole, in the order of its primitives."""
+
+    def __init__(self, camera: Camera):
+        self.camera = camera
+        self._points: list[list[Point]] = []
+        self._convex: list[bool] = []
+        self._layers: list[int] = []  # bit 1: visible, bit 2: labelled
+        self._rows: list[tuple[int, int, int, float]] = []  # material, plane, thing, roundness
+        self._group_of: list[int] = []
+        self._groups: list[tuple[int, float, float, float]] = []
+        self._materials: dict[Material, int] = {}
+        self._planes: dict[Plane, int] = {}
+        self._things: list[tuple[int, int, bool]] = [(0, 0, False)]
+        self._n_instances = 0
+        self._shadows: list[tuple[list[Point], float]] = []
+
+    def group(self, layer: int, near: float = 0.0, far: float = 0.0, aside: float = 0.0) -> None:
+        """Start a group that spans `near` .. `far` metres in depth, `aside` metres off the view axis."""
+        self._groups.append((layer, near, far, abs(aside)))
+
+    def thing(self, label_id: int, *, instance: bool = False, crowd: bool = False) -> int:
+        """Later primitives belong to this label (Cityscapes id); returns the number to come back to it."""
+        self._n_instances += instance
+        self._things.append((label_id, self._n_instances if instance else 0, crowd))
+        return len(self._things) - 1
+
+    def polygon(
+        self,
+        points: list[Point],
+        material: Material,
+        plane: Plane,
+        *,
+        visible: bool = True,
+        labelled: bool = True,
+        convex: bool = True,
+        roundness: float = 0.0,
+        thing: int | None = None,
+    ) -> None:
+        """Add one polygon (pixels). What is labelled but not visible is see-through: spokes, railings.
+
+        `roundness` darkens towards the left and right end, as on a cylinder.
+        """
+        self._points.append(points)
+        self._convex.append(convex)
+        self._layers.append(visible + 2 * labelled)
+        self._rows.append(
+            (
+                self._materials.setdefault(material, len(self._materials)),
+                self._planes.setdefault(plane, len(self._planes)),
+                len(self._things) - 1 if thing is None else thing,
+                roundness,
+            )
+        )
+        self._group_of.append(len(self._groups) - 1)
+
+    def shadow(self, points: list[Point], strength: float) -> None:
+        """Darken level ground inside a polygon (pixels)."""
+        self._shadows.append((points, strength))
+
+    def painted(self) -> Painting:
+        """Paint all groups far to near."""
+        camera = self.camera
+        shape = (camera.height, camera.width)
+        flat = np.array(list(chain.from_iterable(self._points)), np.float64).reshape(-1, 2)
+        stops = np.cumsum([len(points) for points in self._points])
+        starts = stops - [len(points) for points in self._points]
+        left = np.minimum.reduceat(flat[:, 0], starts)
+        right = np.maximum.reduceat(flat[:, 0], starts)
+        top = np.minimum.reduceat(flat[:, 1], starts)
+        bottom = np.maximum.reduceat(flat[:, 1], starts)
+        inside = (right >= 0) & (left < camera.width) & (bottom >= 0) & (top < camera.height)
+
+        rank = np.empty(len(self._groups), np.int64)
+        rank[painting_order(self._groups)] = np.arange(len(self._groups))
+        order = np.argsort(rank[self._group_of], kind="stable")
+        order = order[inside[order]]
+
+        fixed = np.rint(np.clip(flat, -20000, 20000) * 16).astype(np.int32)
+        visible, labelled = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        for i in order.tolist():
+            points = fixed[starts[i] : stops[i]]
+            for bit, image in ((1, visible), (2, labelled)):
+                if self._layers[i] & bit:
+                    if self._convex[i]:
+                        cv2.fillConvexPoly(image, points, i + 1, cv2.LINE_8, 4)
+                    else:
+                        cv2.fillPoly(image, [points], i + 1, cv2.LINE_8, 4)
+
+        shadow = np.zeros(shape, np.float32)
+        for points, strength in self._shadows:
+            fixed = np.rint(np.clip(points, -20000, 20000) * 16.0).astype(np.int32)
+            cv2.fillPoly(shadow, [fixed], float(strength), cv2.LINE_8, 4)
+
+        rows = np.array([(0, 0, 0, 0.0), *self._rows])
+        return Painting(
+            camera,
+            visible,
+            labelled,
+            shadow,
+            material=rows[:, 0].astype(np.intp),
+            plane=rows[:, 1].astype(np.intp),
+            thing=rows[:, 2].astype(np.intp),
+            roundness=rows[:, 3].astype(np.float32),
+            middle=np.concatenate([[0], (left + right) / 2]).astype(np.float32),
+            half_width=np.concatenate([[1], np.maximum((right - left) / 2, 0.5)]).astype(np.float32),
+            materials=list(self._materials),
+            planes=list(self._planes),
+            things=self._things,
+        )
+
+
+def painting_order(groups: Sequence[tuple[int, float, float, float]]) -> list[int]:
+    """Indices of groups (layer, near, far, aside) from first painted to last.
+
+    Layers go one after another. Within the layer of objects, one that lies wholly farther goes first; of two
+    that overlap in depth, the one farther off the axis. Elsewhere the farther far end goes first; ties and
+    the ground keep their order.
+    """
+    table = np.array(groups, np.float64).reshape(-1, 4)
+    order: list[int] = []
+    for layer in np.unique(table[:, 0]):
+        members = np.flatnonzero(table[:, 0] == layer)
+        near, far, aside = table[members, 1:].T
+        if layer != OBJECTS:
+            key = np.zeros(len(members)) if layer in (GROUND, OVERLAY) else -far
+            order += members[np.argsort(key, kind="stable")].tolist()
+            continue
+        beyond = near[:, None] >= far[None, :]  # [i, j]: i lies wholly beyond j
+        meets = ~beyond & ~beyond.T
+        first = beyond | (meets & (aside[:, None] > aside[None, :]))
+        waits_for = first.sum(axis=0)
+        waiting = np.ones(len(members), bool)
+        for _ in members:
+            # A cycle (three objects around each other) is cut at the one that waits for the fewest.
+            free = np.where(waiting, waits_for * 1e6 - near, np.inf)
+            chosen = int(free.argmin())
+            waiting[chosen] = False
+            waits_for = waits_for - first[chosen]
+            order.append(int(members[chosen]))
+    return order
+
+
+@dataclass(frozen=True)
+class Light:
+    """Light and air of one picture; strengths are fractions, `fog` is per metre."""
+
+    sun: float
+    sun_direction: Point
+    shadow: float
+    fog: float
+    fog_colour: Colour
+    zenith: Colour
+    skyline: Colour
+    clouds: float
+    cloud_shift: float
+
+
+@dataclass(frozen=True)
+class Painting:
+    """Two integer images of primitive numbers (0 = sky) and the tables they point into."""
+
+    camera: Camera
+    visible: np.ndarray
+    labelled: np.ndarray
+    shadow: np.ndarray
+    material: np.ndarray
+    plane: np.ndarray
+    thing: np.ndarray
+    roundness: np.ndarray
+    middle: np.ndarray
+    half_width: np.ndarray
+    materials: list[Material]
+    planes: list[Plane]
+    things: list[tuple[int, int, bool]]
+
+    def labels(self, step: int, sky: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(label ids u8, instances i32, crowd bool), every `step`-th pixel; instances count from 1."""
+        table = np.array(self.things, np.int32)[self.thing]
+        table[0] = sky, 0, False
+        numbers = self.labelled[step // 2 :: step, step // 2 :: step]
+        return table[numbers, 0].astype(np.uint8), table[numbers, 1], table[numbers, 2].astype(bool)
+
+    def shaded(self, light: Light, step: int) -> np.ndarray:
+        """float32 [height / step, width / step, 3]: linear colour, mean of step x step pixels."""
+        camera = self.camera
+        rows = max(_PIXELS_A_BAND // camera.width // step, 1) * step
+        table = self._table(light)
+        bands = [
+            self._shaded_band(table, light, top, min(top + rows, camera.height), step)
+            for top in range(0, camera.height, rows)
+        ]
+        return np.concatenate(bands)
+
+    def _table(self, light: Light) -> dict[str, np.ndarray]:
+        """Columns of float32 [n_primitives + 1]: what shading looks up per pixel."""
+        materials = np.array(
+            [(*m.colour, m.texture, m.amplitude, m.density, m.gloss, *m.window_step, *m.window_size,
+              m.window_base, m.glass) for m in self.materials],
+            np.float32,
+        )[self.material].T  # fmt: skip
+        names = (
+            "red green blue texture amplitude density gloss step_u step_v size_u size_v base glass"
+        ).split()
+        table = dict(zip(names, np.ascontiguousarray(materials)))
+        planes = np.array(self.planes, np.float32)[self.plane].T
+        table |= dict(zip(("upright", "x", "z", "dx", "dz", "level"), np.ascontiguousarray(planes)))
+        sun_x, sun_z = light.sun_direction
+        facing = table["dz"] * sun_x - table["dx"] * sun_z  # normal towards the camera times the sun
+        facing = np.where(table["x"] * table["dz"] > table["z"] * table["dx"], -facing, facing)
+        lit = np.where(table["upright"] > 0, 0.55 * facing, 0.35)
+        table["light"] = (1 + light.sun * lit).astype(np.float32)
+        table["texture"] *= _TEXELS * _TEXELS
+        table["curve"] = self.roundness
+        table["middle"] = self.middle
+        table["per_half_width"] = 1 / self.half_width
+        return table
+
+    def _shaded_band(self, table, light: Light, top: int, bottom: int, step: int) -> np.ndarray:
+        """Rows top .. bottom of the picture."""
+        camera = self.camera
+        numbers = self.visible[top:bottom]
+        shape = numbers.shape
+        numbers = numbers.ravel().astype(np.intp)
+
+        def look_up(name: str) -> np.ndarray:
+            return table[name].take(numbers)
+
+        columns = np.arange(camera.width, dtype=np.float32)
+        right = np.tile((columns - camera.centre) / camera.focal, shape[0])
+        down = np.repeat(
+            (np.arange(top, bottom, dtype=np.float32) + 0.5 - camera.horizon) / camera.focal, shape[1]
+        )
+
+        upright = look_up("upright") > 0
+        x, z0, dx, dz = look_up("x"), look_up("z"), look_up("dx"), look_up("dz")
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            along = (x - right * z0) / (right * dz - dx)
+            z = np.where(upright, z0 + along * dz, (camera.level - look_up("level")) / down)
+        z = np.clip(np.nan_to_num(z, nan=400.0), 0.5, 400.0)
+        u = np.where(upright, np.clip(along, -1e4, 1e4), right * z - camera.drift(z))
+        v = np.where(upright, camera.level - down * z, z)
+
+        density = look_up("density")
+        texel_u = (u * density).astype(np.int32) & (_TEXELS - 1)
+        texel_v = (v * density).astype(np.int32) & (_TEXELS - 1)
+        address = look_up("texture").astype(np.int32) + texel_v * _TEXELS + texel_u
+        texels_a_pixel = density * z * (1 / camera.focal)
+        fade = look_up("amplitude") / (1 + 0.15 * texels_a_pixel * texels_a_pixel)
+        grain = _textures().ravel().take(address)
+        tone = look_up("light") * (1 + fade * grain)
+
+        side = (np.tile(columns, shape[0]) - look_up("middle")) * look_up("per_half_width")
+        tone *= 1 - look_up("curve") * (0.6 * side * side + 0.25 * side)
+        tone *= np.where(
+            upright, 0.72 + 0.28 * np.minimum(np.maximum(v, 0) * 1.4, 1), 1
+        )  # less sky light below
+        tone *= np.where(upright, 1, 1 - light.shadow * self.shadow[top:bottom].ravel())
+        colour = np.stack([look_up(name) * tone for name in ("red", "green", "blue")])
+
+        has_windows = np.flatnonzero(look_up("step_u"))
+        if has_windows.size:
+            self._add_windows(colour, table, light, numbers, u, v, z, has_windows)
+
+        gloss = look_up("gloss") * np.clip(0.5 + 0.35 * v, 0.25, 1.0)
+        skyline = np.array(light.skyline, np.float32)[:, None]
+        colour += gloss * (skyline - colour)
+
+        veil = 1 - np.exp(-light.fog * z)
+        colour += veil * (np.array(light.fog_colour, np.float32)[:, None] - colour)
+
+        sky = np.flatnonzero(numbers == 0)
+        if sky.size:
+            colour[:, sky] = _sky(light, right[sky], down[sky])
+        colour = colour.reshape(3, shape[0] // step, step, shape[1] // step, step)
+        return colour.mean(axis=(2, 4), dtype=np.float32).transpose(1, 2, 0)
+
+    def _add_windows(self, colour, table, light: Light, numbers, u, v, z, where) -> None:
+        """Draw the window grids of facades into `colour` [3, N] at the pixels `where`."""
+        rows, u, v = numbers[where], u[where], v[where] - table["base"].take(numbers[where])
+        column, storey = u / table["step_u"].take(rows), v / table["step_v"].take(rows)
+        column_number, storey_number = np.floor(column), np.floor(storey)
+        offset_u = np.abs(column - column_number - 0.5) * table["step_u"].take(rows)
+        offset_v = np.abs(storey - storey_number - 0.5) * table["step_v"].take(rows)
+        outside_u, outside_v = (
+            offset_u - table["size_u"].take(rows) / 2,
+            offset_v - table["size_v"].take(rows) / 2,
+        )
+        outside = np.maximum(outside_u, outside_v)
+        above = v > 0
+        seed = column_number * 37 + storey_number * 101 + table["x"].take(rows) * 13
+        noise = _textures()[PLAIN].ravel().take(seed.astype(np.int64) & (_TEXELS * _TEXELS - 1))
+        pane = np.flatnonzero(above & (outside < 0))
+        frame = where[above & (outside >= 0) & (outside < 0.16)]
+        bar = np.minimum(offset_u[pane], np.abs(offset_v[pane] - 0.1)) < 0.05
+        bright = table["glass"].take(rows[pane]) * (1 + 0.6 * noise[pane]) + 0.25 * bar
+        glass = bright * np.array(light.skyline, np.float32)[:, None]
+        colour[:, where[pane]] = 0.12 * colour[:, where[pane]] + glass
+        colour[:, frame] *= 1.18
+
+
+def _sky(light: Light, right: np.ndarray, down: np.ndarray) -> np.ndarray:
+    """float32 [3, N]: gradient from zenith to skyline, with clouds on a high plane."""
+    rise = np.clip(-down * 2.2, 0, 1)
+    zenith, skyline = (np.array(c, np.float32)[:, None] for c in (light.zenith, light.skyline))
+    colour = skyline + (zenith - skyline) * np.sqrt(rise)
+    depth = 14 / (np.maximum(-down, 0) + 0.08)
+    texel_u = ((right + light.cloud_shift) * depth + 500).astype(np.int32) & (_TEXELS - 1)
+    texel_v = depth.astype(np.int32) & (_TEXELS - 1)
+    cloud = np.clip(_textures()[STAIN][texel_v, texel_u] * 0.7 + 0.1, 0, 1) * light.clouds * np.sqrt(rise)
+    return colour + cloud * (np.float32(0.97) - colour)
+
+
+@lru_cache(maxsize=1)
+def _textures() -> np.ndarray:
+    """float32 [7, 256, 256], each about zero mean, mostly within -1 .. 1, seamless."""
+    rng = np.random.default_rng(20)
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(_TEXELS), np.fft.rfftfreq(_TEXELS), indexing="ij"))
+    frequency[0, 0] = 1
+
+    def cloudy(exponent: float, lowest: float = 0.0) -> np.ndarray:
+        spectrum = np.fft.rfft2(rng.standard_normal((_TEXELS, _TEXELS)))
+        field = np.fft.irfft2(spectrum * frequency**-exponent * (frequency > lowest), s=(_TEXELS, _TEXELS))
+        return field / (2 * field.std())
+
+    rows, columns = np.mgrid[:_TEXELS, :_TEXELS]
+    shift = (rows // 8 % 2) * 8
+    mortar = (rows % 8 == 0) | ((columns + shift) % 16 == 0)
+    brick = rng.uniform(-0.6, 0.6, (32, 17))[rows // 8, (columns + shift) // 16] - 0.9 * mortar
+    seam = (rows % 16 == 0) | (columns % 16 == 0)
+    slab = rng.uniform(-0.5, 0.5, (16, 16))[rows // 16, columns // 16] - 1.1 * seam
+    leaf = cloudy(0.7, 0.03)
+    textures = [
+        cloudy(0.3),
+        0.7 * cloudy(0.1) + 0.6 * cloudy(1.4),
+        brick + 0.3 * cloudy(0.2),
+        np.tanh(1.6 * leaf),
+        cloudy(1.6),
+        slab + 0.3 * cloudy(0.2),
+        0.6 * cloudy(0.2) + 0.6 * cloudy(1.1),
+    ]
+    return np.stack([texture - texture.mean() for texture in textures]).astype(np.float32)
+
+
+def level_plane(level: float = 0.0) -> Plane:
+    """Plane of the ground or of a kerb top."""
+    return Plane(False, level=level)
+
+
+def upright_plane(camera: Camera, u0: float, z0: float, u1: float, z1: float) -> Plane:
+    """Upright plane through two points of the ground, given along the road's axis."""
+    x0, x1 = u0 + camera.drift(float(z0)), u1 + camera.drift(float(z1))
+    length = math.hypot(x1 - x0, z1 - z0) or 1.0
+    return Plane(True, x0, z0, (x1 - x0) / length, (z1 - z0) / length)
+
+
+def facing_plane(camera: Camera, u: float, z: float) -> Plane:
+    """Upright plane that faces the camera; texture coordinates start at u."""
+    return Plane(True, u + camera.drift(float(z)), z)
