@@ -202,10 +202,10 @@ def test_semantic_scores_are_fractions_and_add_up(seed, n_classes):
 
 @pytest.mark.parametrize("score", [PanopticStats, ThreatScore, CityscapesAP])
 def test_adding_leaves_the_parts_as_they_were(score):
-    map_, segments = np.array([[1, 1]]), [{"id": 1, "category_id": 1, "confidence": 1.0}]
+    labels, segments = np.ones((10, 10), int), [{"id": 1, "category_id": 1, "confidence": 1.0}]
     first, second = score(NUCLEI), score(NUCLEI)
-    first.update(map_, segments, map_, segments)
-    second.update(map_, segments, map_, segments)
+    first.update(labels, segments, labels, segments)
+    second.update(labels, segments, labels, segments)
     before = str(vars(first)), str(vars(second))
     first + second
     assert (str(vars(first)), str(vars(second))) == before
