@@ -148,7 +148,7 @@ def semantic_pseudo_labels(
     valid : bool Tensor [N, h, w]
     prior : float Tensor [C]
     threshold_scale, prior_scale, minimum : float
-        As in `adaptive_thresholds`.
+        As in `adaptive_thresholds`; `minimum` not negative.
 
     Returns
     -------
@@ -161,11 +161,11 @@ def semantic_pseudo_labels(
     ----------
     Thesis ch. 7 algorithm 1.
     """
-    confidence, classes = (fused * valid[:, None]).max(1)
+    confidence, classes = fused.max(1)
+    confidence = confidence * valid
     thresholds = _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum)
     threshold = thresholds.gather(1, classes.flatten(1)).view_as(confidence)
-    accepted = valid & (confidence > threshold)
-    return torch.where(accepted, classes, VOID), confidence
+    return torch.where(confidence > threshold, classes, VOID), confidence                  # never where 0
 
 
 def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable[int] = ()) -> Tensor:

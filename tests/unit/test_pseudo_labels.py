@@ -128,6 +128,18 @@ def test_thresholds_are_per_crop():
     assert labels.tolist() == [[[0, 0]], [[VOID, 0]]]
 
 
+def test_confidence_at_the_threshold_does_not_pass():
+    fused = torch.tensor([0.5, 0.25, 0.25]).view(1, 3, 1, 1)
+    labels, _ = semantic_pseudo_labels(fused, ~no_padding(1, 1, 1), torch.full((3,), 1e-6), minimum=0.5)
+    assert labels.item() == VOID
+
+
+def test_invalid_pixels_do_not_set_the_threshold():
+    fused = torch.tensor([[[0.5, 1.0]], [[0.3, 0.0]], [[0.2, 0.0]]])[None]                  # [1, 3, 1, 2]
+    labels, confidence = semantic_pseudo_labels(fused, torch.tensor([[[True, False]]]), torch.full((3,), 0.5))
+    assert labels.tolist() == [[[0, VOID]]] and confidence.tolist() == [[[0.5, 0.0]]]
+
+
 def test_all_padding_has_no_labels():
     labels, confidence = semantic_pseudo_labels(probabilities(), no_padding(2), torch.full((4,), 0.5))
     assert (labels == VOID).all() and (confidence == 0).all()
@@ -235,6 +247,15 @@ def test_fusion_at_low_resolution():
     assert (torch.nn.functional.avg_pool2d(large, 4) - small).abs().max() < 0.03
 
 
+def test_fusion_of_small_maps_drops_what_touches_padding():
+    padding = no_padding(1, 20, 24)
+    padding[0, 0, 23] = True                                                   # one of 4 x 4 pixels
+    _, valid = fuse_views(probabilities(1), *whole_views(False), padding, 1)
+    expected = torch.ones(1, 5, 6, dtype=torch.bool)
+    expected[0, 0, 5] = False
+    assert torch.equal(valid, expected)
+
+
 def test_fusion_needs_whole_groups():
     with pytest.raises(ValueError, match="2 crops cannot be 3 views"):
         fuse_views(probabilities(2), *whole_views(False, False), no_padding(2), 3)
@@ -243,10 +264,10 @@ def test_fusion_needs_whole_groups():
 # --- rare classes and quality
 
 def test_rare_class_weights_by_hand():
-    ratios = torch.tensor([[10, 0, 5], [30, 0, 5]])                            # class 1 is never predicted
+    ratios = torch.tensor([[10, 0, 5], [30, 0, 9]])                            # class 1 is never predicted
     result = rare_class_weights(ratios, alpha=0.25, missing=(2,))
     assert result.tolist() == [[0.75 * 0.25 + 0.125, 0.75 * 0.75 + 0.125], [0.5, 0.5], [0.5, 0.5]]
-    assert ratios.tolist() == [[10, 0, 5], [30, 0, 5]]
+    assert ratios.tolist() == [[10, 0, 5], [30, 0, 9]]
 
 
 def test_draw_rare_class_cycles_and_follows_the_weights():
