@@ -39,8 +39,10 @@ def project_root(start: str | Path | None = None) -> Path:
         project = folder / "pyproject.toml"
         if project.is_file() and re.search(r'^name\s*=\s*"panolib"', project.read_text(), re.MULTILINE):
             return folder
-    raise FileNotFoundError(f"{start}: neither this folder nor one above it holds the pyproject.toml of "
-                            "panolib; run from inside the cloned repository")
+    raise FileNotFoundError(
+        f"{start}: neither this folder nor one above it holds the pyproject.toml of "
+        "panolib; run from inside the cloned repository"
+    )
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -111,8 +113,9 @@ def canonical_json(value: Any) -> str:
 def _build(cls: type[T], mapping: Any, where: str, path: str) -> T:
     """One dataclass from one mapping."""
     if not isinstance(mapping, Mapping):
-        raise ProfileError(f"{where}: {path or 'top level'}: expected the keys of {cls.__name__}, "
-                           f"found {_show(mapping)}")
+        raise ProfileError(
+            f"{where}: {path or 'top level'}: expected the keys of {cls.__name__}, found {_show(mapping)}"
+        )
     types_of = _field_types(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     for key in mapping:
@@ -126,13 +129,14 @@ def _build(cls: type[T], mapping: Any, where: str, path: str) -> T:
         if name in mapping:
             values[name] = _convert(types_of[name], mapping[name], where, _join(path, name))
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ProfileError(f"{where}: {_join(path, name)}: missing key, "
-                               f"expected {_type_name(types_of[name])}")
+            raise ProfileError(
+                f"{where}: {_join(path, name)}: missing key, expected {_type_name(types_of[name])}"
+            )
     try:
         return cls(**values)
     except ProfileError:
         raise
-    except ValueError as error:                  # the dataclass itself checks its values in __post_init__
+    except ValueError as error:  # the dataclass itself checks its values in __post_init__
         raise ProfileError(f"{where}: {path or cls.__name__}: {error}") from error
 
 
@@ -148,16 +152,18 @@ def _convert(expected: Any, value: Any, where: str, path: str) -> Any:
     if origin is tuple and isinstance(value, list | tuple):
         item_types = [args[0]] * len(value) if args[1:] == (Ellipsis,) else args
         if len(item_types) == len(value):
-            return tuple(_convert(item_type, item, where, f"{path}[{i}]")
-                         for i, (item_type, item) in enumerate(zip(item_types, value)))
+            return tuple(
+                _convert(item_type, item, where, f"{path}[{i}]")
+                for i, (item_type, item) in enumerate(zip(item_types, value))
+            )
     is_mapping = isinstance(value, Mapping) and all(type(key) is str for key in value)
     if (origin or expected) in (dict, Mapping) and is_mapping:
         if not args:
-            return dict(value)                                   # checked later, by whoever reads it
+            return dict(value)  # checked later, by whoever reads it
         return {key: _convert(args[1], item, where, _join(path, key)) for key, item in value.items()}
     if expected is float and type(value) in (int, float):
         return float(value)
-    if expected in (bool, int, str, type(None)) and type(value) is expected:      # True is not an int here
+    if expected in (bool, int, str, type(None)) and type(value) is expected:  # True is not an int here
         return value
     raise ProfileError(f"{where}: {path}: expected {_type_name(expected)}, found {_show(value)}")
 
@@ -180,16 +186,20 @@ def _convert_union(members: tuple, value: Any, where: str, path: str) -> Any:
 def _plain(value: Any, path: str) -> Any:
     """One value of a spec as JSON knows it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name), f"{path}.{field.name}")
-                for field in dataclasses.fields(value)}
+        return {
+            field.name: _plain(getattr(value, field.name), f"{path}.{field.name}")
+            for field in dataclasses.fields(value)
+        }
     if isinstance(value, list | tuple):
         return [_plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {key: _plain(item, f"{path}.{key}") for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
-    raise TypeError(f"{path}: expected numbers, strings, booleans, None, tuples or dataclasses of these, "
-                    f"found {_show(value)}")
+    raise TypeError(
+        f"{path}: expected numbers, strings, booleans, None, tuples or dataclasses of these, "
+        f"found {_show(value)}"
+    )
 
 
 @functools.cache
@@ -206,7 +216,7 @@ def _type_name(expected: Any) -> str:
         return "one of " + ", ".join(repr(arg) for arg in typing.get_args(expected))
     if typing.get_origin(expected) is None and isinstance(expected, type):
         return "null" if expected is type(None) else expected.__name__
-    return re.sub(r"[\w.]+\.", "", str(expected)).replace("tuple", "list")
+    return re.sub(r"(\w+\.)+(?=\w)", "", str(expected)).replace("tuple", "list")
 
 
 def _show(value: Any) -> str:
@@ -227,8 +237,9 @@ class _StrictLoader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"key {key_node.value!r} is given twice",
-                                                        key_node.start_mark)
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                )
             seen.add(key_node.value if isinstance(key_node.value, str) else id(key_node))
         return super().construct_mapping(node, deep=deep)
 

@@ -14,8 +14,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("panolib", "torch", "torchvision", "lightning-fabric", "numpy", "scipy", "scikit-learn",
-            "scikit-image", "opencv-python-headless")
+PACKAGES = (
+    "panolib",
+    "torch",
+    "torchvision",
+    "lightning-fabric",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "scikit-image",
+    "opencv-python-headless",
+)
 
 
 @functools.cache
@@ -65,7 +74,7 @@ def peak_memory_mb() -> int | None:
         return None
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024           # macOS counts bytes, Linux kilobytes
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 

@@ -53,7 +53,7 @@ from panolib.storage import (
     write_json,
 )
 
-BAR_OPTIONS: dict[str, Any] = {}                             # a worker process gives its bars their line
+BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
 
 
 class MissingRun(LookupError):
@@ -101,8 +101,13 @@ class Run:
     @functools.cached_property
     def key(self) -> str:
         """sha256 (hex) of everything that decides the result: kind, version, spec, parents' keys, data."""
-        content = {"kind": self.kind, "version": self.version, "spec": to_plain(self.spec), "data": self.data,
-                   "parents": {role: parent.key for role, parent in self.parents}}
+        content = {
+            "kind": self.kind,
+            "version": self.version,
+            "spec": to_plain(self.spec),
+            "data": self.data,
+            "parents": {role: parent.key for role, parent in self.parents},
+        }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
@@ -153,8 +158,15 @@ class Store:
         Least number of seconds between two checkpoints.
     """
 
-    def __init__(self, root: str | Path, kinds: Mapping[str, Callable[[Run, Job], dict]], *,
-                 retrain_since: float | None = None, train: bool = True, checkpoint_s: float = 20.0) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        kinds: Mapping[str, Callable[[Run, Job], dict]],
+        *,
+        retrain_since: float | None = None,
+        train: bool = True,
+        checkpoint_s: float = 20.0,
+    ) -> None:
         self.root = Path(root)
         self.kinds = dict(kinds)
         self.retrain_since = retrain_since
@@ -189,7 +201,7 @@ class Store:
             return record
         self._may_train(run)
         with self._lock(run):
-            return self.load(run) or self._train(run)        # another process may have trained it meanwhile
+            return self.load(run) or self._train(run)  # another process may have trained it meanwhile
 
     def get_all(self, runs: Iterable[Run], workers: int = 1) -> dict[str, Record]:
         """The records of many runs, by name. What is missing is trained, parents first.
@@ -283,8 +295,10 @@ class Store:
         """Raise MissingRun in a store that only reads."""
         if not self.train:
             state = self.state(run)
-            raise MissingRun(f"run '{run.name}' {what} in {self.root} (state: {state}); train it with "
-                             f"`python -m panolib train --profile {self.root.name} --only {run.name}`")
+            raise MissingRun(
+                f"run '{run.name}' {what} in {self.root} (state: {state}); train it with "
+                f"`python -m panolib train --profile {self.root.name} --only {run.name}`"
+            )
 
     @contextlib.contextmanager
     def _lock(self, run: Run, *, blocking: bool = True) -> Iterator[None]:
@@ -292,7 +306,7 @@ class Store:
         work = self.root / "work"
         work.mkdir(parents=True, exist_ok=True)
         if not (work / ".gitignore").exists():
-            (work / ".gitignore").write_text("*\n")          # nothing in here is ever committed
+            (work / ".gitignore").write_text("*\n")  # nothing in here is ever committed
         lock = filelock.FileLock(work / f"{run.name}.lock")
         try:
             lock.acquire(blocking=False)
@@ -314,7 +328,7 @@ class Store:
         for file in work.rglob("*.tmp"):
             file.unlink()
         if (work / "run.json").exists():
-            if (work / "final.pt").exists():                 # takes the place of the resumable checkpoint
+            if (work / "final.pt").exists():  # takes the place of the resumable checkpoint
                 os.replace(work / "final.pt", work / "checkpoint.pt")
             (work / "job.json").unlink(missing_ok=True)
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -329,23 +343,28 @@ class Store:
         """The record in the folder of a run, under whatever key."""
         if self._old(run).exists() or (self._work(run) / "run.json").exists():
             with contextlib.suppress(filelock.Timeout, OSError), self._lock(run, blocking=False):
-                pass                                         # left by a killed process: completes it
+                pass  # left by a killed process: completes it
         folder = self.folder(run)
-        for _ in range(3):                                   # it may be replaced while we read
+        for _ in range(3):  # it may be replaced while we read
             text = read_text(folder / "run.json")
             if text is None:
                 continue
             with contextlib.suppress(FileNotFoundError):
                 record = Record(
-                    run, json.loads(text), null_to_nan(json.loads((folder / "metrics.json").read_text())),
-                    pd.read_csv(folder / "curves.csv", float_precision="round_trip"),
-                    {file.stem: file for file in sorted((folder / "samples").glob("*.png"))})
+                    run,
+                    json.loads(text),
+                    null_to_nan(json.loads((folder / "metrics.json").read_text())),
+                    pd.read_csv(folder / "curves.csv"),
+                    {file.stem: file for file in sorted((folder / "samples").glob("*.png"))},
+                )
                 if read_text(folder / "run.json") == text:
                     return record
         if text is not None:
             found = sorted(file.name for file in folder.iterdir())
-            raise RuntimeError(f"{folder}: expected run.json, metrics.json and curves.csv, found {found}; "
-                               "restore or delete the folder")
+            raise RuntimeError(
+                f"{folder}: expected run.json, metrics.json and curves.csv, found {found}; "
+                "restore or delete the folder"
+            )
         return None
 
     def _final_state(self, run: Run) -> dict | None:
@@ -368,26 +387,31 @@ class Store:
     def _train(self, run: Run) -> Record:
         """Train and record a run whose lock is held."""
         if run.kind not in self.kinds:
-            raise KeyError(f"run '{run.name}': no training function for kind {run.kind!r}, "
-                           f"found {sorted(self.kinds)}")
+            raise KeyError(
+                f"run '{run.name}': no training function for kind {run.kind!r}, found {sorted(self.kinds)}"
+            )
         work = self._work(run)
         if not self._resumable(run):
             remove_folder(work)
         begun_at = (read_json(work / "job.json") or {"begun_at": time.time()})["begun_at"]
         work.mkdir(parents=True, exist_ok=True)
-        write_json(work / "job.json", {"key": run.key, "begun_at": begun_at, "pid": os.getpid(),
-                                       "host": socket.gethostname()})
+        write_json(
+            work / "job.json",
+            {"key": run.key, "begun_at": begun_at, "pid": os.getpid(), "host": socket.gethostname()},
+        )
         job = Job(self, run)
         try:
             metrics = self.kinds[run.kind](run, job)
         finally:
             job.close()
         if not (work / "final.pt").exists():
-            raise RuntimeError(f"run '{run.name}': expected its training function ({run.kind!r}) to call "
-                               "job.finish, found no final state")
+            raise RuntimeError(
+                f"run '{run.name}': expected its training function ({run.kind!r}) to call "
+                "job.finish, found no final state"
+            )
         write_json(work / "metrics.json", nan_to_null(metrics))
         write(work / "curves.csv", job.curves_text().encode())
-        write_json(work / "run.json", job.info())            # the commit point
+        write_json(work / "run.json", job.info())  # the commit point
         self._settle(run)
         return self._read(run)
 
@@ -417,12 +441,12 @@ class Job:
     def __init__(self, store: Store, run: Run) -> None:
         self.run, self.spec, self.start = run, run.spec, 0
         self._store, self._folder = store, store._work(run)
-        self._rows: list[dict[str, float]] = []              # the curves
+        self._rows: list[dict[str, float]] = []  # the curves
         self._columns: list[str] = ["iteration"]
         self._curves_file = None
         self._bar: tqdm | None = None
         self._iterations = 0
-        self._commits = [provenance.commit()]                # of every process that worked on the run
+        self._commits = [provenance.commit()]  # of every process that worked on the run
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
         provenance.reset_peak_memory()
@@ -464,9 +488,18 @@ class Job:
         """
         if not force and time.monotonic() - self._last_checkpoint < self._store.checkpoint_s:
             return
-        save_checkpoint(self._folder / "checkpoint.pt", {
-            "key": self.run.key, "iteration": iteration, "state": state_fn(), "rows": self._rows,
-            "columns": self._columns, "wall_s": self._wall_s(), "commits": self._commits})
+        save_checkpoint(
+            self._folder / "checkpoint.pt",
+            {
+                "key": self.run.key,
+                "iteration": iteration,
+                "state": state_fn(),
+                "rows": self._rows,
+                "columns": self._columns,
+                "wall_s": self._wall_s(),
+                "commits": self._commits,
+            },
+        )
         self._last_checkpoint = time.monotonic()
 
     def log(self, iteration: int, **values: float) -> None:
@@ -489,8 +522,9 @@ class Job:
     def progress(self, start: int, stop: int) -> Iterator[int]:
         """Iterations `start` ... `stop` - 1, under a progress bar with the last loss and the time to go."""
         self._iterations = max(self._iterations, stop)
-        with tqdm(total=stop, initial=start, desc=self.run.name, mininterval=0.5, dynamic_ncols=True,
-                  **BAR_OPTIONS) as self._bar:
+        with tqdm(
+            total=stop, initial=start, desc=self.run.name, mininterval=0.5, dynamic_ncols=True, **BAR_OPTIONS
+        ) as self._bar:
             for iteration in range(start, stop):
                 yield iteration
                 self._bar.update()
@@ -507,8 +541,9 @@ class Job:
             RGB.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} "
-                             f"{list(image.shape)}")
+            raise ValueError(
+                f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} {list(image.shape)}"
+            )
         (self._folder / "samples").mkdir(exist_ok=True)
         _, png = cv2.imencode(".png", image[..., ::-1])
         write(self._folder / "samples" / f"{name}.png", png.tobytes())
@@ -531,13 +566,21 @@ class Job:
         """The content of run.json."""
         run, spec = self.run, to_plain(self.run.spec)
         return {
-            "name": run.name, "kind": run.kind, "version": run.version, "key": run.key, "spec": spec,
+            "name": run.name,
+            "kind": run.kind,
+            "version": run.version,
+            "key": run.key,
+            "spec": spec,
             "seed": spec.get("seed") if isinstance(spec, dict) else None,
             "parents": {role: {"name": parent.name, "key": parent.key} for role, parent in run.parents},
-            "data": list(run.data), "iterations": self._iterations, "wall_s": round(self._wall_s(), 3),
-            "commit": self._commits[-1]["commit"], "dirty": any(entry["dirty"] for entry in self._commits),
+            "data": list(run.data),
+            "iterations": self._iterations,
+            "wall_s": round(self._wall_s(), 3),
+            "commit": self._commits[-1]["commit"],
+            "dirty": any(entry["dirty"] for entry in self._commits),
             "earlier_commits": [entry["commit"] for entry in self._commits[:-1]],
-            "device": provenance.device(), "peak_memory_mb": provenance.peak_memory_mb(),
+            "device": provenance.device(),
+            "peak_memory_mb": provenance.peak_memory_mb(),
             "versions": provenance.versions(),
             "recorded_at": datetime.datetime.now(datetime.UTC).isoformat(),
         }

@@ -83,8 +83,10 @@ def load_checkpoint(path: Path, advice: str) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise CorruptCheckpoint(f"{path}: expected a checkpoint, found an unreadable file "
-                                f"({type(error).__name__}: {reason}); {advice}") from error
+        raise CorruptCheckpoint(
+            f"{path}: expected a checkpoint, found an unreadable file "
+            f"({type(error).__name__}: {reason}); {advice}"
+        ) from error
 
 
 def nan_to_null(value: Any, path: str = "metrics") -> Any:
@@ -105,8 +107,10 @@ def nan_to_null(value: Any, path: str = "metrics") -> Any:
         return None if math.isnan(value) else value
     if type(value) in (bool, int, str):
         return value
-    raise TypeError(f"{path}: expected finite numbers, nan, strings, or lists and dicts (with str keys) of "
-                    f"these, found {value!r}")
+    raise TypeError(
+        f"{path}: expected finite numbers, nan, strings, or lists and dicts (with str keys) of "
+        f"these, found {value!r}"
+    )
 
 
 def null_to_nan(value: Any) -> Any:
@@ -143,5 +147,7 @@ def _check_loadable(value: Any, path: str) -> None:
         for i, item in enumerate(value):
             _check_loadable(item, f"{path}[{i}]")
     elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (bool, int, float, str)):
-        raise TypeError(f"checkpoint: {path}: expected tensors, numbers, strings or containers of these, "
-                        f"found {type(value).__name__}")
+        raise TypeError(
+            f"checkpoint: {path}: expected tensors, numbers, strings or containers of these, "
+            f"found {type(value).__name__}"
+        )

@@ -45,9 +45,11 @@ def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:
     bar = tqdm(total=len(waiting), desc="runs", unit="run", dynamic_ncols=True, disable=len(waiting) == 1)
     with bar, _workers(store, min(workers, len(waiting))) as submit:
         while waiting or running:
-            unfinished = {run.key for run in (*waiting, *running.values())}
-            ready = [run for run in waiting if not any(parent.key in unfinished for _, parent in run.parents)]
-            for run in ready[:workers - len(running)]:
+            unfinished = {run.name for run in (*waiting, *running.values())}
+            ready = [
+                run for run in waiting if not any(parent.name in unfinished for _, parent in run.parents)
+            ]
+            for run in ready[: workers - len(running)]:
                 waiting.remove(run)
                 running[submit(run)] = run
             done, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -68,15 +70,25 @@ def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:
 
 
 def missing_runs(store: Store, runs: Iterable[Run]) -> list[Run]:
-    """The runs to train for `runs`: those not recorded and their unrecorded ancestors, parents first."""
+    """The runs to train for `runs`: those not recorded and their unrecorded ancestors, parents first.
+
+    Raises
+    ------
+    ValueError
+        If two different runs have one name.
+    """
     ordered: dict[str, Run] = {}
 
     def visit(run: Run) -> None:
-        if run.key in ordered or store.load(run) is not None:
+        if run.name in ordered and ordered[run.name].key != run.key:
+            raise ValueError(
+                f"run name '{run.name}': expected one run of this name, found two different ones"
+            )
+        if run.name in ordered or store.load(run) is not None:
             return
         for _, parent in run.parents:
             visit(parent)
-        ordered[run.key] = run
+        ordered[run.name] = run
 
     for run in runs:
         visit(run)
@@ -94,8 +106,10 @@ def _workers(store: Store, n_workers: int) -> Iterator[Callable[[Run], Future]]:
     try:
         pickle.dumps(store)
     except Exception as error:
-        raise TypeError(f"more than one worker needs training functions that a new process can import, "
-                        f"found {store.kinds} ({error})") from error
+        raise TypeError(
+            f"more than one worker needs training functions that a new process can import, "
+            f"found {store.kinds} ({error})"
+        ) from error
     context = multiprocessing.get_context("spawn")
     shared = (store, context.RLock(), context.Value("i", 0))
     before, environment = set(multiprocessing.active_children()), dict(os.environ)
@@ -103,10 +117,10 @@ def _workers(store: Store, n_workers: int) -> Iterator[Callable[[Run], Future]]:
     try:
         with ProcessPoolExecutor(n_workers, context, _start_worker, shared) as pool:
             try:
-                for _ in range(n_workers):                   # start all of them now: importing takes seconds
+                for _ in range(n_workers):  # start all of them now: importing takes seconds
                     pool.submit(_start_early)
                 yield functools.partial(pool.submit, _train_in_worker)
-            except BaseException:                            # interrupted: the checkpoints are safe
+            except BaseException:  # interrupted: the checkpoints are safe
                 for process in set(multiprocessing.active_children()) - before:
                     process.terminate()
                 raise
@@ -133,7 +147,7 @@ def _start_worker(store: Store, bar_lock: Any, n_started: Any) -> None:
         BAR_OPTIONS.update(position=n_started.value, leave=False)
     tqdm.set_lock(bar_lock)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
-    _of_this_worker["store"] = store                         # once: what it caches serves all runs
+    _of_this_worker["store"] = store  # once: what it caches serves all runs
 
 
 def _start_early() -> None:
@@ -161,4 +175,4 @@ def _attempt(store: Store, run: Run) -> bool:
 
 def _descends(run: Run, ancestor: Run) -> bool:
     """Whether `ancestor` is among the ancestors of `run`."""
-    return any(parent.key == ancestor.key or _descends(parent, ancestor) for _, parent in run.parents)
+    return any(parent.name == ancestor.name or _descends(parent, ancestor) for _, parent in run.parents)

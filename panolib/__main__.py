@@ -1,0 +1,200 @@
+"""The command line: ``python -m panolib {runs,train,reproduce,data}``. Everything else is a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fnmatch
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the commands import torch, --help does not
+    from panolib.study import Study
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit status: 0, 1 for an error that a user can mend, 130 if stopped."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not isinstance(error, _user_errors()):
+            raise
+        message = error.args[0] if isinstance(error, KeyError) else error  # str(KeyError) adds quotes
+        print(f"{type(error).__name__}: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def list_runs(options: argparse.Namespace) -> None:
+    """Print every run of the study with its state."""
+    from panolib import study
+
+    loaded = study.load(options.profile, train=False)
+    rows = [("run", "kind", "state", "age", "wall", "result")]
+    rows += [_describe_run(loaded, name) for name in loaded.runs]
+    _print_table(rows)
+    states = [row[2] for row in rows[1:]]
+    print(
+        f"\n{options.profile}: {len(states)} runs, "
+        + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    )
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train the chosen runs, and those they start from."""
+    from panolib import study
+
+    loaded = study.load(options.profile)
+    chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
+    if not chosen:
+        raise LookupError(
+            f"--only {options.only}: expected a pattern that fits a run; "
+            f"the runs of this study are {', '.join(loaded.runs)}"
+        )
+    loaded.prepare_data(n_workers=options.workers)
+    loaded.store.get_all(chosen, options.workers)
+
+
+def reproduce(options: argparse.Namespace) -> None:
+    """Write the data, train what is not recorded, execute the notebooks in order."""
+    from panolib import study
+    from panolib.notebook import execute, numbered_notebooks
+    from panolib.profiles import project_root
+    from panolib.runs import retraining
+
+    began = time.monotonic()
+    loaded = study.load(options.profile)
+    notebooks = numbered_notebooks(project_root() / "notebooks", options.notebook)
+    names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
+    with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
+        loaded.store.retrain_since = since
+        loaded.prepare_data(n_workers=options.workers)
+        loaded.store.get_all([loaded.runs[name] for name in names], options.workers)
+        for notebook in notebooks:
+            execute(notebook, loaded.results / "executed", {"profile": options.profile, "retrain": False})
+    print(
+        f"{len(names)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
+        f"Executed notebooks and tables: {loaded.results}; figures: {loaded.figures}"
+    )
+
+
+def data(options: argparse.Namespace) -> None:
+    """Write the embedded data sets that are not there yet, and list the folders that the study reads."""
+    from panolib import study
+
+    loaded = study.load(options.profile)
+    loaded.prepare_data(n_workers=options.workers)
+    city, nuclei = loaded.sources["city"], loaded.sources["nuclei"]
+    rows = [("data set", "files", "MB", "folder")]
+    for name, folder in (*city.folders.items(), ("nuclei scenes", nuclei.scenes), ("nuclei", nuclei.root)):
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        files = str(len(sizes)) if folder.is_dir() else "not here"
+        rows.append((name, files, f"{sum(sizes) / 1e6:.1f}", str(folder)))
+    _print_table(rows)
+    print("\nnotebooks/00_data.ipynb shows what is in them")
+
+
+def _parser() -> argparse.ArgumentParser:
+    """The options of every command."""
+    parser = argparse.ArgumentParser(
+        "python -m panolib", description="Self-trained panoptic segmentation: a study in notebooks."
+    )
+    commands = parser.add_subparsers(required=True, metavar="command")
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def add(command, profile: str | None = None) -> argparse.ArgumentParser:
+        summary = command.__doc__.splitlines()[0]
+        sub = commands.add_parser(command.__name__.removeprefix("list_"), help=summary, description=summary)
+        sub.set_defaults(command=command)
+        sub.add_argument(
+            "--profile",
+            default=profile,
+            required=profile is None,
+            help="a file of notebooks/profiles: smoke, cpu, gpu or paper",
+        )
+        return sub
+
+    def add_workers(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument(
+            "--workers",
+            type=_positive,
+            default=min(2, n_cores),
+            help="processes that train at the same time (default: %(default)s)",
+        )
+
+    add(list_runs, profile="cpu")
+    sub = add(train)
+    sub.add_argument(
+        "--only", default="*", metavar="GLOB", help="names of runs, such as 'city-semantic-*-s0'"
+    )
+    add_workers(sub)
+    sub = add(reproduce)
+    sub.add_argument("--notebook", metavar="NN", help="only the notebooks whose name begins so, such as 07")
+    sub.add_argument(
+        "--retrain", action="store_true", help="train recorded runs again; a stopped one goes on"
+    )
+    add_workers(sub)
+    add_workers(add(data))
+    return parser
+
+
+def _positive(text: str) -> int:
+    """A number of workers."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def _user_errors() -> tuple[type[Exception], ...]:
+    """Errors whose message says all there is to say; another one shows where in the code it arose."""
+    from panolib.notebook import NotebookFailed
+    from panolib.profiles import ProfileError
+    from panolib.runs import MissingRun, RunsFailed
+    from panolib.storage import CorruptCheckpoint
+
+    return (
+        NotebookFailed,
+        ProfileError,
+        CorruptCheckpoint,
+        MissingRun,
+        RunsFailed,
+        FileNotFoundError,
+        LookupError,
+    )
+
+
+def _describe_run(loaded: Study, name: str) -> tuple[str, ...]:
+    """One line of the list of runs."""
+    run = loaded.runs[name]
+    state, record = loaded.store.state(run), loaded.store.load(run)
+    if record is None:
+        holder = loaded.store.holder(run)
+        return name, run.kind, state, "-", "-", f"by {holder}" if holder else ""
+    age = _duration(time.time() - record.recorded_at)
+    return name, run.kind, state, age, _duration(record.info["wall_s"]), loaded.headline(record)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that people would use."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns under their headings."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The commands, on a toy study in a project folder of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from toy_kinds import KINDS, toy_run, trained
+
+import panolib.notebook
+import panolib.study
+from panolib.__main__ import main
+from panolib.notebook import NotebookFailed, execute, numbered_notebooks
+from panolib.runs import Store
+
+
+def write_notebook(path: Path, code: str) -> None:
+    """A notebook of two cells: parameters and code."""
+    parameters = nbformat.v4.new_code_cell(
+        'profile = "cpu"\nretrain = True', metadata={"tags": ["parameters"]}
+    )
+    kernel = {"name": "some-environment", "display_name": "x", "language": "python"}
+    cells = [parameters, nbformat.v4.new_code_cell(code)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder that looks like the project, with a study of three runs and two notebooks."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "panolib"\n')
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "cache").mkdir()
+    for name in ("00_data", "07_results"):
+        write_notebook(
+            tmp_path / "notebooks" / f"{name}.ipynb", "import os; print(profile, retrain, os.getcwd())"
+        )
+    parent = toy_run("city-source_only-s0", n_iterations=3)
+    runs = [
+        parent,
+        toy_run("city-self_trained-s0", parent=parent, n_iterations=4),
+        toy_run("nuclei-s0", seed=5),
+    ]
+    prepared = []
+
+    def load(profile, *, retrain_since=None, train=True):
+        results = tmp_path / "results" / profile
+        folders = {"synthia": tmp_path / "cache", "cityscapes": tmp_path / "nowhere"}
+        return SimpleNamespace(
+            profile_name=profile,
+            runs={run.name: run for run in runs},
+            store=Store(results, KINDS, retrain_since=retrain_since, train=train),
+            notebooks={"00_data": (runs[0].name,), "07_results": (runs[1].name,)},
+            results=results,
+            figures=tmp_path / "figures" / profile,
+            prepare_data=lambda **options: prepared.append(options),
+            headline=lambda record: f"norm {record.metrics['norm']:.3f}",
+            sources={
+                "city": SimpleNamespace(folders=folders),
+                "nuclei": SimpleNamespace(scenes=tmp_path / "cache", root=tmp_path / "nowhere"),
+            },
+        )
+
+    monkeypatch.setattr(panolib.study, "load", load)
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return SimpleNamespace(
+        root=tmp_path, runs=runs, prepared=prepared, results=tmp_path / "results" / "smoke"
+    )
+
+
+def test_help_does_not_wait_for_torch():
+    code = """if True:
+        import sys
+        from panolib.__main__ import main
+        try:
+            main(["reproduce", "--help"])
+        except SystemExit as end:
+            assert end.code == 0
+        print(sorted({"torch", "numpy", "pandas", "papermill"} & set(sys.modules)))"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--retrain" in result.stdout and result.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["fly"], ["train"], ["train", "--profile", "cpu", "--workers", "0"]]
+)
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2 and "usage:" in capsys.readouterr().err
+
+
+def test_runs_lists_state_age_wall_and_headline(project, capsys):
+    store = Store(project.results, KINDS)
+    store.get(project.runs[0])
+    store.get(toy_run("nuclei-s0", seed=6, n_iterations=1))
+    before = sorted(project.results.rglob("*"))
+    assert main(["runs", "--profile", "smoke"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["run", "kind", "state", "age", "wall", "result"]
+    assert lines[1][:3] == ["city-source_only-s0", "toy", "recorded"] and lines[1][-2] == "norm"
+    assert lines[2] == ["city-self_trained-s0", "toy", "missing", "-", "-"]
+    assert lines[3][:3] == ["nuclei-s0", "toy", "outdated"]
+    assert " ".join(lines[-1]) == "smoke: 3 runs, 1 recorded, 1 missing, 1 outdated"
+    assert sorted(project.results.rglob("*")) == before  # listing changes nothing
+
+
+def test_train_takes_the_runs_that_fit_and_their_parents(project, capsys):
+    assert main(["train", "--profile", "smoke", "--only", "city-self*", "--workers", "1"]) == 0
+    assert trained(project.results) == ["city-source_only-s0", "city-self_trained-s0"]
+    assert project.prepared == [{"n_workers": 1}]
+    assert main(["train", "--profile", "smoke", "--only", "mars-*"]) == 1
+    assert "--only mars-*: expected a pattern that fits a run" in capsys.readouterr().err
+
+
+def test_failed_run_is_one_line_of_error(project, capsys):
+    project.runs[2] = toy_run("nuclei-s0", fails_at=1)
+    assert main(["train", "--profile", "smoke", "--workers", "1"]) == 1
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(
+            "RunsFailed: run 'nuclei-s0' failed with FloatingPointError: non-finite loss at iteration 1"
+        )
+    )
+    assert len(trained(project.results)) == 3
+
+
+def test_bug_keeps_its_traceback(project, monkeypatch):
+    monkeypatch.setattr(panolib.study, "load", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["runs"])
+
+
+def test_interrupt_says_that_nothing_is_lost(project, monkeypatch, capsys):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(panolib.study, "load", interrupted)
+    assert main(["runs"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_data_writes_and_lists_folders(project, capsys):
+    (project.root / "cache" / "a.png").write_bytes(bytes(2_000_000))
+    assert main(["data", "--profile", "smoke"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[1] == ["synthia", "1", "2.0", str(project.root / "cache")]
+    assert lines[2][:3] == ["cityscapes", "not", "here"]
+    assert len(project.prepared) == 1
+
+
+def test_reproduce_trains_then_executes_the_notebooks_in_order(project, capsys):
+    assert main(["reproduce", "--profile", "smoke", "--workers", "1"]) == 0
+    assert trained(project.results) == [
+        "city-source_only-s0",
+        "city-self_trained-s0",
+    ]
+    executed = project.results / "executed"
+    assert sorted(file.name for file in executed.iterdir()) == ["00_data.ipynb", "07_results.ipynb"]
+    output = nbformat.read(executed / "07_results.ipynb", 4).cells[-1].outputs[0].text
+    assert output == f"smoke False {project.root / 'notebooks'}\n"
+    captured = capsys.readouterr()
+    assert captured.err.index("00_data") < captured.err.index("07_results")
+    assert captured.out.startswith("2 runs and 2 notebooks in")
+
+
+def test_failing_notebook_stops_with_its_name_and_error(project, capsys):
+    write_notebook(project.root / "notebooks" / "00_data.ipynb", "raise ValueError('a wrong folder')")
+    assert main(["reproduce", "--profile", "smoke", "--workers", "1"]) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("NotebookFailed: 00_data.ipynb, cell [3]: ValueError: a wrong folder; see ")
+    assert not (project.results / "executed" / "07_results.ipynb").exists()
+
+
+def test_killed_retraining_goes_on_and_ends_once(project, monkeypatch):
+    done = []
+
+    def fail(notebook, out_dir, parameters):
+        raise NotebookFailed(notebook.stem)
+
+    command = ["reproduce", "--profile", "smoke", "--notebook", "00", "--retrain", "--workers", "1"]
+    Store(project.results, KINDS).get(project.runs[0])
+    monkeypatch.setattr(panolib.notebook, "execute", fail)
+    assert main(command) == 1
+    started = (project.results / "retrain_since").read_text()
+    assert abs(float(started) - time.time()) < 60
+    monkeypatch.setattr(panolib.notebook, "execute", lambda notebook, *_: done.append(notebook.stem))
+    assert main(command) == 0
+    assert trained(project.results) == [project.runs[0].name] * 2 and done == ["00_data"]
+    assert not (project.results / "retrain_since").exists()
+    assert main(command) == 0  # a new one
+    assert trained(project.results) == [project.runs[0].name] * 3
+
+
+def test_unknown_notebook_and_unknown_parameter(project, capsys):
+    assert main(["reproduce", "--profile", "smoke", "--notebook", "99"]) == 1
+    assert "one that begins with '99'; found 00_data, 07_results" in capsys.readouterr().err
+    (project.root / "notebooks" / "scratch.ipynb").write_text("{}")
+    assert [file.stem for file in numbered_notebooks(project.root / "notebooks")] == ["00_data", "07_results"]
+    with pytest.raises(KeyError, match=r"00_data.ipynb declares no parameter \['sede'\]"):
+        execute(project.root / "notebooks" / "00_data.ipynb", project.results, {"profile": "cpu", "sede": 3})
+    assert not project.results.exists()
+
+
+def test_sigkill_during_the_command_then_the_command_again(project, tmp_path):
+    run = project.runs[0]
+    script = tmp_path / "command.py"
+    script.write_text(
+        "import sys\nsys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\nfrom toy_kinds import get_in_child, toy_run\n"
+        "get_in_child(Path(sys.argv[2]), toy_run(sys.argv[3], n_iterations=30, pause_s=0.02))\n"
+    )
+    command = [sys.executable, str(script), str(Path(__file__).parent), str(project.results), run.name]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    curves = project.results / "work" / run.name / "curves.csv"
+    until = time.monotonic() + 60
+    while not (curves.exists() and curves.read_text().count("\n") > 5):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, 9)
+    process.wait()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    assert trained(project.results) == [run.name] * 2
+    assert not (project.results / "work" / run.name).exists()

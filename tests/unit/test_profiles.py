@@ -1,0 +1,183 @@
+"""A profile is read strictly: what the code does not know is an error that names file, key and value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from panolib.profiles import ProfileError, canonical_json, from_mapping, load_yaml, project_root, to_plain
+
+
+@dataclass(frozen=True)
+class Network:
+    depth: int
+    width: float = 1.0
+    rates: tuple[int, ...] = (6, 12)
+
+
+@dataclass(frozen=True)
+class Training:
+    network: Network
+    version: Literal["v2", "v3"]
+    size: tuple[int, int]
+    weights: str | None
+    resume: bool = True
+    threshold: int | float = 0.5
+    teacher: Network | None = None
+    losses: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.size[0] <= 0:
+            raise ValueError(f"size: expected positive numbers, found {self.size}")
+
+
+PLAIN = {
+    "network": {"depth": 18, "width": 2, "rates": [1, 2, 3]},
+    "version": "v2",
+    "size": [128, 256],
+    "weights": None,
+    "threshold": 3,
+    "losses": {"pull": 1},
+}
+
+
+def build(**changes):
+    return from_mapping(Training, {**PLAIN, **changes}, where="cpu.yaml")
+
+
+def test_values_arrive_with_their_types():
+    training = build()
+    assert training == Training(
+        Network(18, 2.0, (1, 2, 3)), "v2", (128, 256), None, True, 3, None, {"pull": 1.0}
+    )
+    assert type(training.network.width) is float and type(training.threshold) is int
+    assert type(training.losses["pull"]) is float
+    assert build(teacher={"depth": 10}).teacher == Network(10)
+
+
+def test_round_trip():
+    training = build(teacher={"depth": 10})
+    assert from_mapping(Training, json.loads(json.dumps(to_plain(training))), where="run.json") == training
+    assert from_mapping(Training, to_plain(training), where="run.json") == training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"network": {"depht": 18}},
+            r"network.depht: unknown key, found with value 18 \(int\); did you mean 'depth'\?",
+        ),
+        ({"zzz": 1}, r"zzz: unknown key, .*expected one of: network, version, size"),
+        ({"network": {"width": 1.0}}, "network.depth: missing key, expected int"),
+        ({"network": {"depth": "18"}}, r"network.depth: expected int, found '18' \(str\)"),
+        ({"network": {"depth": True}}, r"network.depth: expected int, found True \(bool\)"),
+        ({"network": {"depth": 18.0}}, r"network.depth: expected int, found 18.0 \(float\)"),
+        ({"network": {"depth": 18, "width": "wide"}}, r"network.width: expected float, found 'wide' \(str\)"),
+        (
+            {"network": {"depth": 18, "rates": [1, "six"]}},
+            r"network.rates\[1\]: expected int, found 'six' \(str\)",
+        ),
+        (
+            {"network": {"depth": 18, "rates": 6}},
+            r"network.rates: expected list\[int, ...\], found 6 \(int\)",
+        ),
+        ({"network": 18}, r"network: expected the keys of Network, found 18 \(int\)"),
+        ({"network": None}, r"network: expected the keys of Network, found None"),
+        ({"version": "v4"}, r"version: expected one of 'v2', 'v3', found 'v4' \(str\)"),
+        ({"size": [1, 2, 3]}, r"size: expected list\[int, int\], found \[1, 2, 3\] \(list\)"),
+        ({"size": [0, 2]}, r"Training: size: expected positive numbers, found \(0, 2\)"),
+        ({"weights": 3}, r"weights: expected str, found 3 \(int\)"),
+        ({"resume": 1}, r"resume: expected bool, found 1 \(int\)"),
+        ({"threshold": "x"}, r"threshold: expected int or float, found 'x' \(str\)"),
+        ({"teacher": {"depth": None}}, r"teacher.depth: expected int, found None"),
+        ({"losses": {"pull": "x"}}, r"losses.pull: expected float, found 'x' \(str\)"),
+        ({"losses": {3: 1.0}}, r"losses: expected dict\[str, float\], found \{3: 1.0\} \(dict\)"),
+    ],
+)
+def test_errors_name_file_key_value_and_what_was_expected(changes, message):
+    with pytest.raises(ProfileError, match=f"^cpu.yaml: {message}"):
+        build(**changes)
+
+
+def test_bare_mappings_are_kept_for_whoever_reads_them():
+    @dataclass(frozen=True)
+    class Domain:
+        data: Mapping
+        gap: Mapping | None
+
+    assert from_mapping(Domain, {"data": {"a": [1]}, "gap": None}, where="x").data == {"a": [1]}
+    with pytest.raises(ProfileError, match=r"x: gap: expected Mapping, found 3 \(int\)"):
+        from_mapping(Domain, {"data": {}, "gap": 3}, where="x")
+
+
+def test_missing_key_is_named():
+    plain = {key: value for key, value in PLAIN.items() if key != "weights"}
+    with pytest.raises(ProfileError, match=r"cpu.yaml: weights: missing key, expected str \| None"):
+        from_mapping(Training, plain, where="cpu.yaml")
+
+
+def test_yaml_closes_two_traps(tmp_path):
+    file = tmp_path / "cpu.yaml"
+    file.write_text("rate: 1e-3\nother: -2.5E+4\nname: e3\nnumber: 12\nsub: {a: 1}\n")
+    assert load_yaml(file) == {"rate": 0.001, "other": -25000.0, "name": "e3", "number": 12, "sub": {"a": 1}}
+    file.write_text("a: 1\nb: {c: 1, c: 2}\n")
+    with pytest.raises(ProfileError, match=r"(?s)cpu.yaml: key 'c' is given twice.*line 2"):
+        load_yaml(file)
+
+
+def test_yaml_anchors_and_merges_still_work(tmp_path):
+    file = tmp_path / "cpu.yaml"
+    file.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n")
+    assert load_yaml(file)["b"] == {"x": 1, "y": 3}
+
+
+def test_unreadable_profiles(tmp_path):
+    (tmp_path / "cpu.yaml").write_text("a: [1")
+    with pytest.raises(ProfileError, match=r"cpu\.yaml"):
+        load_yaml(tmp_path / "cpu.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(ProfileError, match=r"list.yaml: expected `key: value` lines, found \[1\] \(list\)"):
+        load_yaml(tmp_path / "list.yaml")
+    with pytest.raises(FileNotFoundError, match=r"gpu\.yaml: no such file; found here: cpu, list"):
+        load_yaml(tmp_path / "gpu.yaml")
+
+
+def test_canonical_json_has_one_text_per_value():
+    assert canonical_json({"b": (1, 2.5), "a": None}) == '{"a":null,"b":[1,2.5]}'
+    assert canonical_json(Network(18)) == '{"depth":18,"rates":[6,12],"width":1.0}'
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical_json(float("nan"))
+
+
+def test_to_plain_names_what_is_not_plain():
+    with pytest.raises(TypeError, match=r"spec.rates\[0\]: expected numbers.*found .*Path\('a'\)"):
+        to_plain(Network(18, rates=(Path("a"),)))
+
+
+def test_project_root_is_found_from_below(tmp_path):
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "panolib"\n')
+    below = tmp_path / "notebooks" / "profiles"
+    below.mkdir(parents=True)
+    assert project_root(below) == tmp_path.resolve()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "another"\n')
+    with pytest.raises(FileNotFoundError, match=r"pyproject.toml of panolib"):
+        project_root(below)
+
+
+def test_profiles_of_the_project_are_found():
+    root = project_root(Path(__file__))
+    assert {file.stem for file in (root / "notebooks" / "profiles").glob("*.yaml")} >= {
+        "smoke",
+        "cpu",
+        "gpu",
+        "paper",
+    }
+    for file in (root / "notebooks" / "profiles").glob("*.yaml"):
+        assert load_yaml(file)

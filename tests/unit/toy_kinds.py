@@ -1,0 +1,108 @@
+"""A toy study for the tests of runs and commands: one layer, with everything that a real run has."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from panolib import provenance
+from panolib.runs import Job, Run, Store
+
+provenance.commit(), provenance.versions()  # asked once, before child processes are forked
+
+
+@dataclass(frozen=True)
+class ToySpec:
+    seed: int = 0
+    n_iterations: int = 30
+    learning_rate: float = 0.1
+    pause_s: float = 0.0
+    fails_at: int | None = None
+
+
+def train_toy(run: Run, job: Job) -> dict:
+    """A linear layer and descent with momentum; iteration i draws from a generator of its own."""
+    spec = run.spec
+    torch.manual_seed(spec.seed)
+    model = torch.nn.Linear(16, 4)
+    if run.parents:
+        model.load_state_dict(job.parent("start"))
+    velocity = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    state = job.resume()
+    if state is not None:
+        model.load_state_dict(state["model"])
+        velocity = state["velocity"]
+    for i in job.progress(job.start, spec.n_iterations):
+        image = torch.randn(32, 16, generator=torch.Generator().manual_seed(1000 * spec.seed + i))
+        loss = model(image).square().mean() + (math.nan if i == spec.fails_at else 0.0)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"non-finite loss at iteration {i}")
+        model.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                velocity[name] = 0.9 * velocity[name] - spec.learning_rate * parameter.grad
+                parameter += velocity[name]
+        job.log(i, loss=loss)
+        if i % 10 == 9:
+            job.log(i, score=-loss.detach())
+        job.checkpoint(lambda: {"model": model.state_dict(), "velocity": velocity}, i + 1)
+        time.sleep(spec.pause_s)
+    weight = model.weight.detach()
+    grey = (weight.abs() * 255).clamp(0, 255).byte().numpy()
+    job.save_sample("weight", np.stack([grey] * 3, axis=-1))
+    job.finish(model.state_dict())
+    return {"norm": weight.norm().item(), "absent": math.nan, "list": [1, math.nan]}
+
+
+def toy_run(name: str = "toy", parent: Run | None = None, **spec) -> Run:
+    """A run of the toy study."""
+    return Run(name, "toy", ToySpec(**spec), parents=() if parent is None else (("start", parent),))
+
+
+def train_and_count(run: Run, job: Job) -> dict:
+    """`train_toy`, with a line for every training in a file beside the results."""
+    with (job._folder.parents[1] / "trained.txt").open("a") as file:
+        file.write(f"{run.name}\n")
+    return train_toy(run, job)
+
+
+KINDS = {"toy": train_and_count}
+
+
+def trained(root: Path) -> list[str]:
+    """Names of the runs whose training function was called, in order."""
+    file = root / "trained.txt"
+    return file.read_text().split() if file.exists() else []
+
+
+def get_in_child(root: Path, run: Run, dies_at: int | None = None, checkpoint_s: float = 0.0) -> None:
+    """What a child process does: get a run; killed before the `dies_at`-th change on the disk."""
+    torch.set_num_threads(1)
+    if dies_at is not None:
+        calls = itertools.count()
+
+        def deadly(function):
+            def call(*args, **kwargs):
+                if next(calls) == dies_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **kwargs)
+
+            return call
+
+        for name in ("replace", "fsync", "unlink", "rmdir"):
+            setattr(os, name, deadly(getattr(os, name)))
+    Store(root, KINDS, checkpoint_s=checkpoint_s).get(run)
+
+
+def get_all_in_child(root: Path, runs: list[Run], workers: int) -> None:
+    """Train a list of runs with worker processes."""
+    Store(root, KINDS, checkpoint_s=0.0).get_all(runs, workers)
