@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the commands import torch, --help does not
+    from panolib.runs import Run
     from panolib.study import Study
 
 
@@ -26,8 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not isinstance(error, _user_errors()):
             raise
-        message = error.args[0] if isinstance(error, KeyError) else error  # str(KeyError) adds quotes
-        print(f"{type(error).__name__}: {message}", file=sys.stderr)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     return 0
 
@@ -54,7 +54,7 @@ def train(options: argparse.Namespace) -> None:
     loaded = study.load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
     if not chosen:
-        raise LookupError(
+        raise SystemExit(
             f"--only {options.only}: expected a pattern that fits a run; "
             f"the runs of this study are {', '.join(loaded.runs)}"
         )
@@ -76,11 +76,12 @@ def reproduce(options: argparse.Namespace) -> None:
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
         loaded.prepare_data(n_workers=options.workers)
-        loaded.store.get_all([loaded.runs[name] for name in names], options.workers)
+        runs = _with_data(loaded, [loaded.runs[name] for name in names])
+        loaded.store.get_all(runs, options.workers)
         for notebook in notebooks:
             execute(notebook, loaded.results / "executed", {"profile": options.profile, "retrain": False})
     print(
-        f"{len(names)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
+        f"{len(runs)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
         f"Executed notebooks and tables: {loaded.results}; figures: {loaded.figures}"
     )
 
@@ -159,15 +160,21 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from panolib.runs import MissingRun, RunsFailed
     from panolib.storage import CorruptCheckpoint
 
-    return (
-        NotebookFailed,
-        ProfileError,
-        CorruptCheckpoint,
-        MissingRun,
-        RunsFailed,
-        FileNotFoundError,
-        LookupError,
-    )
+    return (NotebookFailed, ProfileError, CorruptCheckpoint, MissingRun, RunsFailed, FileNotFoundError)
+
+
+def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
+    """Runs that are recorded or whose data is on this machine. Says which ones are left out."""
+
+    def is_ready(run: Run) -> bool:
+        domain = run.name.split("-")[0]
+        return loaded.sources[domain].available() or loaded.store.load(run) is not None
+
+    left_out = [run.name for run in runs if not is_ready(run)]
+    if left_out:
+        reason = "their data is not on this machine (README.md, 'Real data')"
+        print(f"left out, for {reason}: {', '.join(left_out)}", file=sys.stderr)
+    return [run for run in runs if run.name not in left_out]
 
 
 def _describe_run(loaded: Study, name: str) -> tuple[str, ...]:

@@ -32,13 +32,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import filelock
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from panolib import provenance
+from panolib.job import Job
 from panolib.profiles import canonical_json, to_plain
 from panolib.storage import (
     load_checkpoint,
@@ -47,13 +45,10 @@ from panolib.storage import (
     read_json,
     read_text,
     remove_folder,
-    save_checkpoint,
     sync_folder,
     write,
     write_json,
 )
-
-BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
 
 
 class MissingRun(LookupError):
@@ -414,199 +409,6 @@ class Store:
         write_json(work / "run.json", job.info())  # the commit point
         self._settle(run)
         return self._read(run)
-
-
-class Job:
-    """One run in training: what its training function works with.
-
-    Everything random in iteration i is to be a function of the seed and i. Then a run that goes on from a
-    checkpoint is bit for bit the run that was never interrupted::
-
-        state = job.resume()                                 # None: begin at job.start = 0
-        for i in job.progress(job.start, n_iterations):
-            ...
-            job.log(i, loss=loss)
-            job.checkpoint(lambda: {"model": model.state_dict(), ...}, i + 1)
-        job.finish(model.state_dict())
-        return metrics
-
-    Attributes
-    ----------
-    run : Run
-    spec : the run's spec
-    start : int
-        Iteration to begin at: 0, or that of the checkpoint after `resume`.
-    """
-
-    def __init__(self, store: Store, run: Run) -> None:
-        self.run, self.spec, self.start = run, run.spec, 0
-        self._store, self._folder = store, store._work(run)
-        self._rows: list[dict[str, float]] = []  # the curves
-        self._columns: list[str] = ["iteration"]
-        self._curves_file = None
-        self._bar: tqdm | None = None
-        self._iterations = 0
-        self._commits = [provenance.commit()]  # of every process that worked on the run
-        self._wall_before_s, self._began = 0.0, time.perf_counter()
-        self._last_checkpoint = time.monotonic()
-        provenance.reset_peak_memory()
-
-    def parent(self, role: str) -> dict:
-        """Final state of the parent in this role. Trained first, off this run's clock, if it is not here."""
-        return self._ask_parent(role, self._store.final_state)
-
-    def parent_record(self, role: str) -> Record:
-        """Record of the parent in this role."""
-        return self._ask_parent(role, self._store.get)
-
-    def resume(self) -> dict | None:
-        """State of the last checkpoint, on the CPU, or None. Curves and wall time go on from there too.
-
-        Raises
-        ------
-        CorruptCheckpoint
-            If the file is not readable; says how to go on.
-        """
-        path = self._folder / "checkpoint.pt"
-        if not path.exists():
-            return None
-        saved = load_checkpoint(path, "delete it and give the same command again: training then begins anew")
-        self.start, self._rows, self._columns = saved["iteration"], saved["rows"], saved["columns"]
-        self._wall_before_s, self._began = saved["wall_s"], time.perf_counter()
-        self._commits = [entry for entry in saved["commits"] if entry not in self._commits] + self._commits
-        return saved["state"]
-
-    def checkpoint(self, state_fn: Callable[[], dict], iteration: int, *, force: bool = False) -> None:
-        """Save what `state_fn` returns, atomically, if the last checkpoint is old enough or `force` is given.
-
-        Parameters
-        ----------
-        state_fn : function () -> dict
-            Tensors, numbers, strings and containers of these; called only when it is time to save.
-        iteration : int
-            The iteration to go on with: number of finished iterations.
-        """
-        if not force and time.monotonic() - self._last_checkpoint < self._store.checkpoint_s:
-            return
-        save_checkpoint(
-            self._folder / "checkpoint.pt",
-            {
-                "key": self.run.key,
-                "iteration": iteration,
-                "state": state_fn(),
-                "rows": self._rows,
-                "columns": self._columns,
-                "wall_s": self._wall_s(),
-                "commits": self._commits,
-            },
-        )
-        self._last_checkpoint = time.monotonic()
-
-    def log(self, iteration: int, **values: float) -> None:
-        """Append a row to the curves: numbers or one-element tensors by name."""
-        row = {"iteration": int(iteration)} | {name: _number(value) for name, value in values.items()}
-        self._rows.append(row)
-        new_columns = [name for name in row if name not in self._columns]
-        self._columns += new_columns
-        if self._curves_file is None or new_columns:
-            self.close()
-            self._curves_file = (self._folder / "curves.csv").open("w")
-            self._curves_file.write(self.curves_text())
-        else:
-            self._curves_file.write(self._line(row))
-        self._curves_file.flush()
-        if self._bar is not None:
-            shown = ["loss"] if "loss" in row else list(values)
-            self._bar.set_postfix_str(", ".join(f"{name} {row[name]:.4g}" for name in shown), refresh=False)
-
-    def progress(self, start: int, stop: int) -> Iterator[int]:
-        """Iterations `start` ... `stop` - 1, under a progress bar with the last loss and the time to go."""
-        self._iterations = max(self._iterations, stop)
-        with tqdm(
-            total=stop, initial=start, desc=self.run.name, mininterval=0.5, dynamic_ncols=True, **BAR_OPTIONS
-        ) as self._bar:
-            for iteration in range(start, stop):
-                yield iteration
-                self._bar.update()
-        self._bar = None
-
-    def save_sample(self, name: str, image: np.ndarray) -> None:
-        """Keep an image with the record.
-
-        Parameters
-        ----------
-        name : str
-            File name without its ending.
-        image : uint8 array [H, W, 3]
-            RGB.
-        """
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(
-                f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} {list(image.shape)}"
-            )
-        (self._folder / "samples").mkdir(exist_ok=True)
-        _, png = cv2.imencode(".png", image[..., ::-1])
-        write(self._folder / "samples" / f"{name}.png", png.tobytes())
-
-    def finish(self, state: dict) -> None:
-        """Keep the final state of the model for evaluation and for the children of this run."""
-        save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
-
-    def curves_text(self) -> str:
-        """The curves as CSV."""
-        return ",".join(self._columns) + "\n" + "".join(self._line(row) for row in self._rows)
-
-    def close(self) -> None:
-        """Close the file of the curves."""
-        if self._curves_file is not None:
-            self._curves_file.close()
-        self._curves_file = None
-
-    def info(self) -> dict[str, Any]:
-        """The content of run.json."""
-        run, spec = self.run, to_plain(self.run.spec)
-        return {
-            "name": run.name,
-            "kind": run.kind,
-            "version": run.version,
-            "key": run.key,
-            "spec": spec,
-            "seed": spec.get("seed") if isinstance(spec, dict) else None,
-            "parents": {role: {"name": parent.name, "key": parent.key} for role, parent in run.parents},
-            "data": list(run.data),
-            "iterations": self._iterations,
-            "wall_s": round(self._wall_s(), 3),
-            "commit": self._commits[-1]["commit"],
-            "dirty": any(entry["dirty"] for entry in self._commits),
-            "earlier_commits": [entry["commit"] for entry in self._commits[:-1]],
-            "device": provenance.device(),
-            "peak_memory_mb": provenance.peak_memory_mb(),
-            "versions": provenance.versions(),
-            "recorded_at": datetime.datetime.now(datetime.UTC).isoformat(),
-        }
-
-    def _ask_parent(self, role: str, ask: Callable[[Run], Any]) -> Any:
-        """Ask the store about a parent; what that takes is not this run's time."""
-        parents = dict(self.run.parents)
-        if role not in parents:
-            raise KeyError(f"run '{self.run.name}' has no parent in role {role!r}; found {list(parents)}")
-        asked = time.perf_counter()
-        answer = ask(parents[role])
-        self._began += time.perf_counter() - asked
-        return answer
-
-    def _wall_s(self) -> float:
-        """Seconds of training, over all processes that worked on the run."""
-        return self._wall_before_s + time.perf_counter() - self._began
-
-    def _line(self, row: dict[str, float]) -> str:
-        """One line of the curves; an empty cell where nothing was logged."""
-        return ",".join(str(row.get(name, "")) for name in self._columns) + "\n"
-
-
-def _number(value: Any) -> float:
-    """A number, a one-element array or tensor (with a gradient or without) as a float."""
-    return float(value.item() if hasattr(value, "item") else value)
 
 
 def retrain_started(root: str | Path) -> float:

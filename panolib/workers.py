@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from panolib.runs import BAR_OPTIONS, Run, RunsFailed, Store
+from panolib.job import BAR_OPTIONS
+from panolib.runs import Run, RunsFailed, Store
 
 # Set before a worker starts: importing numpy, OpenCV or torch there reads them once.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

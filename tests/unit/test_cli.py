@@ -57,14 +57,16 @@ def project(tmp_path, monkeypatch):
             profile_name=profile,
             runs={run.name: run for run in runs},
             store=Store(results, KINDS, retrain_since=retrain_since, train=train),
-            notebooks={"00_data": (runs[0].name,), "07_results": (runs[1].name,)},
+            notebooks={"00_data": (runs[0].name,), "07_results": (runs[1].name, runs[2].name)},
             results=results,
             figures=tmp_path / "figures" / profile,
             prepare_data=lambda **options: prepared.append(options),
             headline=lambda record: f"norm {record.metrics['norm']:.3f}",
             sources={
-                "city": SimpleNamespace(folders=folders),
-                "nuclei": SimpleNamespace(scenes=tmp_path / "cache", root=tmp_path / "nowhere"),
+                "city": SimpleNamespace(folders=folders, available=lambda: True),
+                "nuclei": SimpleNamespace(
+                    scenes=tmp_path / "cache", root=tmp_path / "nowhere", available=lambda: False
+                ),
             },
         )
 
@@ -112,12 +114,12 @@ def test_runs_lists_state_age_wall_and_headline(project, capsys):
     assert sorted(project.results.rglob("*")) == before  # listing changes nothing
 
 
-def test_train_takes_the_runs_that_fit_and_their_parents(project, capsys):
+def test_train_takes_the_runs_that_fit_and_their_parents(project):
     assert main(["train", "--profile", "smoke", "--only", "city-self*", "--workers", "1"]) == 0
     assert trained(project.results) == ["city-source_only-s0", "city-self_trained-s0"]
     assert project.prepared == [{"n_workers": 1}]
-    assert main(["train", "--profile", "smoke", "--only", "mars-*"]) == 1
-    assert "--only mars-*: expected a pattern that fits a run" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"--only mars-\*: expected a pattern that fits a run; .*nuclei-s0"):
+        main(["train", "--profile", "smoke", "--only", "mars-*"])
 
 
 def test_failed_run_is_one_line_of_error(project, capsys):
@@ -169,6 +171,9 @@ def test_reproduce_trains_then_executes_the_notebooks_in_order(project, capsys):
     assert output == f"smoke False {project.root / 'notebooks'}\n"
     captured = capsys.readouterr()
     assert captured.err.index("00_data") < captured.err.index("07_results")
+    assert (
+        "left out, for their data is not on this machine (README.md, 'Real data'): nuclei-s0" in captured.err
+    )
     assert captured.out.startswith("2 runs and 2 notebooks in")
 
 
