@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS
-from panolib.tables import SELF_TRAINED, SOURCE_ONLY, number, per_seed, select
+from panolib.profiles import load_yaml, project_root
+from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
+from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select
 
 BATCH_NORM = tuple(RUNG_LABELS[rung] for rung in BATCH_NORM_RUNGS)
+COMPARED = {  # settings that a reader of the thesis knows
+    "semantic_baseline": (
+        "network.depth", "network.width", "network.weights", "optimiser.name", "optimiser.lr", "batch_size",
+        "iterations",
+    ),
+    "self_training": (
+        "optimiser.name", "optimiser.lr", "batch_size", "iterations", "target_weight", "ema_interval",
+        "batch_norm",
+    ),
+    "instance_baseline": ("network.depth", "network.width", "network.weights", "batch_size", "iterations"),
+    "instance_self_training": ("batch_size", "iterations", "ema_decay"),
+}  # fmt: skip
 EMBEDDING, COMPONENTS = "embedding in predicted masks", "connected components in predicted masks"
 
 
@@ -117,11 +132,76 @@ def unscored_classes(rows: pd.DataFrame, classes: Iterable[str], *, method: str 
     return f"{method} scores 0 on {len(zero)} of {len(classes)} classes{names}"
 
 
+def gap_line(rows: pd.DataFrame) -> str:
+    """What the groups of style parameters cost a source-only network, in words."""
+    if rows.empty:
+        return "this profile has no renderer to take apart, so no gap runs"
+    wide = rows[rows["method"] == SOURCE_ONLY].set_index(["class_or_metric", "seed"])["value"].sort_index()
+    groups = [group for group in dict.fromkeys(rows["class_or_metric"]) if group != "none"]
+    loss = {group: (wide[group] - wide["none"]).mean() for group in groups}
+    parts = ", ".join(f"{group} {value:+.1f}" for group, value in sorted(loss.items(), key=lambda x: x[1]))
+    return f"source only, mIoU against its own style, points: {parts}"
+
+
+def gap_closed_line(summary: pd.DataFrame, metric: str) -> str:
+    """Share of the way from source-only to the oracle that each rung goes, in words."""
+    part = select(summary, class_or_metric=f"{metric} gap closed")
+    shares = ", ".join(
+        f"{method} {number(mean, spread, 0)} %"
+        for method, mean, spread in zip(part["method"], part["mean"], part["spread"])
+        if method not in (SOURCE_ONLY, ORACLE)
+    )
+    return f"share of the gap in {metric} from source only to the oracle that is closed: {shares}"
+
+
+def presence_line(descriptions: Mapping[str, Mapping[str, pd.DataFrame]]) -> str:
+    """Which classes each data set lacks, in words."""
+    parts = []
+    for name, found in descriptions.items():
+        presence = found["presence"]
+        absent = presence.loc[presence["n_images"] == 0, "class"]
+        parts.append(f"{name}: {', '.join(absent) if len(absent) else 'none'}")
+    return f"classes without a pixel: {'; '.join(parts)}"
+
+
+def data_line(study: Study, domain: str) -> str:
+    """Whether the data are the thesis's or a stand-in, from the profile."""
+    embedded = getattr(study.profile, domain).data["embedded"]
+    size = "" if embedded is None else f" at {embedded['height']} x {embedded['width']} px"
+    if domain == "nuclei":
+        return f"data: rendered nuclei{size} as source, real microscope images as target; not in the thesis"
+    if embedded is None:
+        return "data: the thesis's own data sets"
+    return f"data: rendered street scenes{size}, a stand-in for SYNTHIA, GTA5 and Cityscapes"
+
+
+def differences_from_thesis(study: Study, sections: Iterable[str] = tuple(COMPARED)) -> list[str]:
+    """Where the street settings differ from those of the thesis's size, which profile "paper" holds."""
+    paper = load_yaml(project_root() / "notebooks" / "profiles" / "paper.yaml")["city"]
+    lines = []
+    for section in sections:
+        ours, theirs = getattr(study.profile.city, section), paper[section]
+        found = []
+        for key in COMPARED[section]:
+            path = key.split(".")
+            here, there = (functools.reduce(operator.getitem, path, part) for part in (ours, theirs))
+            if here != there:
+                found.append(f"{key} {_plain(here)} instead of {_plain(there)}")
+        if found:
+            lines.append(f"{section.replace('_', ' ')}: {', '.join(found)}")
+    return lines
+
+
 def seeds_line(rows: pd.DataFrame) -> str:
     """Which seeds the rows hold, and what "±" then means."""
     seeds = sorted(set(rows["seed"]))
     spread = "± is the sample standard deviation" if len(seeds) > 1 else "one seed, so there is no spread"
     return f"n = {len(seeds)} (seeds {', '.join(map(str, seeds))}); {spread}"
+
+
+def _plain(value) -> str:
+    """A setting as a reader says it."""
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _mean(values: pd.DataFrame, method: str) -> str:

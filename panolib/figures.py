@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from panolib.data.readers import Sample
 from panolib.labels import LabelSet
@@ -126,7 +127,7 @@ def gap_bars(rows: pd.DataFrame) -> Figure:
     groups = [group for group in dict.fromkeys(rows["class_or_metric"]) if group != "none"]
     wide = rows.set_index(["method", "class_or_metric", "seed"])["value"].sort_index()
     fig, ax = plt.subplots(figsize=(10, 5))
-    width = 0.8 / len(methods)
+    width = 0.8 / max(len(methods), 1)
     for i, method in enumerate(methods):
         loss = pd.DataFrame({group: wide[method, group] - wide[method, "none"] for group in groups})
         places = np.arange(len(groups)) + (i - (len(methods) - 1) / 2) * width
@@ -322,11 +323,21 @@ def panoptic_gallery(
     return fig
 
 
-def views_figure(image: np.ndarray, crops: Sequence[np.ndarray], canvases: Sequence[np.ndarray]) -> Figure:
-    """Crops of one image, and below each the canvas that its inverse gives back (grey: not seen)."""
-    headings = ["image", *(f"crop {i}" for i in range(len(crops)))]
-    blank = np.full_like(image, 255)
-    return picture_grid({"crops": [image, *crops], "taken back": [blank, *canvases]}, headings=headings)
+def views_figure(crops: Tensor, canvases: Tensor, seen: Tensor) -> Figure:
+    """Crops of one image, and below each the canvas that its inverse gives back (grey: not seen).
+
+    Parameters
+    ----------
+    crops, canvases : float Tensor [L, 3, H, W] in [0, 1]
+    seen : bool Tensor [L, 1 or 3, H, W]
+        Pixels of the canvases that the crop shows.
+    """
+    canvases = canvases.where(seen, 0.75)
+    rows = {
+        name: [(255 * picture).round().byte().movedim(0, -1).numpy() for picture in pictures]
+        for name, pictures in (("crops", crops), ("taken back", canvases))
+    }
+    return picture_grid(rows, headings=[f"view {i}" for i in range(len(crops))])
 
 
 # --- helpers ----------------------------------------------------------------------------------------------

@@ -26,6 +26,9 @@ PERCENT = "%"
 COUNTS = {"tp": "TP", "fp": "FP", "fn": "FN"}
 PANOPTIC_SCORES = {"sq": "SQ", "sq_matched": "SQ matched", "rq": "RQ", "pq": "PQ", "pq_plus": "PQ+"}
 
+# the thesis's printed SQ averages over matched classes only (methods 8.5)
+THESIS_SQ = {"SQ matched_16": "SQ_16", "SQ matched_19": "SQ_19", "SQ_16": None, "SQ_19": None}
+
 Ladder = Mapping[tuple[str, int], Record]  # (rung, seed) -> record, as Study.ladder gives it
 
 
@@ -116,10 +119,34 @@ def data_table(descriptions: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.Dat
             "data set": name, "images": len(images), "height x width, px": size,
             "classes seen": int((found["counts"]["pixels"] > 0).sum()),
             "instances": int(images["n_instances"].sum()),
-            "instances per image": f"{images['n_instances'].mean():.1f}",
-            "void, %": f"{100 * images['void_px'].sum() / (images['height'] * images['width']).sum():.1f}",
+            "instances per image": round(images["n_instances"].mean(), 1),
+            "void, %": round(100 * images["void_px"].sum() / (images["height"] * images["width"]).sum(), 1),
         })
-    return pd.DataFrame(rows).set_index("data set")
+    return pd.DataFrame(rows)
+
+
+def presence_table(descriptions: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Share of the images that show each class, in percent: a row per class, a column per data set."""
+    first = next(iter(descriptions.values()))["presence"]
+    shares = {f"{name}, %": 100 * found["presence"]["image_share"] for name, found in descriptions.items()}
+    return pd.DataFrame({"class": first["class"]} | shares)
+
+
+def size_table(descriptions: Mapping[str, Mapping[str, pd.DataFrame]]) -> pd.DataFrame:
+    """Objects per thing class and data set: number, and 5, 50 and 95 % of their areas in pixels."""
+    rows = []
+    for name, found in descriptions.items():
+        for (_, thing), areas in found["instances"].groupby(["class_id", "class"])["area_px"]:
+            low, median, high = np.percentile(areas, (5, 50, 95))
+            rows.append({"data set": name, "class": thing, "objects": len(areas), "5 %, px": low,
+                         "median, px": median, "95 %, px": high})
+    return pd.DataFrame(rows)
+
+
+def by_method(ladder: Ladder, rungs: Sequence[str] = RUNGS) -> dict[str, list[Record]]:
+    """Records of some rungs, seed by seed, under the names that tables and figures show."""
+    seeds = sorted({seed for _, seed in ladder})
+    return {RUNG_LABELS[rung]: [ladder[rung, seed] for seed in seeds] for rung in rungs}
 
 
 # --- rows to rows -----------------------------------------------------------------------------------------
@@ -169,9 +196,9 @@ def gap_closed(value, source_only, oracle):
     return np.divide(value - source_only, gap, out=undefined, where=gap > 0)
 
 
-def gap_closed_rows(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
-    """Rows "{metric} gap closed" of every method, each seed against its own source-only and oracle runs."""
-    parts = []
+def with_gap_closed(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
+    """Add rows "{metric} gap closed" of every method, each seed against its own source-only and oracle."""
+    parts = [rows]
     for metric in metrics:
         part = select(rows, class_or_metric=metric)
         ends = {
@@ -262,47 +289,55 @@ def write_csv(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def show(
-    summary: pd.DataFrame, *, metrics: Iterable[str] | None = None, index: str = "method", decimals: int = 1
+    summary: pd.DataFrame,
+    *,
+    metrics: Iterable[str] | None = None,
+    index: str = "method",
+    columns: str = "class_or_metric",
+    decimals: int = 1,
 ) -> pd.DataFrame:
-    """A summary as a reader sees it: one row per method, one column per metric, "mean ± spread" as text.
+    """A summary as a reader sees it: "mean ± spread" as text, one row per method, one column per metric.
 
-    A metric with published values is followed by a column of them. The column "n" is the number of seeds.
+    A column with published values is followed by a column of them. The column "n" is the number of seeds.
+    A setting is shown by its last part.
 
     Parameters
     ----------
     summary : DataFrame
-        What `summarise` or `with_published` returns, of one setting (or with `index="setting"`, one method).
+        What `summarise` or `with_published` returns.
     metrics : iterable of str, optional
-        Columns to show; all by default.
-    index : str
-        Column whose values become the rows.
+        Classes or metrics to show; all by default.
+    index, columns : str
+        Columns of `summary` whose values become the rows and the columns.
     decimals : int
         Digits after the point; counts have none.
 
     Raises
     ------
+    KeyError
+        For a metric that the summary does not have.
     ValueError
         If two values fall into one cell.
     """
-    metrics = list(dict.fromkeys(summary["class_or_metric"])) if metrics is None else list(metrics)
-    summary = summary[summary["class_or_metric"].isin(metrics)]
-    if summary.duplicated([index, "class_or_metric"]).any():
-        twice = summary[summary.duplicated([index, "class_or_metric"])].iloc[0]
-        raise ValueError(f"two values for {twice[index]!r}, {twice['class_or_metric']!r}, expected one; "
-                         "select one setting first")
-    cells = summary.set_index([index, "class_or_metric"])
+    if metrics is not None:
+        parts = [select(summary, class_or_metric=metric) for metric in metrics]
+        summary = pd.concat(parts, ignore_index=True)
+    summary = summary.assign(setting=summary["setting"].str.split("; ").str[-1])
+    twice = summary[summary.duplicated([index, columns])]
+    if len(twice):
+        found = twice[[index, columns]].iloc[0].tolist()
+        raise ValueError(f"two values for {found}, expected one; select one setting first")
     names = list(dict.fromkeys(summary[index]))
-    columns = {}
-    for metric in metrics:
-        part = cells.xs(metric, level="class_or_metric").reindex(names)
+    table = pd.DataFrame(index=pd.Index(names, name=index.replace("_", " ")))
+    for column, part in summary.groupby(columns, sort=False):
+        part = part.set_index(index).reindex(names)
         unit = part["unit"].dropna().iloc[0]
         digits = 0 if unit == "count" else decimals
-        heading = metric if unit == "count" else f"{metric}, {unit}"
-        columns[heading] = [number(*values, digits) for values in zip(part["mean"], part["spread"])]
+        heading = column if unit == "count" else f"{column}, {unit}"
+        table[heading] = [number(*values, digits) for values in zip(part["mean"], part["spread"])]
         if "published" in part and part["published"].notna().any():
-            columns[f"{metric}, published"] = [number(x, decimals=decimals) for x in part["published"]]
-    table = pd.DataFrame(columns, index=pd.Index(names, name=index))
-    return table.assign(n=cells.groupby(level=index, sort=False)["n"].max().reindex(names).to_numpy())
+            table[f"{column}, published"] = [number(x, decimals=decimals) for x in part["published"]]
+    return table.assign(n=summary.groupby(index, sort=False)["n"].max())
 
 
 def show_seeds(rows: pd.DataFrame, metric: str, *, decimals: int = 1) -> pd.DataFrame:
@@ -327,7 +362,13 @@ def number(mean: float, spread: float = np.nan, decimals: int = 1) -> str:
     return text if not np.isfinite(spread) else f"{text} ± {spread:.{decimals}f}"
 
 
-def provenance(study: Study, records: Iterable[Record]) -> pd.DataFrame:
+def instance_counts(record: Record) -> pd.DataFrame:
+    """True objects of each thing class in the images that a panoptic run scored."""
+    counts = pd.DataFrame({"objects": record.metrics["n_instances"]})
+    return counts.rename_axis("class").T.assign(images=record.metrics["n_images"])
+
+
+def provenance(records: Iterable[Record]) -> pd.DataFrame:
     """Where the numbers come from: key, commit, device and wall time of every run used."""
     rows = [
         {
@@ -337,7 +378,7 @@ def provenance(study: Study, records: Iterable[Record]) -> pd.DataFrame:
         }
         for record in records
     ]  # fmt: skip
-    return pd.DataFrame(rows).assign(profile=study.profile_name).set_index("run")
+    return pd.DataFrame(rows, columns=["run", "key", "commit", "device", "wall, s"]).set_index("run")
 
 
 def provenance_lines(records: Iterable[Record]) -> list[str]:

@@ -87,7 +87,7 @@ def test_gap_closed(value, low, high, share):
 def test_gap_is_closed_within_each_seed():
     uneven = ladder()
     uneven["oracle", 1].metrics["miou_19"] = 0.61  # seed 1: source 21, self-trained 31, oracle 61
-    rows = tables.gap_closed_rows(tables.semantic_rows(uneven), ["mIoU_19"])
+    rows = tables.with_gap_closed(tables.semantic_rows(uneven), ["mIoU_19"])
     values = tables.per_seed(rows, "mIoU_19 gap closed")
     assert values.loc["self-trained"].tolist() == pytest.approx([50.0, 25.0])
     assert values.loc["source only"].tolist() == pytest.approx([0.0, 0.0])
@@ -256,3 +256,32 @@ def test_classes_in_words(rows):
     unscored = claims.unscored_classes(rows, ["road", "train"])
     assert unscored == "self-trained scores 0 on 1 of 2 classes: train"
     assert claims.seeds_line(rows).startswith("n = 2 (seeds 0, 1)")
+
+
+def test_show_with_methods_as_columns(rows):
+    shown = tables.show(tables.summarise(rows), metrics=["road"], index="class_or_metric", columns="method")
+    assert shown.index.tolist() == ["road"]
+    assert shown.columns.tolist() == [*(f"{method}, %" for method in tables.METHODS), "n"]
+
+
+GAPS = {"none": 0.30, "photometry": 0.25, "texture": 0.28, "all": 0.20}
+
+
+def test_gap_of_style_groups():
+    gaps = {
+        (rung, seed): record(f"city-gap-{rung}-s{seed}", **{
+            group: {"miou_19": score + STEP * seed} for group, score in GAPS.items()
+        })
+        for rung in ("abn", "source_only") for seed in (0, 1)
+    }  # fmt: skip
+    rows = tables.gap_rows(gaps)
+    shown = tables.show(tables.summarise(rows))
+    assert shown.index.tolist() == ["source only", "ABN"]
+    assert shown.columns.tolist() == [*(f"{group}, %" for group in GAPS), "n"]
+    assert claims.gap_line(rows).endswith("points: all -10.0, photometry -5.0, texture -2.0")
+
+
+def test_a_study_without_gap_runs_says_so():
+    rows = tables.gap_rows({})
+    assert tables.show(tables.summarise(rows)).empty
+    assert "no gap runs" in claims.gap_line(rows)

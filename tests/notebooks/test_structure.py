@@ -1,0 +1,148 @@
+"""Notebooks as files: order of cells, tags, parameters that are read, outputs that nbval can compare."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from panolib.profiles import project_root
+from panolib.study import notebook_runs
+
+FOLDER = project_root() / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+DEFAULTS = {"profile": "cpu", "retrain": False}
+CHECK, IGNORE = {"nbval-check-output", "keep_output"}, "nbval-ignore-output"
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|usr|var|opt|mnt|data)/|\b[A-Z]:\\\\")
+MAX_BYTES, MAX_CODE_CELLS, MAX_LINES = 1_000_000, 18, 14
+TABLE = re.compile(r"^(tables\.(show|show_seeds|instance_counts)\(|\w+\.set_index\()", re.MULTILINE)
+
+pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(path: Path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+def tags(cell) -> set[str]:
+    return set(cell.metadata.get("tags", ()))
+
+
+def names_read(source: str) -> set[str]:
+    names = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name))
+    return {node.id for node in names if isinstance(node.ctx, ast.Load)}
+
+
+def text_of(output) -> str:
+    found = [output.get("text", "")] + [
+        value for kind, value in output.get("data", {}).items() if kind.startswith("text/")
+    ]
+    return "\n".join("".join(part) for part in found)
+
+
+def test_valid_small_and_numbered(path):
+    nbformat.validate(read(path))
+    assert re.fullmatch(r"\d\d_[a-z_]+", path.stem)
+    assert path.stat().st_size < MAX_BYTES
+    assert len({cell["id"] for cell in read(path).cells}) == len(read(path).cells)
+
+
+def test_study_knows_its_runs(path):
+    assert path.stem in notebook_runs((0,))
+
+
+def test_opens_with_title_question_and_target(path):
+    first = read(path).cells[0]
+    assert first.cell_type == "markdown"
+    assert first.source.startswith(f"# {path.stem[:2]} · ")
+    assert re.search(r"\*[^*]+\?\*", first.source), "a question in italics"
+    assert "thesis" in first.source
+
+
+def test_order_of_cells(path):
+    cells = code_cells(path)
+    assert tags(cells[0]) == {"parameters"}
+    assert "load(profile" in cells[1].source and "import" in cells[1].source
+    headings = [cell.source for cell in read(path).cells if cell.source.startswith("## ")]
+    assert headings == ["## Conclusion", "## Provenance"]
+    assert "print(claims." in cells[-2].source and tags(cells[-2]) >= CHECK
+    assert "tables.provenance(" in cells[-1].source and IGNORE in tags(cells[-1])
+
+
+def test_each_code_cell_is_short_plain_python_under_a_sentence(path):
+    cells = read(path).cells
+    assert len(code_cells(path)) <= MAX_CODE_CELLS
+    for before, cell in itertools.pairwise(cells):
+        if cell.cell_type == "code" and "parameters" not in tags(cell):
+            assert before.cell_type == "markdown", cell.source
+            assert len(cell.source.splitlines()) <= MAX_LINES, cell.source
+            assert max(map(len, cell.source.splitlines())) <= 110, cell.source
+        if cell.cell_type == "code":
+            ast.parse(cell.source)                           # no magics
+
+
+def test_parameters_are_literals_with_their_defaults(path):
+    found = {}
+    for node in ast.parse(code_cells(path)[0].source).body:
+        assert isinstance(node, ast.Assign) and len(node.targets) == 1
+        found[node.targets[0].id] = ast.literal_eval(node.value)
+    assert found == DEFAULTS
+
+
+def test_every_parameter_is_read_later(path):
+    cells = code_cells(path)
+    later = set().union(*(names_read(cell.source) for cell in cells[1:]))
+    assert set(DEFAULTS) <= later
+
+
+def test_no_branch_on_the_profile_and_no_typed_result(path):
+    for cell in code_cells(path)[1:]:
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Compare):
+                assert "profile" not in names_read(ast.unparse(node)), cell.source
+    for literal in ast.walk(ast.parse(code_cells(path)[-2].source)):
+        if isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+            assert not re.search(r"\d+\.\d", literal.value), literal.value
+
+
+def test_tags_are_known_and_do_not_contradict(path):
+    for cell in code_cells(path):
+        found = tags(cell)
+        assert found in (set(), {"parameters"}, CHECK, {IGNORE}), cell.source
+
+
+def test_figures_are_saved_and_not_compared(path):
+    with_figure = [cell for cell in code_cells(path)[2:] if "figures." in cell.source]
+    assert with_figure
+    for cell in with_figure:
+        assert "figures.save_figure(" in cell.source and IGNORE in tags(cell), cell.source
+
+
+def test_no_absolute_path(path):
+    for cell in read(path).cells:
+        for text in (cell.source, *(text_of(output) for output in cell.get("outputs", ()))):
+            assert not ABSOLUTE_PATH.search(text), text[:300]
+
+
+def test_executed_in_order_without_error(path):
+    counts = [cell.execution_count for cell in code_cells(path)]
+    assert counts == list(range(1, len(counts) + 1)), "executed from top to bottom, and only once"
+    for cell in code_cells(path):
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.source
+            assert not (output.output_type == "stream" and output.name == "stderr"), cell.source
+
+
+def test_every_table_and_check_cell_has_an_output_to_compare(path):
+    wanted = [cell for cell in code_cells(path) if TABLE.search(cell.source) or tags(cell) >= CHECK]
+    assert any(TABLE.search(cell.source) for cell in wanted)
+    for cell in wanted:
+        assert any(text_of(output).strip() for output in cell.outputs), cell.source
