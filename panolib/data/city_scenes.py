@@ -147,9 +147,9 @@ class _Composer:
         canvas.thing(LABEL_ID["terrain"])
         for side in (-1, 1):
             edge = self.edge[side]
-            self.verge[side] = many.chance(0.35)
+            self.verge[side] = many.chance(0.5)
             if self.verge[side]:
-                self._strip(edge + side * 0.35, edge + side * 1.35, 1.0, 120.0, KERB, grass)
+                self._strip(edge + side * 0.35, edge + side * 1.6, 1.0, 120.0, KERB, grass)
         canvas.thing(LABEL_ID["sidewalk"])
         if self.crossing:
             self._strip(-90, 90, self.crossing[0] - 2.5, self.crossing[1] + 2.5, KERB, paving)
@@ -311,7 +311,7 @@ class _Composer:
             )
         else:
             street.hedge(canvas, front + side * 0.8, z0, z1, many(1.2, 2.2), look, t.foliage)
-        z = z1 - 1.5
+        z = min(z1, 60.0) - 1.5
         while z > max(z0, 6.0):
             street.tree(canvas, front + side * many(1.6, 5.0), z, many(5.0, 9.0), look, t.foliage)
             z -= many(3.0, 6.0)
@@ -336,6 +336,8 @@ class _Composer:
             "bus": (street.bus, t.buses, 5.3, 1.26),
             "train": (street.tram, t.trams, 9.5, 1.22),
         }[kind]
+        if not self.canvas.sees(u, z, half_length + 0.5):
+            return
         self.canvas.group(OBJECTS, *Frame(self.camera, u, z, turn).span(half_width, half_length))
         self.canvas.thing(LABEL_ID[kind], instance=not crowd, crowd=crowd)
         draw(self.canvas, u, z, turn, self.look, palette)
@@ -417,6 +419,12 @@ class _Composer:
         """A place across the sidewalk."""
         return self.edge[side] + (self.front[side] - self.edge[side]) * self.many(low, high)
 
+    def _side(self) -> int:
+        """Left or right, rather where no parked cars hide the sidewalk."""
+        side = self.many.pick((-1, 1))
+        hidden = self.strip[side] > 0 and self.strip[-side] == 0
+        return -side if hidden and self.many.chance(0.6) else side
+
     def _two_wheelers(self) -> None:
         many, s, look, t = self.many, self.statistics, self.look, self.texture
         canvas = self.canvas
@@ -428,12 +436,12 @@ class _Composer:
             return draw(canvas, u, z, turn, look, look.shade(look.pick(palette), 0.2), level)
 
         for _ in range(many.count(*s.racks)):
-            side = many.pick((-1, 1))
-            u, z = self._sidewalk(side, 0.15, 0.6), many(7.0, 12.0)
+            side = self._side()
+            u, z = self._sidewalk(side, 0.15, 0.6), many(6.5, 10.5)
             turn = side * many(0.75, 1.45)
             for _ in range(many.count(*s.rack_size)):
                 stand("bicycle", u + many(-0.08, 0.08), z, turn + many(-0.10, 0.10), KERB)
-                z += many(0.55, 0.95)
+                z += many(0.6, 1.1)
         if many.chance(s.parked_motorcycles):
             side = many.pick((-1, 1))
             u, z, turn = self._sidewalk(side, 0.1, 0.3), many(7.0, 14.0), many(0.7, 1.5) * side
@@ -457,6 +465,8 @@ class _Composer:
                 street.rider(figure, turn, look, street.cloth(look, t.clothes), motor=kind == "motorcycle")
 
     def _person(self, u: float, z: float, level: float, *, thing: int | None = None) -> None:
+        if not self.canvas.sees(u, z, 0.6):
+            return
         self.canvas.group(OBJECTS, z - 0.15, z + 0.15, u)
         if thing is None:
             self.canvas.thing(LABEL_ID["person"], instance=True)
@@ -467,16 +477,16 @@ class _Composer:
     def _people(self) -> None:
         many, s = self.many, self.statistics
         for _ in range(many.count(*s.groups)):
-            z = many(6.5, s.person_reach - 2)
+            z = many(6.0, s.person_reach - 3)
             if self.zebra and many.chance(0.4):
                 z, u, level = self.zebra + many(0.3, 2.0), many(self.edge[-1] + 1, self.edge[1] - 1), 0.0
             else:
-                u, level = self._sidewalk(many.pick((-1, 1))), KERB
+                u, level = self._sidewalk(self._side()), KERB
             step = many(0.30, 0.55)
             for i in range(many.count(*s.group_size)):
                 self._person(u + step * (i - 1.5) * many(0.7, 1.3), z + many(-0.7, 0.7), level)
         for _ in range(many.count(*s.loners)):
-            self._person(self._sidewalk(many.pick((-1, 1))), many(6.0, s.person_reach), KERB)
+            self._person(self._sidewalk(self._side()), many(5.5, s.person_reach), KERB)
 
     def _crowds(self) -> None:
         """Far groups that are labelled as a whole: thing pixels without an instance."""
@@ -545,7 +555,7 @@ class _Composer:
             return
         camera, canvas = self.camera, self.canvas
         width, height = camera.width, camera.height
-        rise = self.shape(0.08, 0.12) * height
+        rise = self.shape(0.05, 0.085) * height
         canvas.group(OVERLAY)
         canvas.thing(LABEL_ID["ego vehicle"])
         plane = facing_plane(camera, 0.0, 1.2)

@@ -25,7 +25,7 @@ Colour = tuple[float, float, float]
 Point = tuple[float, float]
 
 _TEXELS = 256
-_PIXELS_A_BAND = 1 << 17  # shading works on bands of about this size, so that they stay in the cache
+_PIXELS_A_BAND = 1 << 15  # shading works on bands of about this size, so that they stay in the cache
 _STRAIGHT_AFTER = 45.0  # a bend goes on as a straight road from here on
 
 PLAIN, ASPHALT, BRICK, LEAF, STAIN, SLAB, GRASS = range(7)
@@ -111,7 +111,10 @@ class Canvas:
         self._points: list[list[Point]] = []
         self._convex: list[bool] = []
         self._layers: list[int] = []  # bit 1: visible, bit 2: labelled
-        self._rows: list[tuple[int, int, int, float]] = []  # material, plane, thing, roundness
+        self._material_of: list[int] = []
+        self._plane_of: list[int] = []
+        self._thing_of: list[int] = []
+        self._roundness: list[float] = []
         self._group_of: list[int] = []
         self._groups: list[tuple[int, float, float, float]] = []
         self._materials: dict[Material, int] = {}
@@ -119,6 +122,13 @@ class Canvas:
         self._things: list[tuple[int, int, bool]] = [(0, 0, False)]
         self._n_instances = 0
         self._shadows: list[tuple[list[Point], float]] = []
+
+    def sees(self, u: float, z: float, radius: float) -> bool:
+        """Whether something within `radius` metres of (u, z) may lie between the left and right edge."""
+        camera = self.camera
+        column, _ = camera.project(u, 0.0, max(z, 1.0))
+        reach = radius * camera.pixels(max(z - radius, 1.0))
+        return z + radius > 1.0 and -reach < column < camera.width + reach
 
     def group(self, layer: int, near: float = 0.0, far: float = 0.0, aside: float = 0.0) -> None:
         """Start a group that spans `near` .. `far` metres in depth, `aside` metres off the view axis."""
@@ -149,14 +159,10 @@ class Canvas:
         self._points.append(points)
         self._convex.append(convex)
         self._layers.append(visible + 2 * labelled)
-        self._rows.append(
-            (
-                self._materials.setdefault(material, len(self._materials)),
-                self._planes.setdefault(plane, len(self._planes)),
-                len(self._things) - 1 if thing is None else thing,
-                roundness,
-            )
-        )
+        self._material_of.append(self._materials.setdefault(material, len(self._materials)))
+        self._plane_of.append(self._planes.setdefault(plane, len(self._planes)))
+        self._thing_of.append(len(self._things) - 1 if thing is None else thing)
+        self._roundness.append(roundness)
         self._group_of.append(len(self._groups) - 1)
 
     def shadow(self, points: list[Point], strength: float) -> None:
@@ -167,7 +173,8 @@ class Canvas:
         """Paint all groups far to near."""
         camera = self.camera
         shape = (camera.height, camera.width)
-        flat = np.array(list(chain.from_iterable(self._points)), np.float64).reshape(-1, 2)
+        coordinates = chain.from_iterable(chain.from_iterable(self._points))
+        flat = np.fromiter(coordinates, np.float64).reshape(-1, 2)
         stops = np.cumsum([len(points) for points in self._points])
         starts = stops - [len(points) for points in self._points]
         left = np.minimum.reduceat(flat[:, 0], starts)
@@ -197,16 +204,15 @@ class Canvas:
             fixed = np.rint(np.clip(points, -20000, 20000) * 16.0).astype(np.int32)
             cv2.fillPoly(shadow, [fixed], float(strength), cv2.LINE_8, 4)
 
-        rows = np.array([(0, 0, 0, 0.0), *self._rows])
         return Painting(
             camera,
             visible,
             labelled,
             shadow,
-            material=rows[:, 0].astype(np.intp),
-            plane=rows[:, 1].astype(np.intp),
-            thing=rows[:, 2].astype(np.intp),
-            roundness=rows[:, 3].astype(np.float32),
+            material=np.array([0, *self._material_of]),
+            plane=np.array([0, *self._plane_of]),
+            thing=np.array([0, *self._thing_of]),
+            roundness=np.array([0, *self._roundness], np.float32),
             middle=np.concatenate([[0], (left + right) / 2]).astype(np.float32),
             half_width=np.concatenate([[1], np.maximum((right - left) / 2, 0.5)]).astype(np.float32),
             materials=list(self._materials),
@@ -314,11 +320,15 @@ class Painting:
         facing = table["dz"] * sun_x - table["dx"] * sun_z  # normal towards the camera times the sun
         facing = np.where(table["x"] * table["dz"] > table["z"] * table["dx"], -facing, facing)
         lit = np.where(table["upright"] > 0, 0.55 * facing, 0.35)
-        table["light"] = (1 + light.sun * lit).astype(np.float32)
-        table["texture"] *= _TEXELS * _TEXELS
+        for name in ("red", "green", "blue"):
+            table[name] = (table[name] * (1 + light.sun * lit)).astype(np.float32)
+        table["z"] = np.where(table["upright"] > 0, table["z"], self.camera.level - table["level"])
+        table["texture"] = (table["texture"] * _TEXELS * _TEXELS).astype(np.int32)
         table["curve"] = self.roundness
         table["middle"] = self.middle
         table["per_half_width"] = 1 / self.half_width
+        flags = [table["upright"], table["curve"] > 0, table["gloss"] > 0, table["step_u"] > 0]
+        table["flags"] = sum((flag > 0).astype(np.uint8) << bit for bit, flag in enumerate(flags))
         return table
 
     def _shaded_band(self, table, light: Light, top: int, bottom: int, step: int) -> np.ndarray:
@@ -328,59 +338,76 @@ class Painting:
         shape = numbers.shape
         numbers = numbers.ravel().astype(np.intp)
 
-        def look_up(name: str) -> np.ndarray:
-            return table[name].take(numbers)
+        def look_up(name: str, where=slice(None)) -> np.ndarray:
+            return table[name].take(numbers[where])
 
         columns = np.arange(camera.width, dtype=np.float32)
         right = np.tile((columns - camera.centre) / camera.focal, shape[0])
-        down = np.repeat(
-            (np.arange(top, bottom, dtype=np.float32) + 0.5 - camera.horizon) / camera.focal, shape[1]
-        )
+        rows = np.arange(top, bottom, dtype=np.float32)
+        down = np.repeat((rows + 0.5 - camera.horizon) / camera.focal, shape[1])
 
-        upright = look_up("upright") > 0
-        x, z0, dx, dz = look_up("x"), look_up("z"), look_up("dx"), look_up("dz")
+        flags = look_up("flags")
+        upright = flags & 1
+        z0, dx, dz = look_up("z"), look_up("dx"), look_up("dz")
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            along = (x - right * z0) / (right * dz - dx)
-            z = np.where(upright, z0 + along * dz, (camera.level - look_up("level")) / down)
-        z = np.clip(np.nan_to_num(z, nan=400.0), 0.5, 400.0)
-        u = np.where(upright, np.clip(along, -1e4, 1e4), right * z - camera.drift(z))
-        v = np.where(upright, camera.level - down * z, z)
+            along = (look_up("x") - right * z0) / (right * dz - dx)
+            z = z0 / down
+            _replace(z, z0 + along * dz, upright)
+            z = np.fmin(np.fmax(z, np.float32(0.5)), np.float32(400))
+            u = right * z - camera.drift(z)
+            _replace(u, along, upright)
+        u = np.fmin(np.fmax(u, np.float32(-1e4)), np.float32(1e4))
+        v = z.copy()
+        _replace(v, np.float32(camera.level) - down * z, upright)
 
         density = look_up("density")
-        texel_u = (u * density).astype(np.int32) & (_TEXELS - 1)
-        texel_v = (v * density).astype(np.int32) & (_TEXELS - 1)
-        address = look_up("texture").astype(np.int32) + texel_v * _TEXELS + texel_u
-        texels_a_pixel = density * z * (1 / camera.focal)
-        fade = look_up("amplitude") / (1 + 0.15 * texels_a_pixel * texels_a_pixel)
-        grain = _textures().ravel().take(address)
-        tone = look_up("light") * (1 + fade * grain)
+        address = (v * density).astype(np.int32) & (_TEXELS - 1)
+        address *= _TEXELS
+        address += (u * density).astype(np.int32) & (_TEXELS - 1)
+        address += look_up("texture")
+        density *= z
+        density *= density
+        tone = look_up("amplitude") / (1 + density * np.float32(0.15 / camera.focal**2))
+        tone *= _textures().ravel().take(address)
+        tone += 1
 
-        side = (np.tile(columns, shape[0]) - look_up("middle")) * look_up("per_half_width")
-        tone *= 1 - look_up("curve") * (0.6 * side * side + 0.25 * side)
-        tone *= np.where(
-            upright, 0.72 + 0.28 * np.minimum(np.maximum(v, 0) * 1.4, 1), 1
-        )  # less sky light below
-        tone *= np.where(upright, 1, 1 - light.shadow * self.shadow[top:bottom].ravel())
-        colour = np.stack([look_up(name) * tone for name in ("red", "green", "blue")])
+        curved = np.flatnonzero(flags & 2)
+        if curved.size:
+            side = columns[curved % shape[1]] - look_up("middle", curved)
+            side *= look_up("per_half_width", curved)
+            tone[curved] *= 1 - look_up("curve", curved) * (0.6 * side + 0.25) * side
+        ambient = 1 - np.float32(light.shadow) * self.shadow[top:bottom].ravel()
+        low = np.float32(0.28 * 1.4) * v + np.float32(0.72)  # less light from the sky near the ground
+        _replace(ambient, np.minimum(np.maximum(low, np.float32(0.72)), np.float32(1)), upright)
+        tone *= ambient
+        colour = np.empty((3, tone.size), np.float32)
+        for channel, name in zip(colour, ("red", "green", "blue")):
+            np.multiply(look_up(name), tone, out=channel)
 
-        has_windows = np.flatnonzero(look_up("step_u"))
-        if has_windows.size:
-            self._add_windows(colour, table, light, numbers, u, v, z, has_windows)
+        with_windows = np.flatnonzero(flags & 8)
+        if with_windows.size:
+            self._add_windows(colour, table, light, numbers, u, v, with_windows)
 
-        gloss = look_up("gloss") * np.clip(0.5 + 0.35 * v, 0.25, 1.0)
-        skyline = np.array(light.skyline, np.float32)[:, None]
-        colour += gloss * (skyline - colour)
+        glossy = np.flatnonzero(flags & 4)
+        if glossy.size:
+            gloss = look_up("gloss", glossy) * np.clip(0.5 + 0.35 * v[glossy], 0.25, 1.0)
+            for channel, skyline in zip(colour, light.skyline):
+                channel[glossy] += gloss * (skyline - channel[glossy])
 
-        veil = 1 - np.exp(-light.fog * z)
-        colour += veil * (np.array(light.fog_colour, np.float32)[:, None] - colour)
+        clear = np.exp(np.float32(-light.fog) * z)
+        for channel, fog in zip(colour, light.fog_colour):
+            channel -= np.float32(fog)
+            channel *= clear
+            channel += np.float32(fog)
 
         sky = np.flatnonzero(numbers == 0)
         if sky.size:
             colour[:, sky] = _sky(light, right[sky], down[sky])
-        colour = colour.reshape(3, shape[0] // step, step, shape[1] // step, step)
-        return colour.mean(axis=(2, 4), dtype=np.float32).transpose(1, 2, 0)
+        colour = colour.reshape(3, *shape)
+        total = sum(colour[:, i::step, j::step] for i in range(step) for j in range(step))
+        return total.transpose(1, 2, 0) * np.float32(1 / step**2)
 
-    def _add_windows(self, colour, table, light: Light, numbers, u, v, z, where) -> None:
+    def _add_windows(self, colour, table, light: Light, numbers, u, v, where) -> None:
         """Draw the window grids of facades into `colour` [3, N] at the pixels `where`."""
         rows, u, v = numbers[where], u[where], v[where] - table["base"].take(numbers[where])
         column, storey = u / table["step_u"].take(rows), v / table["step_v"].take(rows)
@@ -404,12 +431,17 @@ class Painting:
         colour[:, frame] *= 1.18
 
 
+def _replace(values: np.ndarray, others: np.ndarray, mask: np.ndarray) -> None:
+    """values[mask > 0] = others[mask > 0]; several times faster than np.where."""
+    cv2.copyTo(others, mask, values)
+
+
 def _sky(light: Light, right: np.ndarray, down: np.ndarray) -> np.ndarray:
     """float32 [3, N]: gradient from zenith to skyline, with clouds on a high plane."""
     rise = np.clip(-down * 2.2, 0, 1)
     zenith, skyline = (np.array(c, np.float32)[:, None] for c in (light.zenith, light.skyline))
     colour = skyline + (zenith - skyline) * np.sqrt(rise)
-    depth = 14 / (np.maximum(-down, 0) + 0.08)
+    depth = 60 / (np.maximum(-down, 0) + 0.15)
     texel_u = ((right + light.cloud_shift) * depth + 500).astype(np.int32) & (_TEXELS - 1)
     texel_v = depth.astype(np.int32) & (_TEXELS - 1)
     cloud = np.clip(_textures()[STAIN][texel_v, texel_u] * 0.7 + 0.1, 0, 1) * light.clouds * np.sqrt(rise)

@@ -80,23 +80,20 @@ def darker(colour: Colour, factor: float) -> Colour:
 # ---------------------------------------------------------------------------------- solid bodies
 
 
-@dataclass(frozen=True)
 class Frame:
     """Axes of an object: a to its right, y up, b forward."""
 
-    camera: Camera
-    u: float
-    z: float
-    turn: float
+    def __init__(self, camera: Camera, u: float, z: float, turn: float):
+        self.camera, self.u, self.z, self.turn = camera, u, z, turn
+        self._cos, self._sin = math.cos(turn), math.sin(turn)
 
     def ground(self, a: float, b: float) -> Point:
         """(u, z) of a point of the object."""
-        cos, sin = math.cos(self.turn), math.sin(self.turn)
-        return self.u + a * cos + b * sin, self.z - a * sin + b * cos
+        return self.u + a * self._cos + b * self._sin, self.z - a * self._sin + b * self._cos
 
     def project(self, a: float, y: float, b: float) -> Point:
-        u, z = self.ground(a, b)
-        return self.camera.project(u, y, z)
+        cos, sin = self._cos, self._sin
+        return self.camera.project(self.u + a * cos + b * sin, y, self.z - a * sin + b * cos)
 
     def plane(self, a0: float, b0: float, a1: float, b1: float) -> Plane:
         return upright_plane(self.camera, *self.ground(a0, b0), *self.ground(a1, b1))
@@ -430,18 +427,26 @@ class _Figure:
             (u0, z0), (u1, z1) = frame.ground(0, -size), frame.ground(0, size)
         else:
             u0, z0, u1, z1 = frame.u - size, frame.z, frame.u + size, frame.z
-        camera = canvas.camera
+        camera = self._camera = canvas.camera
         self.plane = upright_plane(camera, u0, z0, u1, z1)
-        # Small planar objects: project two ends of a one metre ruler and go linearly between them.
-        self._u, self._z, self._du, self._dz = frame.u, frame.z, (u1 - u0) / 2, (z1 - z0) / 2
+        # The road's bend does not show within one such object: it stands in a plane.
+        self._x, self._z = frame.u + camera.drift(float(frame.z)), frame.z
+        self._dx, self._dz = (u1 - u0) / 2, (z1 - z0) / 2
 
     def at(self, x: float, y: float) -> Point:
-        return self.canvas.camera.project(
-            self._u + x * self._du, self.level + y * self.size, self._z + x * self._dz
-        )
+        camera = self._camera
+        scale = camera.focal / max(self._z + x * self._dz, 0.5)
+        down = camera.level - self.level - y * self.size
+        return camera.centre + (self._x + x * self._dx) * scale, camera.horizon + down * scale
 
     def shape(self, points: Sequence[Point], material: Material, **options) -> None:
-        self.canvas.polygon([self.at(x, y) for x, y in points], material, self.plane, **options)
+        if self._dz:
+            placed = [self.at(x, y) for x, y in points]
+        else:  # it faces the camera: position and scale are all there is
+            (x0, y0), scale = self.at(0.0, 0.0), self._camera.focal / max(self._z, 0.5)
+            across, up = self._dx * scale, self.size * scale
+            placed = [(x0 + x * across, y0 - y * up) for x, y in points]
+        self.canvas.polygon(placed, material, self.plane, **options)
 
     def limb(self, x0, y0, w0, x1, y1, w1, material: Material, **options) -> None:
         """A tapered bar from (x0, y0) to (x1, y1), w0 and w1 wide."""
@@ -452,7 +457,8 @@ class _Figure:
         self.shape(points, material, **options)
 
     def disc(self, x: float, y: float, rx: float, ry: float, material: Material, **options) -> None:
-        self.shape([(x + rx * c, y + ry * s) for c, s in _ROUND], material, **options)
+        circle = _ROUND if ry * self._camera.pixels(self._z) > 6 else _OVAL
+        self.shape([(x + rx * c, y + ry * s) for c, s in circle], material, **options)
 
     def ring(self, x: float, y: float, outer: float, inner: float, material: Material) -> None:
         """A see-through wheel: the label fills it, only the rim can be seen."""
@@ -680,12 +686,11 @@ def rider(figure: _Figure, turn: float, dice: Dice, wear: Cloth, *, motor: bool)
 
 
 @lru_cache(maxsize=1)
-def _clumps() -> list[list[Point]]:
-    """Eight ragged outlines of about unit radius."""
-    rng = np.random.default_rng(7)
-    angles = np.linspace(0, 2 * np.pi, 13, endpoint=False)
-    radii = rng.uniform(0.72, 1.15, (8, 13))
-    return [list(zip((r * np.cos(angles)).tolist(), (r * np.sin(angles)).tolist())) for r in radii]
+def _clumps() -> np.ndarray:
+    """float64 [8, 12, 2]: ragged outlines of about unit radius."""
+    angles = np.linspace(0, 2 * np.pi, 12, endpoint=False)
+    radii = np.random.default_rng(7).uniform(0.72, 1.15, (8, 12))
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=-1)
 
 
 @dataclass(frozen=True)
@@ -702,28 +707,23 @@ def _crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clum
     camera = canvas.camera
     colour = dice.shade(dice.pick(foliage.palette), 0.15)
     plane = facing_plane(camera, u - rx, z)
-    scale = camera.pixels(z)
-    cx, cy = camera.project(u, y, z)
     leaves = [
         Material(darker(colour, f), LEAF, foliage.amplitude, foliage.density) for f in (0.62, 0.8, 1.0, 1.18)
     ]
-    places = []
-    for _ in range(n_clumps):
-        angle, radius = dice(0, 2 * math.pi), math.sqrt(dice())
-        places.append((radius * math.sin(angle), radius * math.cos(angle)))
-    for dy, dx in sorted(places):
-        # Bottom first, so that the lighter top lies over it.
-        r = dice(0.34, 0.52)
-        outline = dice.pick(_clumps())
-        points = [
-            (cx + (dx * 0.8 + px * r) * rx * scale, cy - (dy * 0.8 + py * r) * ry * scale)
-            for px, py in outline
-        ]
-        canvas.polygon(points, leaves[min(int((dy + 1.2) * 1.7), 3)], plane, convex=False)
+    draws = np.array([[dice(), dice(), dice(), dice()] for _ in range(n_clumps)])
+    angle, radius = 2 * np.pi * draws[:, 0], np.sqrt(draws[:, 1])
+    up = np.sort(radius * np.cos(angle))  # bottom first, so that the lighter top lies over it
+    centres = 0.8 * np.stack([radius * np.sin(angle), -up], axis=-1)
+    outlines = _clumps()[(draws[:, 2] * 8).astype(int)] * (0.34 + 0.2 * draws[:, 3])[:, None, None]
+    shapes = (centres[:, None] + outlines) * (np.array([rx, ry]) * camera.pixels(z)) + camera.project(u, y, z)
+    for points, tone in zip(shapes.tolist(), ((up + 1.2) * 1.7).astype(int).clip(0, 3).tolist()):
+        canvas.polygon(points, leaves[tone], plane, convex=False)
 
 
 def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage: Foliage, level=0.0) -> None:
     """A broad-leaved tree; the trunk belongs to the vegetation."""
+    if not canvas.sees(u, z, height / 2):
+        return
     canvas.group(OBJECTS, z - 0.3, z + 0.3, u)
     canvas.thing(LABEL_ID["vegetation"])
     frame = Frame(canvas.camera, u, z, 0.0)
@@ -733,7 +733,7 @@ def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage:
     bark = Material((0.21, 0.17, 0.13), LEAF, 0.35, 20.0)
     figure.limb(0, 0, 0.36, dice(-0.1, 0.1), fork + 0.6, 0.22, bark, roundness=0.6)
     radius = height * dice(0.24, 0.34)
-    _crown(canvas, u, z, (height + fork) / 2 + level, radius, (height - fork) / 2 + 0.3, dice, foliage, 15)
+    _crown(canvas, u, z, (height + fork) / 2 + level, radius, (height - fork) / 2 + 0.3, dice, foliage, 15 if z < 25 else 8)
 
 
 def hedge(
@@ -745,7 +745,7 @@ def hedge(
     n = max(int((z1 - z0) / 1.4), 2)
     for i in range(n):
         z = z1 - (i + 0.5) * (z1 - z0) / n
-        if z > 2.0:
+        if z > 2.0 and canvas.sees(u, z, 1.5):
             _crown(canvas, u, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
@@ -755,6 +755,8 @@ def _steel(dice: Dice) -> Material:
 
 def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
     """A street lamp whose arm reaches over the road."""
+    if not canvas.sees(u, z, 3.0):
+        return
     canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
     canvas.thing(LABEL_ID["pole"])
     figure = _Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
@@ -770,8 +772,7 @@ def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None
 def bollards(canvas: Canvas, u: float, z0: float, n: int, dice: Dice, level=0.0) -> None:
     """A row of short posts along the kerb."""
     steel = _steel(dice)
-    for i in range(n):
-        z = z0 + 1.5 * i
+    for z in (z0 + 1.5 * i for i in range(n) if canvas.sees(u, z0 + 1.5 * i, 0.5)):
         canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
         canvas.thing(LABEL_ID["pole"])
         figure = _Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
@@ -780,6 +781,8 @@ def bollards(canvas: Canvas, u: float, z0: float, n: int, dice: Dice, level=0.0)
 
 def traffic_light(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
     """A signal on a pole; sometimes a second one on an arm over the road."""
+    if not canvas.sees(u, z, 4.0):
+        return
     canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
     pole, light = canvas.thing(LABEL_ID["pole"]), canvas.thing(LABEL_ID["traffic light"])
     figure = _Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
@@ -800,6 +803,8 @@ def traffic_light(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> 
 
 def traffic_sign(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
     """One or two signs on a pole: warning, prohibition, direction, parking, stop, or the back of one."""
+    if not canvas.sees(u, z, 1.0):
+        return
     canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
     pole, sign = canvas.thing(LABEL_ID["pole"]), canvas.thing(LABEL_ID["traffic sign"])
     figure = _Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
@@ -838,6 +843,8 @@ def traffic_sign(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> N
 
 def litter_bin(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
     """A bin or an advertising column: "static", so void."""
+    if not canvas.sees(u, z, 1.0):
+        return
     canvas.group(OBJECTS, z - 0.3, z + 0.3, u)
     canvas.thing(LABEL_ID["static"])
     frame = Frame(canvas.camera, u, z, 0.0)
@@ -909,9 +916,12 @@ def house(
     roof = Material(dice.shade(dice.pick(facade.roofs), 0.15), BRICK, 0.25, 8.0)
     ridge = height + dice(1.5, 3.0)
     if dice.chance(0.75):
-        points = [camera.project(*c) for c in ((u - side * 0.2, height, z0), (u - side * 0.2, height, z1),
-                                               (u + side * 3.5, ridge, z1), (u + side * 3.5, ridge, z0))]  # fmt: skip
-        canvas.polygon(points, roof, upright_plane(camera, u, z0, u, z1))
+        eaves, middle = u - side * 0.2, u + side * 3.5
+        slope = ((eaves, height, z0), (eaves, height, z1), (middle, ridge, z1), (middle, ridge, z0))
+        gable = ((u, height, z0), (middle, ridge, z0), (u + side * 7.0, height, z0))
+        end = upright_plane(camera, u, z0, back, z0)
+        canvas.polygon([camera.project(*c) for c in gable], wall._replace(window_step=(0.0, 0.0)), end)
+        canvas.polygon([camera.project(*c) for c in slope], roof, upright_plane(camera, u, z0, u, z1))
     quad(u, z0, back, z0, 0.0, height, wall)  # the end wall looks at the camera
     front = upright_plane(camera, u, z0, u, z1)
     quad(u, z0, u, z1, 0.0, height, wall, front)
