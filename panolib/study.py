@@ -121,13 +121,17 @@ def run_name(domain: str, kind: str, rung: str, seed: int) -> str:
     return f"{domain}-{kind}-{rung}-s{seed}"
 
 
-def load(profile: str, *, retrain_since: float | None = None, train: bool = True) -> Study:
+def load(
+    profile: str | Path, *, root: Path | None = None, retrain_since: float | None = None, train: bool = True
+) -> Study:
     """The study with one profile.
 
     Parameters
     ----------
-    profile : str
-        Name of a file in `notebooks/profiles`, without ".yaml".
+    profile : str or Path
+        Name of a file in `notebooks/profiles` without ".yaml", or the path of another profile.
+    root : Path, optional
+        Folder that holds `cache`, `results` and `figures`; the project's by default.
     retrain_since : float, optional
         POSIX time; runs recorded before it count as missing.
     train : bool
@@ -136,8 +140,9 @@ def load(profile: str, *, retrain_since: float | None = None, train: bool = True
     from panolib.data.sources import CityData, CitySources, NucleiData, NucleiSources
     from panolib.kinds import make_kinds
 
-    root = project_root()
-    path = root / "notebooks" / "profiles" / f"{profile}.yaml"
+    root = project_root() if root is None else root
+    path = profile if isinstance(profile, Path) else project_root() / "notebooks" / "profiles" / f"{profile}.yaml"
+    profile = path.stem
     settings = from_mapping(Profile, load_yaml(path), where=path.name)
     nuclei = dict(settings.nuclei.data)
     nuclei["root"] = os.environ.get("PANOLIB_NUCLEI_ROOT", nuclei["root"])

@@ -7,8 +7,9 @@ A name says what is read: "synthia/train", "mix/train", "cityscapes/val", "nucle
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from panolib.data import city, nuclei_scenes, readers
@@ -71,6 +72,8 @@ class NucleiData:
     embedded: EmbeddedNuclei
     root: str
     modality: str | None
+    n_train: int | None  # only the first images in name order; None takes all
+    n_val: int | None
     fingerprint: str | None
 
 
@@ -88,30 +91,36 @@ class CitySources:
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
         """Render what is not on disk yet; a no-op for real data."""
+        for style, arguments in self._embedded_sets():
+            city.write_city(self.folders[style], style, n_workers=n_workers, progress=progress, **arguments)
+
+    def _embedded_sets(self) -> list[tuple[str, dict]]:
+        """(style, arguments of the renderer) of every data set to render; none for real data."""
         embedded = self.settings.embedded
         if embedded is None:
-            return
-        size = {"height": embedded.height, "width": embedded.width, "seed": embedded.seed}
-        for style, split, n_images in (
-            ("synthia", "train", embedded.n_synthia),
-            ("gta5", "train", embedded.n_gta5),
-            ("cityscapes", "train", embedded.n_train),
-            ("cityscapes", "val", embedded.n_val),
-        ):
-            city.write_city(
-                self.folders[style], style, split=split, n_images=n_images,
-                n_workers=n_workers, progress=progress, **size,
+            return []
+        return [
+            (style, {"split": split, "n_images": n_images, "height": embedded.height, "width": embedded.width,
+                     "seed": embedded.seed})
+            for style, split, n_images in (
+                ("synthia", "all", embedded.n_synthia),
+                ("gta5", "all", embedded.n_gta5),
+                ("cityscapes", "train", embedded.n_train),
+                ("cityscapes", "val", embedded.n_val),
             )
+        ]  # fmt: skip
 
     def fingerprint(self, name: str) -> str:
-        """What a run's key says about its data: renderer and sizes, or the real folder's file list."""
-        embedded = self.settings.embedded
+        """What a run's key says about its data: renderer, styles and sizes, or the real folder's file list."""
         kind = name.split("/")[0]
-        if embedded is None:
-            kinds = ("synthia", "gta5") if kind == "mix" else (kind,)
-            return "+".join(folder_fingerprint(self.folders[k]) for k in kinds) + f"/{name}"
-        version = city.RENDERER_VERSION
-        return f"city-v{version}:{embedded}:{self.settings.n_val_synthia}:{self.settings.mix_requires}:{name}"
+        kinds = ("synthia", "gta5") if kind == "mix" else (kind,)
+        if self.settings.embedded is None:
+            content = "+".join(folder_fingerprint(self.folders[k]) for k in kinds)
+        else:
+            sets = [city.fingerprint(style, **rest) for style, rest in self._embedded_sets() if style in kinds]
+            content = hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()[:16]
+        s = self.settings
+        return f"{content}:{s.n_val_synthia}:{s.n_val_gta5}:{s.train_size}:{s.mix_requires}:{name}"
 
     def available(self) -> bool:
         return self.settings.embedded is not None or all(folder.is_dir() for folder in self.folders.values())
@@ -164,7 +173,8 @@ class NucleiSources:
     def fingerprint(self, name: str) -> str:
         kind = name.split("/")[0]
         if kind == "nuclei":
-            return f"{self.settings.fingerprint or folder_fingerprint(self.root)}:{self.settings.modality}:{name}"
+            s = self.settings
+            return f"{s.fingerprint or folder_fingerprint(self.root)}:{s.modality}:{s.n_train}:{s.n_val}:{name}"
         return f"nuclei_scenes-v{nuclei_scenes.RENDERER_VERSION}:{self.settings.embedded}:{name}"
 
     def available(self) -> bool:
@@ -193,10 +203,13 @@ class NucleiSources:
                     "set nuclei.data.fingerprint to null to train on other images"
                 )
             data = readers.Nuclei(self.root, split, modality=self.settings.modality, with_labels=labels)
+            limit = {"train": self.settings.n_train, "val": self.settings.n_val}[split]
+            if limit is not None:
+                data = Concatenation([data], [range(min(limit, len(data)))])
         else:
             raise KeyError(f"unknown data set {name!r}; expected nuclei_scenes or nuclei")
         # microscope images are often very dark: every image is stretched to its own percentiles
-        return [replace(sample, image=readers.stretch_intensity(sample.image)) for sample in data]
+        return InMemory(data, transform=readers.stretch_intensity)
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -1,0 +1,217 @@
+"""The study end to end on a tiny profile: what self-training may read, resuming, and the grid of runs."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from panolib import study
+from panolib.profiles import ProfileError, project_root
+from panolib.runs import MissingRun
+from panolib.training.semantic import LabelledBatches
+
+PROFILES = project_root(Path(__file__).parent) / "notebooks" / "profiles"
+ITERATIONS = 3
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """(folder, profile path): the smoke profile with a handful of images and iterations."""
+    root = tmp_path_factory.mktemp("study")
+    profile = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
+    profile["city"]["data"]["embedded"] |= {"n_synthia": 14, "n_gta5": 24, "n_train": 4, "n_val": 2}
+    profile["city"]["data"] |= {"n_val_synthia": 2, "n_val_gta5": 1, "mix_requires": ["truck"]}
+    profile["city"]["gap"]["n_images"] = 1
+    for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
+        profile["city"][section]["iterations"] = ITERATIONS
+    profile["city"]["self_training"]["ema_interval"] = 1
+    path = root / "tiny.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    study.load(path, root=root).sources["city"].prepare(progress=False)
+    return root, path
+
+
+@pytest.fixture(scope="module")
+def trained(tiny):
+    """The tiny study with the semantic and instance ladders of the city trained."""
+    root, path = tiny
+    loaded = study.load(path, root=root)
+    for kind in ("semantic", "instance", "panoptic"):
+        loaded.ladder("city", kind)
+    return loaded
+
+
+def test_self_training_never_reads_target_labels(tiny, trained, tmp_path):
+    """With the target's train labels deleted, both self-trainings run and give the same numbers."""
+    root, path = tiny
+    shutil.copytree(root / "cache", tmp_path / "cache")
+    labels = list((tmp_path / "cache").rglob("gtFine/train"))
+    assert len(labels) == 1
+    shutil.rmtree(labels[0])
+
+    blind = study.load(path, root=tmp_path)
+    for kind in ("semantic", "instance"):
+        name = study.run_name("city", kind, "self_trained", 0)
+        ours, theirs = (s.store.final_state(s.runs[name])["model"] for s in (blind, trained))
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            assert torch.equal(ours[key], theirs[key]), key
+    with pytest.raises(Exception, match="gtFine"):  # the oracle does need them
+        blind.get(study.run_name("city", "semantic", "oracle", 0))
+
+
+def test_rungs_differ_in_the_statistics_only(trained):
+    """ABN and AdaBN share every weight with source_only; self-training does not."""
+    states = {
+        rung: trained.store.final_state(trained.runs[study.run_name("city", "semantic", rung, 0)])["model"]
+        for rung in ("source_only", "abn", "adabn", "self_trained")
+    }
+    for name, weight in states["source_only"].items():
+        is_statistic = "running" in name or "num_batches" in name
+        for rung in ("abn", "adabn"):
+            assert is_statistic or torch.equal(weight, states[rung][name]), (rung, name)
+    assert any(not torch.equal(states["adabn"][n], states["self_trained"][n]) for n in states["adabn"] if "conv" in n)
+    running = "encoder.bn1.running_mean"
+    assert not torch.equal(states["source_only"][running], states["abn"][running])
+    assert not torch.equal(states["abn"][running], states["adabn"][running])
+
+
+def test_panoptic_metrics_are_fractions_with_their_controls(trained):
+    metrics = trained.get(study.run_name("city", "panoptic", "self_trained", 0)).metrics
+    assert set(metrics["threat"]) == {
+        f"{method} in {mask} masks" for method in ("embedding", "connected_components") for mask in ("predicted", "true")
+    }
+    for name in ("pq_19", "sq_19", "rq_19", "pq_plus_19", "pq_16", "miou_19"):
+        assert np.isnan(metrics[name]) or 0 <= metrics[name] <= 1, name
+    assert metrics["n_images"] == 2
+
+
+def test_every_notebook_run_is_in_the_study(trained):
+    for notebook, names in trained.notebooks.items():
+        for name in names:
+            assert name in trained.runs, (notebook, name)
+    keys = [run.key for run in trained.runs.values()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_evaluation_leaves_weights_and_buffers_alone(trained):
+    """Scoring a network twice changes nothing in it."""
+    from panolib import evaluate
+    from panolib.kinds import build_semantic
+    from panolib.labels import CITYSCAPES
+
+    run = trained.runs[study.run_name("city", "semantic", "source_only", 0)]
+    model = build_semantic(run.spec.network, 19)
+    model.load_state_dict(trained.store.final_state(run)["model"])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data = trained.sources["city"].open("cityscapes/val")
+    first, second = (evaluate.score_semantic(model, data, CITYSCAPES) for _ in range(2))
+    assert np.array_equal(list(first["iou"].values()), list(second["iou"].values()), equal_nan=True)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_batches_do_not_depend_on_where_training_started(trained):
+    from panolib.data.loading import batches
+
+    spec = trained.runs[study.run_name("city", "semantic", "source_only", 0)].spec
+    stream = LabelledBatches(trained.sources["city"].open(spec.source), 2, spec.augmentation)
+    whole = list(batches(stream, seed=5, start=0, stop=4))
+    resumed = list(batches(stream, seed=5, start=2, stop=4))
+    for a, b in zip(whole[2:], resumed, strict=True):
+        assert torch.equal(a["image"], b["image"]) and torch.equal(a["semantic"], b["semantic"])
+
+
+@pytest.mark.parametrize("name", ["city-semantic-self_trained-s0", "city-instance-self_trained-s0"])
+def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, name):
+    """A self-training killed after its second checkpoint ends, resumed, bit for bit like the uninterrupted one."""
+    root, path = tiny
+    for folder in ("cache", "results"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    shutil.rmtree(tmp_path / "results" / "tiny" / "runs" / name)
+    script = textwrap.dedent(f"""
+        import os, signal, sys
+        from pathlib import Path
+        from panolib import study
+        from panolib.runs import Job
+        s = study.load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
+        s.store.checkpoint_s = 0.0
+        log = Job.log
+        def killing_log(job, iteration, **values):
+            log(job, iteration, **values)
+            if iteration == {ITERATIONS - 1}:
+                os.kill(os.getpid(), signal.SIGKILL)
+        Job.log = killing_log
+        s.get({name!r})
+    """)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=PROFILES)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    again = study.load(path, root=tmp_path)
+    assert again.store.state(again.runs[name]) == "partial"
+    resumed, reference = again.get(name), trained.get(name)
+    assert resumed.curves.equals(reference.curves)
+    assert str(resumed.metrics) == str(reference.metrics)
+    states = [s.store.final_state(s.runs[name])["model"] for s in (again, trained)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
+    work = tmp_path / "results" / "tiny" / "work"
+    assert [entry.name for entry in work.iterdir() if not entry.name.endswith(".lock")] == []
+
+
+def test_replay_without_training_names_the_missing_run(tiny, tmp_path):
+    _, path = tiny
+    with pytest.raises(MissingRun, match="city-semantic-source_only-s0"):
+        study.load(path, root=tmp_path, train=False).get("city-semantic-source_only-s0")
+
+
+def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
+    _, path = tiny
+    profile = yaml.safe_load(path.read_text())
+    profile["city"]["self_training"]["focal_exponnent"] = 2.0
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(profile))
+    with pytest.raises(ProfileError, match=r"bad\.yaml.*self_training.*focal_exponnent"):
+        study.load(bad, root=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
+def test_every_profile_builds_its_grid(name, monkeypatch, tmp_path):
+    """All four profiles name the same runs with the same code; only `paper` asks for folders that are not here."""
+    profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    if profile["city"]["data"]["embedded"] is None:
+        for folder in ("synthia", "gta5", "cityscapes"):
+            (tmp_path / profile["city"]["data"][folder]).mkdir(parents=True)
+    profile["nuclei"]["data"]["fingerprint"] = "any"
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(profile))
+    loaded = study.load(path, root=tmp_path)
+    rungs = {run.split("-")[2] for run in loaded.runs if run.split("-")[1] == "panoptic"}
+    assert rungs == set(study.RUNGS)
+
+
+def test_non_finite_loss_is_one_clear_error_and_records_nothing(tiny, trained, tmp_path, monkeypatch):
+    from panolib.training import semantic
+
+    root, path = tiny
+    shutil.copytree(root / "cache", tmp_path / "cache")
+    monkeypatch.setattr(semantic, "cross_entropy", lambda logits, labels: logits.sum() * float("nan"))
+    loaded = study.load(path, root=tmp_path)
+    name = study.run_name("city", "semantic", "source_only", 0)
+    with pytest.raises(FloatingPointError, match="iteration 0"):
+        loaded.get(name)
+    assert loaded.store.state(loaded.runs[name]) == "missing"
+
+
+def test_seeds_of_iterations_are_far_apart():
+    from panolib.data.loading import iteration_seed
+
+    seeds = {iteration_seed(s, i, stream) for s in range(3) for i in range(50) for stream in ("batch", "step")}
+    assert len(seeds) == 300
