@@ -13,7 +13,8 @@ from functools import partial
 import cv2
 import numpy as np
 
-from panolib.data import street
+from panolib.data import city_people, city_roadside, city_vehicles
+from panolib.data.city_shapes import LABEL_ID, Dice, Frame, darker
 from panolib.data.city_styles import STYLES, Photometry, Range, Style
 from panolib.data.raster import (
     ASPHALT,
@@ -34,7 +35,6 @@ from panolib.data.raster import (
     level_plane,
     upright_plane,
 )
-from panolib.data.street import LABEL_ID, Dice, Frame, darker
 from panolib.labels import CITYSCAPES, VOID
 
 SUPERSAMPLING = 2  # the image is the mean of 2 x 2 pixels, labels are one of them
@@ -285,7 +285,7 @@ class _Composer:
 
     def _house(self, front: float, z0: float, z1: float, height: float, deep: float) -> None:
         """A house, cut where the road bends so that its front follows."""
-        street.house(self.canvas, front, z0, z1, height, self.look, self.texture.facade, deep)
+        city_roadside.house(self.canvas, front, z0, z1, height, self.look, self.texture.facade, deep)
 
     def _yard(self, side: int, z0: float, z1: float) -> None:
         """Terrain with trees behind a wall, a fence or a hedge; often a house further back."""
@@ -297,9 +297,9 @@ class _Composer:
         if kind == 0:
             colour = look.shade(look.pick(t.wall), 0.15)
             wall = Material(colour, look.pick((BRICK, SLAB, STAIN)), 0.22, 9.0)
-            street.boundary_wall(canvas, front, z0, z1, many(1.5, 2.6), look, wall)
+            city_roadside.boundary_wall(canvas, front, z0, z1, many(1.5, 2.6), look, wall)
         elif kind == 1:
-            street.fence(
+            city_roadside.fence(
                 canvas,
                 front,
                 z0,
@@ -310,10 +310,10 @@ class _Composer:
                 boards=look.chance(0.4),
             )
         else:
-            street.hedge(canvas, front + side * 0.8, z0, z1, many(1.2, 2.2), look, t.foliage)
+            city_roadside.hedge(canvas, front + side * 0.8, z0, z1, many(1.2, 2.2), look, t.foliage)
         z = min(z1, 60.0) - 1.5
         while z > max(z0, 6.0):
-            street.tree(canvas, front + side * many(1.6, 5.0), z, many(5.0, 9.0), look, t.foliage)
+            city_roadside.tree(canvas, front + side * many(1.6, 5.0), z, many(5.0, 9.0), look, t.foliage)
             z -= many(3.0, 6.0)
 
     # ------------------------------------------------------------------ vehicles
@@ -331,10 +331,10 @@ class _Composer:
         """One vehicle as a thing of its own."""
         t = self.texture
         draw, palette, half_length, half_width = {
-            "car": (street.car, t.cars, 2.3, 0.9),
-            "truck": (street.truck, t.trucks, 4.0, 1.2),
-            "bus": (street.bus, t.buses, 5.3, 1.26),
-            "train": (street.tram, t.trams, 9.5, 1.22),
+            "car": (city_vehicles.car, t.cars, 2.3, 0.9),
+            "truck": (city_vehicles.truck, t.trucks, 4.0, 1.2),
+            "bus": (city_vehicles.bus, t.buses, 5.3, 1.26),
+            "train": (city_vehicles.tram, t.trams, 9.5, 1.22),
         }[kind]
         if not self.canvas.sees(u, z, half_length + 0.5):
             return
@@ -432,7 +432,7 @@ class _Composer:
         def stand(kind: str, u: float, z: float, turn: float, level: float):
             canvas.group(OBJECTS, *Frame(self.camera, u, z, turn).span(0.1, 0.4))
             canvas.thing(LABEL_ID[kind], instance=True)
-            draw, palette = (street.bicycle, t.bicycles) if kind == "bicycle" else (street.motorcycle, t.cars)
+            draw, palette = (city_people.bicycle, t.bicycles) if kind == "bicycle" else (city_people.motorcycle, t.cars)
             return draw(canvas, u, z, turn, look, look.shade(look.pick(palette), 0.2), level)
 
         for _ in range(many.count(*s.racks)):
@@ -462,7 +462,7 @@ class _Composer:
                     u = lane + (0.9 if turn == 0.0 else -0.9)
                 figure = stand(kind, u, z, turn, level)
                 canvas.thing(LABEL_ID["rider"], instance=True)
-                street.rider(figure, turn, look, street.cloth(look, t.clothes), motor=kind == "motorcycle")
+                city_people.rider(figure, turn, look, city_people.cloth(look, t.clothes), motor=kind == "motorcycle")
 
     def _person(self, u: float, z: float, level: float, *, thing: int | None = None) -> None:
         if not self.canvas.sees(u, z, 0.6):
@@ -471,8 +471,8 @@ class _Composer:
         if thing is None:
             self.canvas.thing(LABEL_ID["person"], instance=True)
         height = self.many(1.15, 1.4) if self.many.chance(0.08) else self.many(1.58, 1.92)
-        wear = street.cloth(self.look, self.texture.clothes)
-        street.person(self.canvas, u, z, self.look, wear, height=height, level=level)
+        wear = city_people.cloth(self.look, self.texture.clothes)
+        city_people.person(self.canvas, u, z, self.look, wear, height=height, level=level)
 
     def _people(self) -> None:
         many, s = self.many, self.statistics
@@ -515,7 +515,7 @@ class _Composer:
                 z, step = many(6.0, 12.0), many(6.5, 11.0)
                 while z < 60.0:
                     if not self._in_crossing(z, z, 2.0):
-                        street.tree(
+                        city_roadside.tree(
                             canvas,
                             self.edge[side] + side * 0.9,
                             z,
@@ -529,23 +529,23 @@ class _Composer:
                 z = many(7.0, 20.0)
                 while z < 60.0:
                     if not self._in_crossing(z, z, 0.5):
-                        street.lamp_post(canvas, kerbside, z, look, KERB)
+                        city_roadside.lamp_post(canvas, kerbside, z, look, KERB)
                     z += many(14.0, 20.0)
             if many.chance(0.25):
-                street.bollards(
+                city_roadside.bollards(
                     canvas, self.edge[side] + side * 0.35, many(6.0, 9.0), many.count(3, 6), look, KERB
                 )
         for _ in range(many.count(*s.signs)):
             side = many.pick((-1, 1))
-            street.traffic_sign(canvas, self.edge[side] + side * many(0.4, 0.8), many(6.0, 19.0), look, KERB)
+            city_roadside.traffic_sign(canvas, self.edge[side] + side * many(0.4, 0.8), many(6.0, 19.0), look, KERB)
         for _ in range(many.count(*s.lights) + (1 if self.crossing else 0)):
             side = many.pick((-1, 1))
             z = self.crossing[0] - 1.0 if self.crossing else (self.zebra or many(8, 19))
-            street.traffic_light(
+            city_roadside.traffic_light(
                 canvas, self.edge[side] + side * many(0.3, 0.8), z + many(-0.5, 0.5), look, KERB
             )
         for _ in range(many.count(*s.bins)):
-            street.litter_bin(
+            city_roadside.litter_bin(
                 canvas, self._sidewalk(many.pick((-1, 1)), 0.3, 0.9), many(6.0, 16.0), look, KERB
             )
 
