@@ -175,8 +175,8 @@ def _usable(root: Path, stamp: str, parts: list[str], wanted: dict, overwrite: b
     present = [part for part in parts if (root / part).exists()]
     if present:
         raise ValueError(
-            f"{root}: found {', '.join(present)} without {stamp}: not written by this renderer and left alone; "
-            "expected an empty folder"
+            f"{root}: found {', '.join(present)} without {stamp}: not written by this renderer and left "
+            "alone; expected an empty folder"
         )
     return False
 

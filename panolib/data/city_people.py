@@ -109,9 +109,7 @@ def _seen_end_on(turn: float) -> bool:
     return abs(math.cos(turn)) > 0.82
 
 
-def bicycle(
-    canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour: Colour, level=0.0
-) -> Figure:
+def bicycle(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour: Colour, level=0.0) -> Figure:
     """A bicycle; wheels are see-through, its label fills them. Returns the plane it stands in."""
     frame = Frame(canvas.camera, u, z, turn)
     figure_shadow(canvas, frame, 0.15, along=0.8)
@@ -183,8 +181,16 @@ def motorcycle(
     figure.limb(0.70, 0.32, 0.09, 0.46, 1.0, 0.09, steel)
     figure.shape([(-0.45, 0.28), (0.36, 0.26), (0.42, 0.62), (-0.40, 0.60)], dark)
     figure.disc(-0.05, 0.40, 0.19, 0.15, steel)
-    figure.shape([(-0.85, 0.72), (-0.30, 0.58), (0.42, 0.58), (0.50, 0.98), (0.20, 0.96), (-0.10, 0.78), (-0.80, 0.84)],
-                 paint, convex=False)  # fmt: skip
+    tank = [
+        (-0.85, 0.72),
+        (-0.30, 0.58),
+        (0.42, 0.58),
+        (0.50, 0.98),
+        (0.20, 0.96),
+        (-0.10, 0.78),
+        (-0.80, 0.84),
+    ]
+    figure.shape(tank, paint, convex=False)
     figure.shape([(-0.72, 0.80), (-0.06, 0.76), (-0.06, 0.86), (-0.74, 0.92)], dark)
     figure.limb(-0.75, 0.34, 0.12, -0.10, 0.28, 0.10, steel)
     figure.shape([(0.44, 0.80), (0.64, 0.84), (0.56, 1.20), (0.42, 1.04)], paint)

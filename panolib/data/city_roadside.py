@@ -1,4 +1,4 @@
-"""What lines a street, as polygons on a canvas: trees, poles, signs, houses, walls, fences. Sizes are metres."""
+"""What lines a street, as polygons on a canvas: trees, poles, signs, houses, walls. Sizes are metres."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage:
     bark = Material((0.21, 0.17, 0.13), LEAF, 0.35, 20.0)
     figure.limb(0, 0, 0.36, dice(-0.1, 0.1), fork + 0.6, 0.22, bark, roundness=0.6)
     radius = height * dice(0.24, 0.34)
-    _crown(canvas, u, z, (height + fork) / 2 + level, radius, (height - fork) / 2 + 0.3, dice, foliage, 15 if z < 25 else 8)
+    middle, half_height = (height + fork) / 2 + level, (height - fork) / 2 + 0.3
+    _crown(canvas, u, z, middle, radius, half_height, dice, foliage, 15 if z < 25 else 8)
 
 
 def hedge(
@@ -274,9 +275,9 @@ def house(
                 dice.shade(dice.pick(((0.55, 0.12, 0.12), (0.12, 0.30, 0.22), (0.75, 0.70, 0.58))), 0.2)
             )
             out = u - side * 1.1
-            points = [camera.project(*c) for c in ((u, 3.0, start), (u, 3.0, start + 3.5), (out, 2.4, start + 3.5),
-                                                   (out, 2.4, start))]  # fmt: skip
-            canvas.polygon(points, awning, front)
+            stop = start + 3.5
+            corners = ((u, 3.0, start), (u, 3.0, stop), (out, 2.4, stop), (out, 2.4, start))
+            canvas.polygon([camera.project(*c) for c in corners], awning, front)
 
 
 def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Material) -> None:

@@ -107,9 +107,18 @@ class _Composer:
             self.crossing = (start, start + many(6.5, 9.5))
 
     def compose(self) -> Canvas:
-        for paint in (self._ground, self._backdrop, self._sides, self._heavy, self._parked, self._traffic,
-                      self._furniture, self._two_wheelers, self._people, self._crowds, self._bonnet):  # fmt: skip
-            paint()
+        """Draw everything; heavy vehicles come before others, so that they find room in their lanes."""
+        self._ground()
+        self._backdrop()
+        self._sides()
+        self._heavy()
+        self._parked()
+        self._traffic()
+        self._furniture()
+        self._two_wheelers()
+        self._people()
+        self._crowds()
+        self._bonnet()
         return self.canvas
 
     # ------------------------------------------------------------------ ground
@@ -428,11 +437,12 @@ class _Composer:
     def _two_wheelers(self) -> None:
         many, s, look, t = self.many, self.statistics, self.look, self.texture
         canvas = self.canvas
+        makes = {"bicycle": (city_people.bicycle, t.bicycles), "motorcycle": (city_people.motorcycle, t.cars)}
 
         def stand(kind: str, u: float, z: float, turn: float, level: float):
             canvas.group(OBJECTS, *Frame(self.camera, u, z, turn).span(0.1, 0.4))
             canvas.thing(LABEL_ID[kind], instance=True)
-            draw, palette = (city_people.bicycle, t.bicycles) if kind == "bicycle" else (city_people.motorcycle, t.cars)
+            draw, palette = makes[kind]
             return draw(canvas, u, z, turn, look, look.shade(look.pick(palette), 0.2), level)
 
         for _ in range(many.count(*s.racks)):
@@ -462,7 +472,8 @@ class _Composer:
                     u = lane + (0.9 if turn == 0.0 else -0.9)
                 figure = stand(kind, u, z, turn, level)
                 canvas.thing(LABEL_ID["rider"], instance=True)
-                city_people.rider(figure, turn, look, city_people.cloth(look, t.clothes), motor=kind == "motorcycle")
+                wear = city_people.cloth(look, t.clothes)
+                city_people.rider(figure, turn, look, wear, motor=kind == "motorcycle")
 
     def _person(self, u: float, z: float, level: float, *, thing: int | None = None) -> None:
         if not self.canvas.sees(u, z, 0.6):
@@ -537,7 +548,8 @@ class _Composer:
                 )
         for _ in range(many.count(*s.signs)):
             side = many.pick((-1, 1))
-            city_roadside.traffic_sign(canvas, self.edge[side] + side * many(0.4, 0.8), many(6.0, 19.0), look, KERB)
+            u = self.edge[side] + side * many(0.4, 0.8)
+            city_roadside.traffic_sign(canvas, u, many(6.0, 19.0), look, KERB)
         for _ in range(many.count(*s.lights) + (1 if self.crossing else 0)):
             side = many.pick((-1, 1))
             z = self.crossing[0] - 1.0 if self.crossing else (self.zebra or many(8, 19))
@@ -561,11 +573,14 @@ class _Composer:
         plane = facing_plane(camera, 0.0, 1.2)
         for i in range(4):
             scale = 1 - 0.18 * i
-            points = [(width * (0.5 + 0.62 * scale * math.cos(a)), height * 1.005 - rise * scale * math.sin(a) ** 0.6)
-                      for a in (math.pi * k / 24 for k in range(25))]  # fmt: skip
-            canvas.polygon(
-                points, Material(darker((0.10, 0.105, 0.11), 2.2 - 0.4 * i), gloss=0.12 - 0.02 * i), plane
-            )
+            half_width, top = 0.62 * scale * width, rise * scale
+            angles = [math.pi * k / 24 for k in range(25)]
+            points = [
+                (0.5 * width + half_width * math.cos(a), 1.005 * height - top * max(math.sin(a), 0.0) ** 0.6)
+                for a in angles
+            ]
+            paint = Material(darker((0.10, 0.105, 0.11), 2.2 - 0.4 * i), gloss=0.12 - 0.02 * i)
+            canvas.polygon(points, paint, plane)
 
 
 def render(style: Style | str, *, seed: int, index: int, height: int, width: int) -> Scene:

@@ -22,7 +22,9 @@ def labels_of(scene: city.Scene) -> tuple[bytes, bytes, bytes]:
 
 
 @settings(max_examples=25, deadline=None)
-@given(style=STYLE, index=INDEX, seed=st.integers(0, 99), size=st.sampled_from([(32, 32), (64, 128), (51, 97)]))
+@given(
+    style=STYLE, index=INDEX, seed=st.integers(0, 99), size=st.sampled_from([(32, 32), (64, 128), (51, 97)])
+)
 def test_labels_agree_with_each_other(style, index, seed, size):
     scene = city.render(style, seed=seed, index=index, height=size[0], width=size[1])
     assert scene.image.shape == (*size, 3) and scene.image.dtype == np.uint8

@@ -146,8 +146,10 @@ def test_files_of_others_are_never_touched(tmp_path):
     theirs.parent.mkdir()
     theirs.write_bytes(b"precious")
     for overwrite in (False, True):
-        with pytest.raises(ValueError, match="without city.json"):
-            city.write_city(tmp_path, "gta5", split="train", n_images=1, overwrite=overwrite, progress=False, **SIZE)
+        with pytest.raises(ValueError, match=r"without city\.json"):
+            city.write_city(
+                tmp_path, "gta5", split="train", n_images=1, overwrite=overwrite, progress=False, **SIZE
+            )
     assert theirs.read_bytes() == b"precious"
 
 
@@ -171,7 +173,8 @@ def dying(*args, **options):
         os.kill(os.getpid(), signal.SIGKILL)
     return render(*args, **options)
 city.render = dying
-city.write_city(sys.argv[1], "cityscapes", split="train", n_images=4, height=64, width=128, seed=5, progress=False)
+options = {"n_images": 4, "height": 64, "width": 128, "seed": 5, "progress": False}
+city.write_city(sys.argv[1], "cityscapes", split="train", **options)
 """
 
 
@@ -188,7 +191,9 @@ def test_a_killed_writer_leaves_nothing_to_be_read(written, tmp_path):
 
 
 @pytest.mark.parametrize("kept_moves", [0, 1, 2])
-def test_a_kill_while_moving_into_place_is_finished_by_the_next_call(written, tmp_path, monkeypatch, kept_moves):
+def test_a_kill_while_moving_into_place_is_finished_by_the_next_call(
+    written, tmp_path, monkeypatch, kept_moves
+):
     real, calls = os.replace, []
 
     def failing(source, target):
@@ -217,7 +222,11 @@ def test_a_kill_while_moving_into_place_is_finished_by_the_next_call(written, tm
         (lambda: city.render("gta5", seed=0, index=0, height=8, width=128), ValueError, "8 x 128"),
         (lambda: city.render("gta5", seed=0, index=-1, height=64, width=128), ValueError, "-1"),
         (lambda: city.fingerprint("gta5", split="test", n_images=1, **SIZE), KeyError, "test"),
-        (lambda: city.write_city("unused", "gta5", split="val", n_images=0, **SIZE), ValueError, "n_images = 0"),
+        (
+            lambda: city.write_city("unused", "gta5", split="val", n_images=0, **SIZE),
+            ValueError,
+            "n_images = 0",
+        ),
     ],
 )
 def test_bad_arguments(call, error, text):
