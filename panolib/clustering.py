@@ -243,10 +243,21 @@ def _drop_duplicates(centres: Tensor, n_neighbours: Tensor, bandwidth: float) ->
     strongest_first = torch.sort(n_neighbours, descending=True, stable=True).indices
     left = centres[strongest_first].cpu().double().numpy()
     kept = []
-    while len(left):
-        kept.append(left[0])
-        left = left[np.square(left - left[0]).sum(1) > bandwidth**2]
-    return torch.as_tensor(np.stack(kept)).to(centres)
+    while len(left):  # a block at a time: one after the other inside it, then all the rest at once
+        block, left = left[:256], left[256:]
+        near = _square_distances(block, block) <= bandwidth**2
+        alive = np.ones(len(block), bool)
+        for i in range(len(block)):
+            if alive[i]:
+                alive[i + 1 :] &= ~near[i, i + 1 :]
+        kept.append(block[alive])
+        left = left[(_square_distances(left, kept[-1]) > bandwidth**2).all(1)]
+    return torch.as_tensor(np.concatenate(kept)).to(centres)
+
+
+def _square_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float64 [A, B] squared distances of the rows of two float64 arrays."""
+    return np.square(a).sum(1)[:, None] + np.square(b).sum(1) - 2 * a @ b.T
 
 
 # ---- the other algorithms ---------------------------------------------------------------------------------
@@ -542,9 +553,13 @@ def ball_sums(points: Tensor, values: Tensor, radius: float) -> Callable[[Tensor
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     """int64 [N]: index of the nearest centre of every point, in blocks."""
-    half_square = 0.5 * centres.square().sum(1)
-    block = max(1, 2**22 // max(1, len(centres)))
-    return torch.cat([(part @ centres.T - half_square).argmax(1) for part in points.split(block)])
+    nearest = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    minus_half_square = -0.5 * centres.square().sum(1)
+    block = max(1, 2**20 // len(centres))
+    for start in range(0, len(points), block):
+        some = slice(start, start + block)
+        nearest[some] = torch.addmm(minus_half_square, points[some], centres.T).argmax(1)
+    return nearest
 
 
 def segment_sum(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:

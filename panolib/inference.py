@@ -167,7 +167,7 @@ def clean_instances(
 
     References
     ----------
-    Thesis 8.9 and chapter 11; kernel and order are choices of ours.
+    Thesis chapter 11, table 3; kernel and order are choices of ours.
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel is {kernel}; expected an odd number of pixels")
@@ -183,14 +183,14 @@ def clean_instances(
             slice(max(rows.start - kernel, 0), min(rows.stop + kernel, height)),
             slice(max(columns.start - kernel, 0), min(columns.stop + kernel, width)),
         )
-        before, after = labels[window], cleaned[window]  # `after` is a view
+        before = labels[window]
         shape = (before == k).astype(np.uint8)
         shape = cv2.morphologyEx(shape, cv2.MORPH_OPEN, element)
         shape = np.pad(shape, kernel)  # room to grow and shrink back beyond the image border
         shape = cv2.morphologyEx(shape, cv2.MORPH_CLOSE, element)[kernel:-kernel, kernel:-kernel]
         if fill_holes:
             shape = ndimage.binary_fill_holes(shape)
-        after[(shape > 0) & ((before == k) | ((before == 0) & (after == 0)))] = k
+        cleaned[window][(shape > 0) & ((before == k) | (before == 0))] = k
     if torch.is_tensor(instance_labels):
         return torch.as_tensor(cleaned, device=instance_labels.device)
     return cleaned
