@@ -213,12 +213,12 @@ class NucleiSources:
 
 
 def folder_fingerprint(folder: Path) -> str:
-    """Short hash of the relative names and sizes of all PNG files below a folder.
+    """Short hash of the relative names and sizes of all PNG files below a folder; "missing" without it.
 
-    Raises MissingData when the folder is not there.
+    A run can then be declared, listed and asked for; opening the data is what fails.
     """
     if not folder.is_dir():
-        raise MissingData(f"{folder}: no such folder; expected a data set")
+        return "missing"
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*.png")):
         digest.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())

@@ -326,6 +326,6 @@ def instance_self_train(
 def rotated_view(teacher: nn.Module, clean: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid (methods 3.3)."""
     degrees = torch.rand(len(clean), device=clean.device) * largest
-    rotated = teacher(views.normalise(views.rotate(clean, degrees))).float()
+    rotated = teacher(views.rotate(views.normalise(clean), degrees)).float()  # corners are 0, the mean colour
     embeddings = views.unrotate(rotated, degrees)
     return embeddings, views.rotation_validity(embeddings.shape[-2:], degrees)
