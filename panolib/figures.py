@@ -25,7 +25,7 @@ from panolib.storage import write
 from panolib.study import Study
 from panolib.tables import METHODS, select, summarise
 
-DPI = 100
+DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
 OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 # in the order of the rungs: source only, ABN, AdaBN, control, self-trained, oracle
 METHOD_COLOURS = dict(zip(METHODS, ("#7F7F7F", "#E69F00", "#D55E00", "#CC79A7", "#0072B2", "#009E73")))
@@ -35,7 +35,7 @@ DATA_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#0072B2")
 def use_style() -> None:
     """Set the style of all figures of the study."""
     plt.rcParams.update({
-        "figure.dpi": 72, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
+        "figure.dpi": INLINE_DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
         "font.size": 15, "axes.titlesize": 16, "axes.labelsize": 15, "legend.fontsize": 13,
         "xtick.labelsize": 14, "ytick.labelsize": 14, "legend.frameon": False,
         "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
@@ -277,8 +277,8 @@ def picture_grid(
     """Pictures uint8 [H, W, 3] in rows with their names at the left and headings above."""
     n_columns = max(map(len, rows.values()))
     height, breadth = next(iter(rows.values()))[0].shape[:2]
-    cell = 15 / n_columns
-    figsize = (15, len(rows) * cell * height / breadth + 0.4 + 0.4 * bool(headings))
+    cell = 12 / n_columns
+    figsize = (12, len(rows) * cell * height / breadth + 0.4 + 0.4 * bool(headings))
     fig, axes = plt.subplots(len(rows), n_columns, figsize=figsize, squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items()):
         for ax in line:
