@@ -35,7 +35,11 @@ class Prediction:
 
 
 def predict(
-    semantic_model: nn.Module | None, instance_model: nn.Module | None, dataset: Sequence[Sample], *, label: str = ""
+    semantic_model: nn.Module | None,
+    instance_model: nn.Module | None,
+    dataset: Sequence[Sample],
+    *,
+    label: str = "",
 ) -> Iterator[Prediction]:
     """Outputs of the networks for every image, at its own size, without changing any weight or buffer."""
     models = [model.eval() for model in (semantic_model, instance_model) if model is not None]
@@ -54,7 +58,9 @@ def predict(
             yield Prediction(sample, probabilities, embeddings)
 
 
-def predicted_masks(semantic_model: nn.Module, dataset: Sequence[Sample], *, label: str = "") -> list[np.ndarray]:
+def predicted_masks(
+    semantic_model: nn.Module, dataset: Sequence[Sample], *, label: str = ""
+) -> list[np.ndarray]:
     """uint8 [H, W] predicted train ids of every image."""
     return [
         prediction.semantic.to(torch.uint8).cpu().numpy()
@@ -62,7 +68,9 @@ def predicted_masks(semantic_model: nn.Module, dataset: Sequence[Sample], *, lab
     ]
 
 
-def score_semantic(model: nn.Module, dataset: Sequence[Sample], label_set: LabelSet, *, label: str = "") -> dict:
+def score_semantic(
+    model: nn.Module, dataset: Sequence[Sample], label_set: LabelSet, *, label: str = ""
+) -> dict:
     """{"iou": {class: IoU}, "miou_<subset>": mean} with the Cityscapes protocol (methods 8.2)."""
     confusion = np.zeros((label_set.n_classes + 1,) * 2, np.int64)
     for prediction in predict(model, None, dataset, label=label):
@@ -111,7 +119,8 @@ def choose_clustering(
                 *truth, *predict_instances(prediction.embeddings, semantic, label_set, **options)
             )
     grid = [
-        {"bandwidth": h, "delta_dist": d, "threat_score": threat_scores(scores[h, d])["pooled"]} for h, d in settings
+        {"bandwidth": h, "delta_dist": d, "threat_score": threat_scores(scores[h, d])["pooled"]}
+        for h, d in settings
     ]
     best = max(grid, key=lambda row: row["threat_score"])
     return {"bandwidth": best["bandwidth"], "delta_dist": best["delta_dist"], "grid": grid}
@@ -216,7 +225,9 @@ def score_panoptic(
                 if mask == "true":
                     continue
                 if method == "connected_components":
-                    component_panoptic.update(*truth, *merge_panoptic(semantic, instances, label_set, rule=merge_rules[0]))
+                    component_panoptic.update(
+                        *truth, *merge_panoptic(semantic, instances, label_set, rule=merge_rules[0])
+                    )
                     continue
                 average_precision.update(*truth, instances, table)
                 for rule in merge_rules:
@@ -233,12 +244,16 @@ def score_panoptic(
         **panoptic_scores(panoptic[first]),
         "merge": {rule: panoptic_scores(stats) for rule, stats in panoptic.items()},
         "connected_components": panoptic_scores(component_panoptic),
-        "threat": {f"{method} in {mask} masks": threat_scores(score) for (method, mask), score in threat.items()},
+        "threat": {
+            f"{method} in {mask} masks": threat_scores(score) for (method, mask), score in threat.items()
+        },
         "ap": ap.mean_ap,
         "ap50": ap.mean_ap50,
         "ap50_per_class": dict(zip(label_set.things, ap.ap50.tolist(), strict=True)),
         "n_images": len(dataset),
-        "n_instances": dict(zip(label_set.things, n_instances[list(label_set.thing_ids)].tolist(), strict=True)),
+        "n_instances": dict(
+            zip(label_set.things, n_instances[list(label_set.thing_ids)].tolist(), strict=True)
+        ),
         **semantic_scores(confusion, label_set),
     }
 

@@ -182,7 +182,8 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:
     """{"none": source style, one style with each group taken from the target, "all": target style}."""
     swapped = {
-        group: replace(city.STYLES[source], **{group: getattr(city.STYLES[target], group)}) for group in STYLE_GROUPS
+        group: replace(city.STYLES[source], **{group: getattr(city.STYLES[target], group)})
+        for group in STYLE_GROUPS
     }
     return {"none": city.STYLES[source], **swapped, "all": city.STYLES[target]}
 
@@ -207,7 +208,9 @@ def _finish(job: Job, model: nn.Module) -> nn.Module:
 
 def _semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
     validation = _data(sources, run, run.spec.validation)
-    return evaluate.score_semantic(model, validation, LABEL_SETS[run.spec.label_set], label=f"{run.name}: score")
+    return evaluate.score_semantic(
+        model, validation, LABEL_SETS[run.spec.label_set], label=f"{run.name}: score"
+    )
 
 
 def _parent_spec(job: Job, role: str):

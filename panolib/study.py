@@ -99,7 +99,9 @@ class Study:
     def ladder(self, domain: str, kind: str) -> dict[tuple[str, int], Record]:
         """{(rung, seed): record} of one kind ("semantic", "instance" or "panoptic") in one domain."""
         return {
-            (rung, seed): self.get(run_name(domain, kind, rung, seed)) for rung in RUNGS for seed in self.seeds
+            (rung, seed): self.get(run_name(domain, kind, rung, seed))
+            for rung in RUNGS
+            for seed in self.seeds
         }
 
     def prepare_data(self, *, n_workers: int = 1, progress: bool = True) -> None:
@@ -141,19 +143,27 @@ def load(
     from panolib.kinds import make_kinds
 
     root = project_root() if root is None else root
-    path = profile if isinstance(profile, Path) else project_root() / "notebooks" / "profiles" / f"{profile}.yaml"
+    path = (
+        profile
+        if isinstance(profile, Path)
+        else project_root() / "notebooks" / "profiles" / f"{profile}.yaml"
+    )
     profile = path.stem
     settings = from_mapping(Profile, load_yaml(path), where=path.name)
     nuclei = dict(settings.nuclei.data)
     nuclei["root"] = os.environ.get("PANOLIB_NUCLEI_ROOT", nuclei["root"])
     sources = {
-        "city": CitySources(from_mapping(CityData, settings.city.data, where=f"{path.name}: city.data"), root),
+        "city": CitySources(
+            from_mapping(CityData, settings.city.data, where=f"{path.name}: city.data"), root
+        ),
         "nuclei": NucleiSources(from_mapping(NucleiData, nuclei, where=f"{path.name}: nuclei.data"), root),
     }
     runs = {}
     for domain in ("city", "nuclei"):
         for seed in settings.seeds:
-            for run in domain_runs(domain, getattr(settings, domain), settings.compute, sources[domain], seed, path.name):
+            for run in domain_runs(
+                domain, getattr(settings, domain), settings.compute, sources[domain], seed, path.name
+            ):
                 runs[run.name] = run
     store = Store(
         root / "results" / profile,
@@ -183,7 +193,9 @@ def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
     return {
         "00_data": gaps,
         "01_dataset_mixing": names("city", "semantic"),
-        "07_panoptic_results": names("city", "semantic") + names("city", "instance") + names("city", "panoptic"),
+        "07_panoptic_results": names("city", "semantic")
+        + names("city", "instance")
+        + names("city", "panoptic"),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
     }
 
@@ -191,7 +203,11 @@ def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
 def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str) -> list[Run]:
     """All runs of one domain and one seed, parents before children."""
     from panolib.kinds import GapSpec, PanopticSpec
-    from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
+    from panolib.training.instance import (
+        InstanceBaselineSpec,
+        InstanceBatchNormSpec,
+        InstanceSelfTrainingSpec,
+    )
     from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
 
     label_set = settings.label_set
@@ -199,8 +215,16 @@ def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: 
     unlabelled = f"{train}:unlabelled"
     runs: list[Run] = []
 
-    def add(kind: str, branch: str, rung: str, cls: type, section: str, parents: dict[str, Run], data, **values) -> Run:
-        plain = {**getattr(settings, section), "label_set": label_set, "compute": dict(compute), "seed": seed, **values}
+    def add(
+        kind: str, branch: str, rung: str, cls: type, section: str, parents: dict[str, Run], data, **values
+    ) -> Run:
+        plain = {
+            **getattr(settings, section),
+            "label_set": label_set,
+            "compute": dict(compute),
+            "seed": seed,
+            **values,
+        }
         if "network" in cls.__dataclass_fields__ and "network" not in plain:
             baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
             plain["network"] = baseline["network"]
@@ -219,20 +243,43 @@ def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: 
     source = settings.semantic_source
     for rung, labelled in (("source_only", source), ("oracle", train)):
         semantic[rung] = add(
-            "semantic_baseline", "semantic", rung, BaselineSpec, "semantic_baseline", {}, (labelled, val),
-            source=labelled, validation=val,
+            "semantic_baseline",
+            "semantic",
+            rung,
+            BaselineSpec,
+            "semantic_baseline",
+            {},
+            (labelled, val),
+            source=labelled,
+            validation=val,
         )
     for rung, mixed in (("abn", source), ("adabn", None)):
         semantic[rung] = add(
-            "semantic_batch_norm", "semantic", rung, SemanticBatchNormSpec, "batch_norm",
-            {"start": semantic["source_only"]}, (source, unlabelled, val),
-            source=mixed, target=unlabelled, validation=val,
+            "semantic_batch_norm",
+            "semantic",
+            rung,
+            SemanticBatchNormSpec,
+            "batch_norm",
+            {"start": semantic["source_only"]},
+            (source, unlabelled, val),
+            source=mixed,
+            target=unlabelled,
+            validation=val,
         )
     for rung in ("control", "self_trained"):
         values = {"target_weight": 0.0} if rung == "control" else {}
         semantic[rung] = add(
-            "self_training", "semantic", rung, SelfTrainingSpec, "self_training", {"start": semantic["adabn"]},
-            (source, unlabelled, val), source=source, target=unlabelled, validation=val, **values,
+            "self_training",
+            "semantic",
+            rung,
+            SelfTrainingSpec,
+            "self_training",
+            {"start": semantic["adabn"]},
+            (source, unlabelled, val),
+            source=source,
+            target=unlabelled,
+            validation=val,
+            **values,
         )
 
     instance = {}
@@ -241,32 +288,56 @@ def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: 
         ("oracle", train, train),
     ):
         instance[rung] = add(
-            "instance_baseline", "instance", rung, InstanceBaselineSpec, "instance_baseline", {},
-            (labelled, selection), source=labelled, selection=selection,
+            "instance_baseline",
+            "instance",
+            rung,
+            InstanceBaselineSpec,
+            "instance_baseline",
+            {},
+            (labelled, selection),
+            source=labelled,
+            selection=selection,
         )
     for rung, mixed in (("abn", settings.instance_source), ("adabn", None)):
         instance[rung] = add(
-            "instance_batch_norm", "instance", rung, InstanceBatchNormSpec, "instance_batch_norm",
-            {"start": instance["source_only"]}, (settings.instance_source, unlabelled),
-            source=mixed, target=unlabelled,
+            "instance_batch_norm",
+            "instance",
+            rung,
+            InstanceBatchNormSpec,
+            "instance_batch_norm",
+            {"start": instance["source_only"]},
+            (settings.instance_source, unlabelled),
+            source=mixed,
+            target=unlabelled,
         )
     for rung in ("control", "self_trained"):
         values = {"source_share": 1.0} if rung == "control" else {}
         instance[rung] = add(
-            "instance_self_training", "instance", rung, InstanceSelfTrainingSpec, "instance_self_training",
+            "instance_self_training",
+            "instance",
+            rung,
+            InstanceSelfTrainingSpec,
+            "instance_self_training",
             {"start": instance["adabn"], "clustering": instance["source_only"], "semantic": semantic[rung]},
-            (settings.instance_source, unlabelled), source=settings.instance_source, target=unlabelled, **values,
+            (settings.instance_source, unlabelled),
+            source=settings.instance_source,
+            target=unlabelled,
+            **values,
         )
 
     for rung in RUNGS:
         clustering = instance["oracle" if rung == "oracle" else "source_only"]
         add(
-            "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
-            {"semantic": semantic[rung], "instance": instance[rung], "clustering": clustering}, (val,),
+            "panoptic",
+            "panoptic",
+            rung,
+            PanopticSpec,
+            "panoptic",
+            {"semantic": semantic[rung], "instance": instance[rung], "clustering": clustering},
+            (val,),
             validation=val,
         )
     if settings.gap is not None:
         for rung in BATCH_NORM_RUNGS[:2]:
             add("gap", "gap", rung, GapSpec, "gap", {"semantic": semantic[rung]}, (unlabelled,))
     return runs
-

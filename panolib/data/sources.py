@@ -111,13 +111,15 @@ class CitySources:
         ]  # fmt: skip
 
     def fingerprint(self, name: str) -> str:
-        """What a run's key says about its data: renderer, styles and sizes, or the real folder's file list."""
+        """What a run's key says about its data: renderer, styles and sizes, or the real file list."""
         kind = name.split("/")[0]
         kinds = ("synthia", "gta5") if kind == "mix" else (kind,)
         if self.settings.embedded is None:
             content = "+".join(folder_fingerprint(self.folders[k]) for k in kinds)
         else:
-            sets = [city.fingerprint(style, **rest) for style, rest in self._embedded_sets() if style in kinds]
+            sets = [
+                city.fingerprint(style, **rest) for style, rest in self._embedded_sets() if style in kinds
+            ]
             content = hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()[:16]
         s = self.settings
         return f"{content}:{s.n_val_synthia}:{s.n_val_gta5}:{s.train_size}:{s.mix_requires}:{name}"
@@ -137,7 +139,9 @@ class CitySources:
         labels = mode != "unlabelled"
         size = self.settings.train_size if split == "train" else None
         if kind == "synthia":
-            data = readers.Synthia(self.folders[kind], split, n_val=self.settings.n_val_synthia, with_labels=labels)
+            data = readers.Synthia(
+                self.folders[kind], split, n_val=self.settings.n_val_synthia, with_labels=labels
+            )
         elif kind == "gta5":
             data = readers.GTA5(self.folders[kind], split, n_val=self.settings.n_val_gta5, with_labels=labels)
         elif kind == "cityscapes":
@@ -166,15 +170,23 @@ class NucleiSources:
         embedded = self.settings.embedded
         for split, n_images in (("train", embedded.n_train), ("val", embedded.n_val)):
             nuclei_scenes.write_nuclei(
-                self.scenes / split, split=split, n_images=n_images, height=embedded.height,
-                width=embedded.width, seed=embedded.seed, n_workers=n_workers, progress=progress,
+                self.scenes / split,
+                split=split,
+                n_images=n_images,
+                height=embedded.height,
+                width=embedded.width,
+                seed=embedded.seed,
+                n_workers=n_workers,
+                progress=progress,
             )
 
     def fingerprint(self, name: str) -> str:
         kind = name.split("/")[0]
         if kind == "nuclei":
             s = self.settings
-            return f"{s.fingerprint or folder_fingerprint(self.root)}:{s.modality}:{s.n_train}:{s.n_val}:{name}"
+            return (
+                f"{s.fingerprint or folder_fingerprint(self.root)}:{s.modality}:{s.n_train}:{s.n_val}:{name}"
+            )
         return f"nuclei_scenes-v{nuclei_scenes.RENDERER_VERSION}:{self.settings.embedded}:{name}"
 
     def available(self) -> bool:
@@ -197,7 +209,10 @@ class NucleiSources:
                     f"{self.root}: no real nuclei images here; README.md, 'Real data', says how to get them "
                     "and where to put the folder (PANOLIB_NUCLEI_ROOT)"
                 )
-            if self.settings.fingerprint and (found := folder_fingerprint(self.root)) != self.settings.fingerprint:
+            if (
+                self.settings.fingerprint
+                and (found := folder_fingerprint(self.root)) != self.settings.fingerprint
+            ):
                 raise ValueError(
                     f"{self.root}: fingerprint {found}, but the profile expects {self.settings.fingerprint}; "
                     "set nuclei.data.fingerprint to null to train on other images"

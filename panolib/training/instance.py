@@ -22,7 +22,14 @@ from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
 from panolib.labels import VOID
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.runs import Job
-from panolib.training.semantic import Augmentation, BatchNormSpec, LabelledBatches, augment, clean_view, to_image
+from panolib.training.semantic import (
+    Augmentation,
+    BatchNormSpec,
+    LabelledBatches,
+    augment,
+    clean_view,
+    to_image,
+)
 from panolib.training.setup import (
     Compute,
     InstanceNetwork,
@@ -279,19 +286,21 @@ def instance_self_train(
             with torch.no_grad():
                 teacher_embeddings = teacher(views.normalise(clean)).float()
                 semantic = to_embedding_grid(target_batch["semantic"], embeddings)
-                pseudo_labels = torch.stack([
-                    guidance.cluster_in_class_masks(
-                        teacher_embeddings[i],
-                        semantic[i],
-                        thing_ids,
-                        algorithm=spec.algorithm,
-                        min_size=spec.min_area,
-                        teacher_embeddings=embeddings[i].detach(),
-                        min_stability=spec.min_stability,
-                        **clustering,
-                    )[0]
-                    for i in range(len(clean))
-                ])
+                pseudo_labels = torch.stack(
+                    [
+                        guidance.cluster_in_class_masks(
+                            teacher_embeddings[i],
+                            semantic[i],
+                            thing_ids,
+                            algorithm=spec.algorithm,
+                            min_size=spec.min_area,
+                            teacher_embeddings=embeddings[i].detach(),
+                            min_stability=spec.min_stability,
+                            **clustering,
+                        )[0]
+                        for i in range(len(clean))
+                    ]
+                )
                 rotated_embeddings, valid = None, None
                 if spec.weights.consistency > 0:
                     rotated_embeddings, valid = rotated_view(teacher, clean, spec.rotation)

@@ -160,7 +160,7 @@ class LabelledBatches:
 
 @dataclass
 class UnlabelledBatches:
-    """Callable: iteration -> {"image" float [B, 3, h, w] in [0, 1]}; class-balanced where weights are given."""
+    """Callable: iteration -> {"image" float [B, 3, h, w] in [0, 1]}; with weights, balanced over classes."""
 
     dataset: Sequence[Sample]
     batch_size: int
@@ -182,7 +182,9 @@ def clean_view(augmentation: Augmentation) -> Augmentation:
     return replace(augmentation, scale=(1.0, 1.0), jitter=0.0, jitter_probability=0.0, blur=None)
 
 
-def augment(image: Tensor, maps: dict[str, Tensor], augmentation: Augmentation) -> tuple[Tensor, dict[str, Tensor]]:
+def augment(
+    image: Tensor, maps: dict[str, Tensor], augmentation: Augmentation
+) -> tuple[Tensor, dict[str, Tensor]]:
     """One random training view (float image in [0, 1], label maps) of a sample."""
     return views.train_view(
         image,
@@ -262,7 +264,9 @@ def adapt_batch_norm(
     return model
 
 
-def predicted_class_ratios(model: nn.Module, target: Sequence[Sample], n_classes: int, device: torch.device) -> Tensor:
+def predicted_class_ratios(
+    model: nn.Module, target: Sequence[Sample], n_classes: int, device: torch.device
+) -> Tensor:
     """float [n_images, C]: share of pixels that the network gives each class, per image (methods 1.2.9)."""
     model.eval()
     ratios = []
@@ -350,7 +354,9 @@ def self_train(
             if iteration % spec.ema_interval == 0:
                 update_teacher(teacher, student.module, decay=spec.ema_decay)
             with torch.no_grad():
-                probabilities = upsample(teacher(views.normalise(crops.clean)).float(), fusion_size).softmax(1)
+                probabilities = upsample(teacher(views.normalise(crops.clean)).float(), fusion_size).softmax(
+                    1
+                )
                 prior = update_class_prior(
                     prior, probabilities, momentum=spec.prior_momentum, prior_scale=spec.prior_scale
                 )

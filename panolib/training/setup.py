@@ -120,7 +120,8 @@ def build_optimizer(optimiser: Optimiser, model: nn.Module) -> torch.optim.Optim
         decay = 0.0 if bias else optimiser.weight_decay
         groups.setdefault((optimiser.lr * scale, decay), []).append(parameter)
     parameters = [
-        {"params": group, "lr": lr, "base_lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()
+        {"params": group, "lr": lr, "base_lr": lr, "weight_decay": decay}
+        for (lr, decay), group in groups.items()
     ]
     if optimiser.name == "sgd":
         return torch.optim.SGD(parameters, lr=optimiser.lr, momentum=optimiser.momentum)
@@ -131,7 +132,9 @@ def build_optimizer(optimiser: Optimiser, model: nn.Module) -> torch.optim.Optim
     raise ValueError(f"unknown optimiser {optimiser.name!r}; expected 'adamw', 'adam' or 'sgd'")
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, optimiser: Optimiser, iteration: int, stop: int) -> None:
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, optimiser: Optimiser, iteration: int, stop: int
+) -> None:
     """Set the rate of one iteration: linear warm-up times the schedule. A function of `iteration` only."""
     progress = iteration / max(1, stop)
     if optimiser.schedule == "constant":

@@ -78,7 +78,9 @@ def test_rungs_differ_in_the_statistics_only(trained):
         is_statistic = "running" in name or "num_batches" in name
         for rung in ("abn", "adabn"):
             assert is_statistic or torch.equal(weight, states[rung][name]), (rung, name)
-    assert any(not torch.equal(states["adabn"][n], states["self_trained"][n]) for n in states["adabn"] if "conv" in n)
+    assert any(
+        not torch.equal(states["adabn"][n], states["self_trained"][n]) for n in states["adabn"] if "conv" in n
+    )
     running = "encoder.bn1.running_mean"
     assert not torch.equal(states["source_only"][running], states["abn"][running])
     assert not torch.equal(states["abn"][running], states["adabn"][running])
@@ -87,7 +89,9 @@ def test_rungs_differ_in_the_statistics_only(trained):
 def test_panoptic_metrics_are_fractions_with_their_controls(trained):
     metrics = trained.get(study.run_name("city", "panoptic", "self_trained", 0)).metrics
     assert set(metrics["threat"]) == {
-        f"{method} in {mask} masks" for method in ("embedding", "connected_components") for mask in ("predicted", "true")
+        f"{method} in {mask} masks"
+        for method in ("embedding", "connected_components")
+        for mask in ("predicted", "true")
     }
     for name in ("pq_19", "sq_19", "rq_19", "pq_plus_19", "pq_16", "miou_19"):
         assert np.isnan(metrics[name]) or 0 <= metrics[name] <= 1, name
@@ -131,7 +135,7 @@ def test_batches_do_not_depend_on_where_training_started(trained):
 
 @pytest.mark.parametrize("name", ["city-semantic-self_trained-s0", "city-instance-self_trained-s0"])
 def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, name):
-    """A self-training killed after its second checkpoint ends, resumed, bit for bit like the uninterrupted one."""
+    """A self-training killed after its second checkpoint and resumed equals the uninterrupted one bit for bit."""
     root, path = tiny
     for folder in ("cache", "results"):
         shutil.copytree(root / folder, tmp_path / folder)
@@ -152,7 +156,9 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
         s.get({name!r})
     """)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=PROFILES)
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=PROFILES
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
     again = study.load(path, root=tmp_path)
@@ -163,7 +169,8 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
     states = [s.store.final_state(s.runs[name])["model"] for s in (again, trained)]
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[1])
     work = tmp_path / "results" / "tiny" / "work"
-    assert [entry.name for entry in work.iterdir() if not entry.name.endswith(".lock")] == []
+    left = [entry.name for entry in work.iterdir() if entry.name != ".gitignore" and entry.suffix != ".lock"]
+    assert left == []
 
 
 def test_replay_without_training_names_the_missing_run(tiny, tmp_path):
@@ -183,7 +190,7 @@ def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
-def test_every_profile_builds_its_grid(name, monkeypatch, tmp_path):
+def test_every_profile_builds_its_grid(name, tmp_path):
     """All four profiles name the same runs with the same code; only `paper` asks for folders that are not here."""
     profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
     if profile["city"]["data"]["embedded"] is None:
@@ -213,5 +220,7 @@ def test_non_finite_loss_is_one_clear_error_and_records_nothing(tiny, trained, t
 def test_seeds_of_iterations_are_far_apart():
     from panolib.data.loading import iteration_seed
 
-    seeds = {iteration_seed(s, i, stream) for s in range(3) for i in range(50) for stream in ("batch", "step")}
+    seeds = {
+        iteration_seed(s, i, stream) for s in range(3) for i in range(50) for stream in ("batch", "step")
+    }
     assert len(seeds) == 300
