@@ -135,7 +135,7 @@ def test_batches_do_not_depend_on_where_training_started(trained):
 
 @pytest.mark.parametrize("name", ["city-semantic-self_trained-s0", "city-instance-self_trained-s0"])
 def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, name):
-    """A self-training killed after its second checkpoint and resumed equals the uninterrupted one bit for bit."""
+    """A self-training killed after two checkpoints and resumed equals the uninterrupted one bit for bit."""
     root, path = tiny
     for folder in ("cache", "results"):
         shutil.copytree(root / folder, tmp_path / folder)
@@ -191,7 +191,7 @@ def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
 def test_every_profile_builds_its_grid(name, tmp_path):
-    """All four profiles name the same runs with the same code; only `paper` asks for folders that are not here."""
+    """All four profiles give the same ladder with the same code."""
     profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
     if profile["city"]["data"]["embedded"] is None:
         for folder in ("synthia", "gta5", "cityscapes"):
