@@ -40,6 +40,7 @@ from panolib.training.setup import (
     check_finite,
     freeze_batch_norm,
     launch,
+    memory_format,
     set_learning_rate,
 )
 
@@ -162,7 +163,7 @@ def train_instance_baseline(spec: InstanceBaselineSpec, job: Job, source: Sequen
     """Train the embedding network on labelled instances; returns it (thesis eq. 11 without self-training)."""
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_instance(spec.network)
+    model = build_instance(spec.network).to(memory_format=memory_format(spec.compute))
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
 
     if (state := job.resume()) is not None:
@@ -222,7 +223,7 @@ def instance_self_train(
         raise ValueError(f"momentum_mode is {spec.momentum_mode!r}; expected 'ema' or 'hard_copy'")
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_instance(spec.network)
+    model = build_instance(spec.network).to(memory_format=memory_format(spec.compute))
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))
     student, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))

@@ -37,6 +37,7 @@ from panolib.training.setup import (
     check_finite,
     freeze_batch_norm,
     launch,
+    memory_format,
     set_learning_rate,
 )
 
@@ -207,7 +208,7 @@ def train_baseline(spec: BaselineSpec, job: Job, source: Sequence[Sample], n_cla
     """Cross-entropy training on labelled images; returns the trained network (thesis eq. 1)."""
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes)
+    model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
 
     if (state := job.resume()) is not None:
@@ -295,7 +296,7 @@ def self_train(
         raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes)
+    model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))
     class_weights = None

@@ -80,6 +80,11 @@ def launch(compute: Compute) -> Fabric:
     return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
 
 
+def memory_format(compute: Compute) -> torch.memory_format:
+    """Layout of convolution weights; channels-last is the fast one on GPUs."""
+    return torch.channels_last if compute.channels_last else torch.contiguous_format
+
+
 def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab:
     encoder = ResNetEncoder(
         network.depth,
