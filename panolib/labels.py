@@ -127,21 +127,23 @@ CITYSCAPES = LabelSet(
     },
 )
 
+_CAMVID = (
+    "sky",
+    "building",
+    "pole",
+    "road",
+    "pavement",
+    "tree",
+    "sign",
+    "fence",
+    "car",
+    "pedestrian",
+    "bicyclist",
+)
+
 CAMVID = LabelSet(
     name="camvid",
-    classes=(
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    ),
+    classes=_CAMVID,
     colours=(
         (128, 128, 128),
         (128, 0, 0),
@@ -157,21 +159,7 @@ CAMVID = LabelSet(
     ),
     things=("car", "pedestrian", "bicyclist"),
     file_ids=tuple(range(11)),
-    subsets={
-        "11": (
-            "sky",
-            "building",
-            "pole",
-            "road",
-            "pavement",
-            "tree",
-            "sign",
-            "fence",
-            "car",
-            "pedestrian",
-            "bicyclist",
-        )
-    },
+    subsets={"11": _CAMVID},
 )
 
 NUCLEI = LabelSet(

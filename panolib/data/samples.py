@@ -124,9 +124,6 @@ class ImageSet(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> Sample:
-        raise NotImplementedError
-
     def semantic(self, index: int) -> np.ndarray | None:
         """uint8 [h, w] train ids of one sample, perhaps without decoding its image."""
         return self[index].semantic

@@ -81,13 +81,26 @@ class MissingData(FileNotFoundError):
     """A data set that a run needs is not on this machine."""
 
 
-class CitySources:
+class _Sources:
+    """Data sets of one domain by name, decoded into memory on first use."""
+
+    def __init__(self):
+        self._opened: dict[str, Sequence[Sample]] = {}
+
+    def open(self, name: str) -> Sequence[Sample]:
+        """The data set called `name`. KeyError for an unknown one, MissingData without its files."""
+        if name not in self._opened:
+            self._opened[name] = self._open(name)
+        return self._opened[name]
+
+
+class CitySources(_Sources):
     """Opens the street data sets: synthia, gta5, mix, cityscapes."""
 
     def __init__(self, settings: CityData, root: Path):
         self.settings = settings
         self.folders = {name: root / getattr(settings, name) for name in ("synthia", "gta5", "cityscapes")}
-        self._opened: dict[str, Sequence[Sample]] = {}
+        super().__init__()
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
         """Render what is not on disk yet; a no-op for real data."""
@@ -127,12 +140,6 @@ class CitySources:
     def available(self) -> bool:
         return self.settings.embedded is not None or all(folder.is_dir() for folder in self.folders.values())
 
-    def open(self, name: str) -> Sequence[Sample]:
-        """The data set called `name`, decoded into memory on first use."""
-        if name not in self._opened:
-            self._opened[name] = self._open(name)
-        return self._opened[name]
-
     def _open(self, name: str) -> Sequence[Sample]:
         path, _, mode = name.partition(":")
         kind, split = path.split("/")
@@ -158,13 +165,13 @@ class CitySources:
         return select_mix(self.open(f"gta5/{split}"), self.settings.mix_requires)
 
 
-class NucleiSources:
+class NucleiSources(_Sources):
     """Opens the rendered source (nuclei_scenes) and the real target (nuclei)."""
 
     def __init__(self, settings: NucleiData, root: Path):
         self.settings = settings
         self.scenes, self.root = root / settings.scenes, root / settings.root
-        self._opened: dict[str, Sequence[Sample]] = {}
+        super().__init__()
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
         embedded = self.settings.embedded
@@ -191,11 +198,6 @@ class NucleiSources:
 
     def available(self) -> bool:
         return self.root.is_dir()
-
-    def open(self, name: str) -> Sequence[Sample]:
-        if name not in self._opened:
-            self._opened[name] = self._open(name)
-        return self._opened[name]
 
     def _open(self, name: str) -> Sequence[Sample]:
         path, _, mode = name.partition(":")
