@@ -42,6 +42,7 @@ from panolib.training.setup import (
     launch,
     memory_format,
     set_learning_rate,
+    stream_loaders,
 )
 
 
@@ -239,18 +240,9 @@ def instance_self_train(
         LabelledBatches(source, max(n_source, 1), spec.augmentation, ("semantic", "instance", "crowd")),
         MaskedBatches(target, masks, target_batch_size, clean_view(spec.augmentation)),
     )
-    loaders = [
-        fabric.setup_dataloaders(
-            batches(
-                stream,
-                seed=iteration_seed(spec.seed, number, "stream"),
-                start=job.start,
-                stop=spec.iterations,
-                workers=spec.compute.loader_workers,
-            )
-        )
-        for number, stream in enumerate(streams)
-    ]
+    loaders = stream_loaders(
+        fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
+    )
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
 
     student.train()

@@ -39,6 +39,7 @@ from panolib.training.setup import (
     launch,
     memory_format,
     set_learning_rate,
+    stream_loaders,
 )
 
 
@@ -316,18 +317,9 @@ def self_train(
         LabelledBatches(source, spec.batch_size, spec.augmentation),
         UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights),
     )
-    loaders = [
-        fabric.setup_dataloaders(
-            batches(
-                stream,
-                seed=iteration_seed(spec.seed, number, "stream"),
-                start=job.start,
-                stop=spec.iterations,
-                workers=spec.compute.loader_workers,
-            )
-        )
-        for number, stream in enumerate(streams)
-    ]
+    loaders = stream_loaders(
+        fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
+    )
     fusion_size = tuple(side // spec.fusion_stride for side in size)
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from panolib.data.loading import batches, iteration_seed
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.unet import EmbeddingUNet
@@ -78,6 +79,30 @@ def launch(compute: Compute) -> Fabric:
     if compute.accelerator == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("the profile asks for accelerator 'cuda', but no CUDA device is available")
     return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
+
+
+def stream_loaders(
+    fabric: Fabric,
+    streams: Sequence[Callable[[int], dict]],
+    *,
+    seed: int,
+    start: int,
+    stop: int,
+    compute: Compute,
+) -> list:
+    """One loader a stream (source, target), each with draws of its own."""
+    return [
+        fabric.setup_dataloaders(
+            batches(
+                stream,
+                seed=iteration_seed(seed, number, "stream"),
+                start=start,
+                stop=stop,
+                workers=compute.loader_workers,
+            )
+        )
+        for number, stream in enumerate(streams)
+    ]
 
 
 def memory_format(compute: Compute) -> torch.memory_format:
