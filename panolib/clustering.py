@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 from scipy import ndimage
+from skimage import measure
 from sklearn.cluster import HDBSCAN, AgglomerativeClustering, MeanShift
 from torch import Tensor
 
@@ -435,6 +436,26 @@ def drop_small_clusters(labels: Tensor, min_size: int) -> Tensor:
         return labels
     sizes = torch.bincount(labels.flatten())
     return relabel_consecutive(torch.where(sizes[labels] >= min_size, labels, 0))
+
+
+def split_disconnected(labels: Tensor) -> Tensor:
+    """Make every 8-connected region of a cluster a cluster of its own.
+
+    Far apart, two objects may share one embedding: a convolution cannot count. Where the objects of a
+    label set are connected (`LabelSet.connected_things`), this tells them apart.
+
+    Parameters
+    ----------
+    labels : int64 Tensor [H, W]
+        0 or 1 .. K.
+
+    Returns
+    -------
+    int64 Tensor [H, W]
+        0 where `labels` is 0, else 1 .. R.
+    """
+    regions = measure.label(labels.cpu().numpy(), background=0, connectivity=2)
+    return torch.as_tensor(regions, dtype=torch.int64, device=labels.device)
 
 
 @torch.no_grad()

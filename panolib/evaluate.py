@@ -89,7 +89,8 @@ def semantic_scores(confusion: np.ndarray, label_set: LabelSet) -> dict:
 
 
 def choose_clustering(
-    model: nn.Module,
+    semantic_model: nn.Module,
+    instance_model: nn.Module,
     dataset: Sequence[Sample],
     label_set: LabelSet,
     *,
@@ -98,10 +99,11 @@ def choose_clustering(
     min_size: int,
     label: str = "",
 ) -> dict:
-    """Bandwidth and merge distance with the best pooled threat score inside true class masks.
+    """Bandwidth and merge distance with the best pooled threat score inside predicted class masks.
 
-    `dataset` must come from the training domain: choosing on the images that are reported would be
-    tuning on the test set.
+    Masks are predicted because that is where the settings will be used: ragged masks want larger
+    clusters than true ones. `dataset` must come from the training domain: choosing on the images that
+    are reported would be tuning on the test set.
 
     Returns
     -------
@@ -110,13 +112,12 @@ def choose_clustering(
     """
     settings = [(h, d) for h in bandwidths for d in merge_distances]
     scores = {setting: ThreatScore(label_set) for setting in settings}
-    for prediction in predict(None, model, dataset, label=label):
+    for prediction in predict(semantic_model, instance_model, dataset, label=label):
         truth = panoptic_truth(prediction.sample, label_set)
-        semantic = torch.from_numpy(prediction.sample.semantic)
         for bandwidth, delta_dist in settings:
             options = {"bandwidth": bandwidth, "delta_dist": delta_dist, "min_size": min_size}
             scores[bandwidth, delta_dist].update(
-                *truth, *predict_instances(prediction.embeddings, semantic, label_set, **options)
+                *truth, *predict_instances(prediction.embeddings, prediction.semantic, label_set, **options)
             )
     grid = [
         {"bandwidth": h, "delta_dist": d, "threat_score": threat_scores(scores[h, d])["pooled"]}

@@ -7,7 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panolib.clustering import cluster, find_algorithm, relabel_consecutive, stability_filter
+from panolib.clustering import (
+    cluster,
+    drop_small_clusters,
+    find_algorithm,
+    relabel_consecutive,
+    split_disconnected,
+    stability_filter,
+)
 
 
 @torch.no_grad()
@@ -22,6 +29,7 @@ def cluster_in_class_masks(
     min_size: int = 0,
     teacher_embeddings: Tensor | None = None,
     min_stability: float | None = None,
+    connected: bool = False,
     ignore_below: int | None = None,
     generator: torch.Generator | None = None,
     **options,
@@ -47,6 +55,9 @@ def cluster_in_class_masks(
         Embeddings of the other network, for the stability of each instance.
     min_stability : float, optional
         Instances whose median IoU is below this are dropped; needs `teacher_embeddings`.
+    connected : bool
+        Every object is one connected region: clusters of several regions are split, after the stability
+        filter, and regions below `min_size` dropped.
     ignore_below : int, optional
         Rows from this one on hold no instance (reflections on the bonnet). In pixels of this grid.
     generator : torch.Generator, optional
@@ -106,6 +117,12 @@ def cluster_in_class_masks(
                 generator=generator,
             )
             stability = medians.tolist()
+        if connected:
+            regions = drop_small_clusters(split_disconnected(labels), min_size)
+            # the cluster that each region was cut from, in the order of the regions
+            origin = labels.new_zeros(int(regions.max()) + 1)
+            origin[regions.flatten()] = labels.flatten()
+            labels, stability = regions, [stability[k - 1] for k in origin[1:].tolist()]
         areas = torch.bincount(labels.flatten(), minlength=1)[1:].tolist()
         first = len(table) + 1
         table += [

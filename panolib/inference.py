@@ -116,6 +116,7 @@ def predict_instances(
     device = embeddings.device
     semantic = torch.as_tensor(semantic_labels, device=device).long()
     small = _resize_nearest(semantic, embeddings.shape[1:])
+    options = {"connected": label_set.connected_things} | options
     labels, rows = cluster_in_class_masks(embeddings, small, thing_ids or label_set.thing_ids, **options)
 
     category = torch.tensor([-1] + [row["category_id"] for row in rows], device=device)

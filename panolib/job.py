@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from panolib.runs import Record, Run, Store
 
 BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
+WRITE_S = 0.5  # between two writes of the curves
 
 
 class Job:
@@ -47,6 +49,8 @@ class Job:
         self.run, self.spec, self.start = run, run.spec, 0
         self._store, self._folder = store, store._work(run)
         self._rows: list[dict[str, float]] = []  # the curves
+        self._pending: list[dict[str, Any]] = []  # rows whose values may still be on the device
+        self._last_write = -math.inf
         self._columns: list[str] = ["iteration"]
         self._curves_file = None
         self._bar: tqdm | None = None
@@ -93,6 +97,7 @@ class Job:
         """
         if not force and time.monotonic() - self._last_checkpoint < self._store.checkpoint_s:
             return
+        self.write_curves()  # a loss that is not finite must not be saved
         save_checkpoint(
             self._folder / "checkpoint.pt",
             {
@@ -108,21 +113,51 @@ class Job:
         self._last_checkpoint = time.monotonic()
 
     def log(self, iteration: int, **values: float) -> None:
-        """Append a row to the curves: numbers or one-element tensors by name."""
-        row = {"iteration": int(iteration)} | {name: _number(value) for name, value in values.items()}
-        self._rows.append(row)
-        new_columns = [name for name in row if name not in self._columns]
-        self._columns += new_columns
-        if self._curves_file is None or new_columns:
+        """Append a row to the curves: finite numbers or one-element tensors by name.
+
+        Tensors stay on their device until the curves are written, so that a training step never waits
+        for its own loss.
+        """
+        kept = {name: value.detach() if hasattr(value, "detach") else value for name, value in values.items()}
+        self._pending.append({"iteration": int(iteration)} | kept)
+        if time.monotonic() - self._last_write >= WRITE_S:
+            self.write_curves()
+
+    def write_curves(self) -> None:
+        """Bring the pending rows to the curves and their file.
+
+        Raises
+        ------
+        FloatingPointError
+            For a value that is not finite; names the iteration and all its values.
+        """
+        pending, self._pending = self._pending, []
+        self._last_write = time.monotonic()
+        if not pending:
+            return
+        rows = [{name: _number(value) for name, value in row.items()} for row in pending]
+        for row in rows:
+            row["iteration"] = int(row["iteration"])
+            if not all(map(math.isfinite, row.values())):
+                raise FloatingPointError(
+                    f"non-finite value at iteration {row['iteration']}: {row}; expected finite terms"
+                )
+        known = len(self._columns)
+        self._columns += [
+            name for name in dict.fromkeys(key for row in rows for key in row) if name not in self._columns
+        ]
+        self._rows += rows
+        if self._curves_file is None or len(self._columns) > known:
             self.close()
             self._curves_file = (self._folder / "curves.csv").open("w")
             self._curves_file.write(self.curves_text())
         else:
-            self._curves_file.write(self._line(row))
+            self._curves_file.write("".join(map(self._line, rows)))
         self._curves_file.flush()
         if self._bar is not None:
-            shown = ["loss"] if "loss" in row else list(values)
-            self._bar.set_postfix_str(", ".join(f"{name} {row[name]:.4g}" for name in shown), refresh=False)
+            last = rows[-1]
+            shown = ["loss"] if "loss" in last else list(last)[1:]
+            self._bar.set_postfix_str(", ".join(f"{name} {last[name]:.4g}" for name in shown), refresh=False)
 
     def progress(self, start: int, stop: int) -> Iterator[int]:
         """Iterations `start` ... `stop` - 1, under a progress bar with the last loss and the time to go."""
@@ -133,6 +168,7 @@ class Job:
             for iteration in range(start, stop):
                 yield iteration
                 self._bar.update()
+            self.write_curves()
         self._bar = None
 
     def save_sample(self, name: str, image: np.ndarray) -> None:
@@ -155,6 +191,7 @@ class Job:
 
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
+        self.write_curves()
         save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
 
     def curves_text(self) -> str:

@@ -102,6 +102,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     model = instance.train_instance_baseline(spec, job, _data(sources, run, spec.source))
     selection = _data(sources, run, spec.selection)
     return evaluate.choose_clustering(
+        launch(spec.compute).to_device(_parent_semantic(job, "semantic")),
         _finish(job, model),
         [selection[i] for i in range(min(spec.n_selection, len(selection)))],
         LABEL_SETS[spec.label_set],
@@ -132,7 +133,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         _data(sources, run, spec.source),
         target,
         evaluate.predicted_masks(guide, target, label=f"{run.name}: masks"),
-        label_set.thing_ids,
+        label_set,
         _clustering(job),
     )
     _finish(job, student)

@@ -33,6 +33,9 @@ class LabelSet:
         Thing groups that share one instance model (thesis 8.3).
     subsets : mapping of str to tuple of str
         Named lists of classes over which scores are averaged.
+    connected_things : bool
+        Every object is one connected region (cells under a microscope); False where objects hide parts
+        of each other (streets).
     """
 
     name: str
@@ -42,6 +45,7 @@ class LabelSet:
     file_ids: tuple[int, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    connected_things: bool = False
 
     @property
     def n_classes(self) -> int:
@@ -170,6 +174,7 @@ NUCLEI = LabelSet(
     file_ids=(0, 1),
     groups={"nucleus": ("nucleus",)},
     subsets={"2": ("background", "nucleus"), "nucleus": ("nucleus",)},
+    connected_things=True,
 )
 
 LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI)}

@@ -30,6 +30,8 @@ from panolib.runs import Record, Run, Store
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 UNSUPERVISED_RUNGS = RUNGS[:-1]
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
+# what a rung takes from the baseline of its branch unless its own section says otherwise
+INHERITED = ("network", "augmentation", "weights", "margins", "min_area")
 RUNG_LABELS = {
     "source_only": "source only",
     "abn": "ABN",
@@ -225,9 +227,9 @@ def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: 
             "seed": seed,
             **values,
         }
-        if "network" in cls.__dataclass_fields__ and "network" not in plain:
-            baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
-            plain["network"] = baseline["network"]
+        baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
+        inherited = {name: baseline[name] for name in INHERITED if name in baseline}
+        plain = {name: value for name, value in inherited.items() if name in cls.__dataclass_fields__} | plain
         spec = from_mapping(cls, plain, where=f"{where}: {domain}.{section}")
         run = Run(
             name=run_name(domain, branch, rung, seed),
@@ -293,7 +295,7 @@ def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: 
             rung,
             InstanceBaselineSpec,
             "instance_baseline",
-            {},
+            {"semantic": semantic[rung]},
             (labelled, selection),
             source=labelled,
             selection=selection,

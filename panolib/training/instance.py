@@ -19,7 +19,7 @@ from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
 from panolib.data.readers import Sample
 from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
-from panolib.labels import VOID
+from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.runs import Job
 from panolib.training.semantic import (
@@ -37,7 +37,6 @@ from panolib.training.setup import (
     batch_norm_momentum,
     build_instance,
     build_optimizer,
-    check_finite,
     freeze_batch_norm,
     launch,
     memory_format,
@@ -58,25 +57,31 @@ class Margins:
 
 
 @dataclass(frozen=True)
-class InstanceBaselineSpec:
-    """Supervised embedding training; instances below `min_area` pixels of the embedding grid are ignored."""
+class EmbeddingTrainingSpec:
+    """What both ways to train embeddings share; smaller instances than `min_area` are ignored."""
 
     label_set: str
     source: str
-    selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
-    n_selection: int
     network: InstanceNetwork
     optimiser: Optimiser
     augmentation: Augmentation
     weights: EmbeddingLossWeights
     margins: Margins
-    min_area: int
+    min_area: int  # pixels of the embedding grid
     iterations: int
     batch_size: int
-    bandwidths: tuple[float, ...]
-    merge_distances: tuple[float, ...]
     compute: Compute
     seed: int
+
+
+@dataclass(frozen=True)
+class InstanceBaselineSpec(EmbeddingTrainingSpec):
+    """Supervised embedding training, then the choice of clustering settings."""
+
+    selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
+    n_selection: int
+    bandwidths: tuple[float, ...]
+    merge_distances: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -87,20 +92,10 @@ class InstanceBatchNormSpec(BatchNormSpec):
 
 
 @dataclass(frozen=True)
-class InstanceSelfTrainingSpec:
+class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     """Self-training on pseudo-labels; `source_share` 1 is the control (source-only continuation)."""
 
-    label_set: str
-    source: str
     target: str
-    network: InstanceNetwork
-    optimiser: Optimiser
-    augmentation: Augmentation
-    weights: EmbeddingLossWeights
-    margins: Margins
-    min_area: int
-    iterations: int
-    batch_size: int
     source_share: float
     algorithm: str
     min_stability: float | None
@@ -110,8 +105,6 @@ class InstanceSelfTrainingSpec:
     ema_decay: float
     copy_interval: int
     batch_norm: str  # "frozen" or "target"
-    compute: Compute
-    seed: int
 
 
 @dataclass
@@ -189,12 +182,11 @@ def train_instance_baseline(spec: InstanceBaselineSpec, job: Job, source: Sequen
             **ring_margins(spec.margins, iteration),
         )
         loss = sum(terms.values())
-        check_finite(loss.detach(), terms, iteration)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
 
-        job.log(iteration, loss=loss.item(), **{name: value.item() for name, value in terms.items()})
+        job.log(iteration, loss=loss, **terms)
         job.checkpoint(
             lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
         )
@@ -208,7 +200,7 @@ def instance_self_train(
     source: Sequence[Sample],
     target: Sequence[Sample],
     masks: Sequence[np.ndarray],
-    thing_ids: tuple[int, ...],
+    label_set: LabelSet,
     clustering: dict[str, float],
 ) -> nn.Module:
     """Self-train the embeddings on target images, guided by predicted semantic maps; returns the student.
@@ -284,11 +276,12 @@ def instance_self_train(
                         guidance.cluster_in_class_masks(
                             teacher_embeddings[i],
                             semantic[i],
-                            thing_ids,
+                            label_set.thing_ids,
                             algorithm=spec.algorithm,
                             min_size=spec.min_area,
                             teacher_embeddings=embeddings[i].detach(),
                             min_stability=spec.min_stability,
+                            connected=label_set.connected_things,
                             **clustering,
                         )[0]
                         for i in range(len(clean))
@@ -310,10 +303,9 @@ def instance_self_train(
             logged["target_loss"] = loss.detach()
             logged["pseudo_instances"] = pseudo_labels.flatten(1).amax(1).float().mean()
             logged |= {name: value.detach() for name, value in terms.items()}
-        check_finite(sum(logged.values()), logged, iteration)
         optimizer.step()
 
-        job.log(iteration, **{name: value.item() for name, value in logged.items()})
+        job.log(iteration, **logged)
         job.checkpoint(
             lambda: {
                 "model": student.state_dict(),

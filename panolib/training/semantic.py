@@ -34,7 +34,6 @@ from panolib.training.setup import (
     batch_norm_momentum,
     build_optimizer,
     build_semantic,
-    check_finite,
     freeze_batch_norm,
     launch,
     memory_format,
@@ -229,12 +228,11 @@ def train_baseline(spec: BaselineSpec, job: Job, source: Sequence[Sample], n_cla
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
         logits = model(batch["image"])
         loss = cross_entropy(upsample(logits, batch["semantic"].shape[-2:]), batch["semantic"])
-        check_finite(loss, {"cross_entropy": loss.detach()}, iteration)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
 
-        job.log(iteration, loss=loss.item())
+        job.log(iteration, loss=loss)
         job.checkpoint(
             lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
         )
@@ -369,16 +367,14 @@ def self_train(
             )
             coverage = (pseudo_labels != VOID).float().mean()
             fabric.backward(target_loss)
-        terms = {"source": source_loss.detach(), "target": target_loss.detach()}
-        check_finite(source_loss.detach() + target_loss.detach(), terms, iteration)
         optimizer.step()
 
         job.log(
             iteration,
-            loss=(source_loss + target_loss).item(),
-            source_loss=source_loss.item(),
-            target_loss=target_loss.item(),
-            coverage=coverage.item(),
+            loss=source_loss + target_loss,
+            source_loss=source_loss,
+            target_loss=target_loss,
+            coverage=coverage,
         )
         job.checkpoint(
             lambda chi=prior: {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 
 from panolib.data.loading import batches, iteration_seed
 from panolib.models.deeplab import DeepLab
@@ -199,10 +199,3 @@ def freeze_batch_norm(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.eval()
-
-
-def check_finite(loss: Tensor, terms: dict[str, Tensor], iteration: int) -> None:
-    """Raise FloatingPointError that names the terms of a non-finite loss."""
-    if not torch.isfinite(loss):
-        values = {name: float(value) for name, value in terms.items()}
-        raise FloatingPointError(f"non-finite loss at iteration {iteration}: {values}; expected finite terms")

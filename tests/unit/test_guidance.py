@@ -86,6 +86,32 @@ def test_unstable_instances_are_dropped_and_ids_stay_consecutive(street):
     assert [round(row["stability"], 4) for row in table] == [0.1111, 1.0, 1.0]
 
 
+def test_connected_objects_are_split_where_one_embedding_names_two_of_them(street):
+    embeddings, semantic = street
+    semantic[8:11, 4:7] = CAR  # now three cars, two of them with one embedding, 2 pixels apart
+    far_apart, _ = cluster_in_class_masks(embeddings, semantic, THINGS)
+    assert far_apart.max() == 2
+    labels, table = cluster_in_class_masks(embeddings, semantic, THINGS, connected=True)
+    assert sorted(row["area"] for row in table) == [9, 24, 24]
+    areas = [(labels == row["id"]).sum() for row in table]
+    assert labels.max() == 3 and areas == [
+        row["area"] for row in table
+    ]
+
+    # the size filter sees the regions, and every region keeps the stability of its cluster
+    labels, table = cluster_in_class_masks(
+        embeddings,
+        semantic,
+        THINGS,
+        connected=True,
+        min_size=10,
+        teacher_embeddings=embeddings,
+        min_stability=0.5,
+    )
+    assert [row["area"] for row in table] == [24, 24] and not labels[8:11].any()
+    assert all(row["stability"] == pytest.approx(1.0) for row in table)
+
+
 def test_options_reach_the_algorithm_and_wrong_ones_fail_even_without_things(street):
     embeddings, semantic = street
     _, table = cluster_in_class_masks(embeddings, semantic, THINGS, n_seeds=1)

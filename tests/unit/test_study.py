@@ -106,6 +106,20 @@ def test_every_notebook_run_is_in_the_study(trained):
     assert len(set(keys)) == len(keys)
 
 
+def test_a_section_inherits_from_the_baseline_of_its_branch_unless_it_says_otherwise(tiny, tmp_path):
+    root, path = tiny
+    profile = yaml.safe_load(path.read_text())
+    own = profile["city"]["semantic_baseline"]["augmentation"] | {"jitter": 0.125}
+    profile["city"]["self_training"]["augmentation"] = own
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(profile))
+    specs = {name: run.spec for name, run in study.load(changed, root=root).runs.items()}
+    assert specs["city-semantic-self_trained-s0"].augmentation.jitter == 0.125
+    baseline = specs["city-instance-source_only-s0"]
+    for name in ("augmentation", "weights", "margins", "min_area", "network"):
+        assert getattr(specs["city-instance-self_trained-s0"], name) == getattr(baseline, name)
+
+
 def test_evaluation_leaves_weights_and_buffers_alone(trained):
     """Scoring a network twice changes nothing in it."""
     from panolib import evaluate
