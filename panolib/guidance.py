@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panolib.clustering import (
-    cluster,
+from panolib.cluster_labels import (
     drop_small_clusters,
-    find_algorithm,
     relabel_consecutive,
     split_disconnected,
     stability_filter,
 )
+from panolib.clustering import cluster, find_algorithm
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panolib.clustering import relabel_consecutive
+from panolib.cluster_labels import relabel_consecutive
 from panolib.guidance import cluster_in_class_masks, vote_categories
 from panolib.labels import VOID, LabelSet
 

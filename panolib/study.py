@@ -15,6 +15,9 @@ control        adabn + source-only continuation      adabn + source-only continu
 self_trained   adabn + SAC self-training             adabn + self-training on clustered instances
 oracle         cross-entropy on the target           embedding losses on the target
 =============  ====================================  ===========================================
+
+An embedding baseline also chooses the clustering settings of its ladder, on images of its own domain and
+inside the masks that the semantic baseline of the same rung predicts there.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib import guidance
-from panolib.clustering import drop_small_clusters
+from panolib.cluster_labels import drop_small_clusters
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts

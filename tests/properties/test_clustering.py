@@ -8,14 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from panolib.clustering import (
-    ball_sums,
-    cluster,
-    drop_small_clusters,
-    mean_shift_plus,
-    merge_close_clusters,
-    relabel_consecutive,
-)
+from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
+from panolib.clustering import cluster
+from panolib.distances import ball_sums
+from panolib.mean_shift import mean_shift_plus
 
 ALGORITHMS = ("mean_shift_plus", "agglomerative", "connected_components")
 seeds = st.integers(0, 2**16)

@@ -7,19 +7,15 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from panolib.clustering import (
-    agglomerative,
-    ball_sums,
-    cluster,
-    connected_components,
+from panolib.cluster_labels import (
     drop_small_clusters,
-    hdbscan,
-    mean_shift,
-    mean_shift_plus,
     merge_close_clusters,
     relabel_consecutive,
     stability_filter,
 )
+from panolib.clustering import agglomerative, cluster, connected_components, hdbscan, mean_shift
+from panolib.distances import ball_sums
+from panolib.mean_shift import mean_shift_plus
 
 EMBEDDING = ("mean_shift_plus", "mean_shift", "agglomerative", "hdbscan")
 

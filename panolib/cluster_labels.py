@@ -1,0 +1,163 @@
+"""What happens to clusters once they are found: join, split and drop them, number them anew."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from skimage import measure
+from torch import Tensor
+
+from panolib.distances import ball_sums, centred, segment_mean
+
+
+@torch.no_grad()
+def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> Tensor:
+    """Join clusters whose means are close, larger clusters first.
+
+    Every cluster, in order of size, joins the nearest anchor if that is nearer than `delta_dist`, or else
+    becomes an anchor. Anchors do not move. Label 0 takes no part, however many points it has.
+
+    Parameters
+    ----------
+    points : float Tensor [N, E]
+        In embedding units.
+    labels : int64 Tensor [N]
+        0 for noise.
+    delta_dist : float
+        Embedding units.
+
+    Returns
+    -------
+    int64 Tensor [N]
+        1 .. K in the order of the anchors, 0 where `labels` is 0.
+
+    References
+    ----------
+    Wolny et al. 2022, evaluation code, without its assumption that the background is largest.
+    """
+    labels = relabel_consecutive(labels)
+    n_clusters = int(labels.max()) if len(labels) else 0
+    if n_clusters == 0:
+        return labels
+    means = segment_mean(points.double(), labels, n_clusters + 1)[1:].cpu().numpy()
+    sizes = torch.bincount(labels, minlength=n_clusters + 1)[1:].cpu().numpy()
+    anchors = np.empty_like(means)
+    n_anchors, new_label = 0, np.zeros(n_clusters + 1, np.int64)
+    for k in np.argsort(-sizes, kind="stable"):
+        distance = np.linalg.norm(anchors[:n_anchors] - means[k], axis=1)
+        if n_anchors and distance.min() < delta_dist:
+            new_label[k + 1] = distance.argmin() + 1
+        else:
+            anchors[n_anchors] = means[k]
+            n_anchors += 1
+            new_label[k + 1] = n_anchors
+    return torch.as_tensor(new_label, device=labels.device)[labels]
+
+
+def relabel_consecutive(labels: Tensor) -> Tensor:
+    """Ids 1 .. K in the order of the old ones, any shape; 0 stays 0, by value. Memory grows with the ids."""
+    if labels.numel() == 0:
+        return labels
+    present = torch.bincount(labels.flatten()) > 0
+    present[0] = False
+    return torch.where(present, present.long().cumsum(0), 0)[labels]
+
+
+def drop_small_clusters(labels: Tensor, min_size: int) -> Tensor:
+    """Set clusters of fewer than `min_size` pixels to 0; the others become 1 .. K. Any shape."""
+    if labels.numel() == 0:
+        return labels
+    sizes = torch.bincount(labels.flatten())
+    return relabel_consecutive(torch.where(sizes[labels] >= min_size, labels, 0))
+
+
+def split_disconnected(labels: Tensor) -> Tensor:
+    """Make every 8-connected region of a cluster a cluster of its own.
+
+    Far apart, two objects may share one embedding: a convolution cannot count. Where the objects of a
+    label set are connected (`LabelSet.connected_things`), this tells them apart.
+
+    Parameters
+    ----------
+    labels : int64 Tensor [H, W]
+        0 or 1 .. K.
+
+    Returns
+    -------
+    int64 Tensor [H, W]
+        0 where `labels` is 0, else 1 .. R.
+    """
+    regions = measure.label(labels.cpu().numpy(), background=0, connectivity=2)
+    return torch.as_tensor(regions, dtype=torch.int64, device=labels.device)
+
+
+@torch.no_grad()
+def stability_filter(
+    labels: Tensor,
+    teacher_embeddings: Tensor,
+    mask: Tensor,
+    *,
+    bandwidth: float,
+    n_anchors: int = 100,
+    min_median_iou: float = 0.6,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Discard clusters that the momentum network would cut out differently.
+
+    Random pixels of a cluster serve as anchors; the pixels of `mask` whose teacher embedding is nearer than
+    `bandwidth` to the teacher embedding of an anchor form its mask. The stability of a cluster is the median
+    IoU of these masks with it.
+
+    Parameters
+    ----------
+    labels : int64 Tensor [H, W]
+        Clusters found in the student's embeddings; 0 outside.
+    teacher_embeddings : float Tensor [E, H, W]
+        In embedding units.
+    mask : bool Tensor [H, W]
+        Pixels that were clustered.
+    bandwidth : float
+        Embedding units.
+    n_anchors : int
+        Anchors per cluster, drawn with replacement.
+    min_median_iou : float
+        Clusters below this are discarded.
+    generator : torch.Generator or None
+        On the device of `labels`; the global one if None.
+
+    Returns
+    -------
+    labels : int64 Tensor [H, W]
+        The surviving clusters, 1 .. K.
+    stability : float Tensor [K]
+        Median IoU of each of them.
+
+    References
+    ----------
+    Wolny et al. 2022, consistency clustering; thesis ch. 7 ("filtering step").
+    """
+    mask = mask.bool() | (labels != 0)
+    inside = relabel_consecutive(labels[mask])  # [N]
+    n_clusters = int(inside.max()) if len(inside) else 0
+    if n_clusters == 0:
+        return torch.zeros_like(labels), teacher_embeddings.new_zeros(0)
+    with torch.autocast(labels.device.type, enabled=False):
+        points = centred(teacher_embeddings.movedim(0, -1)[mask], bandwidth)  # [N, E]
+        by_label = torch.argsort(inside, stable=True)
+        sizes = torch.bincount(inside, minlength=n_clusters + 1)
+        starts = sizes.cumsum(0) - sizes
+        draw = torch.rand(n_clusters, n_anchors, generator=generator, device=labels.device)
+        offset = (draw * sizes[1:, None]).long().minimum(sizes[1:, None] - 1)
+        anchors = points[by_label[starts[1:, None] + offset]]  # [K, A, E]
+        members = torch.nn.functional.one_hot(inside, n_clusters + 1).to(points)  # [N, K + 1]
+        overlap = ball_sums(points, members, bandwidth)(anchors.flatten(0, 1))
+    overlap = overlap.view(n_clusters, n_anchors, n_clusters + 1)
+    shared = overlap[:, :, 1:].diagonal(dim1=0, dim2=2).T  # [K, A]
+    iou = shared / (overlap.sum(2) + sizes[1:, None] - shared)
+    stability = iou.quantile(0.5, dim=1)
+    stable = stability >= min_median_iou
+    filtered = labels.new_zeros(labels.shape)
+    new_label = torch.cat([stable.new_zeros(1), stable]).long().cumsum(0)
+    keep = torch.cat([stable.new_zeros(1), stable])
+    filtered[mask] = torch.where(keep, new_label, 0)[inside]
+    return filtered, stability[stable].float()

@@ -1,0 +1,78 @@
+"""Arithmetic on points that clustering needs: sums in balls, nearest centres, means by label."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def centred(points: Tensor, bandwidth: float) -> Tensor:
+    """Points around their mean, in a precision in which |a|² - 2ab + |b|² resolves the bandwidth."""
+    points = points.detach().double()
+    points = points - points.mean(0)
+    rounding = torch.finfo(torch.float32).eps * points.square().sum(1).max()
+    tf32 = points.is_cuda and torch.get_float32_matmul_precision() != "highest"
+    return points if tf32 or rounding > 1e-3 * bandwidth**2 else points.float()
+
+
+def ball_sums(points: Tensor, values: Tensor, radius: float) -> Callable[[Tensor], Tensor]:
+    """A function that maps centres [S, E] to the sums [S, W] of `values` [N, W] within `radius` of each.
+
+    A point p is in the ball of c if c·p - |p|²/2 >= (|c|² - radius²)/2: one matrix product, one comparison
+    and a second product per block. Points and centres are sorted along the main axis of the points, so that
+    a block of centres meets only the slice of points that can be near. Points should be centred.
+    """
+    axis = torch.linalg.eigh(points.T @ points).eigenvectors[:, -1]
+    position, order = (points @ axis).sort()
+    points = points[order]
+    lifted = torch.cat([points, -0.5 * points.square().sum(1, keepdim=True)], 1)  # [N, E + 1]
+    values = values[order]
+    n_centres, n_points = (4096, 16384) if points.is_cuda else (128, 1024)  # one block fits the CPU's cache
+    reach = radius * (1 + 1e-3)
+
+    def sums(centres: Tensor) -> Tensor:
+        out = values.new_zeros(values.shape[1], len(centres))
+        along, order = (centres @ axis).sort()
+        centres = centres[order]
+        threshold = 0.5 * (centres.square().sum(1) - radius**2)
+        lifted_centres = torch.cat([centres, torch.ones_like(centres[:, :1])], 1)
+        blocks = range(0, len(centres), n_centres)
+        last = [min(start + n_centres, len(centres)) - 1 for start in blocks]
+        low = torch.searchsorted(position, along[::n_centres] - reach).tolist()
+        high = torch.searchsorted(position, along[last] + reach, right=True).tolist()
+        for start, first, stop in zip(blocks, low, high):
+            some = slice(start, start + n_centres)
+            centre_columns = lifted_centres[some].T.contiguous()
+            for begin in range(first, stop, n_points):
+                near = lifted[begin : min(begin + n_points, stop)] @ centre_columns
+                near.ge_(threshold[some])  # in place: 1.0 inside, 0.0 outside
+                out[:, some] += values[begin : min(begin + n_points, stop)].T @ near
+        unsorted = torch.empty_like(out)
+        unsorted[:, order] = out
+        return unsorted.T
+
+    return sums
+
+
+def nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """int64 [N]: index of the nearest centre of every point, in blocks."""
+    nearest = torch.empty(len(points), dtype=torch.int64, device=points.device)
+    minus_half_square = -0.5 * centres.square().sum(1)
+    block = max(1, 2**20 // len(centres))
+    for start in range(0, len(points), block):
+        some = slice(start, start + block)
+        nearest[some] = torch.addmm(minus_half_square, points[some], centres.T).argmax(1)
+    return nearest
+
+
+def segment_sum(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:
+    """[n_segments, W]: sums of the rows of `values` [N, W] by id."""
+    return values.new_zeros(n_segments, values.shape[1]).index_add_(0, ids, values)
+
+
+def segment_mean(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:
+    """[n_segments, W]: means of the rows of `values` [N, W] by id; 0 for an id without rows."""
+    count = torch.bincount(ids, minlength=n_segments).clamp(min=1)
+    return segment_sum(values, ids, n_segments) / count[:, None]
