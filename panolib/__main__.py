@@ -1,4 +1,4 @@
-"""The command line: ``python -m panolib {runs,train,reproduce,data}``. Everything else is a notebook."""
+"""The command line: ``python -m panolib {runs,train,reproduce,data,bench}``. The rest is notebooks."""
 
 from __future__ import annotations
 
@@ -105,6 +105,23 @@ def data(options: argparse.Namespace) -> None:
     print("\nnotebooks/00_data.ipynb shows what is in them")
 
 
+def bench(options: argparse.Namespace) -> None:
+    """Time the core operations against what people use today, side by side in this process."""
+    from panolib import study
+    from panolib.bench import Sizes, performance
+    from panolib.profiles import from_mapping
+    from panolib.tables import write_csv
+
+    loaded = study.load(options.profile, train=False)
+    where = f"{options.profile}.yaml: performance"
+    table = performance(from_mapping(Sizes, loaded.profile.performance, where=where))
+    rows = table[["operation", "size", "threads", "ours_ms", "reference_ms", "ratio", "agreement"]]
+    print(rows.to_string(index=False, float_format="{:.3g}".format))
+    path = loaded.results / "tables" / "performance.csv"
+    write_csv(table, path)
+    print(f"written: {path}")
+
+
 def _parser() -> argparse.ArgumentParser:
     """The options of every command."""
     parser = argparse.ArgumentParser(
@@ -146,6 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workers(sub)
     add_workers(add(data))
+    add(bench, profile="cpu")
     return parser
 
 

@@ -58,6 +58,16 @@ def device() -> str:
     return f"cpu ({platform.machine()}, torch threads: {torch.get_num_threads()})"
 
 
+def processor() -> str:
+    """Model of the processor and the number of cores that this process may use."""
+    name = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores"
+
+
 def reset_peak_memory() -> None:
     """Measure peak memory anew from here, where the system can."""
     with contextlib.suppress(OSError):

@@ -78,6 +78,7 @@ class Profile:
     compute: Mapping
     city: Domain
     nuclei: Domain
+    performance: Mapping  # sizes of the inputs of `bench`
 
 
 @dataclass(frozen=True)
