@@ -7,7 +7,7 @@ import torch
 from skimage import measure
 from torch import Tensor
 
-from panolib.distances import ball_sums, centred, segment_mean
+from panolib.distances import ball_sums, centred, exact_products, segment_mean
 
 
 @torch.no_grad()
@@ -141,7 +141,7 @@ def stability_filter(
     n_clusters = int(inside.max()) if len(inside) else 0
     if n_clusters == 0:
         return torch.zeros_like(labels), teacher_embeddings.new_zeros(0)
-    with torch.autocast(labels.device.type, enabled=False):
+    with exact_products(labels.device):
         points = centred(teacher_embeddings.movedim(0, -1)[mask], bandwidth)  # [N, E]
         by_label = torch.argsort(inside, stable=True)
         sizes = torch.bincount(inside, minlength=n_clusters + 1)

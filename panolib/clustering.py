@@ -1,8 +1,8 @@
 """From pixel embeddings to instances: one ``cluster`` function, one thin function per algorithm.
 
-Label 0 means "no instance" by value everywhere; instances are 1 .. K. ``mean_shift_plus`` is the default
-and ours; mean shift, agglomerative and HDBSCAN are scikit-learn's; connected components, which look at no
-embedding at all, are the control that every table of clusterings should show.
+Label 0 means "no instance" by value everywhere; instances are 1 .. K. ``mean_shift_plus`` is the default;
+it and both kinds of peeling are ours; mean shift, agglomerative and HDBSCAN are scikit-learn's; connected
+components, which look at no embedding at all, are the control that every table of clusterings should show.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
 from panolib.distances import nearest, segment_mean
 from panolib.mean_shift import mean_shift_plus
+from panolib.peeling import mean_shift_grid, mean_shift_peel
 
 
 def cluster(
@@ -40,7 +41,8 @@ def cluster(
     mask : bool Tensor [H, W]
         Pixels to cluster, on the device of `embeddings`.
     algorithm : str
-        A key of `ALGORITHMS`, or "connected_components", which looks at the mask only.
+        A key of `ALGORITHMS`; of `IMAGE_ALGORITHMS`, which see where the pixels lie; or
+        "connected_components", which looks at the mask only.
     bandwidth : float
         Radius of mean shift, selection epsilon of HDBSCAN; agglomerative does not use it. Embedding units.
     delta_dist : float or None
@@ -84,16 +86,19 @@ def cluster(
         raise ValueError("embeddings hold nan or infinity inside the mask; expected finite values")
     common = {"bandwidth": bandwidth, "delta_dist": delta_dist}
     options = {name: value for name, value in common.items() if name in accepted} | options
+    if algorithm in IMAGE_ALGORITHMS:
+        return drop_small_clusters(function(embeddings, mask, **options), min_size)
     labels[mask] = drop_small_clusters(function(points, **options), min_size)
     return labels
 
 
 def find_algorithm(algorithm: str, options: Mapping) -> tuple[Callable[..., Tensor], list[str]]:
     """The function of an algorithm and the names of its options; errors of `cluster` for unknown ones."""
-    functions = ALGORITHMS | {"connected_components": connected_components}
+    functions = ALGORITHMS | IMAGE_ALGORITHMS | {"connected_components": connected_components}
     if algorithm not in functions:
         raise ValueError(f"algorithm is {algorithm!r}; expected one of {list(functions)}")
-    accepted = list(inspect.signature(functions[algorithm]).parameters)[1:]
+    accepted = list(inspect.signature(functions[algorithm]).parameters)
+    accepted = [name for name in accepted if name not in ("points", "embeddings", "mask")]
     unknown = sorted(set(options) - set(accepted))
     if unknown:
         raise TypeError(f"{algorithm} has no option {unknown}; it has {accepted}")
@@ -227,4 +232,6 @@ ALGORITHMS: dict[str, Callable[..., Tensor]] = {
     "mean_shift": mean_shift,
     "agglomerative": agglomerative,
     "hdbscan": hdbscan,
+    "mean_shift_peel": mean_shift_peel,
 }
+IMAGE_ALGORITHMS: dict[str, Callable[..., Tensor]] = {"mean_shift_grid": mean_shift_grid}

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+
+
+@contextlib.contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Matrix products in the precision of their factors: neither autocast nor TF32 rounds them."""
+    precision = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("highest")
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)
 
 
 def centred(points: Tensor, bandwidth: float) -> Tensor:
@@ -13,8 +26,13 @@ def centred(points: Tensor, bandwidth: float) -> Tensor:
     points = points.detach().double()
     points = points - points.mean(0)
     rounding = torch.finfo(torch.float32).eps * points.square().sum(1).max()
-    tf32 = points.is_cuda and torch.get_float32_matmul_precision() != "highest"
-    return points if tf32 or rounding > 1e-3 * bandwidth**2 else points.float()
+    return points if rounding > 1e-3 * bandwidth**2 else points.float()
+
+
+def grid_cells(points: Tensor, width: float) -> Tensor:
+    """int64 [N]: a hash of the grid cell of each point. A collision only merges two seeds."""
+    factors = [pow(6364136223846793005, d + 1, 2**63) for d in range(points.shape[1])]
+    return (torch.round(points / width).long() * torch.tensor(factors, device=points.device)).sum(1)
 
 
 def ball_sums(points: Tensor, values: Tensor, radius: float) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
-from panolib.distances import ball_sums, centred, nearest, segment_sum
+from panolib.distances import ball_sums, centred, exact_products, grid_cells, nearest, segment_sum
 
 CONVERGED = 1e-3  # a trajectory stops when it moves by less than this share of the bandwidth (scikit-learn)
 EQUAL = 0.1  # trajectories in one grid cell of this share of the bandwidth go on as one
@@ -67,7 +67,7 @@ def mean_shift_plus(
         raise ValueError(f"n_seeds is {n_seeds}; expected None or at least 1")
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
-    with torch.autocast(points.device.type, enabled=False):  # bf16 products would move the modes
+    with exact_products(points.device):  # rounded products would move the modes
         points = centred(points, bandwidth)
         if n_seeds is None:
             seeds = _grid_seeds(points, bandwidth, min_bin_freq)
@@ -80,15 +80,9 @@ def mean_shift_plus(
         return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
 
 
-def _cells(points: Tensor, width: float) -> Tensor:
-    """int64 [N]: a hash of the grid cell of each point. A collision only merges two seeds."""
-    factors = [pow(6364136223846793005, d + 1, 2**63) for d in range(points.shape[1])]
-    return (torch.round(points / width).long() * torch.tensor(factors, device=points.device)).sum(1)
-
-
 def _grid_seeds(points: Tensor, width: float, min_bin_freq: int) -> Tensor:
     """[S, E]: mean of the points of every occupied grid cell."""
-    _, cell, count = torch.unique(_cells(points, width), return_inverse=True, return_counts=True)
+    _, cell, count = torch.unique(grid_cells(points, width), return_inverse=True, return_counts=True)
     seeds = segment_sum(points, cell, len(count)) / count[:, None]
     enough = count >= min_bin_freq
     return seeds[enough] if enough.any() else seeds
@@ -112,7 +106,7 @@ def _converge(points: Tensor, seeds: Tensor, bandwidth: float, max_iterations: i
         seeds = mean[~at_rest]
         if len(seeds) == 0:
             break
-        cell, order = torch.sort(_cells(seeds, EQUAL * bandwidth), stable=True)
+        cell, order = torch.sort(grid_cells(seeds, EQUAL * bandwidth), stable=True)
         first = torch.ones_like(cell, dtype=torch.bool)
         first[1:] = cell[1:] != cell[:-1]
         seeds = seeds[order[first]]

@@ -143,7 +143,8 @@ def load(
     retrain_since : float, optional
         POSIX time; runs recorded before it count as missing.
     train : bool
-        False: a run that is not recorded is an error instead of being trained.
+        False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
+        instead of being trained.
     """
     from panolib.data.sources import CityData, CitySources, NucleiData, NucleiSources
     from panolib.kinds import make_kinds
@@ -175,7 +176,7 @@ def load(
         root / "results" / profile,
         make_kinds(sources),
         retrain_since=retrain_since,
-        train=train,
+        train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
     )
     return Study(
         profile_name=profile,

@@ -1,18 +1,20 @@
 """Losses of the instance branch: pull, push, regulariser, object Dice, unlabelled push, consistency.
 
-Each public term is a pure function of the tensors of one image. Instances are rows of a matrix [K, N] over
-the N pixels, never a Python loop; nothing as large as [K, E, N] is ever allocated.
+Each public term is a pure function of the tensors of one image. Instances are rows of matrices, never a
+Python loop; nothing as large as instances x pixels is ever allocated (`soft_masks`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from panolib.distances import exact_products
+from panolib.losses.segments import Segments, at_least_float32, check_same_grid, length, segment_mean
+from panolib.losses.soft_masks import SoftMasks, soft_mask_sums
 
 
 def pull_loss(
@@ -128,7 +130,7 @@ def object_dice_loss(
     Thesis eq. 7 and 8; Wolny et al. 2022, arXiv:2103.14572; Dice as Milletari et al. 2016, arXiv:1606.04797.
     """
     segments = Segments(embeddings, instance_labels, ignore)
-    return _object_dice(segments, _kernel_width(delta_var, kernel_threshold), pooled=pooled)
+    return _object_dice(segments.soft_mask_sums(_kernel_width(delta_var, kernel_threshold)), pooled=pooled)
 
 
 def unlabelled_push_loss(
@@ -153,7 +155,8 @@ def unlabelled_push_loss(
     ----------
     Thesis eq. 9; Wolny et al. 2022, arXiv:2103.14572. Label 0 is told by value, not by position.
     """
-    return _unlabelled_push(Segments(embeddings, instance_labels, ignore), delta_dist)
+    segments = Segments(embeddings, instance_labels, ignore)
+    return _unlabelled_push(segments, segments.soft_mask_sums(margin=delta_dist))
 
 
 def consistency_loss(
@@ -200,8 +203,8 @@ def consistency_loss(
             f"teacher_embeddings has shape {tuple(teacher_embeddings.shape)}, "
             f"expected the student's {tuple(student_embeddings.shape)}"
         )
-    student = _at_least_float32(student_embeddings).flatten(1)                  # [E, N]
-    teacher = _at_least_float32(teacher_embeddings.detach()).flatten(1)         # [E, N]
+    student = at_least_float32(student_embeddings).flatten(1)                  # [E, N]
+    teacher = at_least_float32(teacher_embeddings.detach()).flatten(1)         # [E, N]
     counted = torch.ones_like(instance_labels, dtype=torch.bool) if valid is None else valid
     if ignore is not None:
         counted = counted & ~ignore
@@ -210,11 +213,11 @@ def consistency_loss(
         student.detach(), teacher, counted & (instance_labels.flatten() == 0),
         delta_var=delta_var, max_anchors=max_anchors, min_uncovered=min_uncovered,
     )
-    masks = []
-    for pixels in (student, teacher):
-        distance = pairwise_distance(pixels.index_select(1, anchors), pixels)   # [A, N]
-        masks.append(_soft_masks(distance, width) * counted)
-    return _mean(1.0 - _dice(*masks))
+    teacher_masks = SoftMasks(teacher, teacher.index_select(1, anchors), width, counted)
+    overlap, squares, teacher_squares, _ = soft_mask_sums(
+        student, student.index_select(1, anchors), width, teacher_masks, counted
+    )
+    return _mean(1.0 - _dice(overlap, squares + teacher_squares))
 
 
 @torch.no_grad()
@@ -253,12 +256,15 @@ def draw_anchors(
     uncovered = candidates.clone()
     enough = max(min_uncovered * candidates.numel(), 1)
     anchors = [uncovered.new_zeros(0, dtype=torch.int64)]
-    while len(anchors) <= max_anchors and uncovered.sum() >= enough:
-        anchor = priority.where(uncovered, -1.0).argmax(dim=0, keepdim=True)    # [1]
-        for pixels in (student, teacher):
-            uncovered &= _length(pixels - pixels.index_select(1, anchor)) >= delta_var
-        uncovered[anchor] = False                                               # also with delta_var = 0
-        anchors.append(anchor)
+    views = [(pixels, 0.5 * pixels.square().sum(dim=0)) for pixels in (student, teacher)]
+    with exact_products(student.device):
+        while len(anchors) <= max_anchors and uncovered.sum() >= enough:
+            anchor = priority.where(uncovered, -1.0).argmax(dim=0, keepdim=True)        # [1]
+            for pixels, half_square in views:  # |a - p| >= delta if |p|^2 / 2 - a·p >= (delta^2 - |a|^2) / 2
+                own = pixels.index_select(1, anchor).squeeze(1)                         # [E]
+                uncovered &= half_square - own @ pixels >= 0.5 * (delta_var**2 - own.dot(own))
+            uncovered[anchor] = False                                           # also with delta_var = 0
+            anchors.append(anchor)
     return torch.cat(anchors)
 
 
@@ -339,13 +345,17 @@ def embedding_loss(
     ignore = [None] * n_images if ignore is None else ignore
     valid = [None] * n_images if valid is None else valid
     segments = [Segments(*image) for image in zip(embeddings, instance_labels, ignore)]
+    sums = [None] * n_images
+    if weights.object_dice > 0 or weights.unlabelled_push > 0:
+        margin = delta_dist if weights.unlabelled_push > 0 else None
+        sums = [image.soft_mask_sums(width, margin) for image in segments]
 
     terms = {
         "pull": lambda b: _pull(segments[b], delta_var),
         "push": lambda b: _push(segments[b], delta_dist),
         "regulariser": lambda b: _regulariser(segments[b]),
-        "object_dice": lambda b: _object_dice(segments[b], width),
-        "unlabelled_push": lambda b: _unlabelled_push(segments[b], delta_dist),
+        "object_dice": lambda b: _object_dice(sums[b]),
+        "unlabelled_push": lambda b: _unlabelled_push(segments[b], sums[b]),
     }
     if teacher_embeddings is not None:
         terms["consistency"] = lambda b: consistency_loss(
@@ -359,97 +369,10 @@ def embedding_loss(
     }
 
 
-class Segments:
-    """The labelled instances of one image, as all terms need them.
-
-    Attributes
-    ----------
-    pixels : float Tensor [E, N]
-        All pixels, float32 or wider.
-    ids : int64 Tensor [N]
-        1 .. K in the order of the labels; 0 = unlabelled or ignored.
-    counted : bool Tensor [N]
-        Not ignored.
-    means : float Tensor [E, K + 1]
-        Mean embedding per id; column 0 is of no use.
-    distance : float Tensor [K, N]
-        From every instance mean to every pixel; computed once, when first asked for.
-    """
-
-    def __init__(self, embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None = None):
-        check_same_grid(embeddings, instance_labels=instance_labels, ignore=ignore)
-        if instance_labels.is_floating_point():
-            raise ValueError(f"instance_labels has dtype {instance_labels.dtype}, expected an integer type")
-        labels = instance_labels.flatten()
-        self.pixels = _at_least_float32(embeddings).flatten(1)
-        self.counted = torch.ones_like(labels, dtype=torch.bool) if ignore is None else ~ignore.flatten()
-        # A leading 0 makes sure that 0 is the first value, also in a crop without background.
-        labels = torch.cat([labels.new_zeros(1), labels * self.counted])
-        values, ids = torch.unique(labels, return_inverse=True)
-        if values[0] < 0:
-            raise ValueError(f"instance_labels has the id {int(values[0])}, expected ids >= 0")
-        self.ids, self.n = ids[1:], len(values) - 1
-        self.means = segment_mean(self.pixels, self.ids, self.n + 1)
-
-    @cached_property
-    def distance(self) -> Tensor:
-        return pairwise_distance(self.means[:, 1:], self.pixels)
-
-
-def segment_mean(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:
-    """Mean of the values [..., N] per id [N], 0 <= id < n_segments: [..., n_segments]; 0 for an unused id."""
-    sums = values.new_zeros(*values.shape[:-1], n_segments).scatter_add(-1, ids.expand_as(values), values)
-    sizes = values.new_zeros(n_segments).scatter_add(0, ids, torch.ones_like(ids, dtype=values.dtype))
-    return sums / sizes.clamp(min=1)
-
-
-def pairwise_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances [K, N] between the columns of `a` [E, K] and of `b` [E, N].
-
-    Where a distance is exactly 0 its gradient is 0. Sums over E in place: exact near 0, unlike the expansion
-    a^2 - 2ab + b^2, whatever the precision of matrix products, and without a tensor [E, K, N].
-    """
-    return _PairwiseDistance.apply(a, b)
-
-
-class _PairwiseDistance(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, a, b):
-        distance = a.new_zeros(a.shape[1], b.shape[1])
-        for x, y in zip(a, b):
-            distance += (x[:, None] - y).square_()
-        distance.sqrt_()
-        ctx.save_for_backward(a, b, distance)
-        return distance
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad):
-        a, b, distance = ctx.saved_tensors
-        scale = (grad / distance).masked_fill_(distance == 0, 0.0)
-        grad_a, grad_b = torch.empty_like(a), torch.empty_like(b)
-        for i, (x, y) in enumerate(zip(a, b)):
-            difference = (x[:, None] - y).mul_(scale)
-            grad_a[i], grad_b[i] = difference.sum(dim=1), -difference.sum(dim=0)
-        return grad_a, grad_b
-
-
-def check_same_grid(embeddings: Tensor, **maps: Tensor | None) -> None:
-    """Raise ValueError unless each map is [H, W] of the embeddings [E, H, W]; None passes."""
-    if embeddings.ndim != 3:
-        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected [E, H, W]")
-    for name, value in maps.items():
-        if value is not None and value.shape != embeddings.shape[1:]:
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, expected {tuple(embeddings.shape[1:])} "
-                f"for embeddings {tuple(embeddings.shape)}"
-            )
-
-
 def _pull(segments: Segments, delta_var: float) -> Tensor:
     """Body of `pull_loss`."""
     own_mean = segments.means.index_select(1, segments.ids)                             # [E, N]
-    distance = _length(segments.pixels - own_mean)                                      # [N]
+    distance = length(segments.pixels - own_mean)                                      # [N]
     hinge = (distance - delta_var).clamp(min=0).square()
     return _mean(segment_mean(hinge, segments.ids, segments.n + 1)[1:])
 
@@ -457,7 +380,7 @@ def _pull(segments: Segments, delta_var: float) -> Tensor:
 def _push(segments: Segments, delta_dist: float) -> Tensor:
     """Body of `push_loss`."""
     means = segments.means[:, 1:]                                                       # [E, K]
-    distance = pairwise_distance(means, means)                                          # [K, K]
+    distance = torch.cdist(means.T, means.T, compute_mode="donot_use_mm_for_euclid_dist")  # [K, K]
     hinge = (2.0 * delta_dist - distance).clamp(min=0).square()
     n_pairs = segments.n * (segments.n - 1) / 2
     return hinge.triu(diagonal=1).sum() / max(n_pairs, 1)
@@ -465,45 +388,25 @@ def _push(segments: Segments, delta_dist: float) -> Tensor:
 
 def _regulariser(segments: Segments) -> Tensor:
     """Body of `regulariser`."""
-    return _mean(_length(segments.means[:, 1:]))
+    return _mean(length(segments.means[:, 1:]))
 
 
-def _object_dice(segments: Segments, width: float, *, pooled: bool = False) -> Tensor:
-    """Body of `object_dice_loss`."""
-    soft = _soft_masks(segments.distance, width) * segments.counted                     # [K, N]
-    numbers = torch.arange(1, segments.n + 1, device=soft.device)
-    hard = (segments.ids == numbers[:, None]).to(soft.dtype)                            # [K, N]
-    if pooled and segments.n:
-        soft, hard = soft.reshape(1, -1), hard.reshape(1, -1)
-    return _mean(1.0 - _dice(soft, hard))
+def _object_dice(sums: tuple[Tensor, ...], *, pooled: bool = False) -> Tensor:
+    """Body of `object_dice_loss`, from `Segments.soft_mask_sums`."""
+    overlap, squares = sums[0], sums[1] + sums[2]
+    if pooled and len(overlap):
+        overlap, squares = overlap.sum(0, keepdim=True), squares.sum(0, keepdim=True)
+    return _mean(1.0 - _dice(overlap, squares))
 
 
-def _unlabelled_push(segments: Segments, delta_dist: float) -> Tensor:
-    """Body of `unlabelled_push_loss`."""
-    unlabelled = segments.counted & (segments.ids == 0)                                 # [N]
-    hinge = (delta_dist - segments.distance).clamp(min=0).square() * unlabelled         # [K, N]
-    return _mean(hinge.sum(dim=1) / unlabelled.sum().clamp(min=1))
+def _unlabelled_push(segments: Segments, sums: tuple[Tensor, ...]) -> Tensor:
+    """Body of `unlabelled_push_loss`, from `Segments.soft_mask_sums`."""
+    return _mean(sums[3] / segments.unlabelled.sum().clamp(min=1))
 
 
-def _length(vectors: Tensor) -> Tensor:
-    """Euclidean length of the columns of `vectors` [E, N]: [N]. A zero vector gives 1e-19 with gradient 0.
-
-    Twenty times faster on CPU than `torch.linalg.vector_norm` over the first dimension.
-    """
-    return vectors.square().sum(dim=0).clamp(min=torch.finfo(vectors.dtype).tiny).sqrt()
-
-
-def _soft_masks(distance: Tensor, width: float) -> Tensor:
-    """Gaussian kernel of the distances [K, N] to the means.
-
-    It stays at exp(-43) = 2e-19 further out: subnormal squares would take CPUs ten times longer.
-    """
-    return torch.exp((distance.square() / -width).clamp(min=-43.0))
-
-
-def _dice(p: Tensor, q: Tensor) -> Tensor:
-    """Dice overlap of the rows of `p` and `q` [K, N] with squared sums below (V-Net form): [K]."""
-    return 2.0 * (p * q).sum(dim=1) / (p.square().sum(dim=1) + q.square().sum(dim=1)).clamp(min=1e-6)
+def _dice(overlap: Tensor, squares: Tensor) -> Tensor:
+    """Dice overlap with squared sums below (V-Net form): [K]."""
+    return 2.0 * overlap / squares.clamp(min=1e-6)
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -521,6 +424,3 @@ def _kernel_width(delta_var: float, kernel_threshold: float) -> float:
     return delta_var**2 / -math.log(kernel_threshold)
 
 
-def _at_least_float32(embeddings: Tensor) -> Tensor:
-    """Half precision widened to float32; the differences of nearby embeddings need it."""
-    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))

@@ -13,7 +13,8 @@ from panolib.clustering import cluster
 from panolib.distances import ball_sums
 from panolib.mean_shift import mean_shift_plus
 
-ALGORITHMS = ("mean_shift_plus", "agglomerative", "connected_components")
+OURS = ("mean_shift_plus", "mean_shift_peel", "mean_shift_grid")
+ALGORITHMS = (*OURS, "agglomerative", "connected_components")
 seeds = st.integers(0, 2**16)
 quick = settings(max_examples=25, deadline=None)
 

@@ -13,11 +13,20 @@ from panolib.cluster_labels import (
     relabel_consecutive,
     stability_filter,
 )
-from panolib.clustering import agglomerative, cluster, connected_components, hdbscan, mean_shift
+from panolib.clustering import (
+    ALGORITHMS,
+    IMAGE_ALGORITHMS,
+    agglomerative,
+    cluster,
+    connected_components,
+    hdbscan,
+    mean_shift,
+)
 from panolib.distances import ball_sums
 from panolib.mean_shift import mean_shift_plus
+from panolib.peeling import mean_shift_grid, mean_shift_peel, peel_modes
 
-EMBEDDING = ("mean_shift_plus", "mean_shift", "agglomerative", "hdbscan")
+EMBEDDING = (*ALGORITHMS, *IMAGE_ALGORITHMS)
 
 
 def line(*positions: float) -> torch.Tensor:
@@ -70,10 +79,10 @@ def test_min_size_drops_and_renumbers():
     assert labels[0].tolist() == [2, 2, 2, 0, 0, 1, 1, 1, 1, 1]
 
 
-def test_merge_distance_reaches_both_mean_shifts_and_agglomerative():
+def test_merge_distance_reaches_every_mean_shift_and_agglomerative():
     embeddings = two_halves(gap=1.5)
     mask = torch.ones(8, 40, dtype=torch.bool)
-    for algorithm in ("mean_shift_plus", "mean_shift", "agglomerative"):
+    for algorithm in (*(name for name in EMBEDDING if "mean_shift" in name), "agglomerative"):
         counts = [int(cluster(embeddings, mask, algorithm=algorithm, delta_dist=d).max()) for d in (1.0, 2.0)]
         assert counts == [2, 1], algorithm
     assert cluster(embeddings, mask, delta_dist=None).max() == 2
@@ -166,6 +175,51 @@ def test_random_seeds_are_drawn_by_the_generator():
     assert torch.equal(*runs)
     assert adjusted_rand_score(truth, runs[0]) == 1.0
     assert mean_shift_plus(points, n_seeds=1).max() == 1  # one seed, one centre, all points its own
+
+
+@pytest.mark.parametrize("bandwidth", [0.0, -1.0, float("nan")])
+def test_peeling_needs_a_bandwidth(bandwidth):
+    with pytest.raises(ValueError, match="expected a positive number"):
+        mean_shift_peel(line(0, 1), bandwidth=bandwidth)
+    with pytest.raises(ValueError, match="expected a positive number"):
+        mean_shift_grid(two_halves(), torch.ones(8, 40, dtype=torch.bool), bandwidth=bandwidth)
+
+
+def test_peeling_ignores_modes_of_few_points():
+    points = line(*[0.0] * 20, *[5.0] * 20, *[2.4] * 3)
+    labels = mean_shift_peel(points, min_points=16, delta_dist=None)
+    assert labels.max() == 2 and (labels[-3:] == labels[0]).all() and (labels[20:40] != labels[0]).all()
+    assert mean_shift_peel(points, min_points=3, delta_dist=None).max() == 3
+    assert mean_shift_peel(points, min_points=99, delta_dist=None).max() == 1  # at least one mode, always
+
+
+def test_peeled_modes_are_those_of_the_flat_kernel():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(500, 3, generator=generator) * 0.1
+    points[250:] += 4.0
+    modes = peel_modes(points, 0.5, 16)
+    assert len(modes) == 2
+    for mode in modes:
+        near = torch.linalg.vector_norm(points - mode, dim=1) <= 0.5
+        assert torch.linalg.vector_norm(points[near].mean(0) - mode) <= 0.01 * 0.5
+
+
+def test_grid_finds_modes_away_from_borders():
+    """A border two pixels wide holds a mixture that points alone take for an object."""
+    field = two_halves(gap=6.0)
+    field[:, :, 19:21] = torch.tensor([3.0, 0.0, 0.0])[:, None, None]
+    mask = torch.ones(8, 40, dtype=torch.bool)
+    assert mean_shift_peel(field.flatten(1).T, min_points=10).max() == 3
+    assert mean_shift_grid(field, mask, min_points=10).max() == 2
+    odd = mean_shift_grid(field[:, :7, :39], mask[:7, :39], min_points=10)
+    assert (odd > 0).all()
+
+
+def test_grid_finds_what_is_smaller_than_a_cell():
+    field = torch.zeros(2, 6, 6)
+    mask = torch.zeros(6, 6, dtype=torch.bool)
+    mask[2, 1:5] = True
+    assert mean_shift_grid(field, mask)[mask].tolist() == [1] * 4
 
 
 def test_sparse_cells_can_be_left_out():

@@ -193,6 +193,17 @@ def test_replay_without_training_names_the_missing_run(tiny, tmp_path):
         study.load(path, root=tmp_path, train=False).get("city-semantic-source_only-s0")
 
 
+def test_committed_notebooks_can_be_replayed_without_training(tmp_path, monkeypatch):
+    """A setting changed without a new record fails here, not as an hour of training in a notebook."""
+    monkeypatch.setenv("PANOLIB_TRAIN", "0")
+    loaded = study.load("cpu")
+    names = {name for runs in loaded.notebooks.values() for name in runs}
+    states = {name: loaded.store.state(loaded.runs[name]) for name in sorted(names)}
+    assert {name: state for name, state in states.items() if state != "recorded"} == {}
+    with pytest.raises(MissingRun):
+        study.load("cpu", root=tmp_path).get(min(names))
+
+
 def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
     _, path = tiny
     profile = yaml.safe_load(path.read_text())
