@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
 from panolib.distances import centred, exact_products, grid_cells, nearest, segment_sum
 
+MAX_SEEDS = 64  # that climb at once: bounds the memory
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth
 
 
@@ -81,55 +81,83 @@ def mean_shift_grid(
     if not mask.any():
         return labels
     with exact_products(embeddings.device):
-        points = embeddings.detach().float().flatten(1)[:, mask.flatten()].T
-        origin = points.mean(0)
-        points, field = points - origin, embeddings.detach().float() - origin[:, None, None]
-        cells = F.avg_pool2d(field[None], 2)[0]
-        square = F.avg_pool2d(field.square().sum(0)[None], 2)[0]
-        spread = square - cells.square().sum(0)  # mean square distance to the mean of the cell
-        whole = ~F.max_pool2d((~mask).float()[None], 2)[0].bool()
-        inside = cells.movedim(0, -1)[whole & (spread <= (0.5 * bandwidth) ** 2)]
-        modes = peel_modes(inside, bandwidth, max(1, min_points // 4))
+        where = mask.flatten().nonzero().squeeze(1)
+        field = embeddings.detach().float().flatten(1)
+        points = field.index_select(1, where)  # [E, N]
+        origin = points.mean(1, keepdim=True)
+        points = (points - origin).T
+        modes = peel_modes(_inner_cells(embeddings.detach().float(), mask, 0.5 * bandwidth) - origin.T,
+                           bandwidth, max(1, min_points // 4))  # fmt: skip
         if len(modes) == 0:  # nothing as large as a cell
             modes = peel_modes(points, bandwidth, min_points)
         found = relabel_consecutive(nearest(points, modes) + 1)
-        labels[mask] = found if delta_dist is None else merge_close_clusters(points, found, delta_dist)
-    return labels
+        found = found if delta_dist is None else merge_close_clusters(points, found, delta_dist)
+        return labels.flatten().index_copy(0, where, found).view_as(labels)
+
+
+def _inner_cells(field: Tensor, mask: Tensor, tolerance: float) -> Tensor:
+    """[M, E]: means of the 2 x 2 cells that lie in the mask and whose pixels agree across both diagonals."""
+    height, width = (side // 2 * 2 for side in mask.shape)
+    corners = [(i, j) for i in (0, 1) for j in (0, 1)]
+    a, b, c, d = (field[:, i:height:2, j:width:2] for i, j in corners)
+    whole = torch.stack([mask[i:height:2, j:width:2] for i, j in corners]).all(0)
+    apart = torch.maximum((a - d).square_().sum(0), (b - c).square_().sum(0))
+    inner = (whole & (apart <= (2 * tolerance) ** 2)).flatten().nonzero().squeeze(1)
+    mean = ((a + d) + (b + c)).mul_(0.25)
+    return mean.flatten(1).index_select(1, inner).T
 
 
 def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations: int = 50) -> Tensor:
-    """[K, E]: modes of the flat kernel, densest seed first, further than the bandwidth from each other.
+    """[K, E]: modes of the flat kernel, further than the bandwidth from each other.
 
-    Points [N, E] should be centred. Without any dense place there is one mode, at the densest cell.
+    Points [N, E] should be centred. Without any dense place there is one mode, near the densest cell.
+    Seeds of one round are the densest cells within twice the bandwidth, so all of them climb at once.
     """
     if len(points) == 0:
         return points
-    half_square = 0.5 * points.square().sum(1)
     lifted = torch.cat([points, torch.ones_like(points[:, :1])], 1)  # sums and counts in one product
+    minus_half_square = -0.5 * points.square().sum(1, keepdim=True)
     _, cell, count = torch.unique(grid_cells(points, bandwidth), return_inverse=True, return_counts=True)
     means = segment_sum(points, cell, len(count)) / count[:, None]
-    left = torch.ones_like(half_square)
-    modes: list[Tensor] = []
+    left, climbed = torch.ones_like(cell, dtype=torch.bool), torch.zeros_like(count, dtype=torch.bool)
+    modes = points[:0]
 
-    def ball(centre: Tensor) -> Tensor:
-        return (points @ centre - half_square >= 0.5 * (centre.dot(centre) - bandwidth**2)).to(points.dtype)
+    def balls(centres: Tensor) -> Tensor:
+        """float [N, M]: 1 within the bandwidth of a centre; |p - c|^2 <= h^2 as a comparison of c·p."""
+        threshold = 0.5 * (centres.square().sum(1) - bandwidth**2)
+        return torch.addmm(minus_half_square, points, centres.T).ge_(threshold)
 
     while True:
-        densest = count.argmax()
-        if modes and count[densest] < min_points:
-            return torch.stack(modes)
-        centre = means[densest]
+        dense = torch.sort(count, descending=True, stable=True).indices[:MAX_SEEDS]
+        dense = dense[count[dense] >= min_points]
+        if len(dense) == 0:
+            if len(modes):
+                return modes
+            dense = count.argmax()[None]
+        seeds = dense[_strongest(means[dense], 2 * bandwidth)]
+        centres, strength = means[seeds], count[seeds].to(points)
+        climbing = torch.arange(len(seeds), device=points.device)
         for _ in range(max_iterations):
-            near = ball(centre)
-            sums = near @ lifted
-            moved = sums[:-1] / sums[-1].clamp(min=1)
-            if sums[-1] == 0 or torch.dist(moved, centre) <= CONVERGED * bandwidth:
+            sums = balls(centres[climbing]).T @ lifted
+            strength[climbing] = sums[:, -1]
+            # the mean of a cell may be further than the bandwidth from all points: it stays where it is
+            moved = torch.where(sums[:, -1:] > 0, sums[:, :-1] / sums[:, -1:], centres[climbing])
+            moves = torch.linalg.vector_norm(moved - centres[climbing], dim=1) > CONVERGED * bandwidth
+            centres[climbing] = moved
+            climbing = climbing[moves]
+            if len(climbing) == 0:
                 break
-            centre = moved
-        if not modes or (
-            sums[-1] >= min_points and torch.cdist(centre[None], torch.stack(modes)).min() > bandwidth
-        ):
-            modes.append(centre)
-        left *= 1 - near
-        left[cell == densest] = 0  # its mode may lie further away than the bandwidth
-        count = torch.zeros_like(count).index_add_(0, cell, left.to(count.dtype))
+        by_strength = torch.sort(strength, descending=True, stable=True).indices
+        found = centres[by_strength[strength[by_strength] >= (min_points if len(modes) else 0)]]
+        found = found[_strongest(found, bandwidth)]
+        if len(modes):
+            found = found[torch.cdist(found, modes).min(1).values > bandwidth]
+        modes = torch.cat([modes, found])
+        left &= ~balls(centres).any(1)
+        climbed[seeds] = True  # whose modes may lie further away than the bandwidth
+        count = torch.bincount(cell[left], minlength=len(count)).masked_fill_(climbed, 0)
+
+
+def _strongest(points: Tensor, distance: float) -> Tensor:
+    """bool [M]: no earlier point lies within the distance. Strongest first."""
+    return ~(torch.cdist(points, points) <= distance).tril(-1).any(1)
