@@ -106,20 +106,19 @@ def data(options: argparse.Namespace) -> None:
 
 
 def bench(options: argparse.Namespace) -> None:
-    """Time the core operations against what people use today, side by side in this process."""
-    from panolib import study
-    from panolib.bench import Sizes, performance
-    from panolib.profiles import from_mapping
-    from panolib.tables import write_csv
+    """Time the core operations anew, beside what people use today."""
+    from panolib import bench_tables, study
 
-    loaded = study.load(options.profile, train=False)
-    where = f"{options.profile}.yaml: performance"
-    table = performance(from_mapping(Sizes, loaded.profile.performance, where=where))
-    rows = table[["operation", "size", "threads", "ours_ms", "reference_ms", "ratio", "agreement"]]
-    print(rows.to_string(index=False, float_format="{:.3g}".format))
-    path = loaded.results / "tables" / "performance.csv"
-    write_csv(table, path)
-    print(f"written: {path}")
+    loaded = study.load(options.profile)
+    loaded.prepare_data()
+    run = loaded.runs[study.PERFORMANCE]
+    before = loaded.store.load(run)
+    record = loaded.store.get(run, anew=True)
+    rows = bench_tables.write_performance(record, loaded.results / "tables")
+    print(rows[["operation", "size", "threads", "ratio", "agreement"]].to_string(index=False))
+    print(f"written: {loaded.results / 'tables' / 'performance.csv'}")
+    for line in bench_tables.slower_than(record, before):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from panolib import evaluate
+from panolib import bench, evaluate, provenance
 from panolib.data import city
 from panolib.data.samples import Sample
 from panolib.labels import LABEL_SETS
@@ -60,7 +60,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap,
+        panoptic, gap, performance,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -178,6 +178,36 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
         metrics[name] = evaluate.score_semantic(model, scenes, LABEL_SETS[spec.label_set], label=label)
     job.finish({})
     return metrics
+
+
+def performance(sources: Sources, run: Run, job: Job) -> dict:
+    """Core operations beside what people use today (`bench`); nothing is trained."""
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    network = build_instance(_parent_spec(job, "instance").network)
+    network.load_state_dict(job.parent("instance")["model"])
+    chosen = {**_clustering(job), "min_size": spec.min_size}
+    options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
+    for name in ("mean_shift_peel", "mean_shift_grid"):
+        options[name] = {**chosen, "algorithm": name, "min_points": spec.min_size}
+    images = _data(sources, run, spec.validation)
+    images = [images[i] for i in range(min(spec.n_images, len(images)))]
+    study_spec = _parent_spec(job, "self_training")
+    few = [_data(sources, run, name) for name in (study_spec.source, study_spec.target)]
+    few = [[data[i] for i in range(min(4, len(data)))] for data in few]
+    label = f"{run.name}: "
+    metrics = {
+        "operations": bench.operation_rows(spec, label=label),
+        "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
+        "real_embeddings": bench.real_embedding_rows(
+            network, images, label_set, options, label=f"{label}real embeddings"
+        ),
+        "rendering": bench.rendering_rows(spec),
+        "start": bench.start_rows(spec.repeats),
+        "processor": provenance.processor(),
+    }
+    step = bench.step_rows(spec, study_spec, *few, label_set.n_classes)
+    job.finish({})
+    return metrics | {"step": step}
 
 
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:

@@ -179,8 +179,8 @@ class Store:
             return None
         return record
 
-    def get(self, run: Run) -> Record:
-        """The record of a run: loaded, or trained to the end first.
+    def get(self, run: Run, *, anew: bool = False) -> Record:
+        """The record of a run: loaded, or trained to the end first. `anew` trains a recorded run again.
 
         Raises
         ------
@@ -191,12 +191,12 @@ class Store:
         FloatingPointError
             From the training function, for a non-finite loss. The last checkpoint stays, nothing is recorded.
         """
-        record = self.load(run)
+        record = None if anew else self.load(run)
         if record is not None:
             return record
         self._may_train(run)
-        with self._lock(run):
-            return self.load(run) or self._train(run)  # another process may have trained it meanwhile
+        with self._lock(run):  # another process may have trained it meanwhile
+            return (None if anew else self.load(run)) or self._train(run)
 
     def get_all(self, runs: Iterable[Run], workers: int = 1) -> dict[str, Record]:
         """The records of many runs, by name. What is missing is trained, parents first.

@@ -124,6 +124,9 @@ class Study:
         return ""
 
 
+PERFORMANCE = "city-performance"
+
+
 def run_name(domain: str, kind: str, rung: str, seed: int) -> str:
     """Folder name of a run: "city-semantic-self_trained-s0"."""
     return f"{domain}-{kind}-{rung}-s{seed}"
@@ -172,6 +175,7 @@ def load(
                 domain, getattr(settings, domain), settings.compute, sources[domain], seed, path.name
             ):
                 runs[run.name] = run
+    runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
     store = Store(
         root / "results" / profile,
         make_kinds(sources),
@@ -204,7 +208,31 @@ def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
         + names("city", "instance")
         + names("city", "panoptic"),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
+        "14_performance": (PERFORMANCE,),
     }
+
+
+def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: str) -> Run:
+    """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
+    from panolib.bench import PerformanceSpec
+
+    parents = {
+        "instance": runs[run_name("city", "instance", "source_only", settings.seeds[0])],
+        "self_training": runs[run_name("city", "semantic", "self_trained", settings.seeds[0])],
+    }
+    parents["clustering"] = parents["instance"]
+    values = {"label_set": settings.city.label_set, "validation": settings.city.instance_selection}
+    spec = from_mapping(
+        PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance"
+    )
+    data = (settings.city.instance_selection, settings.city.semantic_source, f"{settings.city.target}/train")
+    return Run(
+        name=PERFORMANCE,
+        kind="performance",
+        spec=spec,
+        parents=tuple(parents.items()),
+        data=tuple(sources.fingerprint(name) for name in data),
+    )
 
 
 def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str) -> list[Run]:

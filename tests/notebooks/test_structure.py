@@ -19,7 +19,9 @@ DEFAULTS = {"profile": "cpu", "retrain": False}
 CHECK, IGNORE = {"nbval-check-output", "keep_output"}, "nbval-ignore-output"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|usr|var|opt|mnt|data)/|\b[A-Z]:\\\\")
 MAX_BYTES, MAX_CODE_CELLS, MAX_LINES = 1_000_000, 18, 14
-TABLE = re.compile(r"^(tables\.(show|show_seeds|instance_counts)\(|\w+\.set_index\()", re.MULTILINE)
+TABLE = re.compile(
+    r"^((bench_)?tables\.(shown?|show_seeds|instance_counts|wall_rows)\(|\w+\.set_index\()", re.MULTILINE
+)
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 

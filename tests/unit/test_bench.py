@@ -1,35 +1,101 @@
 """The performance comparison on tiny inputs: it agrees, it measures, and it refuses what does not agree."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 
-from panolib import bench
+from panolib import bench, bench_cases, bench_tables, claims
+from panolib.bench_references import loop_average_precision, loop_panoptic
+from panolib.profiles import from_mapping, load_yaml, project_root
 
-TINY = bench.Sizes(
-    height=24, width=48, panoptic_height=32, panoptic_width=50, embedding_dims=(4,), n_instances=(3,),
-    batch_size=2, repeats=1, seed=0,
+PROFILE = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
+TINY = replace(
+    from_mapping(
+        bench.PerformanceSpec,
+        {**PROFILE["performance"], "label_set": "cityscapes", "validation": ""},
+        where="smoke.yaml",
+    ),
+    height=48, width=96, panoptic_height=64, panoptic_width=100, n_instances=(3,), embedding_dims=(4,),
+    repeats=1, n_rendered=1,
 )  # fmt: skip
 
 
-def test_every_operation_agrees_with_its_reference_and_is_measured():
-    threads = torch.get_num_threads()
-    table = bench.performance(TINY, threads=(1,), progress=False)
-    assert torch.get_num_threads() == threads
-    assert len(table) == 6 and table.operation.is_unique
-    assert (table.ours_ms > 0).all() and (table.reference_ms > 0).all()
-    assert table.ratio.tolist() == pytest.approx((table.reference_ms / table.ours_ms).tolist())
-    assert table.agreement.str.contains("identical|difference|Rand").all()
-    assert table.machine.str.contains("cores").all() and table.versions.str.contains("torch").all()
+@pytest.fixture(scope="module")
+def rows():
+    return bench.operation_rows(TINY)
 
 
-def test_a_wrong_result_is_never_timed():
-    wrong = bench.Operation(
-        "sum",
-        "1",
-        "loop",
-        ours=lambda: 1.0,
-        reference=lambda: 2.0,
-        check=lambda a, b: bench._close(a, b, 0.1),
-    )
-    with pytest.raises(AssertionError, match="relative difference"):
-        bench.measure(wrong, repeats=1)
+def test_every_operation_agrees_with_its_reference_and_is_measured(rows):
+    names = [row["operation"] for row in rows]
+    assert len(set(names)) == len(names) == 9
+    for row in rows:
+        assert row["ratio"] == pytest.approx(row["reference_ms"] / row["ours_ms"])
+        assert row["ours_ms"] > 0 and row["threads"] == 1 and row["input_mib"] > 0
+        assert row["agrees"] or "shift" in row["operation"]  # tiny maps are nearly all border
+
+
+def test_threads_are_as_before(rows):
+    before = torch.get_num_threads()
+    with bench._threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
+
+
+def test_a_wrong_result_is_said():
+    wrong = bench_cases.Ours(lambda: 1.0, 1, lambda a, b: bench_cases.close(a, b, 0.1))
+    (row,) = bench.measure(bench_cases.Operation("1", "loop", lambda: 2.0, {"sum": wrong}, 0.0), repeats=1)
+    assert (row["agreement"], row["agrees"]) == ("within 1e+00", False)
+
+
+def test_quality_below_the_reference_is_said():
+    truth = torch.tensor([1, 1, 1, 2, 2, 2])
+    assert bench_cases._as_good(truth, truth, truth)[1]
+    assert not bench_cases._as_good(torch.ones_like(truth), truth, truth)[1]
+    assert not bench_cases._same_partition(torch.ones_like(truth), truth)[1]
+    quality = bench_cases.partition_quality(torch.tensor([1, 1, 1, 2, 3, 4]), truth)
+    assert quality["recall"] == 0.5 and quality["RQ"] == pytest.approx(2 / 6)
+
+
+def test_references_by_hand():
+    truth = np.zeros((2, 4), int)
+    truth[:, :2] = 7
+    prediction = np.zeros((2, 4), int)
+    prediction[:, :3] = 9
+    segment = {"category_id": 13, "isthing": True, "iscrowd": 0, "area": 4, "confidence": 0.5}
+    pair = (truth, [segment | {"id": 7}]), (prediction, [segment | {"id": 9, "area": 6}])
+    assert loop_average_precision(*pair).tolist() == [[13, 0.5, 4 / 6, 2 / 6]]
+    assert loop_panoptic(*pair)[13].tolist() == [1, 1, 0, 0]  # to PQ, pixels on void do not count
+
+
+def test_scaling_covers_every_axis():
+    found = bench.scaling_rows(TINY)
+    assert {row["axis"] for row in found} == {"pixels", "instances", "embedding dimensions"}
+    assert all(row["ours_ms"] > 0 for row in found)
+
+
+def test_verdicts_and_warnings_follow_the_numbers(rows):
+    def record(rows):
+        step = {"row": dict(rows[0], operation="step")}
+        metrics = {"operations": rows, "step": step, "processor": "x"}
+        return SimpleNamespace(metrics=metrics, info={"versions": {"python": "3"}})
+
+    good = {"ratio": 10.0, "target_ratio": 5.0, "ours_mib": 1.0, "input_mib": 1.0, "agrees": True}
+    reached = [row | good for row in rows]
+    slower = [dict(row, ratio=4.0, ours_mib=9.0) for row in reached]
+    fast, slow = (bench_tables.operation_rows(record(found)) for found in (reached, slower))
+    assert all(claim.holds for claim in claims.ratios_reached(fast))
+    assert not any(claim.holds for claim in claims.ratios_reached(slow))
+    assert claims.small_memory(fast, limit=3).holds and not claims.small_memory(slow, limit=3).holds
+    assert len(bench_tables.slower_than(record(slower), record(reached))) == len(rows) + 1
+    assert bench_tables.slower_than(record(reached), record(slower)) == []
+    assert bench_tables.slower_than(record(reached), None) == []
+    assert len(bench_tables.shown(fast)) == len(rows) + 1
+
+
+def test_the_command_line_starts_without_torch():
+    found = {row["command"]: row["seconds"] for row in bench.start_rows(1)}
+    assert set(found) == {"import torch", "import panolib.kinds", "python -m panolib --help"}
+    assert all(seconds > 0 for seconds in found.values())

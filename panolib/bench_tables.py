@@ -1,0 +1,66 @@
+"""Tables of the recorded performance comparison. What they mean is decided in `claims`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from panolib.runs import Record
+from panolib.tables import write_csv
+
+WARN_BELOW = 0.8  # share of the recorded ratio
+
+
+def operation_rows(record: Record) -> pd.DataFrame:
+    """All pairs with machine and versions: the rows of performance.csv."""
+    rows = pd.DataFrame([*record.metrics["operations"], record.metrics["step"]["row"]])
+    versions = ", ".join(f"{name} {version}" for name, version in record.info["versions"].items())
+    return rows.assign(machine=record.metrics["processor"], versions=versions)
+
+
+def write_performance(record: Record, folder: Path) -> pd.DataFrame:
+    """Write performance.csv; returns what it says."""
+    return write_csv(operation_rows(record), folder / "performance.csv")
+
+
+def shown(rows: pd.DataFrame, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Pairs as a reader sees them: one line per operation and size, ratios of each number of threads."""
+    keys = ["operation", "size"]
+    one = rows[rows["threads"] == rows["threads"].min()].set_index(keys)
+    table = pd.DataFrame(index=one.index)
+    for threads, part in rows.groupby("threads"):
+        part = part.set_index(keys).reindex(one.index)
+        table[f"ratio, {threads} thread" + "s" * (threads > 1)] = part["ratio"].map("{:.3g}".format)
+    table["to reach"] = one["target_ratio"].map("{:g}".format)
+    table["ours, ms"] = [f"{t:.3g} ± {s:.1g}" for t, s in zip(one["ours_ms"], one["ours_iqr_ms"])]
+    table["reference, ms"] = one["reference_ms"].map("{:.3g}".format)
+    table["memory, of the input"] = (one["ours_mib"] / one["input_mib"]).map("{:.1f}".format)
+    table["memory of the reference"] = (one["reference_mib"] / one["input_mib"]).map("{:.1f}".format)
+    return table.assign(**{name: one[name] for name in columns}).replace("nan", "")
+
+
+def wall_rows(records: Iterable[Record]) -> pd.DataFrame:
+    """Recorded wall time by kind of run: training with its evaluation, or evaluation alone."""
+    rows = [
+        {"kind": record.run.kind.replace("_", " "), "wall, min": record.info["wall_s"] / 60}
+        for record in records
+    ]
+    table = pd.DataFrame(rows).groupby("kind")["wall, min"].agg(["size", "sum", "max"])
+    table.columns = ["runs", "in all, min", "longest, min"]
+    return table.round(1)
+
+
+def slower_than(record: Record, before: Record | None) -> list[str]:
+    """Pairs whose ratio fell clearly below that of an earlier record, in words. A warning, not a test."""
+    if before is None:
+        return []
+    keys = ["operation", "size", "threads"]
+    both = operation_rows(record).merge(operation_rows(before), on=keys, suffixes=("", "_before"))
+    return [
+        f"{row.operation}, {row.size}, {row.threads} thread(s): ratio {row.ratio:.3g}, "
+        f"recorded {row.ratio_before:.3g}"
+        for row in both.itertuples()
+        if row.ratio < WARN_BELOW * row.ratio_before
+    ]
