@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 import statistics
 import subprocess
 import sys
@@ -19,20 +18,21 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from panolib import provenance
 from panolib.bench_cases import Operation, close, scaling_operations, table_operations
 from panolib.data import city, views
+from panolib.evaluate import threat_scores
 from panolib.inference import panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.metrics.instance import ThreatScore
 from panolib.training import semantic
-from panolib.training.semantic import SelfTrainingSpec, to_image
-from panolib.training.setup import SemanticNetwork, build_semantic
+from panolib.training.semantic import Augmentation, SelfTrainingSpec, to_image
+from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
 
 STAGES = {  # functions of a semantic self-training step, by what a reader calls them
     "crops and noise": ((views, "multi_view_crops"), (views, "photometric_noise")),
@@ -45,7 +45,7 @@ STAGES = {  # functions of a semantic self-training step, by what a reader calls
 
 @dataclass(frozen=True)
 class StepSpec:
-    """The semantic self-training step that is timed; everything else is the study's own."""
+    """The semantic self-training step that is timed, on images of the embedded city."""
 
     network: SemanticNetwork
     height: int
@@ -54,6 +54,8 @@ class StepSpec:
     n_target: int
     n_views: int
     iterations: int  # the first one is not timed
+    source_style: str
+    target_style: str
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
     functions = {"": operation.reference} | {name: ours.function for name, ours in operation.ours.items()}
     memory, results = {}, {}
     for name, function in functions.items():
+        if name:
+            function()  # so that libraries have their buffers; the references take too long for that
         results[name], memory[name] = _with_peak_memory(function)
     agreement = {name: ours.check(results[name], results[""]) for name, ours in operation.ours.items()}
     del results
@@ -178,9 +182,10 @@ def real_embedding_rows(
                 scores[name].update(*truth, *found)
     rows = []
     for name, score in scores.items():
-        tp, fp, fn = (int(getattr(score, count).sum()) for count in ("tp", "fp", "fn"))
+        found = threat_scores(score)
         rows.append({
-            "algorithm": name, "threat_score": tp / max(tp + fp + fn, 1), "tp": tp, "fp": fp, "fn": fn,
+            "algorithm": name, "pooled threat score": found["pooled"],
+            **{count: found[count] for count in ("tp", "fp", "fn")},
             "ms_per_image": statistics.median(times[name]), "n_images": len(dataset),
         })  # fmt: skip
     return rows
@@ -189,8 +194,8 @@ def real_embedding_rows(
 # ---- the self-training step ------------------------------------------------------------------------------
 
 
-def step_rows(spec: PerformanceSpec, study_spec: SelfTrainingSpec, source, target, n_classes: int) -> dict:
-    """The semantic self-training step: channels-last against contiguous, and where its time goes.
+def step_rows(spec: PerformanceSpec, n_classes: int) -> dict:
+    """The semantic self-training step in float32: channels-last against contiguous, and where its time goes.
 
     Returns
     -------
@@ -199,10 +204,19 @@ def step_rows(spec: PerformanceSpec, study_spec: SelfTrainingSpec, source, targe
         "images_per_s": source crops and target views a second.
     """
     step = spec.step
-    plain = replace(
-        study_spec, network=step.network, batch_size=step.batch_size, n_target=step.n_target,
-        n_views=step.n_views, iterations=step.iterations, rare_class_sampling=False,
-        augmentation=replace(study_spec.augmentation, height=step.height, width=step.width),
+    source, target = (
+        [city.render(style, seed=spec.seed, index=i, height=step.height, width=step.width) for i in range(4)]
+        for style in (step.source_style, step.target_style)
+    )
+    plain = SelfTrainingSpec(
+        label_set=spec.label_set, source="", target="", validation="", network=step.network,
+        optimiser=Optimiser("adamw", 1e-3, 0.0, 0.9, 1.0, "poly", 0),
+        augmentation=Augmentation(step.height, step.width, (0.5, 1.0), "window", 0.5, 0.5, 0.5, (0.05, 0.8)),
+        iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target, n_views=step.n_views,
+        zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0, focal_exponent=3.0,
+        threshold_scale=0.75, prior_scale=0.001, prior_momentum=0.99, minimum_threshold=0.2, ema_decay=0.99,
+        ema_interval=1, batch_norm="target", rare_class_sampling=False,
+        compute=Compute("cpu", "32-true", 0, False), seed=spec.seed,
     )  # fmt: skip
     torch.manual_seed(spec.seed)
     start = build_semantic(step.network, n_classes).state_dict()
@@ -298,7 +312,8 @@ def _timed(stages: dict[str, float], clock: _Clock) -> Iterator[None]:
 
 def rendering_rows(spec: PerformanceSpec) -> list[dict]:
     """Images a second of every style of the embedded city, one thread."""
-    rows = []
+    rows, before = [], cv2.getNumThreads()
+    cv2.setNumThreads(1)
     for style in city.STYLES.values():
         began = time.perf_counter()
         for index in range(spec.n_rendered):
@@ -308,6 +323,7 @@ def rendering_rows(spec: PerformanceSpec) -> list[dict]:
         rate = spec.n_rendered / (time.perf_counter() - began)
         size = f"{spec.render_height} x {spec.render_width}"
         rows.append({"style": style.name, "size": size, "images_per_s": rate, "n_images": spec.n_rendered})
+    cv2.setNumThreads(before)
     return rows
 
 
@@ -354,17 +370,24 @@ def _iqr(values: Sequence[float]) -> float:
 
 
 def _with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
-    """Result, and how far the resident memory of the process rose above where it began, in MiB."""
-    with contextlib.suppress(OSError, AttributeError):
+    """Result, and how far the memory of the process rose above where it began, in MiB.
+
+    NaN where the system does not tell.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
-    provenance.reset_peak_memory()
-    before = _resident_mib()
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
+    except OSError:
+        return function(), float("nan")
+    before = _status_mib("VmRSS")
     result = function()
-    peak = provenance.peak_memory_mb()
-    return result, float("nan") if before is None or peak is None else max(0.0, peak - before)
+    return result, max(0.0, _status_mib("VmHWM") - before)
 
 
-def _resident_mib() -> float | None:
-    with contextlib.suppress(OSError):
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
-    return None
+def _status_mib(name: str) -> float:
+    """A line of /proc/self/status: "VmHWM", the peak of the resident memory, or "VmRSS", its size now."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) / 1024
+    return float("nan")

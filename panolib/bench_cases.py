@@ -187,7 +187,7 @@ def table_operations(spec) -> Iterator[Operation]:
     size = (spec.height, spec.width)
     for dim in spec.embedding_dims:
         yield clustering(*size, spec.n_instances[0], dim, spec.seed, clusters.get(dim, (1, 1, 1)))
-    for n, anchors, plain, unlabelled in zip(spec.n_instances, (24, 39), (26, 43), (29, 53)):
+    for n, anchors, plain, unlabelled in zip(spec.n_instances, (24, 39), (26, 43), (29, 53), strict=False):
         yield stability(*size, n, spec.seed, anchors)
         yield loss(spec.batch_size, *size, n, spec.seed, unlabelled=False, target=plain)
         yield loss(spec.batch_size, *size, n, spec.seed, unlabelled=True, target=unlabelled)
@@ -253,7 +253,10 @@ def embedding_field(
 
 
 def panoptic_pair(height: int, width: int, n_things: int, seed: int) -> tuple[tuple, tuple]:
-    """(map, segments) of a truth with 20 stuff segments and some things, and of a shifted copy."""
+    """(map, segments) of a truth with 20 stuff segments and some things, and of a copy with ragged borders.
+
+    Every row of the copy is shifted by its own small step, as predicted borders are never straight.
+    """
     rng = np.random.default_rng(seed)
     stuff = np.kron(rng.permutation(20).reshape(4, 5) + 1, np.ones((height // 4, width // 5), np.int64))
     canvas = np.ones((height, width), np.int64)
@@ -272,8 +275,9 @@ def panoptic_pair(height: int, width: int, n_things: int, seed: int) -> tuple[tu
             if k and area
         ]
 
-    shifted = np.roll(canvas, (3, 5), (0, 1))
-    return (canvas, segments(canvas)), (shifted, segments(shifted))
+    columns = (np.arange(width) + 5 + rng.integers(-2, 3, height)[:, None]) % width
+    ragged = np.take_along_axis(np.roll(canvas, 3, 0), columns, 1)
+    return (canvas, segments(canvas)), (ragged, segments(ragged))
 
 
 # ---- agreement -------------------------------------------------------------------------------------------
@@ -282,6 +286,8 @@ def panoptic_pair(height: int, width: int, n_things: int, seed: int) -> tuple[tu
 def close(ours, theirs, tolerance: float, *, scale: float = 1.0) -> tuple[str, bool]:
     """How far two arrays are apart, as a share of `scale`, and whether that is within the tolerance."""
     ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+    if ours.shape != theirs.shape:
+        return f"shapes {ours.shape} and {theirs.shape}", False
     difference = float(np.abs(ours - theirs).max()) / max(scale, 1e-12)
     return "identical" if difference == 0 else f"within {difference:.0e}", difference <= tolerance
 

@@ -1,4 +1,4 @@
-"""The loops that published codes run, as references for `bench`: obvious, and slow."""
+"""Loops as published codes and formulas have them, as references for `bench`: obvious, and slow."""
 
 from __future__ import annotations
 
@@ -31,7 +31,11 @@ def loop_stability(labels: Tensor, embeddings: Tensor, bandwidth: float, generat
 
 
 def loop_embedding_loss(embeddings: Tensor, labels: Tensor, weights: EmbeddingLossWeights) -> Tensor:
-    """The embedding losses with a loop over images and instances, as in the published code of SPOCO."""
+    """The embedding losses as their formulas read: a loop over images, instances and pairs of them.
+
+    SPOCO's release vectorises pull and push, loops over soft masks and the unlabelled push as here, computes
+    their distances separately, and holds an [E, K, N] tensor for the means.
+    """
     sigma = DELTA_VAR**2 / -np.log(KERNEL_THRESHOLD)
     total = embeddings.new_zeros(())
     for field, ids in zip(embeddings, labels):
@@ -62,7 +66,10 @@ def loop_embedding_loss(embeddings: Tensor, labels: Tensor, weights: EmbeddingLo
 
 
 def loop_panoptic(truth: tuple, prediction: tuple) -> np.ndarray:
-    """Summed IoU, TP, FP and FN per class [19, 4], the way of panopticapi's `pq_compute_single_core`."""
+    """Summed IoU, TP, FP and FN per class [19, 4], the way of panopticapi's `pq_compute_single_core`.
+
+    Without its checks of the files and its rule for crowds, which only cost time.
+    """
     counts = np.zeros((19, 4))
     of_truth = {s["id"]: s for s in truth[1]}
     of_prediction = {s["id"]: s for s in prediction[1]}

@@ -23,10 +23,11 @@ def exact_products(device: torch.device) -> Iterator[None]:
 
 def centred(points: Tensor, bandwidth: float) -> Tensor:
     """Points around their mean, in a precision in which |a|² - 2ab + |b|² resolves the bandwidth."""
-    points = points.detach().double()
-    points = points - points.mean(0)
-    rounding = torch.finfo(torch.float32).eps * points.square().sum(1).max()
-    return points if rounding > 1e-3 * bandwidth**2 else points.float()
+    points = points.detach()
+    points = points.to(torch.promote_types(points.dtype, torch.float32))
+    points = points - points.mean(0, dtype=torch.float64).to(points.dtype)  # its rounding is common to all
+    rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(points, dim=1).max() ** 2
+    return points.double() if rounding > 1e-3 * bandwidth**2 else points.float()
 
 
 def grid_cells(points: Tensor, width: float) -> Tensor:
@@ -35,18 +36,24 @@ def grid_cells(points: Tensor, width: float) -> Tensor:
     return (torch.round(points / width).long() * torch.tensor(factors, device=points.device)).sum(1)
 
 
-def ball_sums(points: Tensor, values: Tensor, radius: float) -> Callable[[Tensor], Tensor]:
+def ball_sums(points: Tensor, values: Tensor | None, radius: float) -> Callable[[Tensor], Tensor]:
     """A function that maps centres [S, E] to the sums [S, W] of `values` [N, W] within `radius` of each.
+
+    Without values: the sums of the points and their number, W = E + 1.
 
     A point p is in the ball of c if c·p - |p|²/2 >= (|c|² - radius²)/2: one matrix product, one comparison
     and a second product per block. Points and centres are sorted along the main axis of the points, so that
     a block of centres meets only the slice of points that can be near. Points should be centred.
     """
+    n, dim = points.shape
     axis = torch.linalg.eigh(points.T @ points).eigenvectors[:, -1]
     position, order = (points @ axis).sort()
-    points = points[order]
-    lifted = torch.cat([points, -0.5 * points.square().sum(1, keepdim=True)], 1)  # [N, E + 1]
-    values = values[order]
+    lifted = points.new_ones(n, dim + 2)  # p, 1, -|p|²/2: everything that both products need
+    for start in range(0, n, 2**14):
+        some = slice(start, start + 2**14)
+        lifted[some, :dim] = points[order[some]]
+        lifted[some, dim + 1] = -0.5 * lifted[some, :dim].square().sum(1)
+    values = lifted[:, : dim + 1] if values is None else values[order]
     n_centres, n_points = (4096, 16384) if points.is_cuda else (128, 1024)  # one block fits the CPU's cache
     reach = radius * (1 + 1e-3)
 
@@ -55,7 +62,8 @@ def ball_sums(points: Tensor, values: Tensor, radius: float) -> Callable[[Tensor
         along, order = (centres @ axis).sort()
         centres = centres[order]
         threshold = 0.5 * (centres.square().sum(1) - radius**2)
-        lifted_centres = torch.cat([centres, torch.ones_like(centres[:, :1])], 1)
+        ones = torch.ones_like(centres[:, :1])
+        lifted_centres = torch.cat([centres, 0 * ones, ones], 1)
         blocks = range(0, len(centres), n_centres)
         last = [min(start + n_centres, len(centres)) - 1 for start in blocks]
         low = torch.searchsorted(position, along[::n_centres] - reach).tolist()
@@ -78,7 +86,7 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
     """int64 [N]: index of the nearest centre of every point, in blocks."""
     nearest = torch.empty(len(points), dtype=torch.int64, device=points.device)
     minus_half_square = -0.5 * centres.square().sum(1)
-    block = max(1, 2**20 // len(centres))
+    block = max(1, (2**24 if points.is_cuda else 2**17) // len(centres))
     for start in range(0, len(points), block):
         some = slice(start, start + block)
         nearest[some] = torch.addmm(minus_half_square, points[some], centres.T).argmax(1)

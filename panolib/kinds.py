@@ -191,13 +191,11 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
         options[name] = {**chosen, "algorithm": name, "min_points": spec.min_size}
     images = _data(sources, run, spec.validation)
     images = [images[i] for i in range(min(spec.n_images, len(images)))]
-    study_spec = _parent_spec(job, "self_training")
-    few = [_data(sources, run, name) for name in (study_spec.source, study_spec.target)]
-    few = [[data[i] for i in range(min(4, len(data)))] for data in few]
     label = f"{run.name}: "
     metrics = {
-        "operations": bench.operation_rows(spec, label=label),
+        "step": bench.step_rows(spec, label_set.n_classes),
         "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
+        "operations": bench.operation_rows(spec, label=label),
         "real_embeddings": bench.real_embedding_rows(
             network, images, label_set, options, label=f"{label}real embeddings"
         ),
@@ -205,9 +203,8 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
         "start": bench.start_rows(spec.repeats),
         "processor": provenance.processor(),
     }
-    step = bench.step_rows(spec, study_spec, *few, label_set.n_classes)
     job.finish({})
-    return metrics | {"step": step}
+    return metrics
 
 
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:

@@ -29,7 +29,7 @@ def mean_shift_plus(
     The result is scikit-learn's ``MeanShift(bin_seeding=True)`` up to points without neighbours, at a
     fraction of its time: distances come from matrix products on blocks, blocks hold only points that can
     be within the bandwidth (exact: both are sorted along the main axis of the points), and trajectories
-    that have met go on as one. Extra memory is one block, whatever the number of points and seeds.
+    that have met go on as one. Extra memory is about twice the points, whatever the number of seeds.
 
     Parameters
     ----------
@@ -90,14 +90,15 @@ def _grid_seeds(points: Tensor, width: float, min_bin_freq: int) -> Tensor:
 
 def _converge(points: Tensor, seeds: Tensor, bandwidth: float, max_iterations: int) -> tuple[Tensor, Tensor]:
     """Centres [M, E] where the seeds come to rest, and the number of points around each [M]."""
-    sums_in_ball = ball_sums(points, torch.cat([points, torch.ones_like(points[:, :1])], 1), bandwidth)
+    sums_in_ball = ball_sums(points, None, bandwidth)
     centres, counts = [], []
     for iteration in range(max_iterations):
         sums = sums_in_ball(seeds)
         count = sums[:, -1]
         mean = sums[:, :-1] / count[:, None].clamp(min=1)
         lonely = count == 0  # the mean of a cell may be far from all its points: go on from the nearest point
-        mean[lonely] = points[nearest(seeds[lonely], points)]
+        if lonely.any():
+            mean[lonely] = points[nearest(seeds[lonely], points)]
         at_rest = torch.linalg.vector_norm(mean - seeds, dim=1) <= CONVERGED * bandwidth
         if iteration == max_iterations - 1:
             at_rest[:] = True

@@ -13,7 +13,8 @@ from torch import Tensor
 from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
 from panolib.distances import centred, exact_products, grid_cells, nearest, segment_sum
 
-MAX_SEEDS = 64  # that climb at once: bounds the memory
+MAX_SEEDS = 64  # of one round
+BLOCK = 8  # seeds whose balls are in memory at once: as much as the points themselves, if E is 8
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth
 
 
@@ -38,10 +39,9 @@ def mean_shift_peel(
     Raises
     ------
     ValueError
-        If the bandwidth is not positive.
+        If the bandwidth is not positive or `min_points` below 1.
     """
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+    _check(bandwidth, min_points)
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     with exact_products(points.device):
@@ -75,19 +75,19 @@ def mean_shift_grid(
     int64 Tensor [H, W]
         0 outside the mask, 1 .. K inside.
     """
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+    _check(bandwidth, min_points)
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
     if not mask.any():
         return labels
     with exact_products(embeddings.device):
         where = mask.flatten().nonzero().squeeze(1)
-        field = embeddings.detach().float().flatten(1)
-        points = field.index_select(1, where)  # [E, N]
+        field = embeddings.detach()
+        field = field.to(torch.promote_types(field.dtype, torch.float32))
+        points = field.flatten(1).index_select(1, where)  # [E, N]
         origin = points.mean(1, keepdim=True)
-        points = (points - origin).T
-        modes = peel_modes(_inner_cells(embeddings.detach().float(), mask, 0.5 * bandwidth) - origin.T,
-                           bandwidth, max(1, min_points // 4))  # fmt: skip
+        points = points.sub_(origin).T
+        cells = _inner_cells(field, mask, bandwidth).sub_(origin).T
+        modes = peel_modes(cells, bandwidth, max(1, min_points // 4))
         if len(modes) == 0:  # nothing as large as a cell
             modes = peel_modes(points, bandwidth, min_points)
         found = relabel_consecutive(nearest(points, modes) + 1)
@@ -96,27 +96,25 @@ def mean_shift_grid(
 
 
 def _inner_cells(field: Tensor, mask: Tensor, tolerance: float) -> Tensor:
-    """[M, E]: means of the 2 x 2 cells that lie in the mask and whose pixels agree across both diagonals."""
+    """[E, M]: means of the 2 x 2 cells that lie in the mask and whose pixels agree across both diagonals."""
     height, width = (side // 2 * 2 for side in mask.shape)
     corners = [(i, j) for i in (0, 1) for j in (0, 1)]
     a, b, c, d = (field[:, i:height:2, j:width:2] for i, j in corners)
     whole = torch.stack([mask[i:height:2, j:width:2] for i, j in corners]).all(0)
     apart = torch.maximum((a - d).square_().sum(0), (b - c).square_().sum(0))
-    inner = (whole & (apart <= (2 * tolerance) ** 2)).flatten().nonzero().squeeze(1)
-    mean = ((a + d) + (b + c)).mul_(0.25)
-    return mean.flatten(1).index_select(1, inner).T
+    inner = (whole & (apart <= tolerance**2)).flatten().nonzero().squeeze(1)
+    return (a + d).add_(b).add_(c).mul_(0.25).flatten(1).index_select(1, inner)
 
 
 def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations: int = 50) -> Tensor:
     """[K, E]: modes of the flat kernel, further than the bandwidth from each other.
 
     Points [N, E] should be centred. Without any dense place there is one mode, near the densest cell.
-    Seeds of one round are the densest cells within twice the bandwidth, so all of them climb at once.
+    Seeds of one round are further apart than twice the bandwidth, so all of them climb at once.
     """
     if len(points) == 0:
         return points
-    lifted = torch.cat([points, torch.ones_like(points[:, :1])], 1)  # sums and counts in one product
-    minus_half_square = -0.5 * points.square().sum(1, keepdim=True)
+    minus_half_square = -0.5 * torch.linalg.vector_norm(points, dim=1, keepdim=True).square_()
     _, cell, count = torch.unique(grid_cells(points, bandwidth), return_inverse=True, return_counts=True)
     means = segment_sum(points, cell, len(count)) / count[:, None]
     left, climbed = torch.ones_like(cell, dtype=torch.bool), torch.zeros_like(count, dtype=torch.bool)
@@ -134,30 +132,46 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
             if len(modes):
                 return modes
             dense = count.argmax()[None]
-        seeds = dense[_strongest(means[dense], 2 * bandwidth)]
+        seeds = dense[_apart(means[dense], 2 * bandwidth)]
         centres, strength = means[seeds], count[seeds].to(points)
         climbing = torch.arange(len(seeds), device=points.device)
         for _ in range(max_iterations):
-            sums = balls(centres[climbing]).T @ lifted
-            strength[climbing] = sums[:, -1]
-            # the mean of a cell may be further than the bandwidth from all points: it stays where it is
-            moved = torch.where(sums[:, -1:] > 0, sums[:, :-1] / sums[:, -1:], centres[climbing])
-            moves = torch.linalg.vector_norm(moved - centres[climbing], dim=1) > CONVERGED * bandwidth
-            centres[climbing] = moved
-            climbing = climbing[moves]
+            still = []
+            for some in climbing.split(BLOCK):
+                near = balls(centres[some])
+                strength[some] = near.sum(0)
+                # the mean of a cell may be further than the bandwidth from all points: it stays where it is
+                there = strength[some, None] > 0
+                moved = torch.where(there, near.T @ points / strength[some, None], centres[some])
+                step = torch.linalg.vector_norm(moved - centres[some], dim=1)
+                centres[some] = moved
+                still.append(some[step > CONVERGED * bandwidth])
+            climbing = torch.cat(still)
             if len(climbing) == 0:
                 break
         by_strength = torch.sort(strength, descending=True, stable=True).indices
-        found = centres[by_strength[strength[by_strength] >= (min_points if len(modes) else 0)]]
-        found = found[_strongest(found, bandwidth)]
-        if len(modes):
-            found = found[torch.cdist(found, modes).min(1).values > bandwidth]
-        modes = torch.cat([modes, found])
-        left &= ~balls(centres).any(1)
+        found = by_strength[strength[by_strength] >= min_points]
+        if len(found) == 0 and len(modes) == 0:
+            found = by_strength[:1]
+        found = torch.cat([modes, centres[found]])
+        modes = found[_apart(found, bandwidth)]
+        for some in torch.arange(len(seeds), device=points.device).split(BLOCK):
+            left &= ~balls(centres[some]).any(1)
         climbed[seeds] = True  # whose modes may lie further away than the bandwidth
         count = torch.bincount(cell[left], minlength=len(count)).masked_fill_(climbed, 0)
 
 
-def _strongest(points: Tensor, distance: float) -> Tensor:
-    """bool [M]: no earlier point lies within the distance. Strongest first."""
-    return ~(torch.cdist(points, points) <= distance).tril(-1).any(1)
+def _apart(points: Tensor, distance: float) -> Tensor:
+    """bool [M]: True for each point further than `distance` from all earlier ones that are True."""
+    near = (torch.cdist(points, points) <= distance).cpu()
+    keep = torch.ones(len(points), dtype=torch.bool)
+    for i in range(1, len(points)):
+        keep[i] = not (near[i, :i] & keep[:i]).any()
+    return keep.to(points.device)
+
+
+def _check(bandwidth: float, min_points: int) -> None:
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+    if min_points < 1:
+        raise ValueError(f"min_points is {min_points}; expected at least 1")

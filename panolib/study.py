@@ -216,22 +216,18 @@ def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: 
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
     from panolib.bench import PerformanceSpec
 
-    parents = {
-        "instance": runs[run_name("city", "instance", "source_only", settings.seeds[0])],
-        "self_training": runs[run_name("city", "semantic", "self_trained", settings.seeds[0])],
-    }
-    parents["clustering"] = parents["instance"]
+    network = runs[run_name("city", "instance", "source_only", settings.seeds[0])]
+    parents = {"instance": network, "clustering": network}
     values = {"label_set": settings.city.label_set, "validation": settings.city.instance_selection}
     spec = from_mapping(
         PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance"
     )
-    data = (settings.city.instance_selection, settings.city.semantic_source, f"{settings.city.target}/train")
     return Run(
         name=PERFORMANCE,
         kind="performance",
         spec=spec,
         parents=tuple(parents.items()),
-        data=tuple(sources.fingerprint(name) for name in data),
+        data=(sources.fingerprint(settings.city.instance_selection),),
     )
 
 

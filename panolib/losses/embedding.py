@@ -256,7 +256,8 @@ def draw_anchors(
     uncovered = candidates.clone()
     enough = max(min_uncovered * candidates.numel(), 1)
     anchors = [uncovered.new_zeros(0, dtype=torch.int64)]
-    views = [(pixels, 0.5 * pixels.square().sum(dim=0)) for pixels in (student, teacher)]
+    views = [pixels - pixels.mean(dim=1, keepdim=True) for pixels in (student, teacher)]
+    views = [(pixels, 0.5 * pixels.square().sum(dim=0)) for pixels in views]
     with exact_products(student.device):
         while len(anchors) <= max_anchors and uncovered.sum() >= enough:
             anchor = priority.where(uncovered, -1.0).argmax(dim=0, keepdim=True)        # [1]

@@ -31,9 +31,10 @@ class Segments:
         labels = instance_labels.flatten()
         self.pixels = at_least_float32(embeddings).flatten(1)
         self.counted = torch.ones_like(labels, dtype=torch.bool) if ignore is None else ~ignore.flatten()
+        labels = labels.long() * self.counted
         if len(labels) and (lowest := int(labels.min())) < 0:
             raise ValueError(f"instance_labels has the id {lowest}, expected ids >= 0")
-        self.ids = relabel_consecutive(labels.long() * self.counted)
+        self.ids = relabel_consecutive(labels)
         self.n = int(self.ids.max()) if len(labels) else 0
         self.means = segment_mean(self.pixels, self.ids, self.n + 1)
 

@@ -88,8 +88,9 @@ class _SoftMaskSums(torch.autograd.Function):
                 sums[2] += torch.linalg.vecdot(goal, goal)
                 sums[0] += torch.linalg.vecdot(goal, mask)
                 sums[1] += mask.square_() @ counted[block.where].to(mask)
-        ctx.mark_non_differentiable(sums[2])
-        return tuple(sums)
+        overlap, squares, target_squares, hinges = sums
+        ctx.mark_non_differentiable(target_squares)
+        return overlap, squares, target_squares, hinges
 
     @staticmethod
     @once_differentiable
@@ -134,7 +135,8 @@ class _Block:
 
     def distances(self, square: Tensor) -> Tensor:
         """[K, n]: roots; exactly 0 for what is below the rounding of the squares."""
-        rounding = 4 * torch.finfo(square.dtype).eps * (self.p_square.max() + self.c_square.max())
+        eps = 4 * torch.finfo(square.dtype).eps
+        rounding = torch.add(eps * self.c_square[:, None], self.p_square, alpha=eps)
         return square.masked_fill(square < rounding, 0.0).sqrt_()
 
 

@@ -145,6 +145,22 @@ def test_half_precision_is_computed_in_float32():
         assert gradient.isfinite().all()
 
 
+@pytest.mark.parametrize("name", TERMS)
+def test_a_far_pixel_costs_the_others_no_precision_in_float32(name):
+    (embeddings,), (labels,) = scene(5)
+    embeddings = embeddings.clone()
+    embeddings[:, 0, 0] = 500.0
+    ignore = torch.zeros_like(labels, dtype=torch.bool)
+    ignore[0, 0] = True
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        leaf = embeddings.to(dtype).requires_grad_()
+        loss = TERMS[name](leaf, labels, ignore=ignore)
+        found.append((loss.detach().double(), torch.autograd.grad(loss, leaf)[0].double()))
+    for ours, exact in zip(*found):
+        torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-4)
+
+
 # --- by hand -----------------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,8 @@ import torch
 
 from panolib import bench, bench_cases, bench_tables, claims
 from panolib.bench_references import loop_average_precision, loop_panoptic
+from panolib.data import city
+from panolib.labels import CITYSCAPES
 from panolib.profiles import from_mapping, load_yaml, project_root
 
 PROFILE = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
@@ -95,7 +97,29 @@ def test_verdicts_and_warnings_follow_the_numbers(rows):
     assert len(bench_tables.shown(fast)) == len(rows) + 1
 
 
-def test_the_command_line_starts_without_torch():
+def test_starting_is_timed_in_fresh_processes():
     found = {row["command"]: row["seconds"] for row in bench.start_rows(1)}
     assert set(found) == {"import torch", "import panolib.kinds", "python -m panolib --help"}
     assert all(seconds > 0 for seconds in found.values())
+
+
+def test_the_step_row_compares_equal_losses_and_says_where_time_goes():
+    found = bench.step_rows(TINY, 19)
+    assert found["row"]["agrees"], found["row"]["agreement"]
+    assert found["row"]["ratio"] == pytest.approx(found["row"]["reference_ms"] / found["row"]["ours_ms"])
+    assert sum(found["stages"].values()) == pytest.approx(100) and min(found["stages"].values()) >= 0
+    assert found["images_per_s"] > 0
+
+
+def test_clusterings_of_perfect_embeddings_find_every_thing():
+    sample = city.render("synthia", seed=0, index=0, height=64, width=128)
+    field = torch.from_numpy(np.stack([sample.instance, 0 * sample.instance]).astype(np.float32))[None]
+
+    class Perfect(torch.nn.Module):
+        def forward(self, images):
+            return field
+
+    options = {"algorithm": "mean_shift_plus", "bandwidth": 0.1, "delta_dist": 0.5, "min_size": 1}
+    (row,) = bench.real_embedding_rows(Perfect(), [sample], CITYSCAPES, {"ours": options})
+    assert (row["pooled threat score"], row["fp"], row["fn"]) == (1.0, 0, 0)
+    assert row["tp"] > 0 and row["ms_per_image"] > 0

@@ -24,7 +24,7 @@ from panolib.clustering import (
 )
 from panolib.distances import ball_sums
 from panolib.mean_shift import mean_shift_plus
-from panolib.peeling import mean_shift_grid, mean_shift_peel, peel_modes
+from panolib.peeling import _apart, mean_shift_grid, mean_shift_peel, peel_modes
 
 EMBEDDING = (*ALGORITHMS, *IMAGE_ALGORITHMS)
 
@@ -183,6 +183,15 @@ def test_peeling_needs_a_bandwidth(bandwidth):
         mean_shift_peel(line(0, 1), bandwidth=bandwidth)
     with pytest.raises(ValueError, match="expected a positive number"):
         mean_shift_grid(two_halves(), torch.ones(8, 40, dtype=torch.bool), bandwidth=bandwidth)
+
+
+def test_peeling_needs_a_number_of_points():
+    with pytest.raises(ValueError, match="min_points is 0; expected at least 1"):
+        mean_shift_peel(line(0, 1), min_points=0)
+
+
+def test_a_suppressed_mode_suppresses_no_other():
+    assert _apart(line(0.0, 0.9, 1.8, 1.9), 1.0).tolist() == [True, False, True, False]
 
 
 def test_peeling_ignores_modes_of_few_points():

@@ -82,6 +82,15 @@ def wait_for(condition, timeout_s: float = 20.0) -> None:
 # ---- keys
 
 
+def test_anew_trains_a_recorded_run_again(store):
+    run = toy_run("again")
+    first = store.get(run)
+    assert store.get(run).info["recorded_at"] == first.info["recorded_at"]
+    again = store.get(run, anew=True)
+    assert again.recorded_at > first.recorded_at and again.metrics == first.metrics
+    assert store.load(run).info["recorded_at"] == again.info["recorded_at"]
+
+
 def test_key_depends_on_all_that_decides_the_result_and_not_on_the_name():
     parent = toy_run("parent", seed=1)
     run = Run("a", "toy", ToySpec(), (("start", parent),), ("data-1",))
