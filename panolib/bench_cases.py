@@ -277,6 +277,7 @@ def panoptic_pair(height: int, width: int, n_things: int, seed: int) -> tuple[tu
 
     columns = (np.arange(width) + 5 + rng.integers(-2, 3, height)[:, None]) % width
     ragged = np.take_along_axis(np.roll(canvas, 3, 0), columns, 1)
+    canvas, ragged = canvas.astype(np.int32), ragged.astype(np.int32)
     return (canvas, segments(canvas)), (ragged, segments(ragged))
 
 

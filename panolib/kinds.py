@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from panolib import bench, evaluate, provenance
+from panolib import evaluate, provenance
 from panolib.data import city
 from panolib.data.samples import Sample
 from panolib.labels import LABEL_SETS
@@ -182,6 +182,8 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
 
 def performance(sources: Sources, run: Run, job: Job) -> dict:
     """Core operations beside what people use today (`bench`); nothing is trained."""
+    from panolib import bench  # scikit-learn and more, which no other kind needs
+
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     network = build_instance(_parent_spec(job, "instance").network)
     network.load_state_dict(job.parent("instance")["model"])

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import torch
+from torch import Tensor
 
 from panolib.labels import VOID, LabelSet
+
+MAX_EXACT = 2**24  # pixels at a time: OpenCV counts in float32
 
 
 def confusion_matrix(truth, prediction, n_classes: int) -> np.ndarray:
@@ -51,8 +55,7 @@ def confusion_matrix(truth, prediction, n_classes: int) -> np.ndarray:
             if low < 0 or high > VOID:
                 raise ValueError(f"{name} holds {low} .. {high}, expected 0 .. {VOID}")
 
-    pairs = truth.flatten().to(torch.int32) * 256 + prediction.flatten().to(torch.int32)
-    counts = torch.bincount(pairs, minlength=256 * 256).reshape(256, 256).cpu().numpy()
+    counts = _count_pairs(truth.flatten().to(torch.uint8), prediction.flatten().to(torch.uint8))
     known = [*range(n_classes), VOID]
     for name, totals in (("truth", counts.sum(1)), ("prediction", counts.sum(0))):
         unknown = np.setdiff1d(np.flatnonzero(totals), known)
@@ -61,6 +64,18 @@ def confusion_matrix(truth, prediction, n_classes: int) -> np.ndarray:
                 f"{name} holds class {unknown.tolist()}, expected 0 .. {n_classes - 1} or {VOID} (void)"
             )
     return counts[np.ix_(known, known)]
+
+
+def _count_pairs(a: Tensor, b: Tensor) -> np.ndarray:
+    """int64 [256, 256]: how often each pair of values occurs in two uint8 tensors [N]."""
+    if a.is_cuda:
+        pairs = a.to(torch.int32) * 256 + b.to(torch.int32)
+        return torch.bincount(pairs, minlength=256 * 256).reshape(256, 256).cpu().numpy()
+    counts = np.zeros((256, 256), np.int64)
+    for some in zip(a.split(MAX_EXACT), b.split(MAX_EXACT)):
+        images = [part.numpy()[None] for part in some]
+        counts += cv2.calcHist(images, [0, 1], None, [256, 256], [0, 256, 0, 256]).astype(np.int64)
+    return counts
 
 
 def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
