@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from panolib.distances import exact_products
-from panolib.losses.segments import Segments, at_least_float32, check_same_grid, length, segment_mean
-from panolib.losses.soft_masks import SoftMasks, soft_mask_sums
+from panolib.losses.instance_sums import InstanceSums
+from panolib.losses.segments import Segments, at_least_float32, check_same_grid, length
+from panolib.losses.soft_masks import soft_mask_overlap
 
 
 def pull_loss(
@@ -49,7 +50,8 @@ def pull_loss(
     ----------
     Thesis eq. 5; De Brabandere et al. 2017, arXiv:1708.02551, L_var.
     """
-    return _pull(Segments(embeddings, instance_labels, ignore), delta_var)
+    segments = Segments(embeddings, instance_labels, ignore)
+    return _pull(segments, segments.sums(delta_var=delta_var))
 
 
 def push_loss(
@@ -130,7 +132,7 @@ def object_dice_loss(
     Thesis eq. 7 and 8; Wolny et al. 2022, arXiv:2103.14572; Dice as Milletari et al. 2016, arXiv:1606.04797.
     """
     segments = Segments(embeddings, instance_labels, ignore)
-    return _object_dice(segments.soft_mask_sums(_kernel_width(delta_var, kernel_threshold)), pooled=pooled)
+    return _object_dice(segments, segments.sums(_kernel_width(delta_var, kernel_threshold)), pooled=pooled)
 
 
 def unlabelled_push_loss(
@@ -156,7 +158,7 @@ def unlabelled_push_loss(
     Thesis eq. 9; Wolny et al. 2022, arXiv:2103.14572. Label 0 is told by value, not by position.
     """
     segments = Segments(embeddings, instance_labels, ignore)
-    return _unlabelled_push(segments, segments.soft_mask_sums(margin=delta_dist))
+    return _unlabelled_push(segments, segments.sums(delta_dist=delta_dist))
 
 
 def consistency_loss(
@@ -213,9 +215,9 @@ def consistency_loss(
         student.detach(), teacher, counted & (instance_labels.flatten() == 0),
         delta_var=delta_var, max_anchors=max_anchors, min_uncovered=min_uncovered,
     )
-    teacher_masks = SoftMasks(teacher, teacher.index_select(1, anchors), width, counted)
-    overlap, squares, teacher_squares, _ = soft_mask_sums(
-        student, student.index_select(1, anchors), width, teacher_masks, counted
+    student_anchors, teacher_anchors = (pixels.index_select(1, anchors) for pixels in (student, teacher))
+    overlap, squares, teacher_squares = soft_mask_overlap(
+        student, student_anchors, teacher, teacher_anchors, counted, width
     )
     return _mean(1.0 - _dice(overlap, squares + teacher_squares))
 
@@ -347,15 +349,15 @@ def embedding_loss(
     valid = [None] * n_images if valid is None else valid
     segments = [Segments(*image) for image in zip(embeddings, instance_labels, ignore)]
     sums = [None] * n_images
-    if weights.object_dice > 0 or weights.unlabelled_push > 0:
+    if weights.pull > 0 or weights.object_dice > 0 or weights.unlabelled_push > 0:
         margin = delta_dist if weights.unlabelled_push > 0 else None
-        sums = [image.soft_mask_sums(width, margin) for image in segments]
+        sums = [image.sums(width, delta_var, margin) for image in segments]
 
     terms = {
-        "pull": lambda b: _pull(segments[b], delta_var),
+        "pull": lambda b: _pull(segments[b], sums[b]),
         "push": lambda b: _push(segments[b], delta_dist),
         "regulariser": lambda b: _regulariser(segments[b]),
-        "object_dice": lambda b: _object_dice(sums[b]),
+        "object_dice": lambda b: _object_dice(segments[b], sums[b]),
         "unlabelled_push": lambda b: _unlabelled_push(segments[b], sums[b]),
     }
     if teacher_embeddings is not None:
@@ -370,12 +372,9 @@ def embedding_loss(
     }
 
 
-def _pull(segments: Segments, delta_var: float) -> Tensor:
+def _pull(segments: Segments, sums: InstanceSums) -> Tensor:
     """Body of `pull_loss`."""
-    own_mean = segments.means.index_select(1, segments.ids)                             # [E, N]
-    distance = length(segments.pixels - own_mean)                                      # [N]
-    hinge = (distance - delta_var).clamp(min=0).square()
-    return _mean(segment_mean(hinge, segments.ids, segments.n + 1)[1:])
+    return _mean(sums.pull / segments.sizes)
 
 
 def _push(segments: Segments, delta_dist: float) -> Tensor:
@@ -392,17 +391,17 @@ def _regulariser(segments: Segments) -> Tensor:
     return _mean(length(segments.means[:, 1:]))
 
 
-def _object_dice(sums: tuple[Tensor, ...], *, pooled: bool = False) -> Tensor:
-    """Body of `object_dice_loss`, from `Segments.soft_mask_sums`."""
-    overlap, squares = sums[0], sums[1] + sums[2]
-    if pooled and len(overlap):
+def _object_dice(segments: Segments, sums: InstanceSums, *, pooled: bool = False) -> Tensor:
+    """Body of `object_dice_loss`."""
+    overlap, squares = sums.overlap, sums.squares + segments.sizes
+    if pooled and segments.n:
         overlap, squares = overlap.sum(0, keepdim=True), squares.sum(0, keepdim=True)
     return _mean(1.0 - _dice(overlap, squares))
 
 
-def _unlabelled_push(segments: Segments, sums: tuple[Tensor, ...]) -> Tensor:
-    """Body of `unlabelled_push_loss`, from `Segments.soft_mask_sums`."""
-    return _mean(sums[3] / segments.unlabelled.sum().clamp(min=1))
+def _unlabelled_push(segments: Segments, sums: InstanceSums) -> Tensor:
+    """Body of `unlabelled_push_loss`."""
+    return _mean(sums.push / segments.n_unlabelled.clamp(min=1))
 
 
 def _dice(overlap: Tensor, squares: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import relabel_consecutive
-from panolib.losses.soft_masks import soft_mask_sums
+from panolib.losses.instance_sums import InstanceSums, instance_sums
 
 
 class Segments:
@@ -18,8 +18,12 @@ class Segments:
         All pixels, float32 or wider.
     ids : int64 Tensor [N]
         1 .. K in the order of the labels; 0 = unlabelled or ignored.
-    counted : bool Tensor [N]
-        Not ignored.
+    counted : bool Tensor [N] or None
+        Not ignored; None if all count.
+    sizes : float Tensor [K]
+        Number of pixels of each instance.
+    n_unlabelled : Tensor []
+        Number of counted pixels of no instance.
     means : float Tensor [E, K + 1]
         Mean embedding per id; column 0 is of no use.
     """
@@ -30,35 +34,23 @@ class Segments:
             raise ValueError(f"instance_labels has dtype {instance_labels.dtype}, expected an integer type")
         labels = instance_labels.flatten()
         self.pixels = at_least_float32(embeddings).flatten(1)
-        self.counted = torch.ones_like(labels, dtype=torch.bool) if ignore is None else ~ignore.flatten()
-        labels = labels.long() * self.counted
+        self.counted = None if ignore is None else ~ignore.flatten()
+        labels = labels.long() if ignore is None else labels.long() * self.counted
         if len(labels) and (lowest := int(labels.min())) < 0:
             raise ValueError(f"instance_labels has the id {lowest}, expected ids >= 0")
         self.ids = relabel_consecutive(labels)
         self.n = int(self.ids.max()) if len(labels) else 0
         self.means = segment_mean(self.pixels, self.ids, self.n + 1)
+        sizes = torch.bincount(self.ids, minlength=self.n + 1)
+        self.sizes = sizes[1:].to(self.pixels.dtype)
+        self.n_unlabelled = sizes[0] if ignore is None else sizes[0] - (~self.counted).sum()
 
-    @property
-    def unlabelled(self) -> Tensor:
-        """bool [N]: counted pixels of no instance."""
-        return self.counted & (self.ids == 0)
-
-    def soft_mask_sums(self, width: float = 1.0, margin: float | None = None) -> tuple[Tensor, ...]:
-        """`soft_masks.soft_mask_sums` of the masks around the means; the hinge is over unlabelled pixels."""
-        return soft_mask_sums(
-            self.pixels,
-            self.means[:, 1:],
-            width,
-            self.hard_masks,
-            self.counted,
-            margin=margin,
-            outside=None if margin is None else self.unlabelled,
-        )
-
-    def hard_masks(self, where: slice) -> Tensor:
-        """0 or 1 of every instance at some pixels: float [K, n]."""
-        numbers = torch.arange(1, self.n + 1, device=self.ids.device)
-        return (self.ids[where] == numbers[:, None]).to(self.pixels.dtype)
+    def sums(
+        self, width: float = 1.0, delta_var: float = 0.0, delta_dist: float | None = None
+    ) -> InstanceSums:
+        """`instance_sums` around the means of the instances."""
+        margins = {"width": width, "delta_var": delta_var, "delta_dist": delta_dist}
+        return instance_sums(self.pixels, self.means[:, 1:], self.ids, self.counted, **margins)
 
 
 def segment_mean(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:

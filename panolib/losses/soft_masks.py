@@ -1,14 +1,13 @@
-"""Sums over the soft masks of one image, without the masks.
+"""Soft masks exp(-|p - c|^2 / width) of the pixels of one image around K centres, in blocks of pixels.
 
-A soft mask is exp(-|e_i - c_k|^2 / width) over the N pixels, for each of K centres. Dice and hinge losses
-need only sums of its rows, so it is made in blocks of pixels that fit a CPU's cache, and made again for
-the gradient, which is known in closed form. Memory does not grow with K, and squared distances are one
-matrix product.
+Losses need only sums of their rows. So masks are made in blocks that fit a CPU's cache, and made again for
+the gradient, which is known in closed form: memory does not grow with K, and squared distances are one matrix
+product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,139 +15,102 @@ from torch.autograd.function import once_differentiable
 
 from panolib.distances import exact_products
 
+BLOCK = 2**18  # elements of K x n that fit a CPU's cache
 FLOOR = -43.0  # exponent: a mask stays at 2e-19 further out, as subnormal squares take CPUs ten times longer
 
 
-def soft_mask_sums(
-    pixels: Tensor,
-    centres: Tensor,
-    width: float,
-    target: Callable[[slice], Tensor],
-    counted: Tensor,
-    *,
-    margin: float | None = None,
-    outside: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Overlap of soft masks with target masks, squared sums, and a hinge on the distance to the centres.
+def soft_mask_overlap(
+    pixels: Tensor, centres: Tensor, others: Tensor, other_centres: Tensor, counted: Tensor, width: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Overlap of the soft masks of two embeddings of the same pixels, and their squared sums.
 
     Parameters
     ----------
-    pixels : float Tensor [E, N]
-    centres : float Tensor [E, K]
+    pixels, others : float Tensor [E, N]
+    centres, other_centres : float Tensor [E, K]
+    counted : bool Tensor [N]
+        Pixels of the sums.
     width : float
         2 sigma^2 of the Gaussian kernel.
-    target : callable
-        From a slice of pixels to the target masks there, float [K, n], 0 where a pixel does not count.
-        No gradient reaches it.
-    counted : bool Tensor [N]
-    margin : float, optional
-        Distance below which the hinge is positive.
-    outside : bool Tensor [N], optional
-        Pixels of the hinge. Needed with a margin.
 
     Returns
     -------
-    overlap : Tensor [K]
-        Sum of mask * target. Differentiable in pixels and centres, as `squares` and `hinge`.
-    squares : Tensor [K]
-        Sum of mask^2 over counted pixels.
-    target_squares : Tensor [K]
-        Sum of target^2.
-    hinge : Tensor [K]
-        Sum of max(0, margin - distance)^2 outside; 0 without a margin. At distance 0 its gradient is 0.
+    overlap, squares, other_squares : Tensor [K]
+        Sums of mask * other mask, of mask^2 and of other mask^2. The first two are differentiable in `pixels`
+        and `centres`; no gradient reaches the others.
     """
-    return _SoftMaskSums.apply(pixels, centres, width, target, counted, margin, outside)
+    return _SoftMaskOverlap.apply(pixels, centres, others, other_centres, counted, width)
 
 
-class SoftMasks:
-    """Soft masks as a target: from a slice of pixels to float [K, n], 0 where a pixel does not count."""
-
-    def __init__(self, pixels: Tensor, centres: Tensor, width: float, counted: Tensor):
-        self.pixels, self.centres, self.width, self.counted = pixels, centres, width, counted
-
-    def __call__(self, where: slice) -> Tensor:
-        square = _Block(where, self.pixels, self.centres).square_distances()
-        return _soft_mask(square, self.width).mul_(self.counted[where])
-
-
-class _SoftMaskSums(torch.autograd.Function):
+class _SoftMaskOverlap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, pixels, centres, width, target, counted, margin, outside):
-        ctx.save_for_backward(pixels, centres)
-        ctx.constants = width, target, counted, margin, outside
-        sums = pixels.new_zeros(4, centres.shape[1])
+    def forward(ctx, pixels, centres, others, other_centres, counted, width):
+        ctx.save_for_backward(pixels, centres, others, other_centres, counted)
+        ctx.width = width
+        overlap, squares, other_squares = pixels.new_zeros(3, centres.shape[1]).unbind()
         with exact_products(pixels.device):
-            for block in _blocks(pixels, centres):
-                square = block.square_distances()
-                goal = target(block.where)
-                if margin is not None:
-                    hinge = block.distances(square).neg_().add_(margin).clamp_(min=0).square_()
-                    sums[3] += hinge @ outside[block.where].to(hinge)
-                mask = _soft_mask(square, width)
-                sums[2] += torch.linalg.vecdot(goal, goal)
-                sums[0] += torch.linalg.vecdot(goal, mask)
-                sums[1] += mask.square_() @ counted[block.where].to(mask)
-        overlap, squares, target_squares, hinges = sums
-        ctx.mark_non_differentiable(target_squares)
-        return overlap, squares, target_squares, hinges
+            for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
+                mask = soft_mask(block.square_distances(), width)
+                other_mask = soft_mask(other.square_distances(), width).mul_(counted[block.where])
+                overlap += torch.linalg.vecdot(mask, other_mask)
+                squares += mask.square_() @ counted[block.where].to(mask)
+                other_squares += other_mask.square_().sum(1)
+        ctx.mark_non_differentiable(other_squares)
+        return overlap, squares, other_squares
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_overlap, grad_squares, _, grad_hinge):
-        pixels, centres = ctx.saved_tensors
-        width, target, counted, margin, outside = ctx.constants
+    def backward(ctx, grad_overlap, grad_squares, _):
+        pixels, centres, others, other_centres, counted = ctx.saved_tensors
         grad_pixels, grad_centres = torch.zeros_like(pixels), torch.zeros_like(centres)
         with exact_products(pixels.device):
-            for block in _blocks(pixels, centres):
-                square = block.square_distances()  # below: the gradient of the sums with respect to it
-                if margin is not None:
-                    distance = block.distances(square)
-                    push = (margin - distance).clamp_(min=0).div_(distance).nan_to_num_(posinf=0.0)
-                    push *= outside[block.where]
-                    push *= grad_hinge[:, None]
-                mask = _soft_mask(square, width)
-                slope = (2 * grad_squares / width)[:, None] * mask
-                slope *= counted[block.where]
-                slope.addcmul_(target(block.where), (grad_overlap / width)[:, None])
-                slope.mul_(mask).neg_()
-                if margin is not None:
-                    slope -= push
-                near, means = block.pixels, block.centres
-                grad_pixels[:, block.where] = 2 * (near * slope.sum(0) - means @ slope)
-                grad_centres += 2 * (means * slope.sum(1) - near @ slope.T)
-        return grad_pixels, grad_centres, None, None, None, None, None
+            for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
+                mask = soft_mask(block.square_distances(), ctx.width)
+                slope = soft_mask(other.square_distances(), ctx.width).mul_(-grad_overlap[:, None])
+                slope.addcmul_(mask, grad_squares[:, None], value=-2)
+                slope.mul_(mask).mul_(counted[block.where]).div_(ctx.width)
+                block.add_gradients(slope, grad_pixels, grad_centres)
+        return grad_pixels, grad_centres, None, None, None, None
 
 
-class _Block:
+class PixelBlock:
     """Some pixels and all centres around a common origin, so that a matrix product resolves the distances."""
 
-    def __init__(self, where: slice, pixels: Tensor, centres: Tensor):
-        origin = centres.mean(1, keepdim=True)
-        self.where, self.pixels, self.centres = where, pixels[:, where] - origin, centres - origin
+    def __init__(self, where: slice, pixels: Tensor, centres: Tensor, origin: Tensor, rounding: float):
+        self.where, self.centres, self.rounding = where, centres, rounding
+        self.pixels = pixels[:, where] - origin
+        self.pixel_squares = self.pixels.square().sum(0)
 
     def square_distances(self) -> Tensor:
         """[K, n]: |c|^2 - 2 c·p + |p|^2, in which rounding may leave a 0 slightly negative."""
-        p, c = self.pixels, self.centres
-        self.p_square, self.c_square = p.square().sum(0), c.square().sum(0)
-        lifted_c = torch.cat([-2 * c, torch.ones_like(c[:1]), self.c_square[None]])
-        return lifted_c.T @ torch.cat([p, self.p_square[None], torch.ones_like(p[:1])])
+        product = torch.addmm(self.pixel_squares, self.centres.T, self.pixels, alpha=-2)
+        return product.add_(self.centres.square().sum(0)[:, None])
 
     def distances(self, square: Tensor) -> Tensor:
-        """[K, n]: roots; exactly 0 for what is below the rounding of the squares."""
-        eps = 4 * torch.finfo(square.dtype).eps
-        rounding = torch.add(eps * self.c_square[:, None], self.p_square, alpha=eps)
-        return square.masked_fill(square < rounding, 0.0).sqrt_()
+        """Roots; exactly 0 for what is below the rounding of the squares."""
+        return torch.threshold(square, self.rounding, 0.0).sqrt_()
+
+    def add_gradients(self, slope: Tensor, grad_pixels: Tensor, grad_centres: Tensor) -> None:
+        """From the gradient [K, n] with respect to squared distances to those of pixels and centres."""
+        p, c = self.pixels, self.centres
+        grad_pixels[:, self.where] = 2 * (p * slope.sum(0) - c @ slope)
+        grad_centres += 2 * (c * slope.sum(1) - p @ slope.T)
 
 
-def _blocks(pixels: Tensor, centres: Tensor) -> Iterator[_Block]:
+def pixel_blocks(pixels: Tensor, centres: Tensor) -> Iterator[PixelBlock]:
     """All pixels, in blocks of K * n elements that fit a CPU's cache. None without centres."""
     n_centres, n_pixels = centres.shape[1], pixels.shape[1]
-    size = max(1, (2**24 if pixels.is_cuda else 2**17) // max(n_centres, 1))
-    if n_centres:
-        for start in range(0, n_pixels, size):
-            yield _Block(slice(start, min(start + size, n_pixels)), pixels, centres)
+    if n_centres == 0:
+        return
+    origin = centres.mean(1, keepdim=True)
+    centres = centres - origin
+    # a pixel near a centre is as long as the centre: then, and only then, does rounding matter
+    rounding = 8 * torch.finfo(centres.dtype).eps * float(centres.square().sum(0).max())
+    size = max(1, (2**24 if pixels.is_cuda else BLOCK) // n_centres)
+    for start in range(0, n_pixels, size):
+        yield PixelBlock(slice(start, min(start + size, n_pixels)), pixels, centres, origin, rounding)
 
 
-def _soft_mask(square_distances: Tensor, width: float) -> Tensor:
+def soft_mask(square_distances: Tensor, width: float) -> Tensor:
     """Kernel of the squared distances, in their place."""
     return square_distances.mul_(-1.0 / width).clamp_(min=FLOOR, max=0.0).exp_()
