@@ -210,7 +210,7 @@ def step_rows(spec: PerformanceSpec, n_classes: int) -> dict:
     )
     plain = SelfTrainingSpec(
         label_set=spec.label_set, source="", target="", validation="", network=step.network,
-        optimiser=Optimiser("adamw", 1e-3, 0.0, 0.9, 1.0, "poly", 0),
+        optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
         augmentation=Augmentation(step.height, step.width, (0.5, 1.0), "window", 0.5, 0.5, 0.5, (0.05, 0.8)),
         iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target, n_views=step.n_views,
         zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0, focal_exponent=3.0,

@@ -7,6 +7,7 @@ result is *not* that of scikit-learn's mean shift; it has fewer false small clus
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
 from panolib.distances import centred, exact_products, grid_cells, nearest, segment_sum
 
 MAX_SEEDS = 64  # of one round
-BLOCK = 8  # seeds whose balls are in memory at once: as much as the points themselves, if E is 8
+BLOCK = 16  # seeds whose balls are in memory at once: as much as the points themselves, if E is 16
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth
 
 
@@ -163,11 +164,11 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
 
 def _apart(points: Tensor, distance: float) -> Tensor:
     """bool [M]: True for each point further than `distance` from all earlier ones that are True."""
-    near = (torch.cdist(points, points) <= distance).cpu()
-    keep = torch.ones(len(points), dtype=torch.bool)
+    near = (torch.cdist(points, points) <= distance).cpu().numpy()
+    keep = np.ones(len(points), bool)
     for i in range(1, len(points)):
         keep[i] = not (near[i, :i] & keep[:i]).any()
-    return keep.to(points.device)
+    return torch.from_numpy(keep).to(points.device)
 
 
 def _check(bandwidth: float, min_points: int) -> None:
