@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -24,6 +23,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from panolib import provenance
 from panolib.bench_cases import Operation, close, scaling_operations, table_operations
 from panolib.data import city, views
 from panolib.evaluate import threat_scores
@@ -109,9 +109,7 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            began = time.perf_counter()
-            function()
-            times[name].append(1e3 * (time.perf_counter() - began))
+            times[name].append(1e3 * _seconds(function))
     reference_ms = statistics.median(times[""])
     return [
         {
@@ -376,18 +374,8 @@ def _with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
     """
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
-    except OSError:
+    if not provenance.reset_peak_memory():
         return function(), float("nan")
-    before = _status_mib("VmRSS")
+    before = provenance.process_memory("VmRSS")
     result = function()
-    return result, max(0.0, _status_mib("VmHWM") - before)
-
-
-def _status_mib(name: str) -> float:
-    """A line of /proc/self/status: "VmHWM", the peak of the resident memory, or "VmRSS", its size now."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{name}:"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
+    return result, max(0.0, provenance.process_memory("VmHWM") - before)

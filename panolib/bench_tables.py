@@ -25,7 +25,7 @@ def write_performance(record: Record, folder: Path) -> pd.DataFrame:
     return write_csv(operation_rows(record), folder / "performance.csv")
 
 
-def shown(rows: pd.DataFrame, columns: Iterable[str] = ()) -> pd.DataFrame:
+def shown(rows: pd.DataFrame) -> pd.DataFrame:
     """Pairs as a reader sees them: one line per operation and size, ratios of each number of threads."""
     keys = ["operation", "size"]
     one = rows[rows["threads"] == rows["threads"].min()].set_index(keys)
@@ -38,7 +38,7 @@ def shown(rows: pd.DataFrame, columns: Iterable[str] = ()) -> pd.DataFrame:
     table["reference, ms"] = one["reference_ms"].map("{:.3g}".format)
     table["memory, of the input"] = (one["ours_mib"] / one["input_mib"]).map("{:.1f}".format)
     table["memory of the reference"] = (one["reference_mib"] / one["input_mib"]).map("{:.1f}".format)
-    return table.assign(**{name: one[name] for name in columns}).replace("nan", "")
+    return table.replace("nan", "")
 
 
 def wall_rows(records: Iterable[Record]) -> pd.DataFrame:

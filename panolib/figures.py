@@ -188,7 +188,7 @@ def scaling_plot(rows: Sequence[Mapping]) -> Figure:
             colour, marker = style[name]
             (lines[name],) = ax.loglog(part["position"], part["ours_ms"], color=colour, marker=marker)
         ax.set_xlabel(kind)
-    axes[0].set_ylabel("time, ms (one thread)")
+    axes[0].set_ylabel(f"time, ms (one thread, median of {table['repeats'].min()})")
     fig.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3)
     return fig
 

@@ -29,7 +29,8 @@ def mean_shift_plus(
     The result is scikit-learn's ``MeanShift(bin_seeding=True)`` up to points without neighbours, at a
     fraction of its time: distances come from matrix products on blocks, blocks hold only points that can
     be within the bandwidth (exact: both are sorted along the main axis of the points), and trajectories
-    that have met go on as one. Extra memory is about twice the points, whatever the number of seeds.
+    that have met go on as one. Extra memory is a few copies of the points and some blocks, whatever the
+    number of seeds.
 
     Parameters
     ----------

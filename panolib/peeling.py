@@ -15,7 +15,7 @@ from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
 from panolib.distances import centred, exact_products, grid_cells, nearest, segment_sum
 
 MAX_SEEDS = 64  # of one round
-BLOCK = 16  # seeds whose balls are in memory at once: as much as the points themselves, if E is 16
+BLOCK = 16  # seeds whose balls are in memory at once
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth
 
 

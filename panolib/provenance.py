@@ -68,12 +68,23 @@ def processor() -> str:
     return f"{name}, {cores} cores"
 
 
-def reset_peak_memory() -> None:
-    """Measure peak memory anew from here, where the system can."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
+def reset_peak_memory() -> bool:
+    """Measure peak memory anew from here. Whether the system can do so for this process."""
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
+    try:
+        return Path("/proc/self/clear_refs").write_text("5") == 1
+    except OSError:
+        return False
+
+
+def process_memory(name: str) -> float:
+    """Resident memory of this process on Linux in MiB: "VmRSS" now, "VmHWM" its peak. NaN elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) / 1024
+    return float("nan")
 
 
 def peak_memory_mb() -> int | None:

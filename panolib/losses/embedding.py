@@ -379,8 +379,8 @@ def _pull(segments: Segments, sums: InstanceSums) -> Tensor:
 
 def _push(segments: Segments, delta_dist: float) -> Tensor:
     """Body of `push_loss`."""
-    means = segments.means[:, 1:]                                                       # [E, K]
-    distance = torch.cdist(means.T, means.T, compute_mode="donot_use_mm_for_euclid_dist")  # [K, K]
+    means = segments.means.T                                                            # [K, E]
+    distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")   # [K, K]
     hinge = (2.0 * delta_dist - distance).clamp(min=0).square()
     n_pairs = segments.n * (segments.n - 1) / 2
     return hinge.triu(diagonal=1).sum() / max(n_pairs, 1)
@@ -388,7 +388,7 @@ def _push(segments: Segments, delta_dist: float) -> Tensor:
 
 def _regulariser(segments: Segments) -> Tensor:
     """Body of `regulariser`."""
-    return _mean(length(segments.means[:, 1:]))
+    return _mean(length(segments.means))
 
 
 def _object_dice(segments: Segments, sums: InstanceSums, *, pooled: bool = False) -> Tensor:

@@ -24,8 +24,8 @@ class Segments:
         Number of pixels of each instance.
     n_unlabelled : Tensor []
         Number of counted pixels of no instance.
-    means : float Tensor [E, K + 1]
-        Mean embedding per id; column 0 is of no use.
+    means : float Tensor [E, K]
+        Mean embedding of each instance.
     """
 
     def __init__(self, embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None = None):
@@ -40,9 +40,10 @@ class Segments:
             raise ValueError(f"instance_labels has the id {lowest}, expected ids >= 0")
         self.ids = relabel_consecutive(labels)
         self.n = int(self.ids.max()) if len(labels) else 0
-        self.means = segment_mean(self.pixels, self.ids, self.n + 1)
         sizes = torch.bincount(self.ids, minlength=self.n + 1)
         self.sizes = sizes[1:].to(self.pixels.dtype)
+        sums = self.pixels.new_zeros(len(self.pixels), self.n + 1)
+        self.means = sums.scatter_add(1, self.ids.expand_as(self.pixels), self.pixels)[:, 1:] / self.sizes
         self.n_unlabelled = sizes[0] if ignore is None else sizes[0] - (~self.counted).sum()
 
     def sums(
@@ -50,14 +51,7 @@ class Segments:
     ) -> InstanceSums:
         """`instance_sums` around the means of the instances."""
         margins = {"width": width, "delta_var": delta_var, "delta_dist": delta_dist}
-        return instance_sums(self.pixels, self.means[:, 1:], self.ids, self.counted, **margins)
-
-
-def segment_mean(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:
-    """Mean of the values [..., N] per id [N], 0 <= id < n_segments: [..., n_segments]; 0 for an unused id."""
-    sums = values.new_zeros(*values.shape[:-1], n_segments).scatter_add(-1, ids.expand_as(values), values)
-    sizes = values.new_zeros(n_segments).scatter_add(0, ids, torch.ones_like(ids, dtype=values.dtype))
-    return sums / sizes.clamp(min=1)
+        return instance_sums(self.pixels, self.means, self.ids, self.counted, **margins)
 
 
 def check_same_grid(embeddings: Tensor, **maps: Tensor | None) -> None:

@@ -1,4 +1,4 @@
-"""The performance comparison on tiny inputs: it agrees, it measures, and it refuses what does not agree."""
+"""The performance comparison on tiny inputs: it agrees, it measures, and it says what does not agree."""
 
 from dataclasses import replace
 from types import SimpleNamespace
