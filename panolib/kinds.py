@@ -52,6 +52,25 @@ class GapSpec:
     seed: int
 
 
+@dataclass(frozen=True)
+class ThreatSpec:
+    """Evaluation of one instance network, or of several that share the thing classes; nothing is trained.
+
+    Parents: "semantic", and for every network "instance.<name>" and "clustering.<name>". A network answers
+    for the classes of its spec. Metrics are counts of every image and class: tables pool them over any
+    part of the images.
+    """
+
+    label_set: str
+    validation: str
+    min_size: int
+    truth_shares: tuple[float, ...]  # of the wrong regions of the masks, corrected; 0: predicted, 1: true masks
+    kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
+    guided: bool
+    compute: Compute
+    seed: int
+
+
 Sources = Mapping[str, object]  # domain -> CitySources or NucleiSources
 
 

@@ -94,6 +94,14 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path)
     return _build(cls, mapping, str(where), "")
 
 
+def later(default: Any) -> Any:
+    """A field that a spec got after runs with it were recorded; its default is what was done before.
+
+    At its default it is no part of a key (`canonical_json`), so the records stay valid.
+    """
+    return dataclasses.field(default=default, metadata={"later": True})
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses to dicts and tuples to lists, recursively: the inverse of `from_mapping`, ready for JSON.
 
@@ -102,12 +110,16 @@ def to_plain(value: Any) -> Any:
     TypeError
         Naming the key path, for anything but numbers, strings, booleans, None and containers of these.
     """
-    return _plain(value, "spec")
+    return _plain(value, "spec", everything=True)
 
 
 def canonical_json(value: Any) -> str:
-    """The one JSON text of a plain value: sorted keys, no spaces. What the keys of runs are hashed from."""
-    return json.dumps(to_plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    """The one JSON text of a plain value: sorted keys, no spaces. What the keys of runs are hashed from.
+
+    Fields that came `later` are left out at their default.
+    """
+    plain = _plain(value, "spec", everything=False)
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _build(cls: type[T], mapping: Any, where: str, path: str) -> T:
@@ -183,17 +195,18 @@ def _convert_union(members: tuple, value: Any, where: str, path: str) -> Any:
     raise ProfileError(f"{where}: {path}: expected {expected}, found {_show(value)}")
 
 
-def _plain(value: Any, path: str) -> Any:
+def _plain(value: Any, path: str, *, everything: bool) -> Any:
     """One value of a spec as JSON knows it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: _plain(getattr(value, field.name), f"{path}.{field.name}")
+            field.name: _plain(getattr(value, field.name), f"{path}.{field.name}", everything=everything)
             for field in dataclasses.fields(value)
+            if everything or "later" not in field.metadata or getattr(value, field.name) != field.default
         }
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}[{i}]") for i, item in enumerate(value)]
+        return [_plain(item, f"{path}[{i}]", everything=everything) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, f"{path}.{key}") for key, item in value.items()}
+        return {key: _plain(item, f"{path}.{key}", everything=everything) for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(

@@ -37,7 +37,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from panolib.job import Job
-from panolib.profiles import canonical_json, to_plain
+from panolib.profiles import canonical_json
 from panolib.storage import (
     load_checkpoint,
     nan_to_null,
@@ -99,7 +99,7 @@ class Run:
         content = {
             "kind": self.kind,
             "version": self.version,
-            "spec": to_plain(self.spec),
+            "spec": self.spec,
             "data": self.data,
             "parents": {role: parent.key for role, parent in self.parents},
         }

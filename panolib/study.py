@@ -1,7 +1,8 @@
 """Every run of the study as data: the whole experimental grid on one page.
 
 A notebook calls `load(profile)`, asks for runs by name and gets their records: replayed where they
-were recorded, trained where they were not. `kinds.py` says how a run of each kind is executed.
+were recorded, trained where they were not. `grid.py` declares the ladder, `experiments.py` the thesis's
+experiments beside it; `kinds.py` says how a run of each kind is executed.
 
 The ladder of rungs, the same in both domains (city, nuclei):
 
@@ -33,8 +34,6 @@ from panolib.runs import Record, Run, Store
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 UNSUPERVISED_RUNGS = RUNGS[:-1]
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
-# what a rung takes from the baseline of its branch unless its own section says otherwise
-INHERITED = ("network", "augmentation", "weights", "margins", "min_area")
 RUNG_LABELS = {
     "source_only": "source only",
     "abn": "ABN",
@@ -70,6 +69,28 @@ class Domain:
 
 
 @dataclass(frozen=True)
+class Experiments:
+    """Settings of the thesis's experiments beside the ladder; `experiments` says what each is for."""
+
+    seeds: tuple[int, ...]
+    sources: Mapping[str, str]  # name -> data set, beside MIX
+    networks: Mapping[str, Mapping]  # name -> what differs from the network of the semantic baseline
+    monitor_interval: int  # iterations
+    monitor_images: int  # of every data set
+    algorithms: tuple[str, ...]
+    epsilon_0: float  # of the decaying rings
+    epsilon_tau: float  # iterations
+    shares: tuple[float, ...]  # of the source, in a batch of BASE and CCM
+    individual_shares: tuple[float, ...]  # the same of ICM
+    truth_shares: tuple[float, ...]  # of wrong mask regions that are corrected
+    painted_share: float  # of the true instances that guide the semantic branch
+    consistency_weights: tuple[float, ...]
+    consistency_seeds: tuple[int, ...]
+    kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
+    crop_scale: tuple[float, float]  # of the side test with smaller source crops
+
+
+@dataclass(frozen=True)
 class Profile:
     """One YAML file of `notebooks/profiles`."""
 
@@ -78,6 +99,7 @@ class Profile:
     compute: Mapping
     city: Domain
     nuclei: Domain
+    experiments: Experiments
     performance: Mapping  # sizes of the inputs of `bench`
 
 
@@ -127,9 +149,9 @@ class Study:
 PERFORMANCE = "city-performance"
 
 
-def run_name(domain: str, kind: str, rung: str, seed: int) -> str:
-    """Folder name of a run: "city-semantic-self_trained-s0"."""
-    return f"{domain}-{kind}-{rung}-s{seed}"
+def run_name(domain: str, kind: str, rung: str, seed: int, variant: str = "") -> str:
+    """Folder name of a run: "city-semantic-self_trained-s0", "city-semantic-self_trained-mix.v3-s0"."""
+    return "-".join(part for part in (domain, kind, rung, variant, f"s{seed}") if part)
 
 
 def load(
@@ -150,6 +172,8 @@ def load(
         instead of being trained.
     """
     from panolib.data.sources import CityData, CitySources, NucleiData, NucleiSources
+    from panolib.experiments import declare_experiments
+    from panolib.grid import Grid, declare_ladder
     from panolib.kinds import make_kinds
 
     root = project_root() if root is None else root
@@ -168,13 +192,16 @@ def load(
         ),
         "nuclei": NucleiSources(from_mapping(NucleiData, nuclei, where=f"{path.name}: nuclei.data"), root),
     }
-    runs = {}
+    runs: dict[str, Run] = {}
     for domain in ("city", "nuclei"):
         for seed in settings.seeds:
-            for run in domain_runs(
+            grid = Grid(
                 domain, getattr(settings, domain), settings.compute, sources[domain], seed, path.name
-            ):
-                runs[run.name] = run
+            )
+            declare_ladder(grid)
+            if domain == "city":
+                declare_experiments(grid, settings.experiments)
+            runs |= grid.runs
     runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
     store = Store(
         root / "results" / profile,
@@ -229,146 +256,3 @@ def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: 
         parents=tuple(parents.items()),
         data=(sources.fingerprint(settings.city.instance_selection),),
     )
-
-
-def domain_runs(domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str) -> list[Run]:
-    """All runs of one domain and one seed, parents before children."""
-    from panolib.kinds import GapSpec, PanopticSpec
-    from panolib.training.instance import (
-        InstanceBaselineSpec,
-        InstanceBatchNormSpec,
-        InstanceSelfTrainingSpec,
-    )
-    from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
-
-    label_set = settings.label_set
-    train, val = f"{settings.target}/train", f"{settings.target}/val"
-    unlabelled = f"{train}:unlabelled"
-    runs: list[Run] = []
-
-    def add(
-        kind: str, branch: str, rung: str, cls: type, section: str, parents: dict[str, Run], data, **values
-    ) -> Run:
-        plain = {
-            **getattr(settings, section),
-            "label_set": label_set,
-            "compute": dict(compute),
-            "seed": seed,
-            **values,
-        }
-        baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
-        inherited = {name: baseline[name] for name in INHERITED if name in baseline}
-        plain = {name: value for name, value in inherited.items() if name in cls.__dataclass_fields__} | plain
-        spec = from_mapping(cls, plain, where=f"{where}: {domain}.{section}")
-        run = Run(
-            name=run_name(domain, branch, rung, seed),
-            kind=kind,
-            spec=spec,
-            parents=tuple(parents.items()),
-            data=tuple(sources.fingerprint(name) for name in data),
-        )
-        runs.append(run)
-        return run
-
-    semantic = {}
-    source = settings.semantic_source
-    for rung, labelled in (("source_only", source), ("oracle", train)):
-        semantic[rung] = add(
-            "semantic_baseline",
-            "semantic",
-            rung,
-            BaselineSpec,
-            "semantic_baseline",
-            {},
-            (labelled, val),
-            source=labelled,
-            validation=val,
-        )
-    for rung, mixed in (("abn", source), ("adabn", None)):
-        semantic[rung] = add(
-            "semantic_batch_norm",
-            "semantic",
-            rung,
-            SemanticBatchNormSpec,
-            "batch_norm",
-            {"start": semantic["source_only"]},
-            (source, unlabelled, val),
-            source=mixed,
-            target=unlabelled,
-            validation=val,
-        )
-    for rung in ("control", "self_trained"):
-        values = {"target_weight": 0.0} if rung == "control" else {}
-        semantic[rung] = add(
-            "self_training",
-            "semantic",
-            rung,
-            SelfTrainingSpec,
-            "self_training",
-            {"start": semantic["adabn"]},
-            (source, unlabelled, val),
-            source=source,
-            target=unlabelled,
-            validation=val,
-            **values,
-        )
-
-    instance = {}
-    for rung, labelled, selection in (
-        ("source_only", settings.instance_source, settings.instance_selection),
-        ("oracle", train, train),
-    ):
-        instance[rung] = add(
-            "instance_baseline",
-            "instance",
-            rung,
-            InstanceBaselineSpec,
-            "instance_baseline",
-            {"semantic": semantic[rung]},
-            (labelled, selection),
-            source=labelled,
-            selection=selection,
-        )
-    for rung, mixed in (("abn", settings.instance_source), ("adabn", None)):
-        instance[rung] = add(
-            "instance_batch_norm",
-            "instance",
-            rung,
-            InstanceBatchNormSpec,
-            "instance_batch_norm",
-            {"start": instance["source_only"]},
-            (settings.instance_source, unlabelled),
-            source=mixed,
-            target=unlabelled,
-        )
-    for rung in ("control", "self_trained"):
-        values = {"source_share": 1.0} if rung == "control" else {}
-        instance[rung] = add(
-            "instance_self_training",
-            "instance",
-            rung,
-            InstanceSelfTrainingSpec,
-            "instance_self_training",
-            {"start": instance["adabn"], "clustering": instance["source_only"], "semantic": semantic[rung]},
-            (settings.instance_source, unlabelled),
-            source=settings.instance_source,
-            target=unlabelled,
-            **values,
-        )
-
-    for rung in RUNGS:
-        clustering = instance["oracle" if rung == "oracle" else "source_only"]
-        add(
-            "panoptic",
-            "panoptic",
-            rung,
-            PanopticSpec,
-            "panoptic",
-            {"semantic": semantic[rung], "instance": instance[rung], "clustering": clustering},
-            (val,),
-            validation=val,
-        )
-    if settings.gap is not None:
-        for rung in BATCH_NORM_RUNGS[:2]:
-            add("gap", "gap", rung, GapSpec, "gap", {"semantic": semantic[rung]}, (unlabelled,))
-    return runs

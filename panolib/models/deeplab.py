@@ -29,8 +29,8 @@ class DeepLab(nn.Module):
         Dilations of the atrous branches, in pixels of the encoder's last map. By default 6, 12, 18, 24 for
         v2; for v3 and v3+ 6, 12, 18 at output stride 16, doubled at 8 (the same field of view). Small images
         need smaller rates: a tap that always falls outside the map learns nothing.
-    head_channels, low_level_channels : int
-        Width of the v3 and v3+ head, and of the reduced layer1 features of v3+.
+    head_channels : int
+        Width of the v3 and v3+ head; the reduced layer1 features of v3+ are 3/16 as wide.
     dropout : float
         Dropout before the classifier of v3 and v3+.
 
@@ -58,7 +58,6 @@ class DeepLab(nn.Module):
         version: str = "v2",
         rates: Sequence[int] | None = None,
         head_channels: int = 256,
-        low_level_channels: int = 48,
         dropout: float = 0.1,
     ):
         super().__init__()
@@ -84,6 +83,7 @@ class DeepLab(nn.Module):
         self.aspp = AtrousPyramid(channels, head_channels, rates, dropout=dropout)
         self.classifier = nn.Conv2d(head_channels, n_classes, 1)
         if version == "v3+":
+            low_level_channels = 3 * head_channels // 16  # 48 of 256, as published
             self.reduce = _conv_norm_relu(encoder.channels[1], low_level_channels, 1)
             self.decoder = nn.Sequential(
                 _conv_norm_relu(head_channels + low_level_channels, head_channels, 3),

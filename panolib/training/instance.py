@@ -21,6 +21,7 @@ from panolib.data.readers import Sample
 from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
+from panolib.profiles import later
 from panolib.runs import Job
 from panolib.training.semantic import (
     Augmentation,
@@ -33,6 +34,7 @@ from panolib.training.semantic import (
 from panolib.training.setup import (
     Compute,
     InstanceNetwork,
+    Monitor,
     Optimiser,
     batch_norm_momentum,
     build_instance,
@@ -82,6 +84,7 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
     n_selection: int
     bandwidths: tuple[float, ...]
     merge_distances: tuple[float, ...]
+    classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,10 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     ema_decay: float
     copy_interval: int
     batch_norm: str  # "frozen" or "target"
+    classes: tuple[str, ...] | None = later(None)  # as in the baseline
+    guided: bool = later(True)  # False: all pixels are clustered, the predicted map only names the clusters
+    truth_share: float = later(0.0)  # of the wrong regions of the masks, corrected with true labels
+    monitor: Monitor | None = later(None)
 
 
 @dataclass

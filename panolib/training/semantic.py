@@ -19,6 +19,7 @@ from panolib.data.readers import Sample
 from panolib.ema import make_teacher, update_teacher
 from panolib.labels import VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
+from panolib.profiles import later
 from panolib.pseudo_labels import (
     draw_rare_class,
     fuse_views,
@@ -29,6 +30,7 @@ from panolib.pseudo_labels import (
 from panolib.runs import Job
 from panolib.training.setup import (
     Compute,
+    Monitor,
     Optimiser,
     SemanticNetwork,
     batch_norm_momentum,
@@ -70,6 +72,7 @@ class BaselineSpec:
     batch_size: int
     compute: Compute
     seed: int
+    monitor: Monitor | None = later(None)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,9 @@ class SelfTrainingSpec:
     rare_class_sampling: bool
     compute: Compute
     seed: int
+    monitor: Monitor | None = later(None)
+    painted: str | None = later(None)  # instances on pseudo-labels: "true" (an upper bound) or "predicted"
+    painted_share: float = later(1.0)  # of the instances of every image, drawn anew every iteration
 
 
 def to_image(sample: Sample) -> Tensor:

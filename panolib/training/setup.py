@@ -18,6 +18,7 @@ from panolib.data.loading import batches, iteration_seed
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.unet import EmbeddingUNet
+from panolib.profiles import later
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class SemanticNetwork:
     stem_pool: bool
     rates: tuple[int, ...]
     weights: str | None
+    head_channels: int = later(256)  # of V3 and V3+
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,15 @@ class InstanceNetwork:
     output_stride: int
     coordinates: bool
     weights: str | None
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """Labelled images on which a run is scored while it trains; training never sees their labels."""
+
+    interval: int  # iterations; the start and the end are scored too
+    n_images: int  # the first ones of every data set
+    data: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,13 @@ def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab:
         stem_pool=network.stem_pool,
         weights=network.weights,
     )
-    return DeepLab(encoder, n_classes, version=network.version, rates=network.rates)
+    return DeepLab(
+        encoder,
+        n_classes,
+        version=network.version,
+        rates=network.rates,
+        head_channels=network.head_channels,
+    )
 
 
 def build_instance(network: InstanceNetwork) -> EmbeddingUNet:

@@ -1,0 +1,194 @@
+"""The runs of one domain and one seed: the ladder, and what other experiments declare beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from panolib.kinds import GapSpec, PanopticSpec
+from panolib.profiles import from_mapping
+from panolib.runs import Run
+from panolib.study import BATCH_NORM_RUNGS, RUNGS, Domain, run_name
+from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
+from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
+
+# what a rung takes from the baseline of its branch unless its own section says otherwise
+INHERITED = ("network", "augmentation", "weights", "margins", "min_area")
+
+
+class Grid:
+    """Runs as they are declared, parents before children.
+
+    Attributes
+    ----------
+    runs : dict of str to Run
+    train, val, unlabelled : str
+        Data sets of the target.
+    """
+
+    def __init__(self, domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str):
+        self.domain, self.settings, self.compute, self.seed = domain, settings, compute, seed
+        self.runs: dict[str, Run] = {}
+        self.train, self.val = f"{settings.target}/train", f"{settings.target}/val"
+        self.unlabelled = f"{self.train}:unlabelled"
+        self._sources, self._where = sources, where
+
+    def run(self, branch: str, rung: str, variant: str = "") -> Run:
+        """A run that was declared."""
+        return self.runs[run_name(self.domain, branch, rung, self.seed, variant)]
+
+    def add(
+        self,
+        kind: str,
+        branch: str,
+        rung: str,
+        cls: type,
+        section: str,
+        parents: Mapping[str, Run],
+        data: Iterable[str],
+        *,
+        variant: str = "",
+        **values,
+    ) -> Run:
+        """Declare a run.
+
+        Parameters
+        ----------
+        kind : str
+            A function of `kinds`.
+        branch, rung, variant : str
+            Parts of its name.
+        cls : dataclass
+            Its spec.
+        section : str
+            Settings of the domain that the spec is read from; "" for none.
+        parents : mapping of role to Run
+        data : iterable of str
+            Data sets whose fingerprints enter the key.
+        **values
+            Fields of the spec beside or instead of those of the section.
+        """
+        settings = self.settings
+        baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
+        inherited = {name: baseline[name] for name in INHERITED if name in baseline}
+        fields = {
+            **{name: value for name, value in inherited.items() if name in cls.__dataclass_fields__},
+            **(getattr(settings, section) if section else {}),
+            "label_set": settings.label_set,
+            "compute": dict(self.compute),
+            "seed": self.seed,
+            **values,
+        }
+        run = Run(
+            name=run_name(self.domain, branch, rung, self.seed, variant),
+            kind=kind,
+            spec=from_mapping(cls, fields, where=f"{self._where}: {self.domain}.{section or variant}"),
+            parents=tuple(parents.items()),
+            data=tuple(self._sources.fingerprint(name) for name in data),
+        )
+        if run.name in self.runs:
+            raise ValueError(f"run {run.name} is declared twice")
+        self.runs[run.name] = run
+        return run
+
+    def semantic_baseline(self, rung: str, labelled: str, variant: str = "", **values) -> Run:
+        """Cross-entropy on a labelled data set: source-only, or oracle."""
+        return self.add(
+            "semantic_baseline", "semantic", rung, BaselineSpec, "semantic_baseline", {},
+            (labelled, self.val), variant=variant, source=labelled, validation=self.val, **values,
+        )  # fmt: skip
+
+    def semantic_batch_norm(self, rung: str, start: Run, source: str, variant: str = "", **values) -> Run:
+        """ABN or AdaBN of a semantic network."""
+        return self.add(
+            "semantic_batch_norm", "semantic", rung, SemanticBatchNormSpec, "batch_norm", {"start": start},
+            (source, self.unlabelled, self.val), variant=variant, source=source if rung == "abn" else None,
+            target=self.unlabelled, validation=self.val, **values,
+        )  # fmt: skip
+
+    def self_training(
+        self, rung: str, start: Run, source: str, variant: str = "", *,
+        parents: Mapping[str, Run] | None = None, target: str | None = None,
+        data: Iterable[str] = (), **values,
+    ) -> Run:  # fmt: skip
+        """SAC self-training, or with target weight 0 its control."""
+        target = target or self.unlabelled
+        return self.add(
+            "self_training", "semantic", rung, SelfTrainingSpec, "self_training",
+            {"start": start, **(parents or {})}, (source, target, self.val, *data), variant=variant,
+            source=source, target=target, validation=self.val, **values,
+        )  # fmt: skip
+
+    def instance_baseline(
+        self, rung: str, labelled: str, selection: str, semantic: Run, variant: str = "", **values
+    ) -> Run:
+        """Embedding losses on a labelled data set, and the choice of clustering settings."""
+        return self.add(
+            "instance_baseline", "instance", rung, InstanceBaselineSpec, "instance_baseline",
+            {"semantic": semantic}, (labelled, selection), variant=variant, source=labelled,
+            selection=selection, **values,
+        )  # fmt: skip
+
+    def instance_batch_norm(self, rung: str, start: Run, variant: str = "") -> Run:
+        """ABN or AdaBN of an embedding network."""
+        source = self.settings.instance_source
+        return self.add(
+            "instance_batch_norm", "instance", rung, InstanceBatchNormSpec, "instance_batch_norm",
+            {"start": start}, (source, self.unlabelled), variant=variant,
+            source=source if rung == "abn" else None, target=self.unlabelled,
+        )  # fmt: skip
+
+    def instance_self_training(
+        self, rung: str, start: Run, clustering: Run, semantic: Run, variant: str = "", *,
+        target: str | None = None, data: Iterable[str] = (), **values,
+    ) -> Run:  # fmt: skip
+        """Self-training on clustered instances, or with source share 1 its control."""
+        source, target = self.settings.instance_source, target or self.unlabelled
+        return self.add(
+            "instance_self_training", "instance", rung, InstanceSelfTrainingSpec, "instance_self_training",
+            {"start": start, "clustering": clustering, "semantic": semantic}, (source, target, *data),
+            variant=variant, source=source, target=target, **values,
+        )  # fmt: skip
+
+    def panoptic(self, rung: str, semantic: Run, instance: Run, clustering: Run, variant: str = "") -> Run:
+        """Scores of a semantic and an instance network together."""
+        return self.add(
+            "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
+            {"semantic": semantic, "instance": instance, "clustering": clustering}, (self.val,),
+            variant=variant, validation=self.val,
+        )  # fmt: skip
+
+
+def declare_ladder(grid: Grid) -> None:
+    """The rungs of both branches, their panoptic scores, and the gap by group of style parameters."""
+    settings = grid.settings
+    source = settings.semantic_source
+    semantic = {
+        "source_only": grid.semantic_baseline("source_only", source),
+        "oracle": grid.semantic_baseline("oracle", grid.train),
+    }
+    for rung in BATCH_NORM_RUNGS[1:]:
+        semantic[rung] = grid.semantic_batch_norm(rung, semantic["source_only"], source)
+    for rung in ("control", "self_trained"):
+        values = {"target_weight": 0.0} if rung == "control" else {}
+        semantic[rung] = grid.self_training(rung, semantic["adabn"], source, **values)
+
+    instance = {}
+    for rung, labelled, selection in (
+        ("source_only", settings.instance_source, settings.instance_selection),
+        ("oracle", grid.train, grid.train),
+    ):
+        instance[rung] = grid.instance_baseline(rung, labelled, selection, semantic[rung])
+    for rung in BATCH_NORM_RUNGS[1:]:
+        instance[rung] = grid.instance_batch_norm(rung, instance["source_only"])
+    for rung in ("control", "self_trained"):
+        values = {"source_share": 1.0} if rung == "control" else {}
+        instance[rung] = grid.instance_self_training(
+            rung, instance["adabn"], instance["source_only"], semantic[rung], **values
+        )
+
+    for rung in RUNGS:
+        clustering = instance["oracle" if rung == "oracle" else "source_only"]
+        grid.panoptic(rung, semantic[rung], instance[rung], clustering)
+    if settings.gap is not None:
+        for rung in BATCH_NORM_RUNGS[:2]:
+            grid.add("gap", "gap", rung, GapSpec, "gap", {"semantic": semantic[rung]}, (grid.unlabelled,))
