@@ -1,0 +1,46 @@
+"""What the thesis found, beside what the tables of this study say: decided by code, not by prose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced in direction", "not reproduced", "not testable here"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One statement of the thesis, our numbers, and whether they point in the same direction.
+
+    Attributes
+    ----------
+    thesis : str
+        What the thesis reports, with its numbers.
+    ours : str
+        The numbers it is decided by, with spread and n; or why it cannot be decided here.
+    verdict : str
+        `REPRODUCED`, `NOT_REPRODUCED` or `NOT_TESTABLE`.
+    """
+
+    thesis: str
+    ours: str
+    verdict: str
+
+    def __str__(self) -> str:
+        return f"[{self.verdict}] {self.thesis}: {self.ours}"
+
+
+def decided(thesis: str, ours: str, holds: bool) -> Finding:
+    """A finding that our numbers bear out, or not."""
+    return Finding(thesis, ours, REPRODUCED if holds else NOT_REPRODUCED)
+
+
+def not_testable(thesis: str, why: str) -> Finding:
+    """A finding about which this study cannot say anything."""
+    return Finding(thesis, why, NOT_TESTABLE)
+
+
+def table(findings: list[Finding]) -> pd.DataFrame:
+    """One row per finding."""
+    return pd.DataFrame([vars(finding) for finding in findings])
