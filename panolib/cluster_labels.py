@@ -60,7 +60,8 @@ def relabel_consecutive(labels: Tensor) -> Tensor:
         return labels
     present = torch.bincount(labels.flatten()) > 0
     present[0] = False
-    return torch.where(present, present.long().cumsum(0), 0)[labels]
+    number = torch.where(present, present.long().cumsum(0), 0)
+    return number.index_select(0, labels.flatten()).view_as(labels)
 
 
 def drop_small_clusters(labels: Tensor, min_size: int) -> Tensor:

@@ -11,9 +11,8 @@ import inspect
 import warnings
 from collections.abc import Callable, Mapping
 
+import scipy  # loads its parts when they are used
 import torch
-from scipy import ndimage
-from sklearn.cluster import HDBSCAN, AgglomerativeClustering, MeanShift
 from torch import Tensor
 
 from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
@@ -112,6 +111,8 @@ def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | No
     """
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
+    from sklearn.cluster import MeanShift  # a second to import: only for those who use it
+
     array = points.detach().cpu().double().numpy()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Binning data failed")  # few points: it then seeds at every one
@@ -164,6 +165,8 @@ def agglomerative(
     points = points.detach().double()
     if len(points) < 2:
         return torch.ones(len(points), dtype=torch.int64, device=points.device)
+    from sklearn.cluster import AgglomerativeClustering
+
     device = points.device if generator is None else generator.device
     chosen = torch.randperm(len(points), generator=generator, device=device)[:max_points].to(points.device)
     model = AgglomerativeClustering(n_clusters=None, distance_threshold=delta_dist, linkage="average")
@@ -196,6 +199,8 @@ def hdbscan(
     """
     if len(points) < max(2, min_cluster_size, min_samples or 0):
         return torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    from sklearn.cluster import HDBSCAN
+
     model = HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
@@ -222,8 +227,8 @@ def connected_components(mask: Tensor, *, connectivity: int = 2) -> Tensor:
     int64 Tensor [H, W]
         0 outside the mask, 1 .. K inside.
     """
-    structure = ndimage.generate_binary_structure(2, connectivity)
-    labels, _ = ndimage.label(mask.cpu().numpy(), structure)
+    structure = scipy.ndimage.generate_binary_structure(2, connectivity)
+    labels, _ = scipy.ndimage.label(mask.cpu().numpy(), structure)
     return torch.as_tensor(labels, dtype=torch.int64, device=mask.device)
 
 

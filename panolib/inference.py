@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import scipy  # loads its parts when they are used
 import torch
-from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -176,7 +176,7 @@ def clean_instances(
     element = np.ones((kernel, kernel), np.uint8)
     cleaned = np.zeros_like(labels)
     height, width = labels.shape
-    for k, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
+    for k, box in enumerate(scipy.ndimage.find_objects(labels.astype(np.int32)), start=1):
         if box is None:
             continue
         rows, columns = box
@@ -190,7 +190,7 @@ def clean_instances(
         shape = np.pad(shape, kernel)  # room to grow and shrink back beyond the image border
         shape = cv2.morphologyEx(shape, cv2.MORPH_CLOSE, element)[kernel:-kernel, kernel:-kernel]
         if fill_holes:
-            shape = ndimage.binary_fill_holes(shape)
+            shape = scipy.ndimage.binary_fill_holes(shape)
         cleaned[window][(shape > 0) & ((before == k) | (before == 0))] = k
     if torch.is_tensor(instance_labels):
         return torch.as_tensor(cleaned, device=instance_labels.device)
@@ -347,7 +347,9 @@ def _join_nearest(
             continue
         rows, columns = (np.flatnonzero((left | seeds).any(axis)) for axis in (1, 0))
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        nearest = ndimage.distance_transform_edt(~seeds[window], return_distances=False, return_indices=True)
+        nearest = scipy.ndimage.distance_transform_edt(
+            ~seeds[window], return_distances=False, return_indices=True
+        )
         part = left[window]
         joined[window][part] = instances[window][tuple(nearest[:, part])]
     return joined
@@ -417,7 +419,7 @@ def write_coco_panoptic(
     ids = np.asarray(panoptic_map, np.int32)
     blue_green_red = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], 2)
     path = _write_png(Path(folder) / f"{image_id}_panoptic.png", blue_green_red)
-    boxes = ndimage.find_objects(ids)
+    boxes = scipy.ndimage.find_objects(ids)
     return {
         "image_id": image_id,
         "file_name": path.name,

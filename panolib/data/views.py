@@ -17,7 +17,6 @@ from math import ceil, floor
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tvf
 
 from panolib.labels import VOID
 
@@ -214,9 +213,11 @@ def train_view(
     zoom = drawn * min(height / h, width / w) if scale_of == "window" else 1 / drawn
     rows, columns = _random_window(height, h, zoom), _random_window(width, w, zoom)
 
+    from torchvision.transforms.v2.functional import resize  # seconds to import: only for those who train
+
     # antialias: without it a smaller image shows noise that no camera has
     view = as_unit_float(image)[:, rows.source, columns.source]
-    view = tvf.resize(view, [rows.length, columns.length], antialias=True).clamp(0, 1)
+    view = resize(view, [rows.length, columns.length], antialias=True).clamp(0, 1)
     view = view.flip(-1) if flipped else view
     view = _random_jitter(view[None], jitter, min(0.5, jitter) if hue is None else hue, jitter_probability)
     if blur is not None:

@@ -50,8 +50,8 @@ def pull_loss(
     ----------
     Thesis eq. 5; De Brabandere et al. 2017, arXiv:1708.02551, L_var.
     """
-    segments = Segments(embeddings, instance_labels, ignore)
-    return _pull(segments, segments.sums(delta_var=delta_var))
+    segments = _of_one_image(embeddings, instance_labels, ignore)
+    return _pull(segments, segments.sums(1.0, delta_var))
 
 
 def push_loss(
@@ -76,7 +76,8 @@ def push_loss(
     ----------
     Thesis eq. 6; De Brabandere et al. 2017, arXiv:1708.02551, L_dist.
     """
-    return _push(Segments(embeddings, instance_labels, ignore), delta_dist)
+    segments = _of_one_image(embeddings, instance_labels, ignore)
+    return _push(segments, segments.sums(), delta_dist)
 
 
 def regulariser(embeddings: Tensor, instance_labels: Tensor, *, ignore: Tensor | None = None) -> Tensor:
@@ -96,7 +97,8 @@ def regulariser(embeddings: Tensor, instance_labels: Tensor, *, ignore: Tensor |
     ----------
     De Brabandere et al. 2017, arXiv:1708.02551, L_reg, over labelled instances only (methods.md section 3.2).
     """
-    return _regulariser(Segments(embeddings, instance_labels, ignore))
+    segments = _of_one_image(embeddings, instance_labels, ignore)
+    return _regulariser(segments, segments.sums())
 
 
 def object_dice_loss(
@@ -131,7 +133,7 @@ def object_dice_loss(
     ----------
     Thesis eq. 7 and 8; Wolny et al. 2022, arXiv:2103.14572; Dice as Milletari et al. 2016, arXiv:1606.04797.
     """
-    segments = Segments(embeddings, instance_labels, ignore)
+    segments = _of_one_image(embeddings, instance_labels, ignore)
     return _object_dice(segments, segments.sums(_kernel_width(delta_var, kernel_threshold)), pooled=pooled)
 
 
@@ -157,8 +159,8 @@ def unlabelled_push_loss(
     ----------
     Thesis eq. 9; Wolny et al. 2022, arXiv:2103.14572. Label 0 is told by value, not by position.
     """
-    segments = Segments(embeddings, instance_labels, ignore)
-    return _unlabelled_push(segments, segments.sums(delta_dist=delta_dist))
+    segments = _of_one_image(embeddings, instance_labels, ignore)
+    return _unlabelled_push(segments, segments.sums(1.0, delta_dist=delta_dist))
 
 
 def consistency_loss(
@@ -345,63 +347,67 @@ def embedding_loss(
     for name, value in {"instance_labels": instance_labels, **others}.items():
         if value is not None and len(value) != n_images:
             raise ValueError(f"{name} has {len(value)} images, expected {n_images}")
-    ignore = [None] * n_images if ignore is None else ignore
-    valid = [None] * n_images if valid is None else valid
-    segments = [Segments(*image) for image in zip(embeddings, instance_labels, ignore)]
-    sums = [None] * n_images
-    if weights.pull > 0 or weights.object_dice > 0 or weights.unlabelled_push > 0:
-        margin = delta_dist if weights.unlabelled_push > 0 else None
-        sums = [image.sums(width, delta_var, margin) for image in segments]
-
+    segments = Segments(embeddings, instance_labels, ignore)
+    looks_at_distances = weights.pull > 0 or weights.object_dice > 0 or weights.unlabelled_push > 0
+    sums = segments.sums(
+        width if looks_at_distances else None, delta_var, delta_dist if weights.unlabelled_push > 0 else None
+    )
     terms = {
-        "pull": lambda b: _pull(segments[b], sums[b]),
-        "push": lambda b: _push(segments[b], delta_dist),
-        "regulariser": lambda b: _regulariser(segments[b]),
-        "object_dice": lambda b: _object_dice(segments[b], sums[b]),
-        "unlabelled_push": lambda b: _unlabelled_push(segments[b], sums[b]),
+        "pull": lambda: _pull(segments, sums),
+        "push": lambda: _push(segments, sums, delta_dist),
+        "regulariser": lambda: _regulariser(segments, sums),
+        "object_dice": lambda: _object_dice(segments, sums),
+        "unlabelled_push": lambda: _unlabelled_push(segments, sums),
     }
     if teacher_embeddings is not None:
-        terms["consistency"] = lambda b: consistency_loss(
-            embeddings[b], teacher_embeddings[b], instance_labels[b], valid[b],
-            delta_var=delta_var, kernel_threshold=kernel_threshold, ignore=ignore[b],
-        )
+        valid = [None] * n_images if valid is None else valid
+        ignore = [None] * n_images if ignore is None else ignore
+        terms["consistency"] = lambda: torch.stack([
+            consistency_loss(*image, delta_var=delta_var, kernel_threshold=kernel_threshold, ignore=ignored)
+            for *image, ignored in zip(embeddings, teacher_embeddings, instance_labels, valid, ignore)
+        ]).mean()  # fmt: skip
     return {
-        name: getattr(weights, name) * torch.stack([term(b) for b in range(n_images)]).mean()
-        for name, term in terms.items()
-        if getattr(weights, name) > 0
+        name: getattr(weights, name) * term() for name, term in terms.items() if getattr(weights, name) > 0
     }
+
+
+def _of_one_image(embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None) -> Segments:
+    """Segments of a batch of one."""
+    check_same_grid(embeddings, instance_labels=instance_labels, ignore=ignore)
+    return Segments(embeddings[None], instance_labels[None], None if ignore is None else ignore[None])
 
 
 def _pull(segments: Segments, sums: InstanceSums) -> Tensor:
-    """Body of `pull_loss`."""
-    return _mean(sums.pull / segments.sizes)
+    """Body of `pull_loss`, a mean over images, as all that follow."""
+    return (segments.share * sums.pull / segments.sizes).sum()
 
 
-def _push(segments: Segments, delta_dist: float) -> Tensor:
+def _push(segments: Segments, sums: InstanceSums, delta_dist: float) -> Tensor:
     """Body of `push_loss`."""
-    means = segments.means.T                                                            # [K, E]
+    means = sums.means.T                                                                # [K, E]
     distance = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist")   # [K, K]
     hinge = (2.0 * delta_dist - distance).clamp(min=0).square()
-    n_pairs = segments.n * (segments.n - 1) / 2
-    return hinge.triu(diagonal=1).sum() / max(n_pairs, 1)
+    others = (segments.n_of_image - 1).clamp(min=1)  # of an instance; pairs are ordered
+    same_image = segments.image[:, None] == segments.image
+    return (hinge * same_image).fill_diagonal_(0).mul(segments.share / others).sum()
 
 
-def _regulariser(segments: Segments) -> Tensor:
+def _regulariser(segments: Segments, sums: InstanceSums) -> Tensor:
     """Body of `regulariser`."""
-    return _mean(length(segments.means))
+    return (segments.share * length(sums.means)).sum()
 
 
 def _object_dice(segments: Segments, sums: InstanceSums, *, pooled: bool = False) -> Tensor:
     """Body of `object_dice_loss`."""
     overlap, squares = sums.overlap, sums.squares + segments.sizes
-    if pooled and segments.n:
-        overlap, squares = overlap.sum(0, keepdim=True), squares.sum(0, keepdim=True)
-    return _mean(1.0 - _dice(overlap, squares))
+    if pooled and len(overlap):  # of one image
+        return 1.0 - _dice(overlap.sum(), squares.sum())
+    return (segments.share * (1.0 - _dice(overlap, squares))).sum()
 
 
 def _unlabelled_push(segments: Segments, sums: InstanceSums) -> Tensor:
     """Body of `unlabelled_push_loss`."""
-    return _mean(sums.push / segments.n_unlabelled.clamp(min=1))
+    return (segments.share * sums.push / segments.n_unlabelled.clamp(min=1)[segments.image]).sum()
 
 
 def _dice(overlap: Tensor, squares: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The labelled instances of one image, as the terms of the instance loss need them."""
+"""The labelled instances of a batch, as the terms of the instance loss need them."""
 
 from __future__ import annotations
 
@@ -10,58 +10,75 @@ from panolib.losses.instance_sums import InstanceSums, instance_sums
 
 
 class Segments:
-    """The labelled instances of one image, as all terms need them.
+    """The labelled instances of a batch; those of all images one after the other.
 
     Attributes
     ----------
-    pixels : float Tensor [E, N]
+    embeddings : float Tensor [B, E, N]
         All pixels, float32 or wider.
-    ids : int64 Tensor [N]
-        1 .. K in the order of the labels; 0 = unlabelled or ignored.
-    counted : bool Tensor [N] or None
+    ids : int64 Tensor [B, N]
+        1 .. K_b in the order of the labels of image b; 0 = unlabelled or ignored.
+    counted : bool Tensor [B, N] or None
         Not ignored; None if all count.
+    n : tuple of int
+        K_b; K is their sum.
     sizes : float Tensor [K]
         Number of pixels of each instance.
-    n_unlabelled : Tensor []
+    image : int64 Tensor [K]
+        Which image each instance is of.
+    n_of_image : float Tensor [K]
+        K_b of that image.
+    share : float Tensor [K]
+        1 / (B K_b): a sum weighted with it is the mean over images of the means over instances.
+    n_unlabelled : float Tensor [B]
         Number of counted pixels of no instance.
-    means : float Tensor [E, K]
-        Mean embedding of each instance.
     """
 
     def __init__(self, embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None = None):
-        check_same_grid(embeddings, instance_labels=instance_labels, ignore=ignore)
+        check_same_grid(embeddings, batch=True, instance_labels=instance_labels, ignore=ignore)
         if instance_labels.is_floating_point():
             raise ValueError(f"instance_labels has dtype {instance_labels.dtype}, expected an integer type")
-        labels = instance_labels.flatten()
-        self.pixels = at_least_float32(embeddings).flatten(1)
-        self.counted = None if ignore is None else ~ignore.flatten()
-        labels = labels.long() if ignore is None else labels.long() * self.counted
-        if len(labels) and (lowest := int(labels.min())) < 0:
+        labels = instance_labels.flatten(1).long()
+        self.embeddings = at_least_float32(embeddings).flatten(2)
+        self.counted = None if ignore is None else ~ignore.flatten(1)
+        if self.counted is not None:
+            labels = labels * self.counted
+        if labels.numel() and (lowest := int(labels.min())) < 0:
             raise ValueError(f"instance_labels has the id {lowest}, expected ids >= 0")
-        self.ids = relabel_consecutive(labels)
-        self.n = int(self.ids.max()) if len(labels) else 0
-        sizes = torch.bincount(self.ids, minlength=self.n + 1)
-        self.sizes = sizes[1:].to(self.pixels.dtype)
-        sums = self.pixels.new_zeros(len(self.pixels), self.n + 1)
-        self.means = sums.scatter_add(1, self.ids.expand_as(self.pixels), self.pixels)[:, 1:] / self.sizes
-        self.n_unlabelled = sizes[0] if ignore is None else sizes[0] - (~self.counted).sum()
+        self.ids = torch.stack([relabel_consecutive(image) for image in labels]) if len(labels) else labels
+        counts = [torch.bincount(image, minlength=1) for image in self.ids]
+        self.n = tuple(len(image) - 1 for image in counts)
+        real = {"dtype": self.embeddings.dtype, "device": self.embeddings.device}
+        self.sizes = torch.cat([image[1:] for image in counts]).to(**real)
+        self.n_unlabelled = torch.stack([image[0] for image in counts]).to(**real)
+        if self.counted is not None:
+            self.n_unlabelled -= (~self.counted).sum(1)
+        n = torch.tensor(self.n, device=labels.device)
+        self.image = torch.arange(len(n), device=n.device).repeat_interleave(n)
+        self.n_of_image = n.to(**real)[self.image]
+        self.share = 1.0 / (len(n) * self.n_of_image)
 
     def sums(
-        self, width: float = 1.0, delta_var: float = 0.0, delta_dist: float | None = None
+        self, width: float | None = None, delta_var: float = 0.0, delta_dist: float | None = None
     ) -> InstanceSums:
-        """`instance_sums` around the means of the instances."""
+        """`instance_sums` of the batch."""
         margins = {"width": width, "delta_var": delta_var, "delta_dist": delta_dist}
-        return instance_sums(self.pixels, self.means, self.ids, self.counted, **margins)
+        return instance_sums(self.embeddings, self.ids, self.counted, self.sizes, self.n, **margins)
 
 
-def check_same_grid(embeddings: Tensor, **maps: Tensor | None) -> None:
-    """Raise ValueError unless each map is [H, W] of the embeddings [E, H, W]; None passes."""
-    if embeddings.ndim != 3:
-        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected [E, H, W]")
+def check_same_grid(embeddings: Tensor, *, batch: bool = False, **maps: Tensor | None) -> None:
+    """Raise ValueError unless each map is [H, W] of the embeddings [E, H, W]; None passes.
+
+    `batch`: all of them with one more dimension in front.
+    """
+    if embeddings.ndim != 3 + batch:
+        shape = "[B, E, H, W]" if batch else "[E, H, W]"
+        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected {shape}")
+    expected = (*embeddings.shape[:-3], *embeddings.shape[-2:])
     for name, value in maps.items():
-        if value is not None and value.shape != embeddings.shape[1:]:
+        if value is not None and value.shape != expected:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, expected {tuple(embeddings.shape[1:])} "
+                f"{name} has shape {tuple(value.shape)}, expected {expected} "
                 f"for embeddings {tuple(embeddings.shape)}"
             )
 

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from panolib.distances import exact_products
 
-BLOCK = 2**18  # elements of K x n that fit a CPU's cache
+BLOCK = 2**19  # elements of K x n that fit a CPU's cache
 FLOOR = -43.0  # exponent: a mask stays at 2e-19 further out, as subnormal squares take CPUs ten times longer
 
 
@@ -62,53 +62,74 @@ class _SoftMaskOverlap(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_overlap, grad_squares, _):
         pixels, centres, others, other_centres, counted = ctx.saved_tensors
-        grad_pixels, grad_centres = torch.zeros_like(pixels), torch.zeros_like(centres)
+        grad_pixels, grad_centres = torch.empty_like(pixels), torch.zeros_like(centres)
+        if centres.shape[1] == 0:
+            return grad_pixels.zero_(), grad_centres, None, None, None, None
         with exact_products(pixels.device):
             for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
                 mask = soft_mask(block.square_distances(), ctx.width)
                 slope = soft_mask(other.square_distances(), ctx.width).mul_(-grad_overlap[:, None])
                 slope.addcmul_(mask, grad_squares[:, None], value=-2)
                 slope.mul_(mask).mul_(counted[block.where]).div_(ctx.width)
-                block.add_gradients(slope, grad_pixels, grad_centres)
+                block.put_gradients(slope, grad_pixels, grad_centres)
         return grad_pixels, grad_centres, None, None, None, None
 
 
 class PixelBlock:
-    """Some pixels and all centres around a common origin, so that a matrix product resolves the distances."""
+    """Some pixels and all centres around a common origin, so that a matrix product resolves the distances.
 
-    def __init__(self, where: slice, pixels: Tensor, centres: Tensor, origin: Tensor, rounding: float):
-        self.where, self.centres, self.rounding = where, centres, rounding
-        self.pixels = pixels[:, where] - origin
-        self.pixel_squares = self.pixels.square().sum(0)
+    Attributes
+    ----------
+    where : slice
+        The pixels of the block.
+    rounding : float
+        Squared distances below it may be 0.
+    """
+
+    def __init__(self, where: slice, lifted: Tensor, lifted_centres: Tensor, out: Tensor, rounding: float):
+        self.where, self.rounding = where, rounding
+        self._lifted, self._centres, self._out = lifted, lifted_centres, out  # p, 1, |p|^2 and -2c, |c|^2, 1
 
     def square_distances(self) -> Tensor:
-        """[K, n]: |c|^2 - 2 c·p + |p|^2, in which rounding may leave a 0 slightly negative."""
-        product = torch.addmm(self.pixel_squares, self.centres.T, self.pixels, alpha=-2)
-        return product.add_(self.centres.square().sum(0)[:, None])
+        """[K, n], in memory that the next block takes again. Rounding may leave a 0 slightly negative."""
+        return torch.mm(self._centres, self._lifted, out=self._out)
 
-    def distances(self, square: Tensor) -> Tensor:
-        """Roots; exactly 0 for what is below the rounding of the squares."""
-        return torch.threshold(square, self.rounding, 0.0).sqrt_()
+    def put_gradients(self, slope: Tensor, grad_pixels: Tensor, grad_centres: Tensor) -> None:
+        """From the gradient [K, n] with respect to squared distances to those of pixels and centres.
 
-    def add_gradients(self, slope: Tensor, grad_pixels: Tensor, grad_centres: Tensor) -> None:
-        """From the gradient [K, n] with respect to squared distances to those of pixels and centres."""
-        p, c = self.pixels, self.centres
-        grad_pixels[:, self.where] = 2 * (p * slope.sum(0) - c @ slope)
-        grad_centres += 2 * (c * slope.sum(1) - p @ slope.T)
+        The block's columns of `grad_pixels` [E, N] are set; `grad_centres` [E, K] is added to.
+        """
+        n_dims = len(grad_pixels)
+        pixels = self._lifted[:n_dims]
+        weights = self._centres[:, : n_dims + 1].clone()
+        weights[:, n_dims] = 2.0
+        pulls = weights.T @ slope  # rows -2 c·slope, and 2 slope summed over the centres
+        torch.addcmul(pulls[:n_dims], pixels, pulls[n_dims], out=grad_pixels[:, self.where])
+        sums = self._lifted[: n_dims + 1] @ slope.T  # rows p·slope, and slope summed over the pixels
+        grad_centres -= self._centres[:, :n_dims].T * sums[n_dims] + 2 * sums[:n_dims]
 
 
 def pixel_blocks(pixels: Tensor, centres: Tensor) -> Iterator[PixelBlock]:
     """All pixels, in blocks of K * n elements that fit a CPU's cache. None without centres."""
-    n_centres, n_pixels = centres.shape[1], pixels.shape[1]
+    n_dims, n_centres = centres.shape
+    n_pixels = pixels.shape[1]
     if n_centres == 0:
         return
     origin = centres.mean(1, keepdim=True)
     centres = centres - origin
+    squares = centres.square().sum(0)
+    lifted_centres = torch.cat([-2 * centres, squares[None], torch.ones_like(squares)[None]]).T.contiguous()
     # a pixel near a centre is as long as the centre: then, and only then, does rounding matter
-    rounding = 8 * torch.finfo(centres.dtype).eps * float(centres.square().sum(0).max())
-    size = max(1, (2**24 if pixels.is_cuda else BLOCK) // n_centres)
+    rounding = 8 * torch.finfo(centres.dtype).eps * float(squares.max())
+    size = min(n_pixels, max(1, (2**24 if pixels.is_cuda else BLOCK) // n_centres))
+    lifted, out = pixels.new_ones(n_dims + 2, size), pixels.new_empty(n_centres, size)
     for start in range(0, n_pixels, size):
-        yield PixelBlock(slice(start, min(start + size, n_pixels)), pixels, centres, origin, rounding)
+        where = slice(start, min(start + size, n_pixels))
+        if where.stop - start < size:
+            lifted, out = lifted[:, : where.stop - start], out[:, : where.stop - start]
+        moved = torch.sub(pixels[:, where], origin, out=lifted[:n_dims])
+        torch.sum(moved.square(), 0, out=lifted[n_dims + 1])
+        yield PixelBlock(where, lifted, lifted_centres, out, rounding)
 
 
 def soft_mask(square_distances: Tensor, width: float) -> Tensor:

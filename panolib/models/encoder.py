@@ -7,14 +7,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import get_model_weights
-from torchvision.models.resnet import BasicBlock, Bottleneck, conv1x1
 
-LAYOUTS = {
-    10: (BasicBlock, (1, 1, 1, 1)),
-    18: (BasicBlock, (2, 2, 2, 2)),
-    50: (Bottleneck, (3, 4, 6, 3)),
-    101: (Bottleneck, (3, 4, 23, 3)),
+LAYOUTS = {  # torchvision's block, number of them in each stage
+    10: ("BasicBlock", (1, 1, 1, 1)),
+    18: ("BasicBlock", (2, 2, 2, 2)),
+    50: ("Bottleneck", (3, 4, 6, 3)),
+    101: ("Bottleneck", (3, 4, 23, 3)),
 }
 OUTPUT_STRIDES = (4, 8, 16, 32)
 
@@ -71,7 +69,9 @@ class ResNetEncoder(nn.Module):
             raise ValueError(f"encoder depth is {depth!r}, expected one of {sorted(LAYOUTS)}")
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"encoder output_stride is {output_stride!r}, expected one of {OUTPUT_STRIDES}")
-        block, n_blocks = LAYOUTS[depth]
+        from torchvision.models import resnet  # seconds to import: only for those who build a network
+
+        block, n_blocks = getattr(resnet, LAYOUTS[depth][0]), LAYOUTS[depth][1]
         self.depth, self.in_channels = depth, in_channels
 
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
@@ -138,7 +138,9 @@ def _stage(block, in_channels, planes, n_blocks, *, stride, first_dilation, dila
     channels = planes * block.expansion
     downsample = None
     if stride != 1 or in_channels != channels:
-        downsample = nn.Sequential(conv1x1(in_channels, channels, stride), nn.BatchNorm2d(channels))
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+        )
     blocks = [block(in_channels, planes, stride, downsample)]
     blocks += [block(channels, planes) for _ in range(1, n_blocks)]
     stage = nn.Sequential(*blocks)
@@ -156,6 +158,8 @@ def _find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
     """State dict of a file, or of torchvision weights by name."""
     if Path(weights).is_file():
         return torch.load(weights, map_location="cpu", weights_only=True)
+    from torchvision.models import get_model_weights
+
     try:
         available = get_model_weights(f"resnet{depth}")
     except ValueError:

@@ -9,9 +9,9 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from panolib.data.loading import batches, iteration_seed
@@ -19,6 +19,9 @@ from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.unet import EmbeddingUNet
 from panolib.profiles import later
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Optimiser:
 
 def launch(compute: Compute) -> Fabric:
     """A Fabric for one process. Raises RuntimeError when the asked accelerator is not there."""
+    from lightning_fabric import Fabric  # a second to import: only for those who train
+
     if compute.accelerator == "cuda" and not torch.cuda.is_available():
         raise RuntimeError("the profile asks for accelerator 'cuda', but no CUDA device is available")
     return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
