@@ -50,7 +50,8 @@ def variant_plot(rows: pd.DataFrame, metrics: Sequence[str], methods: Sequence[s
                 if len(values) > 1:
                     ax.plot(np.full(len(values), at), values, "o", color="black", markersize=5)
                 ax.annotate(f"{values.mean():.1f}", (at, values.mean() + spread), xytext=(0, 4),
-                            textcoords="offset points", ha="center", fontsize=13)
+                            textcoords="offset points", ha="center", fontsize=13, zorder=5,
+                            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
         for place, variant in enumerate(variants):
             oracle = part.loc[(part["method"] == ORACLE) & (part["variant"] == variant), "value"]
             ax.hlines(oracle.mean(), place - 0.42, place + 0.42, color=METHOD_COLOURS[ORACLE], linewidth=2.5,
@@ -126,8 +127,8 @@ def progress_plot(records: Mapping[str, Record]) -> Figure:
                          linewidth=2, label=f"{method}, {column.removeprefix('miou ')}")
         for i, column in enumerate(name for name in LABEL_SCORES if name in record.curves):
             scored = record.curves.dropna(subset=column)
-            axes[1].plot(scored["iteration"], 100 * scored[column], color=OKABE_ITO[5 + i], linewidth=2,
-                         marker=MARKERS[i], markevery=5, label=readable_score(column))
+            axes[1].plot(scored["iteration"], 100 * scored[column], styles[i], color=OKABE_ITO[5 + i],
+                         linewidth=2.5, label=readable_score(column))
     axes[0].set_ylabel("mIoU over all classes, %")
     axes[1].set_ylabel("share of target pixels, %")
     axes[1].set_ylim(0, 100)
@@ -153,7 +154,7 @@ def first_and_last(records: Mapping[str, Record], label_set: LabelSet, data: str
     return with_class_legend(picture_grid(rows), label_set)
 
 
-def label_progress(record: Record, label_set: LabelSet, data: str, *, n_shown: int = 5) -> Figure:
+def label_progress(record: Record, label_set: LabelSet, data: str, *, n_shown: int = 4) -> Figure:
     """Pseudo-labels of the kept images over training (thesis ch. 10 fig. 3); black pixels have none."""
     stems = _stems(record, data)
     iterations = _iterations(record, stems[0], "pseudo")

@@ -56,11 +56,19 @@ def mixing_findings(rows: pd.DataFrame) -> list[Finding]:
         printed = _printed_pair(first, second, method, metric)
         found.append(findings.decided(
             f"{statement} ({printed})",
-            f"{first} {scores.text(first, method, metric)}, {second} {scores.text(second, method, metric)}; "
+            f"{first} {scores.text(first, method, metric)}, {second} {scores.text(second, method, metric)}, "
+            f"{a - b:+.1f} points{_beside_spread(scores, (first, second), method, metric)}; "
             f"{first}: {scores.note(first)}; {second}: {scores.note(second)}",
             bool(a >= b if above else a < b),
         ))  # fmt: skip
     return found + _class_findings(scores)
+
+
+def _beside_spread(scores: _Scores, variants: tuple[str, str], method: str, metric: str) -> str:
+    """Says when two means differ by less than the largest spread over seeds; nothing without a spread."""
+    a, b = (scores.mean(name, method, metric) for name in variants)
+    spread = max((scores(name, method, metric).std(ddof=1) for name in variants), key=np.nan_to_num)
+    return ", less than the spread over seeds" if abs(a - b) < np.nan_to_num(spread) else ""
 
 
 def _class_findings(scores: _Scores) -> list[Finding]:
@@ -136,7 +144,7 @@ def _sq_finding(scores: _Scores, conventions: pd.DataFrame) -> Finding:
     edaps = state_of_the_art().loc["EDAPS"]
     thesis = _chapter_12("Thesis self-train DeepLabV3+")
     enough = classes_to_fall_below(thesis["SQ_16"], edaps["SQ, %"], 16)
-    part = conventions[(conventions["method"] == SELF_TRAINED) & (conventions["classes"] == "16")]
+    part = conventions[(conventions["method"] == SELF_TRAINED) & (conventions["classes"].astype(str) == "16")]
     mean = part.groupby("network", sort=False)[["SQ matched, %", "SQ, %", "n unmatched"]].mean()
     ours = ", ".join(
         f"{name} {row['SQ matched, %']:.1f} to {row['SQ, %']:.1f} ({row['n unmatched']:.1f} classes)"
@@ -144,7 +152,7 @@ def _sq_finding(scores: _Scores, conventions: pd.DataFrame) -> Finding:
     )
     return findings.not_testable(
         f"SQ_16 of V3+ ({thesis['SQ_16']:g}) exceeds that of EDAPS ({edaps['SQ, %']:g})",
-        f"the thesis leaves classes without a match out of SQ; counted as 0, {enough} of 16 classes take "
+        f"its printed SQ leaves out classes without a match; counted as 0, {enough} of 16 classes take "
         f"{thesis['SQ_16']:g} below {edaps['SQ, %']:g}; what that does here, self-trained, mean over "
         f"seeds: {ours}",
     )

@@ -200,7 +200,7 @@ def beside_chapter_12(summary: pd.DataFrame, metrics: Mapping[str, str | None]) 
 
 def by_variant(summary: pd.DataFrame) -> pd.DataFrame:
     """Rows as `tables.show` takes them: "SYN V2, ABN" as the method, the rest of its setting."""
-    rest = summary["setting"].str.split("; ", n=1).str[1].fillna("")
+    rest = summary["setting"].str.partition("; ")[2]
     return summary.assign(method=variant_of(summary["setting"]) + ", " + summary["method"], setting=rest)
 
 
