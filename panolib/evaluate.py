@@ -68,6 +68,23 @@ def predicted_masks(
     ]
 
 
+def predicted_instances(
+    semantic_model: nn.Module,
+    instance_model: nn.Module,
+    dataset: Sequence[Sample],
+    label_set: LabelSet,
+    *,
+    label: str = "",
+    **options,
+) -> list[np.ndarray]:
+    """int32 [H, W] predicted instances of every image, 0 where none; options as `predict_instances`."""
+    return [
+        predict_instances(prediction.embeddings, prediction.semantic, label_set, **options)[0]
+        .to(torch.int32).cpu().numpy()
+        for prediction in predict(semantic_model, instance_model, dataset, label=label)
+    ]  # fmt: skip
+
+
 def score_semantic(
     model: nn.Module, dataset: Sequence[Sample], label_set: LabelSet, *, label: str = ""
 ) -> dict:

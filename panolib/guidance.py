@@ -188,3 +188,33 @@ def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_
     instance_labels = relabel_consecutive(instance_labels.long())
     voted = vote_categories(semantic_labels, instance_labels, thing_ids)[instance_labels]
     return torch.where(voted >= 0, voted, semantic_labels.long()).to(semantic_labels.dtype)
+
+
+def paint_instances(
+    pseudo_labels: Tensor, instance_labels: Tensor, categories: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Write the class of every instance over all its pixels, void ones too.
+
+    Parameters
+    ----------
+    pseudo_labels : int64 Tensor [..., H, W]
+        Train ids, 255 void.
+    instance_labels : int64 Tensor [..., H, W]
+        0 or ids >= 1.
+    categories : int64 Tensor [largest id + 1]
+        Train id per instance id; -1 for those that are not painted, and for id 0. From `vote_categories`.
+
+    Returns
+    -------
+    painted : int64 Tensor [..., H, W]
+        New tensor; as `pseudo_labels` outside the painted instances.
+    inside : bool Tensor [..., H, W]
+        The painted pixels.
+
+    References
+    ----------
+    Thesis 8.5.
+    """
+    category = categories[instance_labels]
+    inside = category >= 0
+    return torch.where(inside, category, pseudo_labels), inside

@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 from torch import nn
 
 from panolib import evaluate, provenance
@@ -87,7 +88,8 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
     source = _data(sources, run, run.spec.source)
-    model = semantic.train_baseline(run.spec, job, source, LABEL_SETS[run.spec.label_set].n_classes)
+    n_classes, monitored = LABEL_SETS[run.spec.label_set].n_classes, _monitored(sources, run)
+    model = semantic.train_baseline(run.spec, job, source, n_classes, monitored)
     return _semantic_metrics(sources, run, _finish(job, model))
 
 
@@ -108,6 +110,8 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         _data(sources, run, spec.source),
         _data(sources, run, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
+        painted=_painted(sources, run, job),
+        monitored=_monitored(sources, run),
     )
     metrics = _semantic_metrics(sources, run, _finish(job, student))
     if spec.target_weight > 0:
@@ -246,6 +250,37 @@ def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | Non
     """(source or None, target) of a batch-norm run."""
     source = None if run.spec.source is None else _data(sources, run, run.spec.source)
     return source, _data(sources, run, run.spec.target)
+
+
+def _monitored(sources: Sources, run: Run) -> dict[str, Sequence[Sample]]:
+    """Labelled data sets on which a run is scored while it trains, by name."""
+    monitor = run.spec.monitor
+    return {} if monitor is None else {name: _data(sources, run, name) for name in monitor.data}
+
+
+def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]] | None:
+    """Label maps of every target image that are painted on its pseudo-labels; None for none."""
+    spec = run.spec
+    if spec.painted is None:
+        return None
+    target = _data(sources, run, spec.target)
+    if spec.painted == "true":
+        return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
+    if spec.painted != "predicted":
+        raise ValueError(f"{run.name}: painted is {spec.painted!r}; expected 'true', 'predicted' or None")
+    fabric, parent = launch(spec.compute), _parent_spec(job, "instance")
+    network = build_instance(parent.network)
+    network.load_state_dict(job.parent("instance")["model"])
+    instances = evaluate.predicted_instances(
+        fabric.to_device(_parent_semantic(job, "semantic")),
+        fabric.to_device(network),
+        target,
+        LABEL_SETS[spec.label_set],
+        **_clustering(job),
+        min_size=parent.min_area,
+        label=f"{run.name}: instances",
+    )
+    return [{"instance": labels} for labels in instances]
 
 
 def _finish(job: Job, model: nn.Module) -> nn.Module:

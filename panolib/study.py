@@ -24,7 +24,7 @@ inside the masks that the semantic baseline of the same rung predicts there.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds),
+        notebooks=notebook_runs(settings.seeds, settings.experiments),
         sources=sources,
         store=store,
         results=root / "results" / profile,
@@ -221,19 +221,40 @@ def load(
     )
 
 
-def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
-    """Runs that each numbered notebook asks for by name."""
+def experiment_seeds(seeds: tuple[int, ...], experiments: Experiments | None) -> tuple[int, ...]:
+    """Seeds of a profile with which the experiments beside the ladder are run."""
+    return () if experiments is None else tuple(seed for seed in experiments.seeds if seed in seeds)
+
+
+def notebook_runs(
+    seeds: tuple[int, ...], experiments: Experiments | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
+    own_seeds = experiment_seeds(seeds, experiments)
 
     def names(domain: str, kind: str) -> tuple[str, ...]:
         return tuple(run_name(domain, kind, rung, seed) for seed in seeds for rung in RUNGS)
 
+    def variants(kind: str, rungs: tuple[str, ...], found: Iterable[str]) -> tuple[str, ...]:
+        return tuple(
+            run_name("city", kind, rung, seed, variant)
+            for variant in found for seed in own_seeds for rung in rungs
+        )  # fmt: skip
+
+    sources = [] if experiments is None else [f"{name}.v2" for name in experiments.sources]
+    networks = [] if experiments is None else [f"mix.{name}" for name in experiments.networks]
+
     gaps = tuple(run_name("city", "gap", rung, seed) for seed in seeds for rung in ("source_only", "abn"))
     return {
         "00_data": gaps,
-        "01_dataset_mixing": names("city", "semantic"),
+        "01_dataset_mixing": names("city", "semantic")
+        + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained"), sources)
+        + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained", "oracle"), networks)
+        + variants("semantic", ("source_only", "self_trained"), ["monitored"]),
         "07_panoptic_results": names("city", "semantic")
         + names("city", "instance")
-        + names("city", "panoptic"),
+        + names("city", "panoptic")
+        + variants("panoptic", ("abn", "self_trained"), networks),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
         "14_performance": (PERFORMANCE,),
     }

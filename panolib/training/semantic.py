@@ -5,7 +5,8 @@ References: thesis 6.1 and ch. 7 algorithm 1; Araslanov & Roth 2021, arXiv:2105.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.readers import Sample
 from panolib.ema import make_teacher, update_teacher
-from panolib.labels import VOID
+from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
 from panolib.profiles import later
 from panolib.pseudo_labels import (
@@ -28,6 +29,8 @@ from panolib.pseudo_labels import (
     update_class_prior,
 )
 from panolib.runs import Job
+from panolib.training.monitor import SemanticMonitor
+from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.setup import (
     Compute,
     Monitor,
@@ -167,12 +170,16 @@ class LabelledBatches:
 
 @dataclass
 class UnlabelledBatches:
-    """Callable: iteration -> {"image" float [B, 3, h, w] in [0, 1]}; with weights, balanced over classes."""
+    """Callable: iteration -> {"image" float [B, 3, h, w] in [0, 1]}; with weights, balanced over classes.
+
+    `maps` are label maps of every image that ride along, int64 [B, h, w] each; they change no draw.
+    """
 
     dataset: Sequence[Sample]
     batch_size: int
     augmentation: Augmentation
     class_weights: Tensor | None = None  # [C, n_images]
+    maps: Sequence[Mapping[str, np.ndarray]] | None = None
 
     def __call__(self, iteration: int) -> dict[str, Tensor]:
         if self.class_weights is None:
@@ -180,8 +187,13 @@ class UnlabelledBatches:
         else:
             first = iteration * self.batch_size
             indices = [draw_rare_class(self.class_weights, first + i) for i in range(self.batch_size)]
-        images = [augment(to_image(self.dataset[int(index)]), {}, self.augmentation)[0] for index in indices]
-        return {"image": torch.stack(images)}
+        crops = []
+        for index in indices:
+            maps = {} if self.maps is None else self.maps[index]
+            maps = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in maps.items()}
+            image, maps = augment(to_image(self.dataset[index]), maps, self.augmentation)
+            crops.append({"image": image, **maps})
+        return {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
 
 
 def clean_view(augmentation: Augmentation) -> Augmentation:
@@ -210,8 +222,17 @@ def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def train_baseline(spec: BaselineSpec, job: Job, source: Sequence[Sample], n_classes: int) -> nn.Module:
-    """Cross-entropy training on labelled images; returns the trained network (thesis eq. 1)."""
+def train_baseline(
+    spec: BaselineSpec,
+    job: Job,
+    source: Sequence[Sample],
+    n_classes: int,
+    monitored: Mapping[str, Sequence[Sample]] | None = None,
+) -> nn.Module:
+    """Cross-entropy training on labelled images; returns the trained network (thesis eq. 1).
+
+    `monitored`: the data sets of `spec.monitor` by name, on which the network is scored while it trains.
+    """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
     model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
@@ -228,8 +249,12 @@ def train_baseline(spec: BaselineSpec, job: Job, source: Sequence[Sample], n_cla
         stop=spec.iterations,
         workers=spec.compute.loader_workers,
     )
+    watch = SemanticMonitor(
+        spec.monitor, job, monitored or {}, LABEL_SETS[spec.label_set], spec.iterations
+    )
     model.train()
     for iteration, batch in zip(job.progress(job.start, spec.iterations), fabric.setup_dataloaders(loader)):
+        scores = watch(iteration, model)
         torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
         logits = model(batch["image"])
@@ -238,10 +263,12 @@ def train_baseline(spec: BaselineSpec, job: Job, source: Sequence[Sample], n_cla
         fabric.backward(loss)
         optimizer.step()
 
-        job.log(iteration, loss=loss)
+        job.log(iteration, loss=loss, **scores)
         job.checkpoint(
             lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
         )
+    if scores := watch(spec.iterations, model):
+        job.log(spec.iterations, **scores)
     return model
 
 
@@ -290,12 +317,18 @@ def self_train(
     source: Sequence[Sample],
     target: Sequence[Sample],
     n_classes: int,
+    *,
+    painted: Sequence[Mapping[str, np.ndarray]] | None = None,
+    monitored: Mapping[str, Sequence[Sample]] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """SAC self-training from a baseline's weights; returns (student, teacher).
 
     `target` samples are read without labels. One iteration is methods 1.2.11: cross-entropy on the
     source; student on noisy views; momentum update; teacher on clean views, fused over views;
     thresholded pseudo-labels; confidence-weighted focal loss.
+
+    `painted`: "instance", and for true ones "semantic", maps of every target image, painted on its
+    pseudo-labels (`painting`). `monitored`: the data sets of `spec.monitor` by name (`monitor`).
     """
     if spec.batch_norm not in ("frozen", "target"):
         raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
@@ -319,18 +352,21 @@ def self_train(
     size = (spec.augmentation.height, spec.augmentation.width)
     streams = (
         LabelledBatches(source, spec.batch_size, spec.augmentation),
-        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights),
+        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights, painted),
     )
     loaders = stream_loaders(
         fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
     )
     fusion_size = tuple(side // spec.fusion_stride for side in size)
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
+    label_set = LABEL_SETS[spec.label_set]
+    watch = SemanticMonitor(spec.monitor, job, monitored or {}, label_set, spec.iterations)
 
     student.train()
     if spec.batch_norm == "frozen":
         freeze_batch_norm(student)
     for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
+        scores = watch(iteration, student, functools.partial(whole_image_labels, spec, teacher, prior))
         torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
         optimizer.zero_grad(set_to_none=True)
@@ -360,14 +396,19 @@ def self_train(
                 fused, valid = fuse_views(
                     probabilities, crops.affine, crops.inverse, crops.padding, crops.n_views
                 )
-                pseudo_labels, confidence = semantic_pseudo_labels(
-                    fused,
-                    valid,
-                    prior,
-                    threshold_scale=spec.threshold_scale,
-                    prior_scale=spec.prior_scale,
-                    minimum=spec.minimum_threshold,
-                )
+                pseudo_labels, confidence = semantic_pseudo_labels(fused, valid, prior, **thresholds(spec))
+                if painted is not None:
+                    maps = {name: values for name, values in target_batch.items() if name != "image"}
+                    pseudo_labels, confidence = paint_pseudo_labels(
+                        pseudo_labels,
+                        confidence,
+                        fused,
+                        valid,
+                        crop_maps(maps, crops, fusion_size),
+                        n_views=spec.n_views,
+                        thing_ids=label_set.thing_ids,
+                        share=spec.painted_share,
+                    )
             target_loss = spec.target_weight * self_training_loss(
                 student_logits, pseudo_labels, confidence, prior, focal_exponent=spec.focal_exponent
             )
@@ -381,6 +422,7 @@ def self_train(
             source_loss=source_loss,
             target_loss=target_loss,
             coverage=coverage,
+            **scores,
         )
         job.checkpoint(
             lambda chi=prior: {
@@ -391,4 +433,29 @@ def self_train(
             },
             iteration + 1,
         )
+    labels = functools.partial(whole_image_labels, spec, teacher, prior)
+    if scores := watch(spec.iterations, student, labels):
+        job.log(spec.iterations, **scores)
     return student, teacher
+
+
+def thresholds(spec: SelfTrainingSpec) -> dict[str, float]:
+    """Keyword arguments of `semantic_pseudo_labels`."""
+    return {
+        "threshold_scale": spec.threshold_scale,
+        "prior_scale": spec.prior_scale,
+        "minimum": spec.minimum_threshold,
+    }
+
+
+def whole_image_labels(spec: SelfTrainingSpec, teacher: nn.Module, prior: Tensor, image: Tensor) -> Tensor:
+    """Pseudo-labels of whole images, to look at: one view without augmentation, hence nothing to fuse.
+
+    Classes, class prior and thresholds are those of training; training itself fuses several crops and takes
+    the thresholds of each crop. float [B, 3, H, W] in [0, 1] -> int64 [B, H / stride, W / stride].
+    """
+    image = image.to(prior.device)
+    size = tuple(side // spec.fusion_stride for side in image.shape[-2:])
+    probabilities = upsample(teacher(views.normalise(image)).float(), size).softmax(1)
+    everywhere = torch.ones_like(probabilities[:, 0], dtype=torch.bool)
+    return semantic_pseudo_labels(probabilities, everywhere, prior, **thresholds(spec))[0]

@@ -147,7 +147,27 @@ def test_batches_do_not_depend_on_where_training_started(trained):
         assert torch.equal(a["image"], b["image"]) and torch.equal(a["semantic"], b["semantic"])
 
 
-@pytest.mark.parametrize("name", ["city-semantic-self_trained-s0", "city-instance-self_trained-s0"])
+@pytest.mark.parametrize("rung", ["source_only", "self_trained"])
+def test_a_monitor_changes_no_weight(trained, rung):
+    runs = [trained.runs[study.run_name("city", "semantic", rung, 0, name)] for name in ("", "monitored")]
+    plain, monitored = (trained.get(run.name) for run in runs)
+    ours, theirs = (trained.store.final_state(run)["model"] for run in runs)
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    scores = monitored.curves["miou cityscapes/val"]
+    assert monitored.curves["iteration"].tolist() == list(range(ITERATIONS + 1))
+    assert scores.notna().tolist() == [True] + [False] * (ITERATIONS - 1) + [True]
+    assert monitored.curves["loss"].iloc[:ITERATIONS].equals(plain.curves["loss"])
+    assert scores.iloc[-1] == pytest.approx(monitored.metrics["miou_19"])  # both on the two val images
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "city-semantic-self_trained-s0",
+        "city-semantic-self_trained-monitored-s0",
+        "city-instance-self_trained-s0",
+    ],
+)
 def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, name):
     """A self-training killed after two checkpoints and resumed equals the uninterrupted one bit for bit."""
     root, path = tiny
