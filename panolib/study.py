@@ -213,7 +213,7 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds),
+        notebooks=notebook_runs(settings.seeds, settings.experiments),
         sources=sources,
         store=store,
         results=root / "results" / profile,
@@ -221,8 +221,11 @@ def load(
     )
 
 
-def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
-    """Runs that each numbered notebook asks for by name."""
+def notebook_runs(
+    seeds: tuple[int, ...], experiments: Experiments | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Runs that each numbered notebook asks for by name; without `experiments`, none of theirs."""
+    from panolib import threat_runs
 
     def names(domain: str, kind: str) -> tuple[str, ...]:
         return tuple(run_name(domain, kind, rung, seed) for seed in seeds for rung in RUNGS)
@@ -231,6 +234,8 @@ def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
     return {
         "00_data": gaps,
         "01_dataset_mixing": names("city", "semantic"),
+        "05_guided_masks": () if experiments is None else threat_runs.guided_masks(experiments),
+        "06_instance_results": () if experiments is None else threat_runs.instance_results(experiments),
         "07_panoptic_results": names("city", "semantic")
         + names("city", "instance")
         + names("city", "panoptic"),

@@ -121,7 +121,7 @@ def test_without_masks_clusters_are_named_and_other_classes_dropped(street):
     assert [row["category_id"] for row in table] == [CAR, CAR]
     metrics, _ = scored(sample, sample.semantic, [Network(Constant(embeddings), THINGS, **CLUSTERING)],
                         truth_shares=(0.0,), guided=False)  # fmt: skip
-    assert metrics["vote"] is None
+    assert metrics["vote"] == {}
     assert counts_of(metrics, 0) == {"car": "2 0 0", "bus": "1 0 0", "person": "1 0 0"}
 
 
@@ -140,7 +140,7 @@ def test_the_vote_repairs_a_split_bus(street):
     assert np.array_equal(saved["vote-0-before"], CITYSCAPES.colourise(predicted))
 
     single = [Network(Constant(embeddings), (i,), **CLUSTERING) for i in THINGS]
-    assert scored(sample, predicted, single, truth_shares=(0.0,))[0]["vote"] is None  # one class: unanimous
+    assert scored(sample, predicted, single, truth_shares=(0.0,))[0]["vote"] == {}  # one class: unanimous
 
 
 def test_votes_are_counted_by_true_class_beside_void():
