@@ -234,7 +234,7 @@ def notebook_runs(
     return {
         "00_data": gaps,
         "01_dataset_mixing": names("city", "semantic"),
-        "05_guided_masks": () if experiments is None else threat_runs.guided_masks(experiments),
+        "05_guided_masks": () if experiments is None else threat_runs.guided_masks(experiments, seeds),
         "06_instance_results": () if experiments is None else threat_runs.instance_results(experiments),
         "07_panoptic_results": names("city", "semantic")
         + names("city", "instance")

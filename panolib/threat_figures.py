@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +13,7 @@ from panolib import tables
 from panolib.figures import OKABE_ITO, class_legend, picture, picture_grid
 from panolib.labels import LabelSet
 from panolib.runs import Record
-from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, PREDICTED, TRUE
+from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, PREDICTED, TRUE, sensitivity_rows
 
 MARKERS = "osD^vPX*"
 AVERAGE_COLOURS = dict(zip(LABELS.values(), ("#0072B2", "#E69F00", "#009E73")))
@@ -21,17 +21,9 @@ MASK_COLOURS = {PREDICTED: "#D55E00", TRUE: "#0072B2"}
 THESIS = "thesis (other data and size)"
 
 
-def sensitivity(averages: pd.DataFrame, classes: pd.DataFrame, *, n_images: int) -> Figure:
-    """Threat score against the share of wrong pixels in the masks: averages left, every class right.
-
-    Parameters
-    ----------
-    averages : DataFrame
-        What `threat_tables.sensitivity_rows` returns.
-    classes : DataFrame
-        Columns "wrong pixels", class and pooled, percent.
-    n_images : int
-    """
+def sensitivity(record: Record) -> Figure:
+    """Threat score against the share of wrong pixels in the masks: averages left, every class right."""
+    averages, classes = sensitivity_rows(record), sensitivity_rows(record, by_class=True)
     fig, axes = plt.subplots(1, 2, figsize=(14, 6), sharex=True, sharey=True)
     x = averages["wrong pixels"]
     for (column, label), marker in zip(LABELS.items(), MARKERS):
@@ -59,7 +51,7 @@ def sensitivity(averages: pd.DataFrame, classes: pd.DataFrame, *, n_images: int)
         ax.set_ylim(bottom=0)
         ax.legend(loc="best", ncols=2 if ax is axes[1] else 1)
     axes[0].invert_xaxis()  # shared: better masks to the right
-    axes[0].set_ylabel(f"threat score, % ({n_images} images, one network)")
+    axes[0].set_ylabel(f"threat score, % ({record.metrics['n_images']} images, one network)")
     axes[0].set_title("averages")
     axes[1].set_title("classes, pooled")
     return fig
@@ -126,8 +118,12 @@ def vote_gallery(record: Record, label_set: LabelSet) -> Figure:
     return fig
 
 
-def weights_plot(rows: pd.DataFrame, published: Mapping[str, float], *, metric: str = CLASS_MEAN) -> Figure:
-    """One metric against the consistency weight: every seed, mean and spread; the thesis as diamonds."""
+def weights_plot(rows: pd.DataFrame, published: pd.DataFrame, *, metric: str = CLASS_MEAN) -> Figure:
+    """One metric against the consistency weight: every seed, mean and spread; the thesis as diamonds.
+
+    `published`: what `threat_tables.beside_weights` returns, for true masks.
+    """
+    thesis = tables.select(published, class_or_metric=metric).set_index("method")["published"].dropna()
     masks = list(dict.fromkeys(rows["setting"]))
     fig, axes = plt.subplots(1, len(masks), figsize=(1 + 6 * len(masks), 5.5), squeeze=False)
     for ax, mask in zip(axes[0], masks):
@@ -149,7 +145,7 @@ def weights_plot(rows: pd.DataFrame, published: Mapping[str, float], *, metric: 
                 capsize=6,
                 elinewidth=2,
             )
-        beside = [(i, published[w]) for i, w in enumerate(values.index) if mask == TRUE and w in published]
+        beside = [(i, thesis[w]) for i, w in enumerate(values.index) if mask == TRUE and w in thesis]
         if beside:
             ax.plot(
                 *zip(*beside),

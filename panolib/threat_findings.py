@@ -9,9 +9,91 @@ import pandas as pd
 
 from panolib import findings, tables
 from panolib.findings import Finding
+from panolib.labels import CITYSCAPES
+from panolib.threat_runs import BASELINE
 from panolib.threat_tables import CLASS_MEAN, NO_MASKS, PREDICTED, TRUE
 
 SPLIT_CLASSES = ("bus", "truck", "train")
+
+
+def of_guidance(
+    rows: pd.DataFrame, semantic: pd.DataFrame, seeds: pd.DataFrame, votes: pd.DataFrame
+) -> list[Finding]:
+    """Findings of notebook 05.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Threat scores; methods are the masks that networks learned inside (`threat_runs.by_mask`).
+    semantic : DataFrame
+        IoU by what was painted (`threat_runs.painted`): nothing, true instances, predicted ones.
+    seeds : DataFrame
+        IoU of self-training over seeds: the noise floor.
+    votes : DataFrame
+        What `threat_tables.vote_table` returns.
+    """
+    nothing, *painted = dict.fromkeys(semantic["method"])
+    noise = {metric: spread_of(seeds, metric) for metric in ("mIoU_19", "mIoU_16")}
+    ways = ("30 % of the true instances painted", "predicted instances painted")
+    gains = {"mIoU_19": ("52.86", "52.91"), "mIoU_16": ("55.72", "55.81")}
+    starts = {"mIoU_19": "52.6", "mIoU_16": "55.6"}
+    painting_found = [
+        painting(
+            semantic, nothing, method, metric=metric, noise=noise[metric],
+            thesis=f"{way}: {metric} {starts[metric]} to {score}",
+        )
+        for metric, scores in gains.items()
+        for method, way, score in zip(painted, ways, scores, strict=True)
+    ]  # fmt: skip
+    frozen = [name for name in CITYSCAPES.classes if name not in CITYSCAPES.things] + ["bus", "motorcycle"]
+    return [
+        true_masks(rows, BASELINE),
+        bottleneck(rows, BASELINE, PREDICTED),
+        masks_help_learning(rows, PREDICTED, NO_MASKS),
+        masks_help_clustering(rows, PREDICTED),
+        *painting_found,
+        equal_classes(semantic, frozen),
+        vote_repairs(votes),
+    ]
+
+
+def of_instances(
+    weights: pd.DataFrame,
+    frameworks: pd.DataFrame,
+    candidates: Sequence[str],
+    mix: pd.DataFrame,
+    networks: pd.DataFrame,
+) -> list[Finding]:
+    """Findings of notebook 06.
+
+    Parameters
+    ----------
+    weights : DataFrame
+        Threat scores by consistency weight; their seeds are the noise floor of everything below.
+    frameworks : DataFrame
+        Threat scores of baselines and workflows inside predicted masks.
+    candidates : sequence of str
+        The workflows among them.
+    mix : DataFrame
+        What `threat_tables.mix_scores` returns.
+    networks : DataFrame
+        Threat scores by semantic network; settings are kernels.
+    """
+    noise = _pooled_spread(tables.per_seed(tables.select(weights, setting=PREDICTED), CLASS_MEAN))
+    methods = list(dict.fromkeys(networks["method"]))
+    kernel = next(kernel for kernel in dict.fromkeys(networks["setting"]) if kernel != "0")
+    cleaned = networks[networks["setting"] == kernel]
+    return [
+        best_weight(weights),
+        weight_matters(weights),
+        single_framework(frameworks, BASELINE, candidates, noise),
+        best_workflow(frameworks, candidates, "ICM", noise),
+        mix_star(mix, noise),
+        selection_bias(mix),
+        not_fused(),
+        morphology(networks, methods, kernel, noise),
+        better_masks(cleaned, methods, noise),
+    ]
 
 
 def mean_of(rows: pd.DataFrame, method: str, setting: str, metric: str = CLASS_MEAN) -> float:
@@ -20,10 +102,9 @@ def mean_of(rows: pd.DataFrame, method: str, setting: str, metric: str = CLASS_M
     return float(rows.loc[chosen, "value"].mean())
 
 
-def spread_of(rows: pd.DataFrame, metric: str = CLASS_MEAN, **wanted: str) -> tuple[float, int]:
-    """Sample standard deviation over the seeds of one value, and their number; NaN for one seed."""
-    values = tables.select(rows, class_or_metric=metric, **wanted)["value"].dropna()
-    return float(values.std(ddof=1)), len(values)
+def spread_of(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
+    """Sample standard deviation of one value over seeds; NaN for one seed."""
+    return float(tables.select(rows, class_or_metric=metric)["value"].std(ddof=1))
 
 
 def seeds_text(n_seeds: int, spread: float = np.nan) -> str:
@@ -233,13 +314,10 @@ def better_masks(rows: pd.DataFrame, methods: Sequence[str], noise: float) -> Fi
     )
 
 
-def not_tried() -> list[Finding]:
-    """Statements of 6.5 and 6.8 for which there is no run."""
-    return [
-        findings.not_testable(
-            "averaging or summing the embeddings of several networks did not help", "no run fuses embeddings"
-        )
-    ]
+def not_fused() -> Finding:
+    """Several networks in one embedding."""
+    thesis = "averaging or summing the embeddings of several networks did not help"
+    return findings.not_testable(thesis, "no run fuses embeddings")
 
 
 def _pooled_spread(values: pd.DataFrame) -> float:

@@ -87,9 +87,15 @@ def by_network(settings: Experiments) -> Names:
     }
 
 
-def guided_masks(settings: Experiments) -> tuple[str, ...]:
-    """Runs of notebook 05."""
-    return _flat(by_mask(settings).values(), [unguided(settings)], painted(settings).values())
+def self_trained(seeds: Sequence[int]) -> Names:
+    """E6: self-training of the ladder, whose seeds show the noise floor."""
+    return {"self-trained": [run_name("city", "semantic", "self_trained", seed) for seed in seeds]}
+
+
+def guided_masks(settings: Experiments, seeds: Sequence[int]) -> tuple[str, ...]:
+    """Runs of notebook 05; `seeds` of the ladder."""
+    parts = (by_mask(settings), {"": unguided(settings)}, painted(settings), self_trained(seeds))
+    return _flat(*(part.values() for part in parts))
 
 
 def instance_results(settings: Experiments) -> tuple[str, ...]:
