@@ -13,11 +13,12 @@ from panolib import tables
 from panolib.figures import OKABE_ITO, class_legend, picture, picture_grid
 from panolib.labels import LabelSet
 from panolib.runs import Record
-from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, PREDICTED, TRUE, sensitivity_rows
+from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, NO_MASKS, PREDICTED, TRUE, sensitivity_rows
 
 MARKERS = "osD^vPX*"
 AVERAGE_COLOURS = dict(zip(LABELS.values(), ("#0072B2", "#E69F00", "#009E73")))
-MASK_COLOURS = {PREDICTED: "#D55E00", TRUE: "#0072B2"}
+MASK_COLOURS = {PREDICTED: "#D55E00", TRUE: "#0072B2", NO_MASKS: "#999999"}
+LINE_COLOURS = ("#000000", *OKABE_ITO[1:4], "#999999", *OKABE_ITO[5:])  # yellow is too light for a line
 THESIS = "thesis (other data and size)"
 
 
@@ -40,7 +41,7 @@ def sensitivity(record: Record) -> Figure:
         axes[1].plot(
             part["wrong pixels"],
             part["pooled"],
-            color=OKABE_ITO[i % 8],
+            color=LINE_COLOURS[i % 8],
             marker=MARKERS[i % 8],
             markersize=8,
             linewidth=1.8,
@@ -63,7 +64,7 @@ def mask_bars(summary: pd.DataFrame, metric: str = CLASS_MEAN) -> Figure:
     methods, masks = (list(dict.fromkeys(part[column])) for column in ("method", "setting"))
     values = part.set_index(["method", "setting"])
     width = 0.8 / len(masks)
-    colours = dict(zip(masks, ("#999999", *OKABE_ITO[1:4], *OKABE_ITO[5:]))) | MASK_COLOURS
+    colours = dict(zip(masks, ("#E69F00", "#56B4E9", *OKABE_ITO[3:4]))) | MASK_COLOURS
     fig, ax = plt.subplots(figsize=(12, 5.5))
     for i, mask in enumerate(masks):
         found = values.reindex([(method, mask) for method in methods])
@@ -156,7 +157,7 @@ def weights_plot(rows: pd.DataFrame, published: pd.DataFrame, *, metric: str = C
                 label=THESIS,
             )
             ax.legend()
-        ax.set_xticks(range(len(values)), values.index)
+        ax.set_xticks(range(len(values)), [name.split()[-1] for name in values.index])
         ax.set_xlabel(f"consistency weight; n = {values.shape[1]} seed(s)")
         ax.set_ylabel(f"threat score, {metric}, %")
         ax.set_title(f"inside {mask}")
@@ -204,23 +205,25 @@ def framework_bars(summary: pd.DataFrame, published: pd.DataFrame) -> Figure:
 
 
 def kernel_plot(rows: pd.DataFrame, *, metric: str = CLASS_MEAN) -> Figure:
-    """One metric against the kernel of the morphology (0: none), a line per method."""
+    """One metric against the morphology (the setting of the rows), a line per method."""
     part = tables.summarise(tables.select(rows, class_or_metric=metric))
+    kernels = list(dict.fromkeys(part["setting"]))
     fig, ax = plt.subplots(figsize=(9, 5.5))
     for i, (method, found) in enumerate(part.groupby("method", sort=False)):
+        found = found.set_index("setting").reindex(kernels)
         ax.errorbar(
-            found["setting"].astype(int),
+            range(len(kernels)),
             found["mean"],
             found["spread"].fillna(0),
             capsize=4,
-            color=OKABE_ITO[(1, 2, 3, 5, 6, 7)[i % 6]],
+            linewidth=2,
+            color=LINE_COLOURS[1 + i % 7],
             marker=MARKERS[i % 8],
             markersize=9,
-            linewidth=2,
             label=method,
         )
-    ax.set_xticks(sorted(part["setting"].astype(int).unique()))
-    ax.set_xlabel(f"kernel of opening and closing, px (0: none); n = {int(part['n'].max())} seed(s)")
+    ax.set_xticks(range(len(kernels)), kernels)
+    ax.set_xlabel(f"kernel of opening and closing; n = {int(part['n'].max())} seed(s)")
     ax.set_ylabel(f"threat score, {metric}, %")
     ax.legend()
     return fig

@@ -11,13 +11,13 @@ from panolib import findings, tables
 from panolib.findings import Finding
 from panolib.labels import CITYSCAPES
 from panolib.threat_runs import BASELINE
-from panolib.threat_tables import CLASS_MEAN, NO_MASKS, PREDICTED, TRUE
+from panolib.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
 
 SPLIT_CLASSES = ("bus", "truck", "train")
 
 
 def of_guidance(
-    rows: pd.DataFrame, semantic: pd.DataFrame, seeds: pd.DataFrame, votes: pd.DataFrame
+    rows: pd.DataFrame, semantic: pd.DataFrame, seeds: pd.DataFrame, votes: pd.DataFrame, noise: float
 ) -> list[Finding]:
     """Findings of notebook 05.
 
@@ -31,15 +31,16 @@ def of_guidance(
         IoU of self-training over seeds: the noise floor.
     votes : DataFrame
         What `threat_tables.vote_table` returns.
+    noise : float
+        Spread of the class mean of the threat score over seeds, in points; NaN if not known.
     """
     nothing, *painted = dict.fromkeys(semantic["method"])
-    noise = {metric: spread_of(seeds, metric) for metric in ("mIoU_19", "mIoU_16")}
     ways = ("30 % of the true instances painted", "predicted instances painted")
     gains = {"mIoU_19": ("52.86", "52.91"), "mIoU_16": ("55.72", "55.81")}
     starts = {"mIoU_19": "52.6", "mIoU_16": "55.6"}
     painting_found = [
         painting(
-            semantic, nothing, method, metric=metric, noise=noise[metric],
+            semantic, nothing, method, metric=metric, noise=spread_of(seeds, metric),
             thesis=f"{way}: {metric} {starts[metric]} to {score}",
         )
         for metric, scores in gains.items()
@@ -47,10 +48,10 @@ def of_guidance(
     ]  # fmt: skip
     frozen = [name for name in CITYSCAPES.classes if name not in CITYSCAPES.things] + ["bus", "motorcycle"]
     return [
-        true_masks(rows, BASELINE),
-        bottleneck(rows, BASELINE, PREDICTED),
-        masks_help_learning(rows, PREDICTED, NO_MASKS),
-        masks_help_clustering(rows, PREDICTED),
+        true_masks(rows, BASELINE, noise),
+        bottleneck(rows, BASELINE, PREDICTED, noise),
+        masks_help_learning(rows, PREDICTED, NO_MASKS, noise),
+        masks_help_clustering(rows, PREDICTED, noise),
         *painting_found,
         equal_classes(semantic, frozen),
         vote_repairs(votes),
@@ -79,9 +80,9 @@ def of_instances(
     networks : DataFrame
         Threat scores by semantic network; settings are kernels.
     """
-    noise = _pooled_spread(tables.per_seed(tables.select(weights, setting=PREDICTED), CLASS_MEAN))
+    noise = noise_floor(tables.select(weights, setting=PREDICTED))
     methods = list(dict.fromkeys(networks["method"]))
-    kernel = next(kernel for kernel in dict.fromkeys(networks["setting"]) if kernel != "0")
+    kernel = next(kernel for kernel in dict.fromkeys(networks["setting"]) if kernel != NO_MORPHOLOGY)
     cleaned = networks[networks["setting"] == kernel]
     return [
         best_weight(weights),
@@ -121,48 +122,48 @@ def n_seeds(rows: pd.DataFrame) -> int:
 # --- guidance (6.5, 6.6) ------------------------------------------------------------------------------------
 
 
-def true_masks(rows: pd.DataFrame, method: str) -> Finding:
+def true_masks(rows: pd.DataFrame, method: str, noise: float) -> Finding:
     """The score of the baseline in true and in predicted masks."""
     predicted, true = (mean_of(rows, method, mask) for mask in (PREDICTED, TRUE))
     return findings.decided(
         "instances of the baseline score 54.7 inside true masks and 7.09 inside predicted ones",
         f"{CLASS_MEAN} {true:.1f} % inside true masks, {predicted:.1f} % inside predicted ones "
-        f"({seeds_text(n_seeds(rows))})",
-        true > predicted,
+        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        true - predicted > np.nan_to_num(noise),
     )
 
 
-def bottleneck(rows: pd.DataFrame, baseline: str, trained: str) -> Finding:
+def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, noise: float) -> Finding:
     """Better masks against better embeddings: which of the two steps is the larger one."""
     start, learned = mean_of(rows, baseline, PREDICTED), mean_of(rows, trained, PREDICTED)
     by_masks, by_learning = mean_of(rows, baseline, TRUE) - start, learned - start
     return findings.decided(
         "the semantic mask is the bottleneck",
         f"true masks give the baseline {by_masks:+.1f} points, self-training gives it {by_learning:+.1f} "
-        f"inside predicted masks ({seeds_text(n_seeds(rows))})",
-        by_masks > by_learning,
+        f"inside predicted masks ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        by_masks - by_learning > np.nan_to_num(noise),
     )
 
 
-def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str) -> Finding:
+def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str, noise: float) -> Finding:
     """Networks that learned inside predicted masks against those that clustered all pixels."""
     with_masks, without = (mean_of(rows, method, PREDICTED) for method in (guided, unguided))
     return findings.decided(
         "masks ease learning instances (argued without numbers)",
-        f"{CLASS_MEAN} {with_masks:.1f} % after learning inside predicted masks, {without:.1f} % after "
-        f"learning without, both scored inside predicted masks ({seeds_text(n_seeds(rows))})",
-        with_masks > without,
+        f"{CLASS_MEAN} inside predicted masks {with_masks:.1f} % after learning inside such masks, "
+        f"{without:.1f} % after learning without ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        with_masks - without > np.nan_to_num(noise),
     )
 
 
-def masks_help_clustering(rows: pd.DataFrame, method: str) -> Finding:
+def masks_help_clustering(rows: pd.DataFrame, method: str, noise: float) -> Finding:
     """The same networks, clustered inside predicted masks and without masks."""
     with_masks, without = (mean_of(rows, method, mask) for mask in (PREDICTED, NO_MASKS))
     return findings.decided(
         "the class mask makes clustering easier (argued without numbers)",
         f"{CLASS_MEAN} {with_masks:.1f} % clustered inside predicted masks, {without:.1f} % without any "
-        f"({seeds_text(n_seeds(rows))})",
-        with_masks > without,
+        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        with_masks - without > np.nan_to_num(noise),
     )
 
 
@@ -210,25 +211,27 @@ def vote_repairs(votes: pd.DataFrame, classes: Iterable[str] = SPLIT_CLASSES) ->
 # --- instance networks (6.7, 6.8, 6.9) ----------------------------------------------------------------------
 
 
-def best_weight(rows: pd.DataFrame, weight: str = "0.1") -> Finding:
+def best_weight(rows: pd.DataFrame, best: str = "weight 0.1") -> Finding:
     """Whether one weight wins by more than the spread over seeds."""
-    thesis = f"of the consistency weights, {weight} is the best (54.7 against 53.5, 51.0 and 43.8)"
-    values = tables.per_seed(tables.select(rows, setting=TRUE), CLASS_MEAN)
-    if weight not in values.index or len(values) < 2:
-        return findings.not_testable(thesis, f"this profile trains the weights {', '.join(values.index)}")
-    mean, spread = values.mean(axis=1), _pooled_spread(values)
-    lead = mean[weight] - mean.drop(weight).max()
+    thesis = f"of the consistency weights, {best.split()[-1]} is the best (54.7 against 53.5, 51.0 and 43.8)"
+    rows = tables.select(rows, setting=TRUE)
+    values = tables.per_seed(rows, CLASS_MEAN)
+    if best not in values.index or len(values) < 2:
+        return findings.not_testable(thesis, f"this profile trains {', '.join(values.index)}")
+    mean, spread = values.mean(axis=1), noise_floor(rows)
+    lead = mean[best] - mean.drop(best).max()
     return findings.decided(
         thesis,
-        f"{_listed(mean)}; {weight} leads by {lead:+.1f} points ({seeds_text(values.shape[1], spread)})",
+        f"{_listed(mean)}; {best} leads by {lead:+.1f} points ({seeds_text(values.shape[1], spread)})",
         lead > np.nan_to_num(spread),
     )
 
 
 def weight_matters(rows: pd.DataFrame) -> Finding:
     """Whether the weights differ by more than seeds do; the released code ignores the weight."""
-    values = tables.per_seed(tables.select(rows, setting=TRUE), CLASS_MEAN)
-    mean, spread = values.mean(axis=1), _pooled_spread(values)
+    rows = tables.select(rows, setting=TRUE)
+    values = tables.per_seed(rows, CLASS_MEAN)
+    mean, spread = values.mean(axis=1), noise_floor(rows)
     reach = mean.max() - mean.min()
     thesis = "the weight of the consistency term decides over 10.9 points"
     if not np.isfinite(spread):
@@ -293,11 +296,14 @@ def selection_bias(choices: pd.DataFrame) -> Finding:
 
 def morphology(rows: pd.DataFrame, methods: Sequence[str], kernel: str, noise: float) -> Finding:
     """Opening and closing with one kernel against none, mean over methods."""
-    values = {k: np.nanmean([mean_of(rows, method, k) for method in methods]) for k in ("0", kernel)}
-    gain = values[kernel] - values["0"]
+    values = {
+        k: np.nanmean([mean_of(rows, method, k) for method in methods]) for k in (NO_MORPHOLOGY, kernel)
+    }
+    before, after = values.values()
+    gain = after - before
     return findings.decided(
         "morphology lifts the score (14.00 without to 18.18 with it, V2 masks)",
-        f"kernel {kernel}: {values['0']:.1f} to {values[kernel]:.1f} %, {gain:+.1f} points, mean of "
+        f"kernel of {kernel}: {before:.1f} to {after:.1f} %, {gain:+.1f} points, mean of "
         f"{len(methods)} semantic networks ({_noise(noise)})",
         gain > np.nan_to_num(noise),
     )
@@ -318,11 +324,6 @@ def not_fused() -> Finding:
     """Several networks in one embedding."""
     thesis = "averaging or summing the embeddings of several networks did not help"
     return findings.not_testable(thesis, "no run fuses embeddings")
-
-
-def _pooled_spread(values: pd.DataFrame) -> float:
-    """Standard deviation over seeds [methods, seeds], pooled over methods; NaN for one seed."""
-    return float(np.sqrt(values.var(axis=1, ddof=1).mean()))
 
 
 def _listed(values: pd.Series) -> str:

@@ -57,7 +57,7 @@ def painted(settings: Experiments) -> Names:
 def by_weight(settings: Experiments) -> Names:
     """E7: networks by the weight of the consistency term."""
     return {
-        f"{weight:g}": [
+        f"weight {weight:g}": [
             run_name("city", "threat", "", seed, f"consistency.{weight:g}")
             for seed in settings.consistency_seeds
         ]
@@ -94,7 +94,8 @@ def self_trained(seeds: Sequence[int]) -> Names:
 
 def guided_masks(settings: Experiments, seeds: Sequence[int]) -> tuple[str, ...]:
     """Runs of notebook 05; `seeds` of the ladder."""
-    parts = (by_mask(settings), {"": unguided(settings)}, painted(settings), self_trained(seeds))
+    noise = (self_trained(seeds), by_weight(settings))
+    parts = (by_mask(settings), {"": unguided(settings)}, painted(settings), *noise)
     return _flat(*(part.values() for part in parts))
 
 

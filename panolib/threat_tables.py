@@ -18,6 +18,7 @@ SCORES = ["pooled", "class_mean", "image_mean"]
 CLASS_MEAN, IMAGE_MEAN = "class mean", "mean of image means"
 LABELS = {"class_mean": CLASS_MEAN, "pooled": "pooled", "image_mean": IMAGE_MEAN}
 PREDICTED, TRUE, NO_MASKS = "predicted masks", "true masks", "no masks"
+NO_MORPHOLOGY = "none"
 PUBLISHED_METRICS = {CLASS_MEAN: "mAP", "pooled": None, IMAGE_MEAN: None}  # of chapter 11
 WEIGHTS_FILE = "thesis_ch11_tab1_consistency_weight_ap.csv"
 
@@ -78,13 +79,14 @@ def threat_score(counts: pd.DataFrame, by: Sequence[str] = ("truth_share", "kern
 
 
 def gather(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
-    """`counts` of several runs, with columns method (their label), seed and mask (where they looked)."""
+    """`counts` of several runs, with columns method (their label), seed, mask and morphology (in words)."""
     parts = []
     for method, found in records.items():
         for record in found:
             part = counts(record).assign(method=method, seed=record.run.spec.seed)
             guided = record.run.spec.guided
-            parts.append(part.assign(mask=part["truth_share"].map(mask_name) if guided else NO_MASKS))
+            mask = part["truth_share"].map(mask_name) if guided else NO_MASKS
+            parts.append(part.assign(mask=mask, morphology=part["kernel"].map(kernel_name)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -92,6 +94,16 @@ def mask_name(truth_share: float) -> str:
     """Masks by the share of their wrong pixels that was corrected."""
     names = {0.0: PREDICTED, 1.0: TRUE}
     return names.get(truth_share, f"masks {100 * truth_share:g} % corrected")
+
+
+def kernel_name(kernel: int) -> str:
+    """Kernel of the morphology in words."""
+    return f"{kernel} px" if kernel else NO_MORPHOLOGY
+
+
+def noise_floor(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
+    """Standard deviation over seeds in the unit of the rows, pooled over methods; NaN for one seed."""
+    return float(np.sqrt(tables.per_seed(rows, metric).var(axis=1, ddof=1).mean()))
 
 
 def score_rows(counts: pd.DataFrame, *, setting: str = "mask") -> pd.DataFrame:
@@ -116,7 +128,7 @@ def score_rows(counts: pd.DataFrame, *, setting: str = "mask") -> pd.DataFrame:
         numbers.assign(unit="count"),
     ], ignore_index=True)  # fmt: skip
     rows = rows.rename(columns={setting: "setting"}).assign(source="counts of the threat runs")
-    return rows.assign(setting=rows["setting"].astype(str))[list(tables.COLUMNS)]
+    return rows[list(tables.COLUMNS)]
 
 
 def semantic_rows(records: Mapping[str, Sequence[Record]], *, setting: str = "") -> pd.DataFrame:
@@ -258,12 +270,12 @@ def beside(summary: pd.DataFrame, published: Mapping[str, tuple[str, tuple[str, 
 
 
 def beside_weights(summary: pd.DataFrame) -> pd.DataFrame:
-    """Thesis ch. 11 table 1 beside a summary whose methods are consistency weights ("0.1")."""
+    """Thesis ch. 11 table 1 beside a summary whose methods are consistency weights ("weight 0.1")."""
     known = set(tables.published(WEIGHTS_FILE)["setting"].str.extract(r"weight ([\d.]+);", expand=False))
     matches = {
-        weight: ("Instance baseline (source-trained)", f"consistency weight {float(weight)};")
-        for weight in dict.fromkeys(summary["method"])
-        if str(float(weight)) in known
+        method: ("Instance baseline (source-trained)", f"consistency weight {weight};")
+        for method in dict.fromkeys(summary["method"])
+        if (weight := str(float(method.split()[-1]))) in known
     }
     return tables.with_published(summary, WEIGHTS_FILE, matches, metrics=PUBLISHED_METRICS)
 
