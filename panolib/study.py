@@ -230,6 +230,8 @@ def notebook_runs(
     seeds: tuple[int, ...], experiments: Experiments | None = None
 ) -> dict[str, tuple[str, ...]]:
     """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
+    from panolib import threat_runs
+
     own_seeds = experiment_seeds(seeds, experiments)
 
     def names(domain: str, kind: str) -> tuple[str, ...]:
@@ -251,6 +253,8 @@ def notebook_runs(
         + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained"), sources)
         + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained", "oracle"), networks)
         + variants("semantic", ("source_only", "self_trained"), ["monitored"]),
+        "05_guided_masks": () if experiments is None else threat_runs.guided_masks(experiments, seeds),
+        "06_instance_results": () if experiments is None else threat_runs.instance_results(experiments),
         "07_panoptic_results": names("city", "semantic")
         + names("city", "instance")
         + names("city", "panoptic")

@@ -1,0 +1,334 @@
+"""What the thesis says about guidance and instance networks (methods 6.5 to 6.9), decided by our tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from panolib import findings, tables
+from panolib.findings import Finding
+from panolib.labels import CITYSCAPES
+from panolib.threat_runs import BASELINE
+from panolib.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
+
+SPLIT_CLASSES = ("bus", "truck", "train")
+
+
+def of_guidance(
+    rows: pd.DataFrame, semantic: pd.DataFrame, seeds: pd.DataFrame, votes: pd.DataFrame, noise: float
+) -> list[Finding]:
+    """Findings of notebook 05.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        Threat scores; methods are the masks that networks learned inside (`threat_runs.by_mask`).
+    semantic : DataFrame
+        IoU by what was painted (`threat_runs.painted`): nothing, true instances, predicted ones.
+    seeds : DataFrame
+        IoU of self-training over seeds: the noise floor.
+    votes : DataFrame
+        What `threat_tables.vote_table` returns.
+    noise : float
+        Spread of the class mean of the threat score over seeds, in points; NaN if not known.
+    """
+    nothing, *painted = dict.fromkeys(semantic["method"])
+    ways = ("30 % of the true instances painted", "predicted instances painted")
+    gains = {"mIoU_19": ("52.86", "52.91"), "mIoU_16": ("55.72", "55.81")}
+    starts = {"mIoU_19": "52.6", "mIoU_16": "55.6"}
+    painting_found = [
+        painting(
+            semantic, nothing, method, metric=metric, noise=spread_of(seeds, metric),
+            thesis=f"{way}: {metric} {starts[metric]} to {score}",
+        )
+        for metric, scores in gains.items()
+        for method, way, score in zip(painted, ways, scores, strict=True)
+    ]  # fmt: skip
+    frozen = [name for name in CITYSCAPES.classes if name not in CITYSCAPES.things] + ["bus", "motorcycle"]
+    return [
+        true_masks(rows, BASELINE, noise),
+        bottleneck(rows, BASELINE, PREDICTED, noise),
+        masks_help_learning(rows, PREDICTED, NO_MASKS, noise),
+        masks_help_clustering(rows, PREDICTED, noise),
+        *painting_found,
+        equal_classes(semantic, frozen),
+        vote_repairs(votes),
+    ]
+
+
+def of_instances(
+    weights: pd.DataFrame,
+    frameworks: pd.DataFrame,
+    candidates: Sequence[str],
+    mix: pd.DataFrame,
+    networks: pd.DataFrame,
+) -> list[Finding]:
+    """Findings of notebook 06.
+
+    Parameters
+    ----------
+    weights : DataFrame
+        Threat scores by consistency weight; their seeds are the noise floor of everything below.
+    frameworks : DataFrame
+        Threat scores of baselines and workflows inside predicted masks.
+    candidates : sequence of str
+        The workflows among them.
+    mix : DataFrame
+        What `threat_tables.mix_scores` returns.
+    networks : DataFrame
+        Threat scores by semantic network; settings are kernels.
+    """
+    noise = noise_floor(tables.select(weights, setting=PREDICTED))
+    methods = list(dict.fromkeys(networks["method"]))
+    kernel = next(kernel for kernel in dict.fromkeys(networks["setting"]) if kernel != NO_MORPHOLOGY)
+    cleaned = networks[networks["setting"] == kernel]
+    return [
+        best_weight(weights),
+        weight_matters(weights),
+        single_framework(frameworks, BASELINE, candidates, noise),
+        best_workflow(frameworks, candidates, "ICM", noise),
+        mix_star(mix, noise),
+        selection_bias(mix),
+        not_fused(),
+        morphology(networks, methods, kernel, noise),
+        better_masks(cleaned, methods, noise),
+    ]
+
+
+def mean_of(rows: pd.DataFrame, method: str, setting: str, metric: str = CLASS_MEAN) -> float:
+    """Mean over seeds of one value, NaN if it is not in the rows."""
+    chosen = (rows["method"] == method) & (rows["setting"] == setting) & (rows["class_or_metric"] == metric)
+    return float(rows.loc[chosen, "value"].mean())
+
+
+def spread_of(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
+    """Sample standard deviation of one value over seeds; NaN for one seed."""
+    return float(tables.select(rows, class_or_metric=metric)["value"].std(ddof=1))
+
+
+def seeds_text(n_seeds: int, spread: float = np.nan) -> str:
+    """ "3 seeds, spread ± 0.4", or "one seed, no spread"."""
+    if n_seeds < 2 or not np.isfinite(spread):
+        return "one seed, no spread" if n_seeds < 2 else f"{n_seeds} seeds"
+    return f"{n_seeds} seeds, spread ± {spread:.1f}"
+
+
+def n_seeds(rows: pd.DataFrame) -> int:
+    return rows["seed"].nunique()
+
+
+# --- guidance (6.5, 6.6) ------------------------------------------------------------------------------------
+
+
+def true_masks(rows: pd.DataFrame, method: str, noise: float) -> Finding:
+    """The score of the baseline in true and in predicted masks."""
+    predicted, true = (mean_of(rows, method, mask) for mask in (PREDICTED, TRUE))
+    return findings.decided(
+        "instances of the baseline score 54.7 inside true masks and 7.09 inside predicted ones",
+        f"{CLASS_MEAN} {true:.1f} % inside true masks, {predicted:.1f} % inside predicted ones "
+        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        true - predicted > np.nan_to_num(noise),
+    )
+
+
+def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, noise: float) -> Finding:
+    """Better masks against better embeddings: which of the two steps is the larger one."""
+    start, learned = mean_of(rows, baseline, PREDICTED), mean_of(rows, trained, PREDICTED)
+    by_masks, by_learning = mean_of(rows, baseline, TRUE) - start, learned - start
+    return findings.decided(
+        "the semantic mask is the bottleneck",
+        f"true masks give the baseline {by_masks:+.1f} points, self-training gives it {by_learning:+.1f} "
+        f"inside predicted masks ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        by_masks - by_learning > np.nan_to_num(noise),
+    )
+
+
+def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str, noise: float) -> Finding:
+    """Networks that learned inside predicted masks against those that clustered all pixels."""
+    with_masks, without = (mean_of(rows, method, PREDICTED) for method in (guided, unguided))
+    return findings.decided(
+        "masks ease learning instances (argued without numbers)",
+        f"{CLASS_MEAN} inside predicted masks {with_masks:.1f} % after learning inside such masks, "
+        f"{without:.1f} % after learning without ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        with_masks - without > np.nan_to_num(noise),
+    )
+
+
+def masks_help_clustering(rows: pd.DataFrame, method: str, noise: float) -> Finding:
+    """The same networks, clustered inside predicted masks and without masks."""
+    with_masks, without = (mean_of(rows, method, mask) for mask in (PREDICTED, NO_MASKS))
+    return findings.decided(
+        "the class mask makes clustering easier (argued without numbers)",
+        f"{CLASS_MEAN} {with_masks:.1f} % clustered inside predicted masks, {without:.1f} % without any "
+        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        with_masks - without > np.nan_to_num(noise),
+    )
+
+
+def painting(
+    rows: pd.DataFrame, reference: str, painted: str, thesis: str, metric: str, noise: float
+) -> Finding:
+    """Painted instances against none; the gain has to exceed the spread of self-training over seeds."""
+    values = tables.per_seed(rows, metric).mean(axis=1)
+    gain = values[painted] - values[reference]
+    known = np.isfinite(noise)
+    beside = f"seeds of self-training spread by ± {noise:.2f}" if known else "no spread to compare with"
+    return findings.decided(
+        thesis,
+        f"{metric} {values[reference]:.2f} to {values[painted]:.2f} %, {gain:+.2f} points "
+        f"({seeds_text(n_seeds(rows))}; {beside})",
+        gain > (noise if known else 0),
+    )
+
+
+def equal_classes(rows: pd.DataFrame, classes: Sequence[str]) -> Finding:
+    """Whether classes come out identical to one decimal whatever was painted."""
+    values = {name: tables.per_seed(rows, name).round(1).fillna(-1) for name in classes}
+    same = [name for name, value in values.items() if value.eq(value.iloc[0]).all(axis=None)]
+    return findings.decided(
+        f"IoU of {len(values)} classes (all stuff, bus, motorcycle) is identical to one decimal in all three "
+        "rows, which retrained networks would hardly give",
+        f"identical in {len(same)} of {len(values)} classes",
+        len(same) == len(values),
+    )
+
+
+def vote_repairs(votes: pd.DataFrame, classes: Iterable[str] = SPLIT_CLASSES) -> Finding:
+    """Whether the vote repairs more pixels of long vehicles than it spoils."""
+    part = votes[votes["class"].isin(list(classes))]
+    repaired, spoiled = int(part["repaired, px"].sum()), int(part["spoiled, px"].sum())
+    everything = votes.set_index("class").loc["all things"]
+    return findings.decided(
+        "the vote repairs buses and trucks that the semantic map splits",
+        f"{' and '.join(part['class'])}: {repaired} pixels repaired, {spoiled} spoiled; all things: "
+        f"{everything['repaired, px']} repaired, {everything['spoiled, px']} spoiled (one network)",
+        repaired > spoiled,
+    )
+
+
+# --- instance networks (6.7, 6.8, 6.9) ----------------------------------------------------------------------
+
+
+def best_weight(rows: pd.DataFrame, best: str = "weight 0.1") -> Finding:
+    """Whether one weight wins by more than the spread over seeds."""
+    thesis = f"of the consistency weights, {best.split()[-1]} is the best (54.7 against 53.5, 51.0 and 43.8)"
+    rows = tables.select(rows, setting=TRUE)
+    values = tables.per_seed(rows, CLASS_MEAN)
+    if best not in values.index or len(values) < 2:
+        return findings.not_testable(thesis, f"this profile trains {', '.join(values.index)}")
+    mean, spread = values.mean(axis=1), noise_floor(rows)
+    lead = mean[best] - mean.drop(best).max()
+    return findings.decided(
+        thesis,
+        f"{_listed(mean)}; {best} leads by {lead:+.1f} points ({seeds_text(values.shape[1], spread)})",
+        lead > np.nan_to_num(spread),
+    )
+
+
+def weight_matters(rows: pd.DataFrame) -> Finding:
+    """Whether the weights differ by more than seeds do; the released code ignores the weight."""
+    rows = tables.select(rows, setting=TRUE)
+    values = tables.per_seed(rows, CLASS_MEAN)
+    mean, spread = values.mean(axis=1), noise_floor(rows)
+    reach = mean.max() - mean.min()
+    thesis = "the weight of the consistency term decides over 10.9 points"
+    if not np.isfinite(spread):
+        return findings.not_testable(thesis, f"{_listed(mean)}, but one seed a weight shows no noise floor")
+    return findings.decided(
+        thesis,
+        f"{_listed(mean)}: {reach:.1f} points between best and worst, "
+        f"{seeds_text(values.shape[1], spread)}; a difference counts above twice the spread",
+        reach > 2 * spread,
+    )
+
+
+def single_framework(rows: pd.DataFrame, baseline: str, candidates: Sequence[str], noise: float) -> Finding:
+    """The best self-trained framework against the baseline, inside predicted masks."""
+    mean = tables.per_seed(rows, CLASS_MEAN).mean(axis=1)
+    best = mean[list(candidates)].idxmax()
+    gain = mean[best] - mean[baseline]
+    return findings.decided(
+        "self-training lifts the baseline from 7.09 to 13.50 (best single framework)",
+        f"{mean[baseline]:.1f} to {mean[best]:.1f} % ({best}), {gain:+.1f} points "
+        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        gain > np.nan_to_num(noise),
+    )
+
+
+def best_workflow(rows: pd.DataFrame, candidates: Sequence[str], wanted: str, noise: float) -> Finding:
+    """Whether the best framework is of one workflow, by more than the noise floor."""
+    mean = tables.per_seed(rows, CLASS_MEAN).mean(axis=1)[list(candidates)]
+    ours, others = (mean[[(wanted in name) == own for name in mean.index]] for own in (True, False))
+    lead = ours.max() - others.max()
+    return findings.decided(
+        f"one network a class ({wanted}) is the best framework by a big margin",
+        f"{ours.idxmax()} {ours.max():.1f} %, the best other one ({others.idxmax()}) {others.max():.1f} %: "
+        f"{lead:+.1f} points ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        lead > np.nan_to_num(noise),
+    )
+
+
+def mix_star(choices: pd.DataFrame, noise: float) -> Finding:
+    """MIX* against the best single framework, both chosen on other images than they are scored on."""
+    mean = choices.groupby(["choice", "scored"])["value"].mean()
+    mixed, single = mean["MIX*", "other half"], mean["best framework", "other half"]
+    return findings.decided(
+        "the best network of every class (MIX*, 14.00) is above the best framework (13.50)",
+        f"chosen on one half of the images, scored on the other: {mixed:.1f} against {single:.1f} %, "
+        f"{mixed - single:+.1f} points ({_noise(noise)})",
+        mixed - single > np.nan_to_num(noise),
+    )
+
+
+def selection_bias(choices: pd.DataFrame) -> Finding:
+    """How much choosing on the scored images flatters MIX*."""
+    mean = choices.query("choice == 'MIX*'").groupby("scored")["value"].mean()
+    bias = mean["same half"] - mean["other half"]
+    return findings.decided(
+        "MIX* is chosen on the images that it is scored on, so 14.00 is optimistic",
+        f"{mean['same half']:.1f} % on the images of the choice, {mean['other half']:.1f} % on the others: "
+        f"{bias:+.1f} points",
+        bias > 0,
+    )
+
+
+def morphology(rows: pd.DataFrame, methods: Sequence[str], kernel: str, noise: float) -> Finding:
+    """Opening and closing with one kernel against none, mean over methods."""
+    values = {
+        k: np.nanmean([mean_of(rows, method, k) for method in methods]) for k in (NO_MORPHOLOGY, kernel)
+    }
+    before, after = values.values()
+    gain = after - before
+    return findings.decided(
+        "morphology lifts the score (14.00 without to 18.18 with it, V2 masks)",
+        f"kernel of {kernel}: {before:.1f} to {after:.1f} %, {gain:+.1f} points, mean of "
+        f"{len(methods)} semantic networks ({_noise(noise)})",
+        gain > np.nan_to_num(noise),
+    )
+
+
+def better_masks(rows: pd.DataFrame, methods: Sequence[str], noise: float) -> Finding:
+    """Whether the score rises in the order of the semantic networks."""
+    values = tables.per_seed(rows, CLASS_MEAN).mean(axis=1).reindex(list(methods))
+    steps = values.diff().dropna()
+    return findings.decided(
+        "masks of V3 (21.90) and V3+ (25.80) suit instances better than those of V2 (19.19; seven classes)",
+        f"{_listed(values)}, seven classes ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        bool((steps > np.nan_to_num(noise)).all()),
+    )
+
+
+def not_fused() -> Finding:
+    """Several networks in one embedding."""
+    thesis = "averaging or summing the embeddings of several networks did not help"
+    return findings.not_testable(thesis, "no run fuses embeddings")
+
+
+def _listed(values: pd.Series) -> str:
+    return ", ".join(f"{name} {value:.1f} %" for name, value in values.items())
+
+
+def _noise(noise: float) -> str:
+    return f"seeds spread by ± {noise:.1f}" if np.isfinite(noise) else "no spread to compare with"
