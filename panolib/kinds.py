@@ -64,7 +64,7 @@ class ThreatSpec:
     label_set: str
     validation: str
     min_size: int
-    truth_shares: tuple[float, ...]  # of the wrong regions of the masks, corrected; 0: predicted, 1: true masks
+    truth_shares: tuple[float, ...]  # of wrong pixels of the masks, corrected; 0: predicted, 1: true
     kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
     guided: bool
     compute: Compute

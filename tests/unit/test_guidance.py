@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from panolib.guidance import cluster_in_class_masks, vote_categories, vote_semantic_class
+from panolib.guidance import cluster_in_class_masks, corrected, vote_categories, vote_semantic_class
 from panolib.labels import CITYSCAPES, VOID
 
 ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))
@@ -162,3 +163,58 @@ def test_vote_edges():
     assert vote_semantic_class(semantic, torch.tensor([[1, 1]]), (BUS,)).tolist() == [[BUS, BUS]]
     with pytest.raises(ValueError, match="one grid"):
         vote_semantic_class(semantic, torch.zeros(2, 2, dtype=torch.int64), THINGS)
+
+
+@pytest.fixture
+def spotted():
+    """A truth of car and road with a void corner, and a prediction with three tenths of wrong pixels."""
+    generator = np.random.default_rng(3)
+    truth = np.where(generator.random((40, 60)) < 0.5, CAR, ROAD).astype(np.uint8)
+    truth[:10, :10] = VOID
+    return np.where(generator.random(truth.shape) < 0.3, BUS, truth).astype(np.uint8), truth
+
+
+def test_corrected_ends_at_the_prediction_and_at_the_truth(spotted):
+    prediction, truth = spotted
+    assert np.array_equal(corrected(prediction, truth, 0), prediction)
+    expected = np.where(truth == VOID, prediction, truth)
+    assert np.array_equal(corrected(prediction, truth, 1), expected)
+    assert corrected(prediction, truth, 0.5).dtype == prediction.dtype
+
+
+def test_corrected_sets_about_the_share_of_wrong_pixels_right_and_breaks_none(spotted):
+    prediction, truth = spotted
+    wrong = (prediction != truth) & (truth != VOID)
+    before = np.zeros_like(wrong)
+    for share in (0.25, 0.5, 0.75):
+        result = corrected(prediction, truth, share)
+        changed = result != prediction
+        assert (result[changed] == truth[changed]).all()
+        assert (changed <= wrong).all() and (before <= changed).all()  # never void; more of the same
+        assert changed.sum() / wrong.sum() == pytest.approx(share, abs=0.02)
+        before = changed
+
+
+def test_corrected_takes_whole_regions_of_a_true_class():
+    truth = np.full((6, 9), ROAD, np.uint8)
+    truth[1:3, 1:3] = CAR
+    truth[3, 3] = CAR  # joined to the square by a corner
+    truth[3, 4] = PERSON  # beside it, another class
+    prediction = np.full((6, 9), ROAD, np.uint8)
+    changes = {(corrected(prediction, truth, 0.5, seed=seed) != prediction).sum() for seed in range(20)}
+    assert changes == {1, 5}  # the person alone, or the car
+    assert {corrected(prediction, truth, 0.8, seed=seed)[1, 1] for seed in range(20)} == {CAR}
+
+
+@pytest.mark.parametrize("truth", [np.full((4, 5), VOID), np.full((4, 5), ROAD)])
+def test_corrected_has_nothing_to_do_without_wrong_pixels(truth):
+    prediction = np.full((4, 5), ROAD)
+    for share in (0, 0.5, 1):
+        assert np.array_equal(corrected(prediction, truth, share), prediction)
+
+
+def test_corrected_refuses_other_shares_and_grids():
+    with pytest.raises(ValueError, match=r"share is 1\.2"):
+        corrected(np.zeros((2, 2)), np.zeros((2, 2)), 1.2)
+    with pytest.raises(ValueError, match="one grid"):
+        corrected(np.zeros((2, 2)), np.zeros((2, 3)), 0.5)
