@@ -119,13 +119,13 @@ def predict_instances(
     """
     device = embeddings.device
     semantic = torch.as_tensor(semantic_labels, device=device).long()
-    small = _resize_nearest(semantic, embeddings.shape[1:])
+    small = resize_nearest(semantic, embeddings.shape[1:])
     options = {"connected": label_set.connected_things} | options
     cluster = cluster_in_class_masks if guided else cluster_unguided
     labels, rows = cluster(embeddings, small, thing_ids or label_set.thing_ids, **options)
 
     category = torch.tensor([-1] + [row["category_id"] for row in rows], device=device)
-    labels = _resize_nearest(labels, semantic.shape)
+    labels = resize_nearest(labels, semantic.shape)
     if guided:
         labels = torch.where(category[labels] == semantic, labels, 0)
     area = torch.bincount(labels.flatten(), minlength=len(category))
@@ -471,7 +471,7 @@ def _write_png(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def _resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
+def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     """[H, W] labels at another size; every pixel takes the label under its centre."""
     if labels.shape == torch.Size(size):
         return labels

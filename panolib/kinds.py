@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from panolib import evaluate, guidance, provenance
+from panolib import evaluate, evaluate_threat, guidance, provenance
 from panolib.data import city
 from panolib.data.samples import Sample
 from panolib.labels import LABEL_SETS
@@ -80,7 +80,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, performance,
+        panoptic, gap, threat, performance,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -213,6 +213,46 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
     return metrics
 
 
+def threat(sources: Sources, run: Run, job: Job) -> dict:
+    """Found, false and missed objects of every image, inside masks between predicted and true."""
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    fabric = launch(spec.compute)
+    names = [role.partition(".")[2] for role, _ in run.parents if role.startswith("instance.")]
+    networks = []
+    for name in names:
+        parent = dict(run.parents)[f"instance.{name}"]
+        model = build_instance(parent.spec.network)
+        model.load_state_dict(job.parent(f"instance.{name}")["model"])
+        networks.append(
+            evaluate_threat.Network(
+                fabric.to_device(model),
+                label_set.ids_of(learned_classes(parent) or label_set.things),
+                **_clustering(job, f"clustering.{name}"),
+            )
+        )
+    metrics = evaluate_threat.score_threat(
+        fabric.to_device(_parent_semantic(job, "semantic")),
+        networks,
+        _data(sources, run, spec.validation),
+        label_set,
+        min_size=spec.min_size,
+        truth_shares=spec.truth_shares,
+        kernels=spec.kernels,
+        guided=spec.guided,
+        save_sample=job.save_sample,
+        label=f"{run.name}: score",
+    )
+    job.finish({})
+    return metrics
+
+
+def learned_classes(run: Run) -> tuple[str, ...] | None:
+    """Thing classes of an instance run, None for all; batch-norm adaptation has those of its start."""
+    while not hasattr(run.spec, "classes"):
+        run = dict(run.parents)["start"]
+    return run.spec.classes
+
+
 def performance(sources: Sources, run: Run, job: Job) -> dict:
     """Core operations beside what people use today (`bench`); nothing is trained."""
     from panolib import bench  # scikit-learn and more, which no other kind needs
@@ -288,7 +328,7 @@ def _parent_semantic(job: Job, role: str) -> nn.Module:
     return model
 
 
-def _clustering(job: Job) -> dict[str, float]:
+def _clustering(job: Job, role: str = "clustering") -> dict[str, float]:
     """Clustering settings that were chosen on the training domain."""
-    chosen = job.parent_record("clustering").metrics
+    chosen = job.parent_record(role).metrics
     return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}

@@ -1,0 +1,308 @@
+"""Found, false and missed objects of instance networks, image by image, inside better and worse masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from panolib import guidance
+from panolib.clustering import cluster
+from panolib.data import views
+from panolib.data.samples import Sample
+from panolib.evaluate import panoptic_picture, predict
+from panolib.inference import (
+    clean_instances,
+    merge_panoptic,
+    panoptic_truth,
+    predict_instances,
+    resize_nearest,
+)
+from panolib.labels import VOID, LabelSet
+from panolib.metrics.instance import ThreatScore
+from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.training.semantic import to_image
+
+N_PICTURES = 2
+
+
+@dataclass(frozen=True)
+class Network:
+    """An embedding network, the train ids that it answers for, and the clustering of its baseline."""
+
+    model: nn.Module
+    class_ids: tuple[int, ...]
+    bandwidth: float
+    delta_dist: float
+
+    @property
+    def clustering(self) -> dict[str, float]:
+        return {"bandwidth": self.bandwidth, "delta_dist": self.delta_dist}
+
+
+def score_threat(
+    semantic_model: nn.Module,
+    networks: Sequence[Network],
+    dataset: Sequence[Sample],
+    label_set: LabelSet,
+    *,
+    min_size: int,
+    truth_shares: Sequence[float],
+    kernels: Sequence[int],
+    guided: bool,
+    save_sample: Callable[[str, np.ndarray], None],
+    label: str = "",
+) -> dict:
+    """Counts behind the threat score of networks that share the thing classes, and what the vote changes.
+
+    Every network clusters inside the masks of its classes; the instances of all of them make one map.
+
+    Parameters
+    ----------
+    semantic_model : Module
+        Predicts the masks.
+    networks : sequence of Network
+    min_size : int
+        Smallest mask and smallest instance, pixels of the embedding grid.
+    truth_shares : sequence of float
+        Masks are brought towards the truth by these shares (`guidance.corrected`).
+    kernels : sequence of int
+        Morphological clean-up of the instances, pixels; 0 for none.
+    guided : bool
+        False: one clustering of all pixels, whose clusters the masks only name (`unguided_instances`).
+    save_sample : function (name, picture)
+        Takes the first two images, "00-truth" and "00-result", and where the vote changes most,
+        "vote-0-before", "vote-0-after" and "vote-0-truth".
+
+    Returns
+    -------
+    dict
+        "things": names; "n_images"; "masks": mIoU and share of wrong pixels of the masks, per truth share;
+        "variants": per truth share and kernel, "tp", "fp" and "fn" as {thing: "count of image 0, 1, .."}
+        (a string, so that a file has a line instead of hundreds); "vote": see `count_votes`, None if no
+        network answers for several classes.
+    """
+    variants = {(share, kernel): [] for share in truth_shares for kernel in kernels}
+    confusions = dict.fromkeys(truth_shares, 0)
+    votes: list[dict] = []
+    for index, prediction in enumerate(predict(semantic_model, None, dataset, label=label)):
+        sample, predicted = prediction.sample, prediction.semantic.cpu().numpy()
+        truth = panoptic_truth(sample, label_set)
+        embeddings = [embed(network.model, sample) for network in networks]
+        for share in truth_shares:
+            semantic = guidance.corrected(predicted, sample.semantic, share, seed=index)
+            confusions[share] += confusion_matrix(sample.semantic, semantic, label_set.n_classes)
+            instances, table = fused_instances(
+                networks, embeddings, semantic, label_set, min_size=min_size, guided=guided
+            )
+            for kernel in kernels:
+                found = cleaned(instances, table, kernel)
+                variants[share, kernel].append(image_counts(truth, *found, label_set))
+                if index < N_PICTURES and (share, kernel) == (truth_shares[0], kernels[0]):
+                    save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
+                    merged = merge_panoptic(semantic, found[0], label_set)
+                    save_sample(f"{index:02d}-result", panoptic_picture(*merged, label_set))
+        if guided:
+            votes.append(
+                voted_pixels(networks, embeddings, predicted, sample.semantic, label_set, min_size=min_size)
+            )
+
+    return {
+        "things": list(label_set.things),
+        "n_images": len(dataset),
+        "masks": [{"truth_share": share, **mask_quality(confusions[share])} for share in truth_shares],
+        "variants": [
+            {"truth_share": share, "kernel": kernel, **_as_text(counts, label_set.things)}
+            for (share, kernel), counts in variants.items()
+        ],
+        "vote": _finish_votes(votes, label_set, save_sample),
+    }
+
+
+@torch.inference_mode()
+def embed(model: nn.Module, sample: Sample) -> Tensor:
+    """float [E, h, w]: embeddings of one image at its own size."""
+    model.eval()
+    device = next(model.parameters()).device
+    return model(views.normalise(to_image(sample)[None]).to(device))[0].float()
+
+
+def fused_instances(
+    networks: Sequence[Network],
+    embeddings: Sequence[Tensor],
+    semantic: np.ndarray,
+    label_set: LabelSet,
+    *,
+    min_size: int,
+    guided: bool,
+) -> tuple[Tensor, list[dict]]:
+    """Instances of all networks in one map int64 [H, W], and their table (`id`, `category_id`).
+
+    `embeddings` [E, h, w] are those of each network. Where two networks answer for one pixel, the first
+    does.
+    """
+    find = predict_instances if guided else unguided_instances
+    fused, table = torch.zeros(semantic.shape, dtype=torch.int64), []
+    for network, embedding in zip(networks, embeddings, strict=True):
+        labels, rows = find(
+            embedding, semantic, label_set, thing_ids=network.class_ids, min_size=min_size,
+            **network.clustering,
+        )  # fmt: skip
+        labels = labels.to(fused.device)
+        fused = torch.where((fused == 0) & (labels > 0), labels + len(table), fused)
+        table += [{"id": row["id"] + len(table), "category_id": row["category_id"]} for row in rows]
+    return fused, _present(fused, table)
+
+
+def unguided_instances(
+    embeddings: Tensor, semantic: np.ndarray, label_set: LabelSet, *, thing_ids: Sequence[int], **options
+) -> tuple[Tensor, list[dict]]:
+    """Clusters of all pixels whose most frequent predicted class is one of the things asked for.
+
+    Parameters
+    ----------
+    embeddings : float Tensor [E, h, w]
+    semantic : integer array [H, W]
+        Predicted train ids; name the clusters and nothing else.
+    thing_ids : sequence of int
+    **options
+        As in `clustering.cluster`.
+
+    Returns
+    -------
+    instance_labels : int64 Tensor [H, W]
+    table : list of dict
+        `id` and `category_id`.
+    """
+    small = resize_nearest(torch.as_tensor(semantic, device=embeddings.device).long(), embeddings.shape[1:])
+    labels = cluster(embeddings, torch.ones_like(small, dtype=torch.bool), **options)
+    categories = guidance.vote_categories(small, labels, range(label_set.n_classes))
+    wanted = torch.isin(categories, torch.tensor(thing_ids, device=categories.device))
+    labels = resize_nearest(torch.where(wanted[labels], labels, 0), semantic.shape)
+    table = [{"id": k, "category_id": int(categories[k])} for k in range(1, len(categories)) if wanted[k]]
+    return labels, _present(labels, table)
+
+
+def cleaned(instances: Tensor, table: Sequence[dict], kernel: int) -> tuple[Tensor, list[dict]]:
+    """`clean_instances` (kernel 0: none) and the rows of the instances that are left."""
+    if kernel == 0:
+        return instances, list(table)
+    instances = clean_instances(instances, kernel=kernel)
+    return instances, _present(instances, table)
+
+
+def image_counts(truth: tuple, instances: Tensor, table: Sequence[dict], label_set: LabelSet) -> np.ndarray:
+    """int64 [3, T]: TP, FP and FN of every thing class in one image, by the rules of `ThreatScore`."""
+    score = ThreatScore(label_set)
+    score.update(*truth, instances, table)
+    return np.stack([score.tp, score.fp, score.fn])[:, list(label_set.thing_ids)]
+
+
+def mask_quality(confusion: np.ndarray) -> dict[str, float]:
+    """mIoU of a confusion matrix [C + 1, C + 1] (void last), and the share of wrong pixels beside void."""
+    n_classes = len(confusion) - 1
+    known = confusion[:n_classes]
+    return {
+        "miou": float(np.nanmean(iou_per_class(confusion, range(n_classes)))),
+        "wrong_share": float(1 - np.trace(known) / max(known.sum(), 1)),
+    }
+
+
+def count_votes(before: np.ndarray, after: np.ndarray, truth: np.ndarray, n_classes: int) -> dict:
+    """Pixels of one image that the vote repairs and spoils.
+
+    Parameters
+    ----------
+    before, after, truth : integer array [H, W]
+        Train ids; void of the truth does not count.
+
+    Returns
+    -------
+    dict
+        "changed": pixels with another class than before, an int; "repaired" (wrong, then right) and
+        "spoiled" (right, then wrong): int64 [n_classes], by true class.
+    """
+    changed = (before != after) & (truth != VOID)
+
+    def by_class(chosen: np.ndarray) -> np.ndarray:
+        return np.bincount(truth[chosen], minlength=n_classes)
+
+    return {
+        "changed": int(changed.sum()),
+        "repaired": by_class(changed & (after == truth)),
+        "spoiled": by_class(changed & (before == truth)),
+    }
+
+
+def voted_pixels(
+    networks: Sequence[Network],
+    embeddings: Sequence[Tensor],
+    semantic: np.ndarray,
+    truth: np.ndarray,
+    label_set: LabelSet,
+    *,
+    min_size: int,
+) -> dict | None:
+    """`count_votes` of one image, with the maps "before", "after" and "truth"; None if nothing can change.
+
+    A network that answers for several classes clusters inside all their masks at once, so that its
+    instances may cross from one class to another; then each instance takes its most frequent class.
+    """
+    networks_and_embeddings = [
+        pair for pair in zip(networks, embeddings, strict=True) if len(pair[0].class_ids) > 1
+    ]
+    if not networks_and_embeddings:
+        return None
+    voted = semantic
+    for network, embedding in networks_and_embeddings:
+        inside = torch.from_numpy(np.isin(semantic, network.class_ids)).to(embedding.device)
+        small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
+        labels = cluster(embedding, small, min_size=min_size, **network.clustering)
+        labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
+        voted = guidance.vote_semantic_class(torch.from_numpy(voted), labels, network.class_ids).numpy()
+    maps = {"before": semantic, "after": voted, "truth": truth}
+    return {**maps, **count_votes(**maps, n_classes=label_set.n_classes)}
+
+
+def _finish_votes(
+    votes: list[dict | None], label_set: LabelSet, save_sample: Callable[[str, np.ndarray], None]
+) -> dict | None:
+    """Sums of `count_votes` over images by thing; saves the images with the most changed pixels."""
+    if not votes or votes[0] is None:
+        return None
+    changed = np.array([vote["changed"] for vote in votes])
+    most = np.argsort(-changed, kind="stable")[:N_PICTURES].tolist()
+    for place, index in enumerate(most):
+        for name in ("before", "after", "truth"):
+            save_sample(f"vote-{place}-{name}", label_set.colourise(votes[index][name]))
+
+    def by_thing(name: str) -> dict[str, int]:
+        total = sum(vote[name] for vote in votes)
+        return {thing: int(total[i]) for thing, i in zip(label_set.things, label_set.thing_ids, strict=True)}
+
+    things = list(label_set.thing_ids)
+    return {
+        "images": most,
+        "changed": int(changed.sum()),
+        "thing_pixels": int(sum(np.isin(vote["truth"], things).sum() for vote in votes)),
+        "repaired": by_thing("repaired"),
+        "spoiled": by_thing("spoiled"),
+    }
+
+
+def _present(instances: Tensor, table: Sequence[dict]) -> list[dict]:
+    """Rows whose id is in the map."""
+    ids = set(instances.unique().tolist())
+    return [row for row in table if row["id"] in ids]
+
+
+def _as_text(counts: Sequence[np.ndarray], things: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """{"tp": {thing: "0 2 1 .."}, ..} of counts [3, T] of every image."""
+    stacked = np.stack(counts)  # [N, 3, T]
+    return {
+        name: {thing: " ".join(map(str, stacked[:, i, t])) for t, thing in enumerate(things)}
+        for i, name in enumerate(("tp", "fp", "fn"))
+    }
