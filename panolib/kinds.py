@@ -72,6 +72,20 @@ class ThreatSpec:
     seed: int
 
 
+@dataclass(frozen=True)
+class ClusteringCostSpec:
+    """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
+
+    label_set: str
+    algorithms: tuple[str, ...]
+    heights: tuple[int, ...]  # pixels of the embedding grid, with the first of `n_instances`
+    n_instances: tuple[int, ...]  # objects, on a map of the last height but one
+    embedding_dim: int
+    repeats: int
+    compute: Compute
+    seed: int
+
+
 Sources = Mapping[str, object]  # domain -> CitySources or NucleiSources
 
 
@@ -80,7 +94,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat, performance,
+        panoptic, gap, threat, performance, clustering_cost,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -280,6 +294,15 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     }
     job.finish({})
     return metrics
+
+
+def clustering_cost(sources: Sources, run: Run, job: Job) -> dict:
+    """Time and memory of one call of every clustering (`clustering_cost`); nothing is trained."""
+    from panolib.clustering_cost import cost_rows
+
+    rows = cost_rows(run.spec, label=run.name)
+    job.finish({})
+    return {"rows": rows, "processor": provenance.processor()}
 
 
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:

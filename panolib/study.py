@@ -88,6 +88,7 @@ class Experiments:
     consistency_seeds: tuple[int, ...]
     kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
     crop_scale: tuple[float, float]  # of the side test with smaller source crops
+    clustering_cost: Mapping  # sizes of the synthetic inputs, `kinds.ClusteringCostSpec`
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds),
+        notebooks=notebook_runs(settings.seeds, settings.experiments),
         sources=sources,
         store=store,
         results=root / "results" / profile,
@@ -221,8 +222,11 @@ def load(
     )
 
 
-def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
-    """Runs that each numbered notebook asks for by name."""
+def notebook_runs(
+    seeds: tuple[int, ...], experiments: Experiments | None = None
+) -> dict[str, tuple[str, ...]]:
+    """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
+    from panolib import progress_runs
 
     def names(domain: str, kind: str) -> tuple[str, ...]:
         return tuple(run_name(domain, kind, rung, seed) for seed in seeds for rung in RUNGS)
@@ -231,6 +235,9 @@ def notebook_runs(seeds: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
     return {
         "00_data": gaps,
         "01_dataset_mixing": names("city", "semantic"),
+        "02_clustering_comparison": progress_runs.clustering_comparison(experiments) if experiments else (),
+        "03_category_models": progress_runs.category_models(experiments) if experiments else (),
+        "04_forgetting": progress_runs.forgetting(experiments) if experiments else (),
         "07_panoptic_results": names("city", "semantic")
         + names("city", "instance")
         + names("city", "panoptic"),
