@@ -82,7 +82,7 @@ def score_threat(
     dict
         "things": names; "n_images"; "masks": mIoU and share of wrong pixels of the masks, per truth share;
         "variants": per truth share and kernel, "tp", "fp" and "fn" as {thing: "count of image 0, 1, .."}
-        (a string, so that a file has a line instead of hundreds); "vote": see `count_votes`, None if no
+        (a string, so that a file has a line instead of hundreds); "vote": see `count_votes`, empty if no
         network answers for several classes.
     """
     variants = {(share, kernel): [] for share in truth_shares for kernel in kernels}
@@ -269,10 +269,10 @@ def voted_pixels(
 
 def _finish_votes(
     votes: list[dict | None], label_set: LabelSet, save_sample: Callable[[str, np.ndarray], None]
-) -> dict | None:
+) -> dict:
     """Sums of `count_votes` over images by thing; saves the images with the most changed pixels."""
     if not votes or votes[0] is None:
-        return None
+        return {}
     changed = np.array([vote["changed"] for vote in votes])
     most = np.argsort(-changed, kind="stable")[:N_PICTURES].tolist()
     for place, index in enumerate(most):

@@ -31,8 +31,9 @@ def workflow_variants(workflow: str, share: float) -> dict[str, str]:
     """{classes it answers for: variant} of the networks of one workflow."""
     if workflow == "all":
         return {"all": threat_variant("all", share)}
-    members = CITYSCAPES.groups if workflow != "icm" else [name.replace(" ", "_") for name in CITYSCAPES.things]
-    return {name: f"{workflow}.{name}.{round(100 * share):02d}" for name in members}
+    members = CITYSCAPES.things if workflow == "icm" else CITYSCAPES.groups
+    percent = f"{round(100 * share):02d}"
+    return {name: f"{workflow}.{name.replace(' ', '_')}.{percent}" for name in members}
 
 
 def threat_variant(workflow: str, share: float) -> str:
