@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import statistics
 import subprocess
 import sys
@@ -89,7 +90,7 @@ def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
     """One row per operation, size and number of threads: times, memory, ratio, agreement."""
     rows = []
     for n_threads in spec.threads:
-        with _threads(n_threads):
+        with threads(n_threads):
             operations = list(table_operations(spec))
             for operation in tqdm(operations, desc=f"{label}{n_threads} thread(s)", leave=False):
                 rows += [row | {"threads": n_threads} for row in measure(operation, spec.repeats)]
@@ -103,13 +104,13 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
     for name, function in functions.items():
         if name:
             function()  # so that libraries have their buffers; the references take too long for that
-        results[name], memory[name] = _with_peak_memory(function)
+        results[name], memory[name] = with_peak_memory(function)
     agreement = {name: ours.check(results[name], results[""]) for name, ours in operation.ours.items()}
     del results
     times: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            times[name].append(1e3 * _seconds(function))
+            times[name].append(1e3 * measure_seconds(function))
     reference_ms = statistics.median(times[""])
     return [
         {
@@ -136,10 +137,10 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
 def scaling_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
     """Median time of ours against size, one thread. References are left to `operation_rows`."""
     rows = []
-    with _threads(1):
+    with threads(1):
         for axis, position, operation in tqdm(list(scaling_operations(spec)), desc=label, leave=False):
             for name, ours in operation.ours.items():
-                times = [_seconds(ours.function) for _ in range(spec.repeats + 1)][1:]
+                times = [measure_seconds(ours.function) for _ in range(spec.repeats + 1)][1:]
                 rows.append({
                     "operation": name, "axis": axis, "position": position, "size": operation.size,
                     "ours_ms": 1e3 * statistics.median(times), "repeats": spec.repeats,
@@ -168,7 +169,7 @@ def real_embedding_rows(
     scores = {name: ThreatScore(label_set) for name in options}
     times: dict[str, list[float]] = {name: [] for name in options}
     model.eval()
-    with _threads(1):
+    with threads(1):
         for sample in tqdm(dataset, desc=label, leave=False):
             with torch.inference_mode():
                 embeddings = model(views.normalise(to_image(sample)[None]))[0].float()
@@ -222,7 +223,7 @@ def step_rows(spec: PerformanceSpec, n_classes: int) -> dict:
     times: dict[str, list[float]] = {name: [] for name in layouts}
     losses: dict[str, list[float]] = {}
     stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-    with _threads(1):
+    with threads(1):
         for _ in range(max(1, spec.repeats // 2)):
             for name, channels_last in layouts.items():
                 chosen = replace(plain, compute=replace(plain.compute, channels_last=channels_last))
@@ -335,8 +336,10 @@ def start_rows(repeats: int) -> list[dict]:
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):
         for name, command in commands.items():
-            run = [sys.executable, *command]
-            times[name].append(_seconds(lambda r=run: subprocess.run(r, check=True, capture_output=True)))
+            run = functools.partial(
+                subprocess.run, [sys.executable, *command], check=True, capture_output=True
+            )
+            times[name].append(measure_seconds(run))
     return [
         {"command": name, "seconds": statistics.median(found), "repeats": repeats}
         for name, found in times.items()
@@ -347,7 +350,7 @@ def start_rows(repeats: int) -> list[dict]:
 
 
 @contextlib.contextmanager
-def _threads(n: int) -> Iterator[None]:
+def threads(n: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -356,7 +359,7 @@ def _threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def measure_seconds(function: Callable[[], Any]) -> float:
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
@@ -367,7 +370,7 @@ def _iqr(values: Sequence[float]) -> float:
     return float(high - low)
 
 
-def _with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
+def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
     """Result, and how far the memory of the process rose above where it began, in MiB.
 
     NaN where the system does not tell.

@@ -186,7 +186,8 @@ def hdbscan(
     points : float Tensor [N, E]
         In embedding units.
     bandwidth : float
-        Clusters nearer than this are not split (``cluster_selection_epsilon``). Embedding units.
+        Clusters nearer than this are joined: those inside one DBSCAN* component at this distance are that
+        component, as ``cluster_selection_epsilon`` does by walking up the tree. Embedding units.
     min_cluster_size : int
         In pixels.
     min_samples : int or None
@@ -196,6 +197,10 @@ def hdbscan(
     -------
     int64 Tensor [N]
         1 .. K, 0 for noise. All noise if there are fewer points than `min_cluster_size`.
+
+    References
+    ----------
+    Malzer and Baum 2020, arXiv:1911.02282. scikit-learn's own walk fails with numpy 2.4 (its issue 33219).
     """
     if len(points) < max(2, min_cluster_size, min_samples or 0):
         return torch.zeros(len(points), dtype=torch.int64, device=points.device)
@@ -204,13 +209,19 @@ def hdbscan(
     model = HDBSCAN(
         min_cluster_size=min_cluster_size,
         min_samples=min_samples,
-        cluster_selection_epsilon=bandwidth,
         allow_single_cluster=True,
         copy=True,
     )
     found = model.fit_predict(points.detach().cpu().double().numpy())
-    labels = torch.as_tensor(found, dtype=torch.int64, device=points.device)
-    return relabel_consecutive((labels + 1).clamp(min=0))
+    component = model.dbscan_clustering(bandwidth, min_cluster_size)
+    labels = found + 1
+    n_clusters = int(found.max()) + 1
+    for k in range(n_clusters):
+        inside = component[found == k]
+        if inside[0] >= 0 and (inside == inside[0]).all():
+            labels[component == inside[0]] = n_clusters + 1 + inside[0]
+    labels = torch.as_tensor(labels, dtype=torch.int64, device=points.device)
+    return relabel_consecutive(labels.clamp(min=0))
 
 
 def connected_components(mask: Tensor, *, connectivity: int = 2) -> Tensor:

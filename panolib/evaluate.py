@@ -114,13 +114,14 @@ def choose_clustering(
     bandwidths: Sequence[float],
     merge_distances: Sequence[float],
     min_size: int,
+    thing_ids: Sequence[int] | None = None,
     label: str = "",
 ) -> dict:
     """Bandwidth and merge distance with the best pooled threat score inside predicted class masks.
 
     Masks are predicted because that is where the settings will be used: ragged masks want larger
     clusters than true ones. `dataset` must come from the training domain: choosing on the images that
-    are reported would be tuning on the test set.
+    are reported would be tuning on the test set. `thing_ids`: only these classes count (default: all things).
 
     Returns
     -------
@@ -133,20 +134,21 @@ def choose_clustering(
         truth = panoptic_truth(prediction.sample, label_set)
         for bandwidth, delta_dist in settings:
             options = {"bandwidth": bandwidth, "delta_dist": delta_dist, "min_size": min_size}
+            options["thing_ids"] = thing_ids
             scores[bandwidth, delta_dist].update(
                 *truth, *predict_instances(prediction.embeddings, prediction.semantic, label_set, **options)
             )
     grid = [
-        {"bandwidth": h, "delta_dist": d, "threat_score": threat_scores(scores[h, d])["pooled"]}
+        {"bandwidth": h, "delta_dist": d, "threat_score": threat_scores(scores[h, d], thing_ids)["pooled"]}
         for h, d in settings
     ]
     best = max(grid, key=lambda row: row["threat_score"])
     return {"bandwidth": best["bandwidth"], "delta_dist": best["delta_dist"], "grid": grid}
 
 
-def threat_scores(score: ThreatScore) -> dict:
-    """Threat score over all thing classes together, as class mean, and per class with its counts."""
-    result = score.result()
+def threat_scores(score: ThreatScore, class_ids: Sequence[int] | None = None) -> dict:
+    """Threat score over thing classes (default: all), as class mean, and per class with its counts."""
+    result = score.result(class_ids)
     names = [score.label_set.classes[class_id] for class_id in result.class_ids]
     counted = int(result.tp.sum() + result.fp.sum() + result.fn.sum())
     return {

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from panolib.grid import Grid
-from panolib.kinds import ThreatSpec
+from panolib.kinds import ClusteringCostSpec, ThreatSpec
 from panolib.labels import LABEL_SETS
 from panolib.runs import Run
 from panolib.study import Experiments
@@ -80,6 +80,11 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
             variant = f"{algorithm}.{name}"
             _self_trained(grid, settings, variant, algorithm=algorithm, margins=values, source_share=0.0)
             _threat(grid, settings, variant, {"all": grid.run("instance", "self_trained", variant)})
+    grid.add(
+        "clustering_cost", "clustering_cost", "", ClusteringCostSpec, "", {}, (),
+        algorithms=settings.algorithms, **settings.clustering_cost,
+        embedding_dim=grid.settings.instance_baseline["network"]["embedding_dim"],
+    )  # fmt: skip
 
 
 def workflows(grid: Grid, settings: Experiments) -> None:

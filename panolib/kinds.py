@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from panolib import evaluate, evaluate_threat, provenance
+from panolib import evaluate, evaluate_threat, guidance, provenance
 from panolib.data import city
 from panolib.data.samples import Sample
 from panolib.labels import LABEL_SETS
 from panolib.runs import Job, Run
 from panolib.training import instance, semantic
+from panolib.training.instance_monitor import InstanceMonitor
 from panolib.training.setup import Compute, build_instance, build_semantic, launch
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
@@ -72,6 +73,20 @@ class ThreatSpec:
     seed: int
 
 
+@dataclass(frozen=True)
+class ClusteringCostSpec:
+    """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
+
+    label_set: str
+    algorithms: tuple[str, ...]
+    heights: tuple[int, ...]  # pixels of the embedding grid, with the first of `n_instances`
+    n_instances: tuple[int, ...]  # objects, on a map of the last height but one
+    embedding_dim: int
+    repeats: int
+    compute: Compute
+    seed: int
+
+
 Sources = Mapping[str, object]  # domain -> CitySources or NucleiSources
 
 
@@ -80,7 +95,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat, performance,
+        panoptic, gap, threat, performance, clustering_cost,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -122,16 +137,18 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
 def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised embedding network; metrics: the clustering settings that suit it on its own domain."""
     spec = run.spec
-    model = instance.train_instance_baseline(spec, job, _data(sources, run, spec.source))
+    label_set = LABEL_SETS[spec.label_set]
+    model = instance.train_instance_baseline(spec, job, _data(sources, run, spec.source), label_set)
     selection = _data(sources, run, spec.selection)
     return evaluate.choose_clustering(
         launch(spec.compute).to_device(_parent_semantic(job, "semantic")),
         _finish(job, model),
         [selection[i] for i in range(min(spec.n_selection, len(selection)))],
-        LABEL_SETS[spec.label_set],
+        label_set,
         bandwidths=spec.bandwidths,
         merge_distances=spec.merge_distances,
         min_size=spec.min_area,
+        thing_ids=instance.learned_ids(spec, label_set),
         label=f"{run.name}: clustering",
     )
 
@@ -149,15 +166,26 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     target = _data(sources, run, spec.target)
     guide = launch(spec.compute).to_device(_parent_semantic(job, "semantic"))
+    masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
+    if spec.truth_share > 0:
+        masks = [
+            guidance.corrected(mask, target[i].semantic, spec.truth_share, seed=i)
+            for i, mask in enumerate(masks)
+        ]
+    monitor = None
+    if spec.monitor is not None:
+        datasets = {name: _data(sources, run, name) for name in spec.monitor.data}
+        monitor = InstanceMonitor(spec, datasets, guide, label_set, _clustering(job), job.save_sample)
     student = instance.instance_self_train(
         spec,
         job,
         job.parent("start")["model"],
         _data(sources, run, spec.source),
         target,
-        evaluate.predicted_masks(guide, target, label=f"{run.name}: masks"),
+        masks,
         label_set,
         _clustering(job),
+        monitor,
     )
     _finish(job, student)
     return {}
@@ -270,6 +298,15 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     }
     job.finish({})
     return metrics
+
+
+def clustering_cost(sources: Sources, run: Run, job: Job) -> dict:
+    """Time and memory of one call of every clustering (`clustering_cost`); nothing is trained."""
+    from panolib.clustering_cost import cost_rows
+
+    rows = cost_rows(run.spec, label=run.name)
+    job.finish({})
+    return {"rows": rows, "processor": provenance.processor()}
 
 
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:

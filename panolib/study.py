@@ -88,6 +88,7 @@ class Experiments:
     consistency_seeds: tuple[int, ...]
     kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
     crop_scale: tuple[float, float]  # of the side test with smaller source crops
+    clustering_cost: Mapping  # sizes of the synthetic inputs, `kinds.ClusteringCostSpec`
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def notebook_runs(
     seeds: tuple[int, ...], experiments: Experiments | None = None
 ) -> dict[str, tuple[str, ...]]:
     """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
-    from panolib import threat_runs
+    from panolib import progress_runs, threat_runs
 
     own_seeds = experiment_seeds(seeds, experiments)
 
@@ -253,6 +254,9 @@ def notebook_runs(
         + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained"), sources)
         + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained", "oracle"), networks)
         + variants("semantic", ("source_only", "self_trained"), ["monitored"]),
+        "02_clustering_comparison": progress_runs.clustering_comparison(experiments) if experiments else (),
+        "03_category_models": progress_runs.category_models(experiments) if experiments else (),
+        "04_forgetting": progress_runs.forgetting(experiments) if experiments else (),
         "05_guided_masks": () if experiments is None else threat_runs.guided_masks(experiments, seeds),
         "06_instance_results": () if experiments is None else threat_runs.instance_results(experiments),
         "07_panoptic_results": names("city", "semantic")

@@ -5,7 +5,8 @@ References: thesis 6.2 and ch. 7 algorithm 2; Wolny et al. 2022, arXiv:2103.1457
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from panolib import guidance
 from panolib.cluster_labels import drop_small_clusters
+from panolib.clustering import find_algorithm
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
@@ -139,13 +141,23 @@ def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:
     return labels[:, stride // 2 :: stride, stride // 2 :: stride]
 
 
-def source_targets(batch: dict[str, Tensor], embeddings: Tensor, min_area: int) -> tuple[Tensor, Tensor]:
-    """(instance labels, ignore) on the embedding grid; crowds, void and tiny instances are ignored."""
+def source_targets(
+    batch: dict[str, Tensor], embeddings: Tensor, min_area: int, class_ids: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """(instance labels, ignore) on the embedding grid [B, h, w] of a labelled batch.
+
+    Crowds, void and tiny instances are ignored, and with `class_ids` instances of other classes: they are
+    objects that somebody else learns, so they are not "unlabelled" either.
+    """
     instances = to_embedding_grid(batch["instance"], embeddings)
     kept = torch.stack([drop_small_clusters(labels, min_area) for labels in instances])
     ignore = to_embedding_grid(batch["crowd"], embeddings).bool()
-    ignore |= to_embedding_grid(batch["semantic"], embeddings) == VOID
+    semantic = to_embedding_grid(batch["semantic"], embeddings)
+    ignore |= semantic == VOID
     ignore |= (kept == 0) & (instances != 0)
+    if class_ids is not None:
+        wanted = torch.isin(semantic, torch.tensor(list(class_ids), device=semantic.device))
+        ignore |= (instances != 0) & ~wanted
     kept[ignore] = 0
     return kept, ignore
 
@@ -160,8 +172,42 @@ def ring_margins(margins: Margins, iteration: int) -> dict[str, float]:
     }
 
 
-def train_instance_baseline(spec: InstanceBaselineSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
+def learned_ids(
+    spec: InstanceBaselineSpec | InstanceSelfTrainingSpec, label_set: LabelSet
+) -> tuple[int, ...]:
+    """Train ids of the things that a network learns."""
+    return label_set.thing_ids if spec.classes is None else label_set.ids_of(spec.classes)
+
+
+def clustering_options(
+    spec: InstanceSelfTrainingSpec, label_set: LabelSet, clustering: dict[str, float], iteration: int
+) -> dict:
+    """Keyword arguments of `guidance.cluster_in_class_masks` for the pseudo-labels of one iteration.
+
+    The epsilon ring widens the bandwidth, or where an algorithm has none the distance at which it stops to
+    merge (methods 4.5). HDBSCAN's smallest cluster is the smallest instance of the run.
+    """
+    options = {
+        "algorithm": spec.algorithm,
+        "min_size": spec.min_area,
+        "min_stability": spec.min_stability,
+        "connected": label_set.connected_things,
+        **clustering,
+    }
+    widening = epsilon(iteration, spec.margins.epsilon_0, spec.margins.epsilon_tau)
+    _, accepted = find_algorithm(spec.algorithm, {})
+    ring = "delta_dist" if "bandwidth" not in accepted and "delta_dist" in accepted else "bandwidth"
+    options[ring] += widening
+    if "min_cluster_size" in accepted:
+        options["min_cluster_size"] = max(2, spec.min_area)
+    return options
+
+
+def train_instance_baseline(
+    spec: InstanceBaselineSpec, job: Job, source: Sequence[Sample], label_set: LabelSet
+) -> nn.Module:
     """Train the embedding network on labelled instances; returns it (thesis eq. 11 without self-training)."""
+    class_ids = None if spec.classes is None else learned_ids(spec, label_set)
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
     model = build_instance(spec.network).to(memory_format=memory_format(spec.compute))
@@ -180,7 +226,7 @@ def train_instance_baseline(spec: InstanceBaselineSpec, job: Job, source: Sequen
         torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
         embeddings = model(batch["image"])
-        labels, ignore = source_targets(batch, embeddings, spec.min_area)
+        labels, ignore = source_targets(batch, embeddings, spec.min_area, class_ids)
         terms = embedding_loss(
             embeddings.float(),
             labels,
@@ -209,6 +255,7 @@ def instance_self_train(
     masks: Sequence[np.ndarray],
     label_set: LabelSet,
     clustering: dict[str, float],
+    monitor: Callable[[int, nn.Module, nn.Module], dict[str, float]] | None = None,
 ) -> nn.Module:
     """Self-train the embeddings on target images, guided by predicted semantic maps; returns the student.
 
@@ -216,6 +263,9 @@ def instance_self_train(
     inside each thing-class mask (thesis ch. 7 algorithm 2), and the student learns those instances
     from noisy crops. The consistency term compares with the momentum network's view of the rotated
     crop, rotated back. A share of every batch is labelled source (thesis 8.4).
+
+    `monitor` (iteration, student, teacher) -> columns of the curves is asked before every step and once at
+    the end; with it the curves also say the seconds of every step, and those of its clusterings.
     """
     if spec.batch_norm not in ("frozen", "target"):
         raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
@@ -239,6 +289,9 @@ def instance_self_train(
         LabelledBatches(source, max(n_source, 1), spec.augmentation, ("semantic", "instance", "crowd")),
         MaskedBatches(target, masks, target_batch_size, clean_view(spec.augmentation)),
     )
+    class_ids = learned_ids(spec, label_set)
+    ignored_beside = None if spec.classes is None else class_ids
+    cluster = guidance.cluster_in_class_masks if spec.guided else guidance.cluster_unguided
     loaders = stream_loaders(
         fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
     )
@@ -252,12 +305,14 @@ def instance_self_train(
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
         margins = ring_margins(spec.margins, iteration)
         optimizer.zero_grad(set_to_none=True)
-        logged: dict[str, Tensor] = {}
+        logged: dict[str, Tensor | float] = {}
+        monitored = {} if monitor is None else monitor(iteration, student, teacher)
+        began, clustering_s = time.perf_counter(), 0.0
 
         if n_source > 0:
             with batch_norm_momentum(student, source_momentum):
                 embeddings = student(source_batch["image"])
-            labels, ignore = source_targets(source_batch, embeddings, spec.min_area)
+            labels, ignore = source_targets(source_batch, embeddings, spec.min_area, ignored_beside)
             weights = replace(spec.weights, consistency=0.0)
             terms = embedding_loss(embeddings.float(), labels, weights=weights, ignore=ignore, **margins)
             loss = sum(terms.values()) * (n_source / spec.batch_size)
@@ -278,22 +333,21 @@ def instance_self_train(
             with torch.no_grad():
                 teacher_embeddings = teacher(views.normalise(clean)).float()
                 semantic = to_embedding_grid(target_batch["semantic"], embeddings)
+                options = clustering_options(spec, label_set, clustering, iteration)
+                asked = time.perf_counter()
                 pseudo_labels = torch.stack(
                     [
-                        guidance.cluster_in_class_masks(
+                        cluster(
                             teacher_embeddings[i],
                             semantic[i],
-                            label_set.thing_ids,
-                            algorithm=spec.algorithm,
-                            min_size=spec.min_area,
+                            class_ids,
                             teacher_embeddings=embeddings[i].detach(),
-                            min_stability=spec.min_stability,
-                            connected=label_set.connected_things,
-                            **clustering,
+                            **options,
                         )[0]
                         for i in range(len(clean))
                     ]
                 )
+                clustering_s = time.perf_counter() - asked
                 rotated_embeddings, valid = None, None
                 if spec.weights.consistency > 0:
                     rotated_embeddings, valid = rotated_view(teacher, clean, spec.rotation)
@@ -312,7 +366,9 @@ def instance_self_train(
             logged |= {name: value.detach() for name, value in terms.items()}
         optimizer.step()
 
-        job.log(iteration, **logged)
+        if monitor is not None:
+            monitored |= {"clustering_s": clustering_s, "step_s": time.perf_counter() - began}
+        job.log(iteration, **logged, **monitored)
         job.checkpoint(
             lambda: {
                 "model": student.state_dict(),
@@ -321,6 +377,8 @@ def instance_self_train(
             },
             iteration + 1,
         )
+    if monitor is not None:
+        job.log(spec.iterations, **monitor(spec.iterations, student, teacher))
     return student
 
 

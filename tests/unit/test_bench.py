@@ -41,7 +41,7 @@ def test_every_operation_agrees_with_its_reference_and_is_measured(rows):
 
 def test_threads_are_as_before(rows):
     before = torch.get_num_threads()
-    with bench._threads(before + 1):
+    with bench.threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 

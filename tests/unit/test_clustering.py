@@ -334,3 +334,15 @@ def test_stability_of_nothing():
         torch.zeros(8, 40).long(), two_halves(), torch.ones(8, 40, dtype=torch.bool), bandwidth=0.5
     )
     assert not kept.any() and stability.shape == (0,)
+
+
+def test_hdbscan_joins_what_is_nearer_than_the_bandwidth():
+    """Four tight groups, 0.3 apart in pairs and the pairs 4 apart: as close as the bandwidth says."""
+    centres = torch.tensor([[0.0, 0.0], [0.3, 0.0], [4.0, 0.0], [4.3, 0.0]])
+    noise = 0.02 * torch.randn(4, 40, 2, generator=torch.Generator().manual_seed(0))
+    points = (centres[:, None] + noise).flatten(0, 1)
+    groups = torch.arange(4).repeat_interleave(40)
+    for bandwidth, truth in ((0.1, groups), (1.0, groups // 2)):
+        labels = hdbscan(points, bandwidth=bandwidth, min_cluster_size=10)
+        assert adjusted_rand_score(truth.numpy(), labels.numpy()) > 0.95, bandwidth
+        assert labels.max() == truth.max() + 1

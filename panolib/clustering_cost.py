@@ -1,0 +1,65 @@
+"""What a call of each clustering costs, against the number of pixels and of objects (synthetic input)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from panolib.bench import measure_seconds, threads, with_peak_memory
+from panolib.bench_cases import embedding_field, instance_map
+from panolib.bench_references import DELTA_DIST, DELTA_VAR
+from panolib.clustering import cluster
+from panolib.kinds import ClusteringCostSpec
+
+
+def cost_rows(spec: ClusteringCostSpec, *, label: str = "") -> list[dict]:
+    """One row per algorithm and size: time and memory of a call.
+
+    Returns
+    -------
+    list of dict
+        "algorithm", "axis" ("pixels" or "instances"), "pixels" and "instances" that were clustered, "ms"
+        (median) and "ms_iqr" over `repeats` calls on one thread, "mib" (rise of the memory of the process
+        during a call before them; NaN where the system does not tell).
+    """
+    rows = []
+    with threads(1):
+        for axis, height, n_instances in tqdm(list(cost_sizes(spec)), desc=label, leave=False):
+            labels = instance_map(height, 2 * height, n_instances, spec.seed)
+            field = embedding_field(labels, spec.embedding_dim, spec.seed, mixed_borders=True)
+            mask = labels > 0
+            for algorithm in spec.algorithms:
+                rows.append(
+                    {"algorithm": algorithm, "axis": axis, "pixels": int(mask.sum()),
+                     "instances": len(labels[mask].unique())}
+                    | _cost(field, mask, algorithm, spec)
+                )  # fmt: skip
+    return rows
+
+
+def cost_sizes(spec: ClusteringCostSpec) -> Iterator[tuple[str, int, int]]:
+    """(axis, height, number of objects) of every input."""
+    for height in spec.heights:
+        yield "pixels", height, spec.n_instances[0]
+    for n_instances in spec.n_instances:
+        yield "instances", spec.heights[-2], n_instances
+
+
+def _cost(field: Tensor, mask: Tensor, algorithm: str, spec: ClusteringCostSpec) -> dict[str, float]:
+    # noise grows like this root; the bandwidth grows with it, as for trained networks
+    bandwidth = DELTA_VAR * (spec.embedding_dim / 8) ** 0.5
+    options = {"min_cluster_size": 8} if algorithm == "hdbscan" else {}
+
+    def call():
+        return cluster(
+            field, mask, algorithm=algorithm, bandwidth=bandwidth, delta_dist=DELTA_DIST, **options
+        )
+
+    _, mib = with_peak_memory(call)
+    times = [1e3 * measure_seconds(call) for _ in range(spec.repeats)]
+    low, high = np.percentile(times, (25, 75))
+    return {"ms": statistics.median(times), "ms_iqr": float(high - low), "mib": mib}

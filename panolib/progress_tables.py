@@ -1,0 +1,268 @@
+"""Tables of instance self-training (E2 to E4): what the monitor saw, final scores and times, from records.
+
+Scores are threat scores TP / (TP + FP + FN) at IoU 0.5, in percent; the thesis calls them AP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from panolib import progress_runs
+from panolib.labels import CITYSCAPES
+from panolib.runs import Record
+from panolib.study import Study
+from panolib.tables import COLUMNS, number, published, select
+from panolib.threat_tables import counts, threat_score
+
+ALGORITHM_LABELS = {
+    "mean_shift": "mean-shift",
+    "mean_shift_plus": "mean-shift+",
+    "agglomerative": "agglomerative",
+    "hdbscan": "HDBSCAN",
+    "connected_components": "connected components",
+}
+RING_LABELS = {"zero": "epsilon zero", "decay": "epsilon decaying"}
+WORKFLOW_LABELS = {"all": "all classes", "icm": "ICM", "base": "BASE", "ccm": "CCM"}
+COUNTS = ("tp", "fp", "fn")
+RUNTIMES = "thesis_text_counts_and_runtimes.csv"
+
+Named = Mapping[tuple[str, str, int], Record]  # (method, setting, seed) -> record
+
+
+# --- which record is what ---------------------------------------------------------------------------------
+
+def clusterings(study: Study, kind: str) -> dict[tuple[str, str, int], Record]:
+    """Records of E2 by (algorithm, ring, seed) in words; `kind` is "instance" or "threat"."""
+    name = progress_runs.network if kind == "instance" else progress_runs.threat
+    experiments = study.profile.experiments
+    return {
+        (ALGORITHM_LABELS[algorithm], RING_LABELS[ring], seed): study.get(name(variant, seed))
+        for seed in experiments.seeds
+        for (algorithm, ring), variant in progress_runs.clustering_variants(experiments).items()
+    }
+
+
+def workflows(study: Study) -> dict[tuple[str, str, int], Record]:
+    """Threat records of E3 and E4 by (workflow, share of source in words, seed)."""
+    experiments = study.profile.experiments
+    return {
+        (WORKFLOW_LABELS[workflow], share_label(share), seed): study.get(
+            progress_runs.threat(progress_runs.threat_variant(workflow, share), seed)
+        )
+        for seed in experiments.seeds
+        for workflow in progress_runs.WORKFLOWS
+        for share in progress_runs.shares(workflow, experiments)
+    }
+
+
+def baselines(study: Study) -> dict[tuple[str, str, int], Record]:
+    """Threat records of the networks before self-training, in the form of `workflows`."""
+    variants = {"baseline (ABN), all": "baseline", "baselines (AdaBN) of CCM": "ccm.baseline"}
+    return {
+        (label, "no self-training", seed): study.get(progress_runs.threat(variant, seed))
+        for seed in study.profile.experiments.seeds
+        for label, variant in variants.items()
+    }
+
+
+def branches(study: Study, threat: Record) -> dict[str, Record]:
+    """{classes it answers for: record} of the networks that a threat run scores."""
+    return {
+        role.partition(".")[2]: study.get(run.name)
+        for role, run in threat.run.parents
+        if role.startswith("instance.")
+    }
+
+
+def share_label(share: float) -> str:
+    """A share of the source in a batch, in words."""
+    return f"{round(100 * share)} % source"
+
+
+# --- while training ---------------------------------------------------------------------------------------
+
+def progress(records: Iterable[Record]) -> pd.DataFrame:
+    """What the monitors of networks that share the thing classes saw, added up over the networks.
+
+    Returns
+    -------
+    DataFrame
+        data, iteration; tp, fp, fn summed; loss, the mean of the networks; threat_score in percent (NaN where
+        there is nothing to count). A row for every data set and monitored iteration.
+
+    Raises
+    ------
+    ValueError
+        If a record has no monitor, or they were monitored at different iterations.
+    """
+    parts = []
+    for record in records:
+        found = record.curves
+        names = [column.removeprefix("tp ") for column in found if column.startswith("tp ")]
+        if not names:
+            raise ValueError(f"run {record.run.name} was not monitored: its curves have no column 'tp ...'")
+        for name in names:
+            columns = {f"{column} {name}": column for column in (*COUNTS, "loss")}
+            part = found[["iteration", *columns]].dropna().rename(columns=columns)
+            parts.append(part.assign(data=name, networks=1))
+    groups = pd.concat(parts).groupby(["data", "iteration"], sort=False)
+    table = groups[[*COUNTS, "networks"]].sum().assign(loss=groups["loss"].mean()).reset_index()
+    if (table["networks"] != table["networks"].iloc[0]).any():
+        raise ValueError("the networks were monitored at different iterations")
+    total = table[list(COUNTS)].sum(axis=1)
+    score = 100 * table["tp"] / total.where(total > 0)
+    return table.drop(columns="networks").astype(dict.fromkeys(COUNTS, int)).assign(threat_score=score)
+
+
+def labelled_progress(study: Study, named: Named) -> pd.DataFrame:
+    """`progress` of every workflow or network, with the columns method, setting and seed before it."""
+    parts = []
+    for (method, setting, seed), record in named.items():
+        found = branches(study, record) if record.run.kind == "threat" else {"": record}
+        part = progress(found.values())
+        parts.append(part.assign(method=method, setting=setting, seed=seed))
+    table = pd.concat(parts, ignore_index=True)
+    first = ["method", "setting", "seed"]
+    return table[[*first, *(column for column in table if column not in first)]]
+
+
+def change(table: pd.DataFrame, data: str, column: str) -> pd.DataFrame:
+    """First and last value of one column on one data set, and their difference.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `labelled_progress` returns.
+
+    Returns
+    -------
+    DataFrame
+        Index (method, setting, seed); columns start, end, change.
+    """
+    part = table[table["data"] == data].sort_values("iteration", kind="stable")
+    groups = part.groupby(["method", "setting", "seed"], sort=False)[column]
+    found = pd.DataFrame({"start": groups.first(), "end": groups.last()})
+    found = found.reindex(dict.fromkeys(zip(table["method"], table["setting"], table["seed"])))
+    found.index.names = ["method", "setting", "seed"]
+    return found.assign(change=found["end"] - found["start"])
+
+
+def change_rows(table: pd.DataFrame, data: str, column: str, label: str, unit: str) -> pd.DataFrame:
+    """`change` as tidy rows "{label}: start", "... end", "... change"."""
+    found = change(table, data, column)
+    return pd.DataFrame(
+        [
+            (method, setting, f"{label}: {name}", value, unit, f"monitor on {data}", seed)
+            for (method, setting, seed), row in found.iterrows()
+            for name, value in row.items()
+        ],
+        columns=list(COLUMNS),
+    )
+
+
+# --- at the end -------------------------------------------------------------------------------------------
+
+def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
+    """Final threat scores on the target's validation images, without morphology, as tidy rows.
+
+    "pooled" puts all objects together, "class mean" is the thesis's mean, "image mean" SPOCO's; then a pooled
+    score per class and per group of classes (thesis 8.3), and the counts.
+    """
+    rows = []
+    for (method, setting, seed), record in named.items():
+        found = counts(record)
+        found = found[(found["truth_share"] == truth_share) & (found["kernel"] == 0)]
+        whole = threat_score(found, by=["kernel"]).iloc[0]
+        classes = threat_score(found, by=["class"]).set_index("class")["pooled"]
+        group_of = {thing: group for group, things in CITYSCAPES.groups.items() for thing in things}
+        by_group = threat_score(found.assign(group=found["class"].map(group_of)), by=["group"])
+        scores = {"pooled": whole["pooled"], "class mean": whole["class_mean"],
+                  "image mean": whole["image_mean"]}
+        scores |= {thing: classes[thing] for thing in record.metrics["things"]}
+        scores |= {f"group {group}": value for group, value in zip(by_group["group"], by_group["pooled"])}
+        source = f"run {record.run.name}"
+        rows += [(method, setting, name, 100 * value, "%", source, seed) for name, value in scores.items()]
+        rows += [(method, setting, name.upper(), whole[name], "count", source, seed) for name in COUNTS]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": float})
+
+
+def clustering_time_rows(named: Named) -> pd.DataFrame:
+    """Median seconds of clustering, and of the whole step, per iteration of self-training, as tidy rows."""
+    columns = {"clustering_s": "clustering", "step_s": "whole step"}
+    return pd.DataFrame(
+        [
+            (method, setting, f"{label} per iteration", record.curves[column].median(), "s",
+             f"run {record.run.name}", seed)
+            for (method, setting, seed), record in named.items()
+            for column, label in columns.items()
+        ],
+        columns=list(COLUMNS),
+    )
+
+
+def workflow_time_rows(study: Study, named: Named) -> pd.DataFrame:
+    """Seconds of self-training of all networks of a workflow, and of its slowest one, as tidy rows.
+
+    The networks of a workflow train independently, so the slowest says how long a machine for each takes.
+    """
+    rows = []
+    for (method, setting, seed), record in named.items():
+        seconds = [found.curves["step_s"].sum() for found in branches(study, record).values()]
+        for name, value in (("all networks", sum(seconds)), ("longest network", max(seconds))):
+            rows.append((method, setting, name, value, "s", f"parents of run {record.run.name}", seed))
+        rows.append((method, setting, "networks", len(seconds), "count", "", seed))
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": float})
+
+
+def time_ratios(times: pd.DataFrame) -> pd.DataFrame:
+    """Clustering time as a multiple of that of mean-shift+ (epsilon zero, mean of seeds), beside the thesis.
+
+    Parameters
+    ----------
+    times : DataFrame
+        What `clustering_time_rows` returns.
+
+    Returns
+    -------
+    DataFrame
+        Index: algorithm. Our s per iteration and ratio; the thesis's h for 10,000 iterations and ratio.
+    """
+    zero = select(times, setting=RING_LABELS["zero"], class_or_metric="clustering per iteration")
+    ours = zero.groupby("method", sort=False)["value"].mean()
+    hours = published(RUNTIMES)
+    hours = hours[hours["setting"].str.contains("10000 self-training")].set_index("method")["value"]
+    hours = hours.rename(str.lower).reindex(ours.index)
+    default = ALGORITHM_LABELS["mean_shift_plus"]
+    return pd.DataFrame({
+        "clustering, s per iteration": ours, "ratio to mean-shift+": ours / ours[default],
+        "thesis, h per 10,000 iterations": hours, "thesis, ratio": hours / hours[default],
+    })
+
+
+def show_time_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """`time_ratios` as a reader sees them."""
+    return table.map(lambda value: number(value, decimals=2 if abs(value) < 10 else 1))
+
+
+def thesis_hours(name: str) -> float:
+    """Published hours for 25,000 iterations of a workflow; the mean where the thesis gives two bounds."""
+    found = published(RUNTIMES)
+    label = "all_classes" if name == WORKFLOW_LABELS["all"] else name
+    part = found[(found["method"] == label) & found["setting"].str.contains("25000")]
+    return float(part["value"].mean())
+
+
+def with_thesis_hours(summary: pd.DataFrame) -> pd.DataFrame:
+    """A summary of `workflow_time_rows` with the thesis's hours beside the longest network."""
+    longest = summary["class_or_metric"] == "longest network"
+    hours = [thesis_hours(method) if take else np.nan for method, take in zip(summary["method"], longest)]
+    return summary.assign(published=hours)
+
+
+def in_order(rows: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """Rows of some settings with method and setting joined: "BASE, 25 % source"."""
+    part = rows[rows["setting"].isin(settings)]
+    return part.assign(method=part["method"] + ", " + part["setting"], setting="")

@@ -1,0 +1,190 @@
+"""How good pseudo-labels and embeddings are while a network trains itself, on labelled images.
+
+Self-training asks the monitor at fixed iterations and writes what it answers into the curves. Labels that
+the monitor reads never reach the training, and asking it changes nothing: no weight, no buffer, no draw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from panolib.data import views
+from panolib.data.loading import iteration_seed
+from panolib.data.samples import Sample
+from panolib.evaluate import panoptic_picture, predicted_masks
+from panolib.inference import panoptic_truth, predict_instances
+from panolib.labels import LabelSet
+from panolib.losses.embedding import embedding_loss
+from panolib.metrics.instance import ThreatScore
+from panolib.training.instance import (
+    InstanceSelfTrainingSpec,
+    clustering_options,
+    learned_ids,
+    source_targets,
+)
+from panolib.training.semantic import to_image
+
+N_PICTURES = 2
+
+
+@dataclass(frozen=True)
+class _Labelled:
+    """One image on the device, the mask predicted for it, and its truth."""
+
+    image: Tensor  # float [1, 3, H, W], normalised
+    mask: np.ndarray  # uint8 [H, W], predicted train ids
+    maps: dict[str, Tensor]  # "semantic", "instance", "crowd" [1, H, W]
+    truth: tuple[np.ndarray, list[dict]]  # panoptic
+
+
+class InstanceMonitor:
+    """Callable: (iteration, student, teacher) -> {column of the curves: value}; {} between its intervals.
+
+    For every data set, by name: "tp", "fp" and "fn", the instances that the teacher's embeddings of the clean
+    images give inside the predicted masks, with the clustering of the pseudo-labels, against true objects of
+    the classes that the run learns (IoU > 0.5); and "loss", the embedding loss of the student with true
+    instances, at the margins without rings. A teacher that nobody updates is the start of the run.
+
+    Parameters
+    ----------
+    spec : InstanceSelfTrainingSpec
+        With `monitor`.
+    datasets : mapping of name to labelled data set
+    guide : Module
+        Predicts the masks, once.
+    label_set : LabelSet
+    clustering : dict
+        "bandwidth" and "delta_dist" that were chosen on the training domain.
+    save_sample : function (name, picture)
+        At the end takes pictures of the first images of the second data set, the target's validation images:
+        "00-image", "00-embeddings" (see `embedding_picture`), "00-clusters".
+    """
+
+    def __init__(
+        self,
+        spec: InstanceSelfTrainingSpec,
+        datasets: Mapping[str, Sequence[Sample]],
+        guide: nn.Module,
+        label_set: LabelSet,
+        clustering: dict[str, float],
+        save_sample: Callable[[str, np.ndarray], None],
+    ):
+        self.spec, self.label_set, self.clustering = spec, label_set, clustering
+        self.save_sample = save_sample
+        self.class_ids = learned_ids(spec, label_set)
+        device = next(guide.parameters()).device
+        self.images: dict[str, list[_Labelled]] = {}
+        for name, dataset in datasets.items():
+            samples = [dataset[i] for i in range(min(spec.monitor.n_images, len(dataset)))]
+            masks = predicted_masks(guide, samples)
+            self.images[name] = [
+                _labelled(sample, mask, label_set, device)
+                for sample, mask in zip(samples, masks, strict=True)
+            ]
+
+    def __call__(self, iteration: int, student: nn.Module, teacher: nn.Module) -> dict[str, float]:
+        last = iteration == self.spec.iterations
+        if iteration % self.spec.monitor.interval != 0 and not last:
+            return {}
+        columns: dict[str, float] = {}
+        with undisturbed(student, teacher), torch.no_grad():
+            torch.manual_seed(iteration_seed(self.spec.seed, iteration, "monitor"))
+            for place, (name, images) in enumerate(self.images.items()):
+                pictured = N_PICTURES if last and place == min(1, len(self.images) - 1) else 0
+                columns |= {
+                    f"{column} {name}": value
+                    for column, value in self._score(images, iteration, student, teacher, pictured).items()
+                }
+        return columns
+
+    def _score(
+        self, images: list[_Labelled], iteration: int, student: nn.Module, teacher: nn.Module, pictured: int
+    ) -> dict[str, float]:
+        """Counts and loss on one data set; pictures of the first `pictured` images."""
+        spec, score, loss = self.spec, ThreatScore(self.label_set), 0.0
+        options = clustering_options(spec, self.label_set, self.clustering, iteration)
+        for index, labelled in enumerate(images):
+            embeddings = teacher(labelled.image)[0].float()
+            others = student(labelled.image).float()
+            found = predict_instances(
+                embeddings, labelled.mask, self.label_set, thing_ids=self.class_ids, guided=spec.guided,
+                teacher_embeddings=others[0] if spec.min_stability is not None else None, **options,
+            )  # fmt: skip
+            score.update(*labelled.truth, *found)
+            targets, ignore = source_targets(labelled.maps, others, spec.min_area, self.class_ids)
+            terms = embedding_loss(
+                others, targets, weights=replace(spec.weights, consistency=0.0), ignore=ignore,
+                delta_var=spec.margins.delta_var, delta_dist=spec.margins.delta_dist,
+                kernel_threshold=spec.margins.kernel_threshold,
+            )  # fmt: skip
+            loss += float(sum(terms.values())) / len(images)
+            if index < pictured:
+                self._save_pictures(index, labelled, embeddings, found)
+        result = score.result(self.class_ids)
+        return {name: int(getattr(result, name).sum()) for name in ("tp", "fp", "fn")} | {"loss": loss}
+
+    def _save_pictures(self, index: int, labelled: _Labelled, embeddings: Tensor, found: tuple) -> None:
+        image = views.denormalise(labelled.image)[0]
+        self.save_sample(f"{index:02d}-image", _as_bytes(image.movedim(0, -1).cpu().numpy()))
+        self.save_sample(f"{index:02d}-embeddings", embedding_picture(embeddings.cpu()))
+        instances, table = found
+        segments = [row | {"isthing": True} for row in table]
+        picture = panoptic_picture(instances.cpu().numpy(), segments, self.label_set)
+        self.save_sample(f"{index:02d}-clusters", picture)
+
+
+@contextlib.contextmanager
+def undisturbed(*models: nn.Module) -> Iterator[None]:
+    """Within the block models are in eval mode and draws come from a fork; afterwards all is as before."""
+    modes = [(module, module.training) for model in models for module in model.modules()]
+    with torch.random.fork_rng():
+        for model in models:
+            model.eval()
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def embedding_picture(embeddings: Tensor) -> np.ndarray:
+    """The three main directions of the embeddings of an image as red, green and blue.
+
+    Parameters
+    ----------
+    embeddings : float Tensor [E, h, w]
+
+    Returns
+    -------
+    uint8 array [h, w, 3]
+        Each channel stretched from its 1 % to its 99 % quantile; 0 for a direction that is not there.
+    """
+    points = embeddings.flatten(1).T.double().numpy()  # [N, E]
+    points = points - points.mean(0)
+    directions = np.linalg.eigh(points.T @ points)[1][:, ::-1][:, :3]  # largest variance first
+    largest = np.abs(directions).argmax(0)
+    directions = directions * np.sign(directions[largest, np.arange(directions.shape[1])])  # no free sign
+    values = points @ directions
+    low, high = np.quantile(values, (0.01, 0.99), axis=0)
+    spread = np.where(high - low > 1e-9, high - low, np.inf)
+    channels = np.zeros((len(points), 3))
+    channels[:, : values.shape[1]] = (values - low) / spread
+    return _as_bytes(channels.reshape(*embeddings.shape[1:], 3))
+
+
+def _labelled(sample: Sample, mask: np.ndarray, label_set: LabelSet, device: torch.device) -> _Labelled:
+    maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name)))[None].long().to(device)
+            for name in ("semantic", "instance", "crowd")}  # fmt: skip
+    image = views.normalise(to_image(sample)[None]).to(device)
+    return _Labelled(image, mask, maps, panoptic_truth(sample, label_set))
+
+
+def _as_bytes(values: np.ndarray) -> np.ndarray:
+    """[0, 1] as uint8."""
+    return (255 * values.clip(0, 1)).round().astype(np.uint8)
