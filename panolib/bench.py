@@ -12,13 +12,14 @@ import functools
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -36,12 +37,15 @@ from panolib.training.semantic import Augmentation, SelfTrainingSpec, to_image
 from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
 
 STAGES = {  # functions of a semantic self-training step, by what a reader calls them
+    "images and their augmentation": (
+        (semantic.LabelledBatches, "__call__"), (semantic.UnlabelledBatches, "__call__"),
+    ),
     "crops and noise": ((views, "multi_view_crops"), (views, "photometric_noise")),
     "fusion": ((semantic, "fuse_views"),),
     "pseudo-labels": ((semantic, "semantic_pseudo_labels"), (semantic, "update_class_prior")),
     "losses": ((semantic, "self_training_loss"), (semantic, "cross_entropy")),
     "momentum update": ((semantic, "update_teacher"),),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,13 @@ class PerformanceSpec:
     repeats: int
     threads: tuple[int, ...]
     step: StepSpec
+    scaling_step: StepSpec
+    step_sizes: tuple[tuple[int, int], ...]  # height and width, pixels
+    step_batches: tuple[int, ...]  # source crops, and as many target images
     render_height: int
     render_width: int
     n_rendered: int
+    render_processes: tuple[int, ...]
     seed: int
 
 
@@ -91,10 +99,34 @@ def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
     rows = []
     for n_threads in spec.threads:
         with threads(n_threads):
+            rates = machine_rates()
             operations = list(table_operations(spec))
             for operation in tqdm(operations, desc=f"{label}{n_threads} thread(s)", leave=False):
-                rows += [row | {"threads": n_threads} for row in measure(operation, spec.repeats)]
+                floor_ms = max(
+                    operation.least_mb / rates["gb_per_s"], operation.least_mflop / rates["gflop_per_s"]
+                )
+                for row in measure(operation, spec.repeats):
+                    rows.append(row | {"floor_ms": floor_ms, "threads": n_threads})
     return rows
+
+
+def machine_rates(size: int = 2048) -> dict[str, float]:
+    """What the processor reaches with the current number of threads: the floor under every operation.
+
+    Returns
+    -------
+    dict
+        "gb_per_s": bytes read and written by a copy of memory far larger than the caches;
+        "gflop_per_s": a float32 product of square matrices. The best of five.
+    """
+    values, copy = torch.ones(2**25), torch.empty(2**25)
+    factor, product = torch.ones(size, size), torch.empty(size, size)
+    copied = min(measure_seconds(lambda: copy.copy_(values)) for _ in range(5))
+    multiplied = min(measure_seconds(lambda: torch.mm(factor, factor, out=product)) for _ in range(5))
+    return {
+        "gb_per_s": 2e-9 * values.numel() * values.element_size() / copied,
+        "gflop_per_s": 2e-9 * size**3 / multiplied,
+    }
 
 
 def measure(operation: Operation, repeats: int) -> list[dict]:
@@ -200,43 +232,28 @@ def step_rows(spec: PerformanceSpec, n_classes: int) -> dict:
     -------
     dict
         "row": like those of `operation_rows`; "stages": share of the step by stage, in percent;
-        "images_per_s": source crops and target views a second.
+        "images_per_s": source crops and target views a second; "mib": rise of the memory of the process.
     """
     step = spec.step
-    source, target = (
-        [city.render(style, seed=spec.seed, index=i, height=step.height, width=step.width) for i in range(4)]
-        for style in (step.source_style, step.target_style)
-    )
-    plain = SelfTrainingSpec(
-        label_set=spec.label_set, source="", target="", validation="", network=step.network,
-        optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
-        augmentation=Augmentation(step.height, step.width, (0.5, 1.0), "window", 0.5, 0.5, 0.5, (0.05, 0.8)),
-        iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target, n_views=step.n_views,
-        zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0, focal_exponent=3.0,
-        threshold_scale=0.75, prior_scale=0.001, prior_momentum=0.99, minimum_threshold=0.2, ema_decay=0.99,
-        ema_interval=1, batch_norm="target", rare_class_sampling=False,
-        compute=Compute("cpu", "32-true", 0, False), seed=spec.seed,
-    )  # fmt: skip
-    torch.manual_seed(spec.seed)
-    start = build_semantic(step.network, n_classes).state_dict()
+    inputs = _StepInputs.of(spec, step, n_classes)
     layouts = {"ours": True, "reference": False}
     times: dict[str, list[float]] = {name: [] for name in layouts}
     losses: dict[str, list[float]] = {}
+    memory: dict[str, float] = {}
     stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
     with threads(1):
         for _ in range(max(1, spec.repeats // 2)):
             for name, channels_last in layouts.items():
-                chosen = replace(plain, compute=replace(plain.compute, channels_last=channels_last))
                 clock = _Clock()
                 with _timed(stages, clock) if name == "ours" else contextlib.nullcontext():
-                    semantic.self_train(chosen, clock, start, source, target, n_classes)
+                    run = functools.partial(inputs.run, clock, channels_last=channels_last)
+                    _, memory[name] = with_peak_memory(run)
                 times[name] += clock.durations[1:]
                 losses[name] = clock.losses
     medians = {name: statistics.median(found) for name, found in times.items()}
     total = sum(times["ours"])
     shares = {name: 100 * seconds / total for name, seconds in stages.items()}
     agreement, agrees = close(losses["ours"], losses["reference"], 1e-2)
-    images = step.batch_size + step.n_target * step.n_views
     return {
         "row": {
             "operation": "semantic self-training step, channels-last",
@@ -249,14 +266,77 @@ def step_rows(spec: PerformanceSpec, n_classes: int) -> dict:
             "reference_iqr_ms": 1e3 * _iqr(times["reference"]),
             "ratio": medians["reference"] / medians["ours"],
             "target_ratio": 3.3,
+            "ours_mib": memory["ours"],
+            "reference_mib": memory["reference"],
             "repeats": len(times["ours"]),
             "threads": 1,
             "agreement": f"loss curve {agreement}",
             "agrees": agrees,
         },
-        "stages": shares | {"networks, optimiser, data": 100 - sum(shares.values())},
-        "images_per_s": images / medians["ours"],
+        "stages": shares | {"networks, optimiser": 100 - sum(shares.values())},
+        "images_per_s": (step.batch_size + step.n_target * step.n_views) / medians["ours"],
+        "mib": memory["ours"],
     }
+
+
+def step_scaling_rows(spec: PerformanceSpec, n_classes: int, *, label: str = "") -> list[dict]:
+    """Median time of the step against image size and against batch size, one thread, channels-last."""
+    step = spec.scaling_step
+    cases = [("pixels of an image", h * w, replace(step, height=h, width=w)) for h, w in spec.step_sizes]
+    cases += [
+        ("images in a batch", n + n * step.n_views, replace(step, batch_size=n, n_target=n))
+        for n in spec.step_batches
+    ]
+    rows = []
+    with threads(1):
+        for axis, position, chosen in tqdm(cases, desc=label, leave=False):
+            clock = _Clock()
+            _StepInputs.of(spec, chosen, n_classes).run(clock, channels_last=True)
+            rows.append({
+                "operation": "semantic self-training step", "axis": axis, "position": position,
+                "ours_ms": 1e3 * statistics.median(clock.durations[1:]),
+                "repeats": len(clock.durations) - 1,
+            })  # fmt: skip
+    return rows
+
+
+@dataclass(frozen=True)
+class _StepInputs:
+    """All that `semantic.self_train` needs for some iterations on rendered images."""
+
+    spec: SelfTrainingSpec
+    start: dict
+    source: list
+    target: list
+    n_classes: int
+
+    @classmethod
+    def of(cls, spec: PerformanceSpec, step: StepSpec, n_classes: int) -> _StepInputs:
+        source, target = (
+            [city.render(style, seed=spec.seed, index=i, height=step.height, width=step.width)
+             for i in range(4)]
+            for style in (step.source_style, step.target_style)
+        )  # fmt: skip
+        training = SelfTrainingSpec(
+            label_set=spec.label_set, source="", target="", validation="", network=step.network,
+            optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
+            augmentation=Augmentation(
+                step.height, step.width, (0.5, 1.0), "window", 0.5, 0.5, 0.5, (0.05, 0.8)
+            ),
+            iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target,
+            n_views=step.n_views, zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0,
+            focal_exponent=3.0, threshold_scale=0.75, prior_scale=0.001, prior_momentum=0.99,
+            minimum_threshold=0.2, ema_decay=0.99, ema_interval=1, batch_norm="target",
+            rare_class_sampling=False, compute=Compute("cpu", "32-true", 0, False), seed=spec.seed,
+        )  # fmt: skip
+        torch.manual_seed(spec.seed)
+        start = build_semantic(step.network, n_classes).state_dict()
+        return cls(training, start, source, target, n_classes)
+
+    def run(self, clock: _Clock, *, channels_last: bool) -> None:
+        compute = replace(self.spec.compute, channels_last=channels_last)
+        spec = replace(self.spec, compute=compute)
+        semantic.self_train(spec, clock, self.start, self.source, self.target, self.n_classes)
 
 
 class _Clock:
@@ -310,19 +390,22 @@ def _timed(stages: dict[str, float], clock: _Clock) -> Iterator[None]:
 
 
 def rendering_rows(spec: PerformanceSpec) -> list[dict]:
-    """Images a second of every style of the embedded city, one thread."""
-    rows, before = [], cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    for style in city.STYLES.values():
-        began = time.perf_counter()
-        for index in range(spec.n_rendered):
-            city.render(
-                style, seed=spec.seed, index=index, height=spec.render_height, width=spec.render_width
-            )
-        rate = spec.n_rendered / (time.perf_counter() - began)
-        size = f"{spec.render_height} x {spec.render_width}"
-        rows.append({"style": style.name, "size": size, "images_per_s": rate, "n_images": spec.n_rendered})
-    cv2.setNumThreads(before)
+    """Images a second of every style of the embedded city, written in its official format, by processes."""
+    rows = []
+    size = {"height": spec.render_height, "width": spec.render_width}
+    for name, style in city.STYLES.items():
+        for n_processes in spec.render_processes:
+            with tempfile.TemporaryDirectory() as folder:
+                write = functools.partial(
+                    city.write_city, Path(folder), style, split="all" if name != "cityscapes" else "train",
+                    n_images=spec.n_rendered, seed=spec.seed,
+                    n_workers=n_processes, progress=False, **size,
+                )  # fmt: skip
+                rate = spec.n_rendered / measure_seconds(write)
+            rows.append({
+                "style": name, "size": "{height} x {width}".format(**size), "processes": n_processes,
+                "images_per_s": rate, "n_images": spec.n_rendered,
+            })  # fmt: skip
     return rows
 
 

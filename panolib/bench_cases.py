@@ -52,6 +52,8 @@ class Operation:
     reference: Callable[[], Any]
     ours: Mapping[str, Ours]
     input_mib: float  # size of the main input, for memory claims
+    least_mb: float = 0.0  # megabytes (1e6) that any method has to move: inputs once, results once
+    least_mflop: float = 0.0  # operations of the products that a dense method has to make
 
 
 def clustering(height: int, width: int, n: int, dim: int, seed: int, target=(1.0, 1.0, 1.0)) -> Operation:
@@ -76,6 +78,8 @@ def clustering(height: int, width: int, n: int, dim: int, seed: int, target=(1.0
             ),
         },
         input_mib=_mib(points),
+        least_mb=_mb(points),
+        least_mflop=2e-6 * len(points) * n * dim,  # every point to its nearest mode
     )  # fmt: skip
 
 
@@ -95,6 +99,8 @@ def stability(height: int, width: int, n: int, seed: int, target: float = 1.0) -
         reference=lambda: loop_stability(labels, field, DELTA_VAR, torch.Generator().manual_seed(0)),
         ours={"stability filter": Ours(ours, target, lambda a, b: close(a, b, 2e-3))},
         input_mib=_mib(field),
+        least_mb=_mb(field),
+        least_mflop=2e-6 * 100 * n * int((labels > 0).sum()) * 16,  # every anchor with every pixel
     )
 
 
@@ -124,6 +130,8 @@ def loss(
             target, check,
         )},
         input_mib=_mib(fields),
+        least_mb=2 * _mb(fields),  # the gradient is as large
+        least_mflop=3 * 2e-6 * labels.numel() * n * 16,  # distances, and the gradients of both their sides
     )  # fmt: skip
 
 
@@ -142,6 +150,7 @@ def panoptic(height: int, width: int, n_things: int, seed: int, target: float = 
         reference=lambda: loop_panoptic(truth, prediction),
         ours={"PQ of one image": Ours(ours, target, lambda a, b: close(a, b, 1e-12))},
         input_mib=truth[0].nbytes / 2**20,
+        least_mb=2e-6 * truth[0].nbytes,
     )
 
 
@@ -160,6 +169,7 @@ def average_precision(height: int, width: int, n_things: int, seed: int, target:
         reference=lambda: loop_average_precision(truth, prediction),
         ours={"instance AP of one image": Ours(ours, target, lambda a, b: close(a, b, 1e-12))},
         input_mib=truth[0].nbytes / 2**20,
+        least_mb=2e-6 * truth[0].nbytes,
     )
 
 
@@ -178,6 +188,7 @@ def confusion(height: int, width: int, seed: int, target: float = 1.0) -> Operat
             lambda: confusion_matrix(truth, other, 19)[:19, :19], target, lambda a, b: close(a, b, 0),
         )},
         input_mib=truth.nbytes / 2**20,
+        least_mb=2e-6 * truth.nbytes,
     )  # fmt: skip
 
 
@@ -321,3 +332,7 @@ def partition_quality(labels: Tensor, truth: Tensor) -> dict[str, float]:
 
 def _mib(values: Tensor) -> float:
     return values.numel() * values.element_size() / 2**20
+
+
+def _mb(values: Tensor) -> float:
+    return 1e-6 * values.numel() * values.element_size()

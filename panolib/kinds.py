@@ -288,6 +288,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     metrics = {
         "step": bench.step_rows(spec, label_set.n_classes),
         "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
+        "step_scaling": bench.step_scaling_rows(spec, label_set.n_classes, label=f"{label}step scaling"),
         "operations": bench.operation_rows(spec, label=label),
         "real_embeddings": bench.real_embedding_rows(
             network, images, label_set, options, label=f"{label}real embeddings"
