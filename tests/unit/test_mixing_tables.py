@@ -95,7 +95,7 @@ def test_published_values_stand_beside_the_right_variant(thesis):
     assert found["MIX V3", "self-trained", "train"] == 0.4 and found["MIX V3+", "ABN", "mIoU_16"] == 45.4
     assert found["GTA V2"].isna().all() and np.isnan(found["SYN V2", "self-trained", "train"])
     shown = tables.show(mixing_tables.by_variant(classes), metrics=["train", "mIoU_19"])
-    assert shown.index.tolist()[:2] == ["SYN V2, ABN", "SYN V2, self-trained"]
+    assert set(shown.index[:2]) == {"SYN V2, ABN", "SYN V2, self-trained"}
 
 
 def test_the_thesis_reproduces_itself(thesis):
