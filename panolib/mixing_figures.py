@@ -45,17 +45,38 @@ def variant_plot(rows: pd.DataFrame, metrics: Sequence[str], methods: Sequence[s
                 values = part.loc[(part["method"] == method) & (part["variant"] == variant), "value"]
                 at = place + (i - (len(methods) - 1) / 2) * width
                 spread = values.std(ddof=1) if len(values) > 1 else 0.0
-                ax.bar(at, values.mean(), width * 0.9, yerr=spread or None, capsize=4,
-                       color=METHOD_COLOURS[method], label=method if place == 0 else None)
+                ax.bar(
+                    at,
+                    values.mean(),
+                    width * 0.9,
+                    yerr=spread or None,
+                    capsize=4,
+                    color=METHOD_COLOURS[method],
+                    label=method if place == 0 else None,
+                )
                 if len(values) > 1:
                     ax.plot(np.full(len(values), at), values, "o", color="black", markersize=5)
-                ax.annotate(f"{values.mean():.1f}", (at, values.mean() + spread), xytext=(0, 4),
-                            textcoords="offset points", ha="center", fontsize=13, zorder=5,
-                            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85})
+                ax.annotate(
+                    f"{values.mean():.1f}",
+                    (at, values.mean() + spread),
+                    xytext=(0, 4),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=13,
+                    zorder=5,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85},
+                )
         for place, variant in enumerate(variants):
             oracle = part.loc[(part["method"] == ORACLE) & (part["variant"] == variant), "value"]
-            ax.hlines(oracle.mean(), place - 0.42, place + 0.42, color=METHOD_COLOURS[ORACLE], linewidth=2.5,
-                      linestyle="--", label=ORACLE if place == 0 else None)
+            ax.hlines(
+                oracle.mean(),
+                place - 0.42,
+                place + 0.42,
+                color=METHOD_COLOURS[ORACLE],
+                linewidth=2.5,
+                linestyle="--",
+                label=ORACLE if place == 0 else None,
+            )
         n_seeds = part.groupby("variant")["seed"].nunique()
         ax.set_xticks(range(len(variants)), [f"{name}\nn = {n_seeds[name]}" for name in variants])
         ax.grid(axis="x", visible=False)
@@ -75,10 +96,18 @@ def class_dots(rows: pd.DataFrame, classes: Sequence[str], method: str, *, label
     for i, (variant, part) in enumerate(groups):
         part = part.set_index("class_or_metric").reindex(classes)
         places = np.arange(len(classes)) + 0.14 * (i - (len(groups) - 1) / 2)
-        ax.errorbar(part["mean"], places, xerr=part["spread"].fillna(0), fmt=MARKERS[i % len(MARKERS)],
-                    color=DATA_COLOURS[i % len(DATA_COLOURS)], markersize=9, elinewidth=2,
-                    markeredgecolor="black", markeredgewidth=0.6,
-                    label=f"{variant} (n = {part['n'].max():.0f})")
+        ax.errorbar(
+            part["mean"],
+            places,
+            xerr=part["spread"].fillna(0),
+            fmt=MARKERS[i % len(MARKERS)],
+            color=DATA_COLOURS[i % len(DATA_COLOURS)],
+            markersize=9,
+            elinewidth=2,
+            markeredgecolor="black",
+            markeredgewidth=0.6,
+            label=f"{variant} (n = {part['n'].max():.0f})",
+        )
     ax.set_yticks(range(len(classes)), classes)
     ax.set_ylim(len(classes) - 0.4, -0.6)
     ax.set_xlabel(f"{label} of the {method} network, %")
@@ -97,9 +126,16 @@ def class_shares(table: pd.DataFrame) -> Figure:
     fig, ax = plt.subplots(figsize=(10, 1.8 + 0.42 * len(table)))
     for i, column in enumerate(columns):
         shares = table[column]
-        ax.plot(shares.where(shares > 0, absent), range(len(table)), MARKERS[i % len(MARKERS)],
-                color=DATA_COLOURS[i], markersize=10, markeredgecolor="black", markeredgewidth=0.6,
-                label=column.removesuffix(", % of pixels"))
+        ax.plot(
+            shares.where(shares > 0, absent),
+            range(len(table)),
+            MARKERS[i % len(MARKERS)],
+            color=DATA_COLOURS[i],
+            markersize=10,
+            markeredgecolor="black",
+            markeredgewidth=0.6,
+            label=column.removesuffix(", % of pixels"),
+        )
     ax.axvspan(absent / 1.6, absent * 1.6, color="#EEEEEE", zorder=0)
     ax.annotate("none", (absent, -0.75), ha="center", va="bottom", annotation_clip=False)
     ax.set_xscale("log")
@@ -123,12 +159,24 @@ def progress_plot(records: Mapping[str, Record]) -> Figure:
         columns = [name for name in record.curves if name.startswith("miou ")]
         for column, style in zip(columns, styles):
             scored = record.curves.dropna(subset=column)
-            axes[0].plot(scored["iteration"], 100 * scored[column], style, color=METHOD_COLOURS[method],
-                         linewidth=2, label=f"{method}, {column.removeprefix('miou ')}")
+            axes[0].plot(
+                scored["iteration"],
+                100 * scored[column],
+                style,
+                color=METHOD_COLOURS[method],
+                linewidth=2,
+                label=f"{method}, {column.removeprefix('miou ')}",
+            )
         for i, column in enumerate(name for name in LABEL_SCORES if name in record.curves):
             scored = record.curves.dropna(subset=column)
-            axes[1].plot(scored["iteration"], 100 * scored[column], styles[i], color=OKABE_ITO[5 + i],
-                         linewidth=2.5, label=readable_score(column))
+            axes[1].plot(
+                scored["iteration"],
+                100 * scored[column],
+                styles[i],
+                color=OKABE_ITO[5 + i],
+                linewidth=2.5,
+                label=readable_score(column),
+            )
     axes[0].set_ylabel("mIoU over all classes, %")
     axes[1].set_ylabel("share of target pixels, %")
     axes[1].set_ylim(0, 100)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ def tiny(tmp_path_factory):
     for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
         profile["city"][section]["iterations"] = ITERATIONS
     profile["city"]["self_training"]["ema_interval"] = 1
+    profile["experiments"]["painted_share"] = 0.0
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
     study.load(path, root=root).sources["city"].prepare(progress=False)
@@ -158,6 +160,22 @@ def test_a_monitor_changes_no_weight(trained, rung):
     assert scores.notna().tolist() == [True] + [False] * (ITERATIONS - 1) + [True]
     assert monitored.curves["loss"].iloc[:ITERATIONS].equals(plain.curves["loss"])
     assert scores.iloc[-1] == pytest.approx(monitored.metrics["miou_19"])  # both on the two val images
+
+
+def test_painting_no_instance_changes_no_weight_and_all_of_them_do(trained):
+    """The tiny profile paints a share of 0, and its network predicts no thing yet."""
+    runs = {
+        kind: trained.runs[study.run_name("city", "semantic", "self_trained", 0, f"painted.{kind}")]
+        for kind in ("none", "true", "predicted")
+    }
+    run = runs["true"]
+    runs["all"] = replace(run, name=f"{run.name}.all", spec=replace(run.spec, painted_share=1.0))
+    coverage = {kind: trained.store.get(run).curves["coverage"] for kind, run in runs.items()}
+    states = {kind: trained.store.final_state(run)["model"] for kind, run in runs.items()}
+    for kind in ("true", "predicted"):
+        assert all(torch.equal(states["none"][key], value) for key, value in states[kind].items()), kind
+    assert any(not torch.equal(states["none"][key], value) for key, value in states["all"].items())
+    assert coverage["all"][0] > coverage["none"][0]
 
 
 @pytest.mark.parametrize(
