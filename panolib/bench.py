@@ -47,6 +47,18 @@ STAGES = {  # functions of a semantic self-training step, by what a reader calls
     "momentum update": ((semantic, "update_teacher"),),
 }  # fmt: skip
 
+EMPTY_NOTEBOOK = """
+import nbformat, nbclient
+nbclient.NotebookClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])).execute()
+"""
+FIGURE = """
+import io
+from panolib import figures
+figures.use_style()
+rows = [{"axis": "pixels", "operation": "o", "position": 1, "ours_ms": 1.0, "repeats": 1}]
+figures.scaling_plot(rows + [row | {"axis": "instances"} for row in rows]).savefig(io.BytesIO())
+"""
+
 
 @dataclass(frozen=True)
 class StepSpec:
@@ -410,11 +422,14 @@ def rendering_rows(spec: PerformanceSpec) -> list[dict]:
 
 
 def start_rows(repeats: int) -> list[dict]:
-    """Seconds until the library, its command line and torch alone are there, in fresh processes."""
+    """Seconds in fresh processes: until torch, the library and its command line are there, and what a notebook
+    costs beside its runs: a kernel for an empty one, and drawing and saving a figure."""
     commands = {
         "import torch": ["-c", "import torch"],
         "import panolib.kinds": ["-c", "import panolib.kinds"],
         "python -m panolib --help": ["-m", "panolib", "--help"],
+        "execute an empty notebook": ["-c", EMPTY_NOTEBOOK],
+        "import, draw and save a figure": ["-c", FIGURE],
     }
     times: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(repeats):

@@ -35,6 +35,7 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
         table[f"ratio, {threads} thread" + "s" * (threads > 1)] = part["ratio"].map("{:.3g}".format)
     table["to reach"] = one["target_ratio"].map("{:g}".format)
     table["ours, ms"] = [f"{t:.3g} ± {s:.1g}" for t, s in zip(one["ours_ms"], one["ours_iqr_ms"])]
+    table["times its floor"] = (one["ours_ms"] / one["floor_ms"]).map("{:.3g}".format)
     table["reference, ms"] = one["reference_ms"].map("{:.3g}".format)
     table["memory, of the input"] = (one["ours_mib"] / one["input_mib"]).map("{:.1f}".format)
     table["memory of the reference"] = (one["reference_mib"] / one["input_mib"]).map("{:.1f}".format)

@@ -120,7 +120,9 @@ def ratios_reached(rows: pd.DataFrame) -> list[Claim]:
         Claim(
             f"{row.operation}, {row.size}, {row.threads} thread{'s' * (row.threads > 1)}: "
             f"at least {row.target_ratio:g} times as fast as the reference",
-            f"{row.ratio:.3g} times" + ("" if row.agrees else "; the results do not agree well enough"),
+            f"{row.ratio:.3g} times"
+            + (f", {row.ours_ms / row.floor_ms:.3g} times the floor" if row.floor_ms > 0 else "")
+            + ("" if row.agrees else "; the results do not agree well enough"),
             bool(row.ratio >= row.target_ratio and row.agrees),
         )
         for row in rows.itertuples()
