@@ -284,7 +284,7 @@ def sample_grid(
     }  # fmt: skip
     fig = picture_grid(pictures, width=width)
     if legend:
-        _class_legend(fig, label_set)
+        class_legend(fig, label_set)
     return fig
 
 
@@ -330,13 +330,13 @@ def panoptic_gallery(
         indices = range(sum(name.endswith("-image") for name in first.samples))
     rows = {
         f"image {i}": [
-            _read(first, f"{i:02d}-image"), _read(first, f"{i:02d}-truth"),
-            *(_read(record, f"{i:02d}-prediction") for record in records.values()),
+            picture(first, f"{i:02d}-image"), picture(first, f"{i:02d}-truth"),
+            *(picture(record, f"{i:02d}-prediction") for record in records.values()),
         ]
         for i in indices
     }  # fmt: skip
     fig = picture_grid(rows, headings=["image", "truth", *records])
-    _class_legend(fig, label_set)
+    class_legend(fig, label_set)
     return fig
 
 
@@ -359,7 +359,7 @@ def views_figure(crops: Tensor, canvases: Tensor, seen: Tensor) -> Figure:
 
 # --- helpers ----------------------------------------------------------------------------------------------
 
-def _class_legend(fig: Figure, label_set: LabelSet) -> None:
+def class_legend(fig: Figure, label_set: LabelSet) -> None:
     """Colours of the classes below a figure."""
     handles = [
         Patch(facecolor=np.array(colour) / 255, label=name)
@@ -373,7 +373,7 @@ def _class_legend(fig: Figure, label_set: LabelSet) -> None:
     fig.set_size_inches(width, height + 0.2 + 0.3 * -(-len(handles) // n_columns))
 
 
-def _read(record: Record, name: str) -> np.ndarray:
+def picture(record: Record, name: str) -> np.ndarray:
     """A recorded picture, RGB."""
     if name not in record.samples:
         raise KeyError(f"run {record.run.name} has no picture {name!r}; it has {sorted(record.samples)}")

@@ -266,3 +266,34 @@ def in_order(rows: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     """Rows of some settings with method and setting joined: "BASE, 25 % source"."""
     part = rows[rows["setting"].isin(settings)]
     return part.assign(method=part["method"] + ", " + part["setting"], setting="")
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tidy rows of several tables, under one another."""
+    return pd.concat(tables, ignore_index=True)
+
+
+def by_share(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric of the workflows: columns method, share (of the source, a fraction), seed, value."""
+    part = select(rows, class_or_metric=metric)
+    share = part["setting"].str.removesuffix(" % source").astype(float) / 100
+    return part.assign(share=share)[["method", "share", "seed", "value"]]
+
+
+def pseudo_instances(named: Named) -> pd.Series:
+    """Mean number of pseudo-instances of a crop while training, by algorithm (epsilon zero)."""
+    found: dict[str, list[float]] = {}
+    for (method, setting, _), record in named.items():
+        if setting == RING_LABELS["zero"]:
+            found.setdefault(method, []).append(record.curves["pseudo_instances"].mean())
+    return pd.Series({method: np.mean(values) for method, values in found.items()})
+
+
+def crop_test(study: Study) -> dict[tuple[str, str, int], Record]:
+    """Threat records of the side test of E4: smaller source crops, and the same without."""
+    names = {"smaller source crops": "crops", "as elsewhere": progress_runs.threat_variant("all", 0.25)}
+    return {
+        (label, "", seed): study.get(progress_runs.threat(variant, seed))
+        for seed in study.profile.experiments.seeds
+        for label, variant in names.items()
+    }
