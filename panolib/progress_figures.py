@@ -62,6 +62,37 @@ def progress_plot(
     return fig
 
 
+def share_curves(table: pd.DataFrame, rows: Mapping[str, str], *, column: str = "threat_score") -> Figure:
+    """Progress with every share of source: a column of panels per workflow, a row per data set.
+
+    Parameters
+    ----------
+    table : DataFrame
+        What `progress_tables.labelled_progress` returns for workflows; the mean of the seeds is drawn.
+    rows : mapping of data set to axis label
+    """
+    methods = list(dict.fromkeys(table["method"]))
+    colours = _styles(sorted(set(table["setting"])), list(zip(COLOURS, MARKERS)))
+    size = (3.9 * len(methods), 3.6 * len(rows) + 1)
+    fig, axes = plt.subplots(len(rows), len(methods), figsize=size, sharex=True, sharey="row", squeeze=False)
+    for line, (data, label) in zip(axes, rows.items()):
+        line[0].set_ylabel(label)
+        for ax, method in zip(line, methods):
+            part = table[(table["data"] == data) & (table["method"] == method)]
+            for setting, found in part.groupby("setting"):
+                colour, marker = colours[setting]
+                mean = found.groupby("iteration")[column].mean()
+                ax.plot(mean.index, mean, color=colour, marker=marker, markersize=6, linewidth=1.8)
+    for ax, method in zip(axes[0], methods):
+        ax.set_title(method)
+    for ax in axes[-1]:
+        ax.set_xlabel("iteration")
+    handles = [Line2D([], [], color=colour, marker=marker, label=name)
+               for name, (colour, marker) in colours.items()]
+    fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return fig
+
+
 def training_losses(named: Mapping[tuple[str, str, int], Record], *, window: int = 5) -> pd.DataFrame:
     """Running mean of the loss on pseudo-labels of every network, in the form of `labelled_progress`."""
     parts = [

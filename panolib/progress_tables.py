@@ -77,6 +77,13 @@ def branches(study: Study, threat: Record) -> dict[str, Record]:
     }
 
 
+def monitored_data(study: Study) -> tuple[str, str, str]:
+    """Data sets that the monitors look at: target train, target validation, source validation."""
+    variant = progress_runs.threat_variant("all", 0.0)
+    run = study.runs[progress_runs.network(variant, study.profile.experiments.seeds[0])]
+    return run.spec.monitor.data
+
+
 def share_label(share: float) -> str:
     """A share of the source in a batch, in words."""
     return f"{round(100 * share)} % source"
@@ -151,11 +158,12 @@ def change(table: pd.DataFrame, data: str, column: str) -> pd.DataFrame:
 
 
 def change_rows(table: pd.DataFrame, data: str, column: str, label: str, unit: str) -> pd.DataFrame:
-    """`change` as tidy rows "{label}: start", "... end", "... change"."""
-    found = change(table, data, column)
+    """`change` as tidy rows "{label}: start", "... end", "... change"; percent change by points."""
+    found, points = change(table, data, column), "points" if unit == "%" else unit
     return pd.DataFrame(
         [
-            (method, setting, f"{label}: {name}", value, unit, f"monitor on {data}", seed)
+            (method, setting, f"{label}: {name}", value, points if name == "change" else unit,
+             f"monitor on {data}", seed)
             for (method, setting, seed), row in found.iterrows()
             for name, value in row.items()
         ],
