@@ -40,7 +40,7 @@ def progress_plot(
     fig, axes = plt.subplots(n_rows, columns, figsize=(5.2 * columns, 4.3 * n_rows + 1.2), squeeze=False)
     colours = _styles(table[colour_by], list(zip(COLOURS, MARKERS)))
     lines = _styles(table[line_by], LINES)
-    for ax in axes.flat[len(panels):]:
+    for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     for ax, (data, column, label) in zip(axes.flat, panels):
         part = table[table["data"] == data]
@@ -49,15 +49,24 @@ def progress_plot(
             colour, marker = colours[colour_value]
             found = line.reset_index()
             few = len(found) <= 12
-            ax.plot(found["iteration"], found[column], color=colour, linestyle=lines[line_value],
-                    marker=marker if few else None, markersize=6, linewidth=1.8)
+            ax.plot(
+                found["iteration"],
+                found[column],
+                color=colour,
+                linestyle=lines[line_value],
+                marker=marker if few else None,
+                markersize=6,
+                linewidth=1.8,
+            )
         ax.set_xlabel("iteration")
         ax.set_ylabel(label)
-    handles = [Line2D([], [], color=colour, marker=marker, label=name)
-               for name, (colour, marker) in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in colours.items()
+    ]
     if len(lines) > 1:
-        handles += [Line2D([], [], color="black", linestyle=style, label=name)
-                    for name, style in lines.items()]
+        handles += [
+            Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines.items()
+        ]
     fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
     return fig
 
@@ -87,8 +96,9 @@ def share_curves(table: pd.DataFrame, rows: Mapping[str, str], *, column: str = 
         ax.set_title(method)
     for ax in axes[-1]:
         ax.set_xlabel("iteration")
-    handles = [Line2D([], [], color=colour, marker=marker, label=name)
-               for name, (colour, marker) in colours.items()]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in colours.items()
+    ]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return fig
 
@@ -96,11 +106,16 @@ def share_curves(table: pd.DataFrame, rows: Mapping[str, str], *, column: str = 
 def training_losses(named: Mapping[tuple[str, str, int], Record], *, window: int = 5) -> pd.DataFrame:
     """Running mean of the loss on pseudo-labels of every network, in the form of `labelled_progress`."""
     parts = [
-        pd.DataFrame({
-            "method": method, "setting": setting, "seed": seed, "data": "",
-            "iteration": record.curves["iteration"],
-            "target_loss": record.curves["target_loss"].rolling(window, min_periods=1).mean(),
-        }).dropna()
+        pd.DataFrame(
+            {
+                "method": method,
+                "setting": setting,
+                "seed": seed,
+                "data": "",
+                "iteration": record.curves["iteration"],
+                "target_loss": record.curves["target_loss"].rolling(window, min_periods=1).mean(),
+            }
+        ).dropna()
         for (method, setting, seed), record in named.items()
     ]
     return pd.concat(parts, ignore_index=True)
@@ -155,16 +170,19 @@ def workflow_diagram(study: Study, threats: Mapping[str, Record]) -> Figure:
         left = {name: (0.2, place) for name, place in zip(baselines, _places(len(baselines)))}
         for name, place in zip(networks, _places(len(networks))):
             from_x, from_y = left[dict(starts[name].parents)["start"].name]
-            ax.annotate("", (0.6, place), (from_x + 0.2, from_y),
-                        arrowprops={"arrowstyle": "->", "color": "#666666"})
+            ax.annotate(
+                "", (0.6, place), (from_x + 0.2, from_y), arrowprops={"arrowstyle": "->", "color": "#666666"}
+            )
             _box(ax, 0.8, place, name.replace("_", " "), NETWORK_COLOUR)
         for name, (x, y) in left.items():
             variant = name.removeprefix("city-instance-source_only-").rpartition("s")[0].strip("-")
             _box(ax, x, y, variant.rpartition(".")[2] or "all classes", START_COLOUR)
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.05), title=label)
         ax.axis("off")
-    handles = [Patch(facecolor=START_COLOUR, edgecolor="black", label="baseline on the source"),
-               Patch(facecolor=NETWORK_COLOUR, edgecolor="black", label="self-trained network, by class")]
+    handles = [
+        Patch(facecolor=START_COLOUR, edgecolor="black", label="baseline on the source"),
+        Patch(facecolor=NETWORK_COLOUR, edgecolor="black", label="self-trained network, by class"),
+    ]
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
 
@@ -179,12 +197,22 @@ def score_bars(rows: pd.DataFrame, metrics: Sequence[str], *, label: str) -> Fig
     places = np.arange(len(metrics))
     for i, method in enumerate(methods):
         part = summary.loc[method].reindex(metrics)
-        ax.bar(places + (i - (len(methods) - 1) / 2) * width, part["mean"], width * 0.92,
-               yerr=part["spread"].fillna(0), color=colours[method], label=method,
-               error_kw={"elinewidth": 1.2, "ecolor": "#444444"})
+        ax.bar(
+            places + (i - (len(methods) - 1) / 2) * width,
+            part["mean"],
+            width * 0.92,
+            yerr=part["spread"].fillna(0),
+            color=colours[method],
+            label=method,
+            error_kw={"elinewidth": 1.2, "ecolor": "#444444"},
+        )
     rotation = 30 if len(metrics) > 5 else 0
-    ax.set_xticks(places, [metric.removeprefix("group ") for metric in metrics], rotation=rotation,
-                  ha="right" if rotation else "center")
+    ax.set_xticks(
+        places,
+        [metric.removeprefix("group ") for metric in metrics],
+        rotation=rotation,
+        ha="right" if rotation else "center",
+    )
     ax.grid(axis="x", visible=False)
     n_seeds = rows["seed"].nunique()
     ax.set_ylabel(f"{label}, %; n = {n_seeds} seed{'s' * (n_seeds > 1)}")
@@ -212,8 +240,9 @@ def share_plot(panels: Mapping[str, pd.DataFrame]) -> Figure:
         ax.set_xlabel("source in a batch, %")
         ax.set_ylabel(label)
         ax.set_xticks(sorted({round(100 * share) for share in table["share"]}))
-    handles = [Line2D([], [], color=colour, marker=marker, label=name)
-               for name, (colour, marker) in styles.items()]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, label=name) for name, (colour, marker) in styles.items()
+    ]
     fig.legend(handles=handles, loc="outside upper center", ncols=len(handles))
     return fig
 
@@ -230,6 +259,15 @@ def _places(n: int) -> np.ndarray:
 
 
 def _box(ax, x: float, y: float, text: str, colour: str) -> None:
-    ax.add_patch(FancyBboxPatch((x - 0.18, y - 0.045), 0.36, 0.09, boxstyle="round,pad=0.01",
-                                facecolor=colour, edgecolor="black", linewidth=1))
+    ax.add_patch(
+        FancyBboxPatch(
+            (x - 0.18, y - 0.045),
+            0.36,
+            0.09,
+            boxstyle="round,pad=0.01",
+            facecolor=colour,
+            edgecolor="black",
+            linewidth=1,
+        )
+    )
     ax.text(x, y, text, ha="center", va="center", fontsize=12)

@@ -25,6 +25,7 @@ SIMILAR = 2.0  # times within this factor count as about equal
 
 # --- E2 ---------------------------------------------------------------------------------------------------
 
+
 def clustering_findings(
     scores: pd.DataFrame, ratios: pd.DataFrame, progress: pd.DataFrame, losses: pd.DataFrame,
     n_clusters: pd.Series, *, train: str,
@@ -99,6 +100,7 @@ def ring_line(scores: pd.DataFrame) -> str:
 
 # --- E3 ---------------------------------------------------------------------------------------------------
 
+
 def workflow_findings(
     scores: pd.DataFrame, times: pd.DataFrame, progress: pd.DataFrame, *, train: str, val: str
 ) -> list[Finding]:
@@ -112,9 +114,7 @@ def workflow_findings(
     train, val : str
         Data sets of the pseudo-labels and of the validation.
     """
-    scores, times, progress = (
-        table[table["setting"] == NONE] for table in (scores, times, progress)
-    )
+    scores, times, progress = (table[table["setting"] == NONE] for table in (scores, times, progress))
     seeds = n_seeds(scores)
     groups = [f"group {name}" for name in CITYSCAPES.groups]
     found = [_fastest(times, seeds)]
@@ -127,11 +127,13 @@ def workflow_findings(
         found.append(not_testable(statement, f"this profile trains no ICM with {NONE}"))
     for column, data, name in (("fp", train, "false positives"), ("loss", val, "the validation loss")):
         rise = change(progress, data, column)
-        found.append(decided(
-            f"{name} keep{'s' * (column == 'loss')} rising for every workflow",
-            f"from start to end: {_changes(rise, 2 if column == 'loss' else 0)}{seeds}",
-            bool((rise["change"] > 0).all()),
-        ))
+        found.append(
+            decided(
+                f"{name} keep{'s' * (column == 'loss')} rising for every workflow",
+                f"from start to end: {_changes(rise, 2 if column == 'loss' else 0)}{seeds}",
+                bool((rise["change"] > 0).all()),
+            )
+        )
     return found
 
 
@@ -167,6 +169,7 @@ def _above(
 
 
 # --- E4 ---------------------------------------------------------------------------------------------------
+
 
 def forgetting_findings(
     scores: pd.DataFrame, progress: pd.DataFrame, crops: pd.DataFrame, *, train: str, source: str
@@ -238,8 +241,9 @@ def forgetting_findings(
 
 # --- helpers ----------------------------------------------------------------------------------------------
 
+
 def n_seeds(rows: pd.DataFrame) -> str:
-    """"; one seed, no spread" or "; mean of 3 seeds"."""
+    """ "; one seed, no spread" or "; mean of 3 seeds"."""
     n = rows["seed"].nunique()
     return "; one seed, no spread" if n == 1 else f"; mean of {n} seeds"
 
@@ -250,7 +254,7 @@ def _values(rows: pd.DataFrame, metric: str) -> pd.Series:
 
 
 def _changes(table: pd.DataFrame, decimals: int = 0) -> str:
-    """"mean-shift, epsilon zero 12 to 30; ..." of a table of `change`, means of the seeds."""
+    """ "mean-shift, epsilon zero 12 to 30; ..." of a table of `change`, means of the seeds."""
     means = table.groupby(level=["method", "setting"], sort=False).mean()
     several = len(set(means.index.get_level_values("setting"))) > 1
     return "; ".join(

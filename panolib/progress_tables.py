@@ -34,6 +34,7 @@ Named = Mapping[tuple[str, str, int], Record]  # (method, setting, seed) -> reco
 
 # --- which record is what ---------------------------------------------------------------------------------
 
+
 def clusterings(study: Study, kind: str) -> dict[tuple[str, str, int], Record]:
     """Records of E2 by (algorithm, ring, seed) in words; `kind` is "instance" or "threat"."""
     name = progress_runs.network if kind == "instance" else progress_runs.threat
@@ -90,6 +91,7 @@ def share_label(share: float) -> str:
 
 
 # --- while training ---------------------------------------------------------------------------------------
+
 
 def progress(records: Iterable[Record]) -> pd.DataFrame:
     """What the monitors of networks that share the thing classes saw, added up over the networks.
@@ -162,8 +164,15 @@ def change_rows(table: pd.DataFrame, data: str, column: str, label: str, unit: s
     found, points = change(table, data, column), "points" if unit == "%" else unit
     return pd.DataFrame(
         [
-            (method, setting, f"{label}: {name}", value, points if name == "change" else unit,
-             f"monitor on {data}", seed)
+            (
+                method,
+                setting,
+                f"{label}: {name}",
+                value,
+                points if name == "change" else unit,
+                f"monitor on {data}",
+                seed,
+            )
             for (method, setting, seed), row in found.iterrows()
             for name, value in row.items()
         ],
@@ -172,6 +181,7 @@ def change_rows(table: pd.DataFrame, data: str, column: str, label: str, unit: s
 
 
 # --- at the end -------------------------------------------------------------------------------------------
+
 
 def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
     """Final threat scores on the target's validation images, without morphology, as tidy rows.
@@ -187,8 +197,11 @@ def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
         classes = threat_score(found, by=["class"]).set_index("class")["pooled"]
         group_of = {thing: group for group, things in CITYSCAPES.groups.items() for thing in things}
         by_group = threat_score(found.assign(group=found["class"].map(group_of)), by=["group"])
-        scores = {"pooled": whole["pooled"], "class mean": whole["class_mean"],
-                  "image mean": whole["image_mean"]}
+        scores = {
+            "pooled": whole["pooled"],
+            "class mean": whole["class_mean"],
+            "image mean": whole["image_mean"],
+        }
         scores |= {thing: classes[thing] for thing in record.metrics["things"]}
         scores |= {f"group {group}": value for group, value in zip(by_group["group"], by_group["pooled"])}
         source = f"run {record.run.name}"
@@ -202,8 +215,15 @@ def clustering_time_rows(named: Named) -> pd.DataFrame:
     columns = {"clustering_s": "clustering", "step_s": "whole step"}
     return pd.DataFrame(
         [
-            (method, setting, f"{label} per iteration", record.curves[column].median(), "s",
-             f"run {record.run.name}", seed)
+            (
+                method,
+                setting,
+                f"{label} per iteration",
+                record.curves[column].median(),
+                "s",
+                f"run {record.run.name}",
+                seed,
+            )
             for (method, setting, seed), record in named.items()
             for column, label in columns.items()
         ],
@@ -244,10 +264,14 @@ def time_ratios(times: pd.DataFrame) -> pd.DataFrame:
     hours = hours[hours["setting"].str.contains("10000 self-training")].set_index("method")["value"]
     hours = hours.rename(str.lower).reindex(ours.index)
     default = ALGORITHM_LABELS["mean_shift_plus"]
-    return pd.DataFrame({
-        "clustering, s per iteration": ours, "ratio to mean-shift+": ours / ours[default],
-        "thesis, h per 10,000 iterations": hours, "thesis, ratio": hours / hours[default],
-    })
+    return pd.DataFrame(
+        {
+            "clustering, s per iteration": ours,
+            "ratio to mean-shift+": ours / ours[default],
+            "thesis, h per 10,000 iterations": hours,
+            "thesis, ratio": hours / hours[default],
+        }
+    )
 
 
 def show_time_ratios(table: pd.DataFrame) -> pd.DataFrame:

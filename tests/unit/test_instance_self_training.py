@@ -67,7 +67,7 @@ def monitored(tiny):
     """A monitored run inside true masks, with a clustering that draws a subsample, and its record."""
     _, _, loaded = tiny
     run = loaded.runs["city-instance-self_trained-masks.100-s0"]
-    run = changed(run, "city-monitored", algorithm="agglomerative")
+    run = changed(run, "city-monitored", algorithm="agglomerative", min_stability=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(instance_monitor, "predicted_masks", true_masks)
         return run, loaded.store.get(run)
@@ -93,7 +93,7 @@ def test_a_monitor_scores_the_start_its_intervals_and_the_end(monitored):
             assert table[f"{column} {name}"].notna().tolist() == [True, False, True, True]
         objects = (table[f"tp {name}"] + table[f"fn {name}"]).dropna()
         assert len(set(objects)) == 1 and objects.iloc[0] > 0  # the same true objects every time
-        assert table[f"fp {name}"].sum() > 0  # something was clustered
+        assert (table[f"tp {name}"] + table[f"fp {name}"]).sum() > 0  # something was clustered
     assert table["step_s"].iloc[:ITERATIONS].gt(table["clustering_s"].iloc[:ITERATIONS]).all()
     assert {f"0{i}-{name}" for i in range(2) for name in ("image", "embeddings", "clusters")} <= set(
         record.samples
@@ -124,7 +124,8 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
                 os.kill(os.getpid(), signal.SIGKILL)
         Job.log = killing_log
         run = s.runs["city-instance-self_trained-masks.100-s0"]
-        s.store.get(replace(run, name={run.name!r}, spec=replace(run.spec, algorithm="agglomerative")))
+        spec = replace(run.spec, algorithm="agglomerative", min_stability=None)
+        s.store.get(replace(run, name={run.name!r}, spec=spec))
     """)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
@@ -180,8 +181,12 @@ def test_rings_widen_the_bandwidth_or_the_linkage_and_zero_changes_nothing(monit
     chosen = {"bandwidth": 0.5, "delta_dist": 2.0}
     margins = replace(run.spec.margins, epsilon_0=0.25, epsilon_tau=10.0)
     late = 0.25 * np.exp(-1)
-    for algorithm, ring in (("mean_shift_plus", "bandwidth"), ("hdbscan", "bandwidth"),
-                            ("mean_shift", "bandwidth"), ("agglomerative", "delta_dist")):
+    for algorithm, ring in (
+        ("mean_shift_plus", "bandwidth"),
+        ("hdbscan", "bandwidth"),
+        ("mean_shift", "bandwidth"),
+        ("agglomerative", "delta_dist"),
+    ):
         zero = replace(run.spec, algorithm=algorithm, margins=replace(margins, epsilon_0=0.0))
         found = clustering_options(zero, CITYSCAPES, chosen, 0)
         assert {name: found[name] for name in chosen} == chosen
@@ -222,8 +227,10 @@ def test_a_network_learns_its_classes(tiny):
 
 def test_scores_of_some_classes_leave_the_others_out():
     truth = np.array([[1, 1, 2, 2]])
-    segments = [{"id": 1, "category_id": CAR, "isthing": True, "iscrowd": 0},
-                {"id": 2, "category_id": PERSON, "isthing": True, "iscrowd": 0}]
+    segments = [
+        {"id": 1, "category_id": CAR, "isthing": True, "iscrowd": 0},
+        {"id": 2, "category_id": PERSON, "isthing": True, "iscrowd": 0},
+    ]
     score = ThreatScore(CITYSCAPES)
     score.update(truth, segments, np.array([[1, 1, 0, 0]]), [{"id": 1, "category_id": CAR}])
     assert threat_scores(score)["pooled"] == 0.5
