@@ -34,6 +34,7 @@ Named = Mapping[tuple[str, str, int], Record]  # (method, setting, seed) -> reco
 
 # --- which record is what ---------------------------------------------------------------------------------
 
+
 def clusterings(study: Study, kind: str) -> dict[tuple[str, str, int], Record]:
     """Records of E2 by (algorithm, ring, seed) in words; `kind` is "instance" or "threat"."""
     name = progress_runs.network if kind == "instance" else progress_runs.threat
@@ -77,12 +78,20 @@ def branches(study: Study, threat: Record) -> dict[str, Record]:
     }
 
 
+def monitored_data(study: Study) -> tuple[str, str, str]:
+    """Data sets that the monitors look at: target train, target validation, source validation."""
+    variant = progress_runs.threat_variant("all", 0.0)
+    run = study.runs[progress_runs.network(variant, study.profile.experiments.seeds[0])]
+    return run.spec.monitor.data
+
+
 def share_label(share: float) -> str:
     """A share of the source in a batch, in words."""
     return f"{round(100 * share)} % source"
 
 
 # --- while training ---------------------------------------------------------------------------------------
+
 
 def progress(records: Iterable[Record]) -> pd.DataFrame:
     """What the monitors of networks that share the thing classes saw, added up over the networks.
@@ -151,11 +160,19 @@ def change(table: pd.DataFrame, data: str, column: str) -> pd.DataFrame:
 
 
 def change_rows(table: pd.DataFrame, data: str, column: str, label: str, unit: str) -> pd.DataFrame:
-    """`change` as tidy rows "{label}: start", "... end", "... change"."""
-    found = change(table, data, column)
+    """`change` as tidy rows "{label}: start", "... end", "... change"; percent change by points."""
+    found, points = change(table, data, column), "points" if unit == "%" else unit
     return pd.DataFrame(
         [
-            (method, setting, f"{label}: {name}", value, unit, f"monitor on {data}", seed)
+            (
+                method,
+                setting,
+                f"{label}: {name}",
+                value,
+                points if name == "change" else unit,
+                f"monitor on {data}",
+                seed,
+            )
             for (method, setting, seed), row in found.iterrows()
             for name, value in row.items()
         ],
@@ -164,6 +181,7 @@ def change_rows(table: pd.DataFrame, data: str, column: str, label: str, unit: s
 
 
 # --- at the end -------------------------------------------------------------------------------------------
+
 
 def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
     """Final threat scores on the target's validation images, without morphology, as tidy rows.
@@ -179,8 +197,11 @@ def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
         classes = threat_score(found, by=["class"]).set_index("class")["pooled"]
         group_of = {thing: group for group, things in CITYSCAPES.groups.items() for thing in things}
         by_group = threat_score(found.assign(group=found["class"].map(group_of)), by=["group"])
-        scores = {"pooled": whole["pooled"], "class mean": whole["class_mean"],
-                  "image mean": whole["image_mean"]}
+        scores = {
+            "pooled": whole["pooled"],
+            "class mean": whole["class_mean"],
+            "image mean": whole["image_mean"],
+        }
         scores |= {thing: classes[thing] for thing in record.metrics["things"]}
         scores |= {f"group {group}": value for group, value in zip(by_group["group"], by_group["pooled"])}
         source = f"run {record.run.name}"
@@ -194,8 +215,15 @@ def clustering_time_rows(named: Named) -> pd.DataFrame:
     columns = {"clustering_s": "clustering", "step_s": "whole step"}
     return pd.DataFrame(
         [
-            (method, setting, f"{label} per iteration", record.curves[column].median(), "s",
-             f"run {record.run.name}", seed)
+            (
+                method,
+                setting,
+                f"{label} per iteration",
+                record.curves[column].median(),
+                "s",
+                f"run {record.run.name}",
+                seed,
+            )
             for (method, setting, seed), record in named.items()
             for column, label in columns.items()
         ],
@@ -236,10 +264,14 @@ def time_ratios(times: pd.DataFrame) -> pd.DataFrame:
     hours = hours[hours["setting"].str.contains("10000 self-training")].set_index("method")["value"]
     hours = hours.rename(str.lower).reindex(ours.index)
     default = ALGORITHM_LABELS["mean_shift_plus"]
-    return pd.DataFrame({
-        "clustering, s per iteration": ours, "ratio to mean-shift+": ours / ours[default],
-        "thesis, h per 10,000 iterations": hours, "thesis, ratio": hours / hours[default],
-    })
+    return pd.DataFrame(
+        {
+            "clustering, s per iteration": ours,
+            "ratio to mean-shift+": ours / ours[default],
+            "thesis, h per 10,000 iterations": hours,
+            "thesis, ratio": hours / hours[default],
+        }
+    )
 
 
 def show_time_ratios(table: pd.DataFrame) -> pd.DataFrame:
@@ -266,3 +298,34 @@ def in_order(rows: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     """Rows of some settings with method and setting joined: "BASE, 25 % source"."""
     part = rows[rows["setting"].isin(settings)]
     return part.assign(method=part["method"] + ", " + part["setting"], setting="")
+
+
+def joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tidy rows of several tables, under one another."""
+    return pd.concat(tables, ignore_index=True)
+
+
+def by_share(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """One metric of the workflows: columns method, share (of the source, a fraction), seed, value."""
+    part = select(rows, class_or_metric=metric)
+    share = part["setting"].str.removesuffix(" % source").astype(float) / 100
+    return part.assign(share=share)[["method", "share", "seed", "value"]]
+
+
+def pseudo_instances(named: Named) -> pd.Series:
+    """Mean number of pseudo-instances of a crop while training, by algorithm (epsilon zero)."""
+    found: dict[str, list[float]] = {}
+    for (method, setting, _), record in named.items():
+        if setting == RING_LABELS["zero"]:
+            found.setdefault(method, []).append(record.curves["pseudo_instances"].mean())
+    return pd.Series({method: np.mean(values) for method, values in found.items()})
+
+
+def crop_test(study: Study) -> dict[tuple[str, str, int], Record]:
+    """Threat records of the side test of E4: smaller source crops, and the same without."""
+    names = {"smaller source crops": "crops", "as elsewhere": progress_runs.threat_variant("all", 0.25)}
+    return {
+        (label, "", seed): study.get(progress_runs.threat(variant, seed))
+        for seed in study.profile.experiments.seeds
+        for label, variant in names.items()
+    }
