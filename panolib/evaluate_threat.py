@@ -72,7 +72,7 @@ def score_threat(
     kernels : sequence of int
         Morphological clean-up of the instances, pixels; 0 for none.
     guided : bool
-        False: one clustering of all pixels, whose clusters the masks only name (`unguided_instances`).
+        False: one clustering of all pixels, whose clusters the masks only name (`guidance.cluster_unguided`).
     save_sample : function (name, picture)
         Takes the first two images, "00-truth" and "00-result", and where the vote changes most,
         "vote-0-before", "vote-0-after" and "vote-0-truth".
@@ -144,46 +144,16 @@ def fused_instances(
     `embeddings` [E, h, w] are those of each network. Where two networks answer for one pixel, the first
     does.
     """
-    find = predict_instances if guided else unguided_instances
     fused, table = torch.zeros(semantic.shape, dtype=torch.int64), []
     for network, embedding in zip(networks, embeddings, strict=True):
-        labels, rows = find(
-            embedding, semantic, label_set, thing_ids=network.class_ids, min_size=min_size,
+        labels, rows = predict_instances(
+            embedding, semantic, label_set, thing_ids=network.class_ids, min_size=min_size, guided=guided,
             **network.clustering,
         )  # fmt: skip
         labels = labels.to(fused.device)
         fused = torch.where((fused == 0) & (labels > 0), labels + len(table), fused)
         table += [{"id": row["id"] + len(table), "category_id": row["category_id"]} for row in rows]
     return fused, _present(fused, table)
-
-
-def unguided_instances(
-    embeddings: Tensor, semantic: np.ndarray, label_set: LabelSet, *, thing_ids: Sequence[int], **options
-) -> tuple[Tensor, list[dict]]:
-    """Clusters of all pixels whose most frequent predicted class is one of the things asked for.
-
-    Parameters
-    ----------
-    embeddings : float Tensor [E, h, w]
-    semantic : integer array [H, W]
-        Predicted train ids; name the clusters and nothing else.
-    thing_ids : sequence of int
-    **options
-        As in `clustering.cluster`.
-
-    Returns
-    -------
-    instance_labels : int64 Tensor [H, W]
-    table : list of dict
-        `id` and `category_id`.
-    """
-    small = resize_nearest(torch.as_tensor(semantic, device=embeddings.device).long(), embeddings.shape[1:])
-    labels = cluster(embeddings, torch.ones_like(small, dtype=torch.bool), **options)
-    categories = guidance.vote_categories(small, labels, range(label_set.n_classes))
-    wanted = torch.isin(categories, torch.tensor(thing_ids, device=categories.device))
-    labels = resize_nearest(torch.where(wanted[labels], labels, 0), semantic.shape)
-    table = [{"id": k, "category_id": int(categories[k])} for k in range(1, len(categories)) if wanted[k]]
-    return labels, _present(labels, table)
 
 
 def cleaned(instances: Tensor, table: Sequence[dict], kernel: int) -> tuple[Tensor, list[dict]]:

@@ -135,6 +135,41 @@ def cluster_in_class_masks(
     return instance_labels, table
 
 
+@torch.no_grad()
+def cluster_unguided(
+    embeddings: Tensor, semantic_labels: Tensor, thing_ids: Sequence[int], **options
+) -> tuple[Tensor, list[dict]]:
+    """The control without masks: one clustering of all pixels, whose clusters the semantic map only names.
+
+    The most frequent class of a cluster, thing or stuff, is its name; clusters of other classes than
+    `thing_ids` are dropped.
+
+    Parameters
+    ----------
+    embeddings, semantic_labels, thing_ids, **options
+        As in `cluster_in_class_masks`.
+
+    Returns
+    -------
+    instance_labels : int64 Tensor [h, w]
+        0 or 1 .. K.
+    table : list of dict
+        As `cluster_in_class_masks`.
+    """
+    everything = torch.zeros_like(semantic_labels)
+    labels, table = cluster_in_class_masks(embeddings, everything, (0,), **options)
+    winner = vote_categories(semantic_labels, labels, range(VOID))
+    kept = torch.isin(winner, torch.tensor(list(thing_ids), device=winner.device))
+    kept[0] = False
+    number = kept.long().cumsum(0) * kept
+    rows = [
+        row | {"id": int(number[row["id"]]), "category_id": int(winner[row["id"]])}
+        for row in table
+        if kept[row["id"]]
+    ]
+    return number[labels], rows
+
+
 def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
     """Most frequent thing class inside each instance (thesis ch. 8, the "binning vote").
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panolib.cluster_labels import relabel_consecutive
-from panolib.guidance import cluster_in_class_masks, vote_categories
+from panolib.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
 from panolib.labels import VOID, LabelSet
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def predict_instances(
     *,
     probabilities: Tensor | np.ndarray | None = None,
     thing_ids: Sequence[int] | None = None,
+    guided: bool = True,
     **options,
 ) -> tuple[Tensor, list[dict]]:
     """Instances inside the predicted class masks, at the size of the semantic map.
@@ -102,6 +103,9 @@ def predict_instances(
         Semantic probabilities, for the confidence of an instance: their mean over its mask.
     thing_ids : sequence of int, optional
         Look for these classes only (default: all things of the label set).
+    guided : bool
+        False: the semantic map only names clusters of all pixels (`guidance.cluster_unguided`), and does not
+        cut them.
     **options
         As in `guidance.cluster_in_class_masks`; sizes and rows are in pixels of the embedding grid.
 
@@ -117,11 +121,13 @@ def predict_instances(
     semantic = torch.as_tensor(semantic_labels, device=device).long()
     small = resize_nearest(semantic, embeddings.shape[1:])
     options = {"connected": label_set.connected_things} | options
-    labels, rows = cluster_in_class_masks(embeddings, small, thing_ids or label_set.thing_ids, **options)
+    cluster = cluster_in_class_masks if guided else cluster_unguided
+    labels, rows = cluster(embeddings, small, thing_ids or label_set.thing_ids, **options)
 
     category = torch.tensor([-1] + [row["category_id"] for row in rows], device=device)
     labels = resize_nearest(labels, semantic.shape)
-    labels = torch.where(category[labels] == semantic, labels, 0)
+    if guided:
+        labels = torch.where(category[labels] == semantic, labels, 0)
     area = torch.bincount(labels.flatten(), minlength=len(category))
     if probabilities is None:
         confidence = torch.ones(len(category))

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from panolib import tables
-from panolib.figures import OKABE_ITO, class_legend, picture, picture_grid
+from panolib.figures import OKABE_ITO, picture_grid, recorded_picture, with_class_legend
 from panolib.labels import LabelSet
 from panolib.runs import Record
 from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, NO_MASKS, PREDICTED, TRUE, sensitivity_rows
@@ -111,12 +111,11 @@ def vote_gallery(record: Record, label_set: LabelSet) -> Figure:
     """Predicted classes before and after the vote, and the truth, where the vote changes most pixels."""
     names = ("before", "after", "truth")
     rows = {
-        f"image {index}": [picture(record, f"vote-{place}-{name}") for name in names]
+        f"image {index}": [recorded_picture(record, f"vote-{place}-{name}") for name in names]
         for place, index in enumerate(record.metrics["vote"]["images"])
     }
     fig = picture_grid(rows, headings=["predicted", "after the vote", "truth"])
-    class_legend(fig, label_set)
-    return fig
+    return with_class_legend(fig, label_set)
 
 
 def weights_plot(rows: pd.DataFrame, published: pd.DataFrame, *, metric: str = CLASS_MEAN) -> Figure:
