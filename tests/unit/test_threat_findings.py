@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -132,3 +134,17 @@ def test_the_notebooks_ask_for_declared_runs(profile):
     assert {"baseline", "all things, 0 % source"} <= set(labels)
     elsewhere = ("agglomerative", "hdbscan", "mean_shift.", "connected", "decay", "crops")  # 02 to 04
     assert {n for n in threat - asked if not any(part in n for part in elsewhere)} == set()
+
+
+def test_the_cost_of_clustering_is_that_beside_the_rest_of_a_step():
+    def record(clustering, step):
+        return types.SimpleNamespace(curves=pd.DataFrame({"clustering_s": clustering, "step_s": step}))
+
+    cheap, dear = record([1, 2, 1], [3, 4, 3]), record([6, 6, 60], [8, 8, 62])  # the rest takes 2 s
+    found = threat_findings.clustering_cost({"predicted masks": [cheap], "no masks": [dear]})
+    assert found.verdict == REPRODUCED and "0.50 times" in found.ours and "3.00 times" in found.ours
+    found = threat_findings.clustering_cost({"predicted masks": [dear], "no masks": [cheap]})
+    assert found.verdict == NOT_REPRODUCED
+    untimed = types.SimpleNamespace(curves=pd.DataFrame({"loss": [1.0]}))
+    found = threat_findings.clustering_cost({"predicted masks": [untimed], "no masks": [cheap]})
+    assert found.verdict == NOT_TESTABLE
