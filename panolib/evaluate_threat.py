@@ -83,7 +83,7 @@ def score_threat(
         "things": names; "n_images"; "masks": mIoU and share of wrong pixels of the masks, per truth share;
         "variants": per truth share and kernel, "tp", "fp" and "fn" as {thing: "count of image 0, 1, .."}
         (a string, so that a file has a line instead of hundreds); "vote": see `count_votes`, empty if no
-        network answers for several classes.
+        network answers for several classes of a group.
     """
     variants = {(share, kernel): [] for share in truth_shares for kernel in kernels}
     confusions = dict.fromkeys(truth_shares, 0)
@@ -218,22 +218,25 @@ def voted_pixels(
 ) -> dict | None:
     """`count_votes` of one image, with the maps "before", "after" and "truth"; None if nothing can change.
 
-    A network that answers for several classes clusters inside all their masks at once, so that its
-    instances may cross from one class to another; then each instance takes its most frequent class.
+    A network clusters inside the masks of all its classes of one group (vehicles, people, bikes) at once, so
+    that an instance may cross a border between them; then each instance takes its most frequent class. Across
+    groups a rider would join what it rides.
     """
-    networks_and_embeddings = [
-        pair for pair in zip(networks, embeddings, strict=True) if len(pair[0].class_ids) > 1
-    ]
-    if not networks_and_embeddings:
+    groups = [set(label_set.ids_of(names)) for names in label_set.groups.values()]
+    voted, n_votes = torch.from_numpy(semantic), 0
+    for network, embedding in zip(networks, embeddings, strict=True):
+        for class_ids in (group.intersection(network.class_ids) for group in groups):
+            if len(class_ids) < 2:
+                continue
+            n_votes += 1
+            inside = torch.from_numpy(np.isin(semantic, list(class_ids))).to(embedding.device)
+            small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
+            labels = cluster(embedding, small, min_size=min_size, **network.clustering)
+            labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
+            voted = guidance.vote_semantic_class(voted, labels, list(class_ids))
+    if n_votes == 0:
         return None
-    voted = semantic
-    for network, embedding in networks_and_embeddings:
-        inside = torch.from_numpy(np.isin(semantic, network.class_ids)).to(embedding.device)
-        small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
-        labels = cluster(embedding, small, min_size=min_size, **network.clustering)
-        labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
-        voted = guidance.vote_semantic_class(torch.from_numpy(voted), labels, network.class_ids).numpy()
-    maps = {"before": semantic, "after": voted, "truth": truth}
+    maps = {"before": semantic, "after": voted.numpy(), "truth": truth}
     return {**maps, **count_votes(**maps, n_classes=label_set.n_classes)}
 
 

@@ -138,6 +138,12 @@ def test_the_vote_repairs_a_split_bus(street):
     assert np.array_equal(saved["vote-0-after"], CITYSCAPES.colourise(sample.semantic))
     assert np.array_equal(saved["vote-0-before"], CITYSCAPES.colourise(predicted))
 
+    (bicycle,) = CITYSCAPES.ids_of(["bicycle"])
+    half = predicted.copy()
+    half[10:12, 4:8] = bicycle  # the upper two of five rows of the person
+    metrics, _ = scored(sample, half, [network], truth_shares=(0.0,))
+    assert metrics["vote"]["changed"] == vote["changed"]  # no vote between people and bikes
+
     single = [Network(Constant(embeddings), (i,), **CLUSTERING) for i in THINGS]
     assert scored(sample, predicted, single, truth_shares=(0.0,))[0]["vote"] == {}  # one class: unanimous
 
