@@ -115,8 +115,7 @@ def vote_gallery(record: Record, label_set: LabelSet) -> Figure:
         for place, index in enumerate(record.metrics["vote"]["images"])
     }
     fig = picture_grid(rows, headings=["predicted", "after the vote", "truth"])
-    with_class_legend(fig, label_set)
-    return fig
+    return with_class_legend(fig, label_set)
 
 
 def weights_plot(rows: pd.DataFrame, published: pd.DataFrame, *, metric: str = CLASS_MEAN) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from panolib import findings, tables
 from panolib.findings import Finding
 from panolib.labels import CITYSCAPES
+from panolib.runs import Record
 from panolib.threat_runs import BASELINE
 from panolib.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
 
@@ -32,7 +33,7 @@ def of_guidance(
     votes : DataFrame
         What `threat_tables.vote_table` returns.
     noise : float
-        Spread of the class mean of the threat score over seeds, in points; NaN if not known.
+        What `threat_tables.noise_floor` returns.
     """
     nothing, *painted = dict.fromkeys(semantic["method"])
     ways = ("30 % of the true instances painted", "predicted instances painted")
@@ -108,11 +109,9 @@ def spread_of(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
     return float(tables.select(rows, class_or_metric=metric)["value"].std(ddof=1))
 
 
-def seeds_text(n_seeds: int, spread: float = np.nan) -> str:
-    """ "3 seeds, spread ± 0.4", or "one seed, no spread"."""
-    if n_seeds < 2 or not np.isfinite(spread):
-        return "one seed, no spread" if n_seeds < 2 else f"{n_seeds} seeds"
-    return f"{n_seeds} seeds, spread ± {spread:.1f}"
+def seeds_text(n_seeds: int) -> str:
+    """ "3 seeds", or "one seed, no spread"."""
+    return f"{n_seeds} seeds" if n_seeds > 1 else "one seed, no spread"
 
 
 def n_seeds(rows: pd.DataFrame) -> int:
@@ -164,6 +163,24 @@ def masks_help_clustering(rows: pd.DataFrame, method: str, noise: float) -> Find
         f"{CLASS_MEAN} {with_masks:.1f} % clustered inside predicted masks, {without:.1f} % without any "
         f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
         with_masks - without > np.nan_to_num(noise),
+    )
+
+
+def clustering_cost(learning: Mapping[str, Sequence[Record]]) -> Finding:
+    """Time of clustering against the rest of a training step, inside masks and without."""
+    thesis = "masks lower the cost of clustering (argued without numbers)"
+    shares = {}
+    for name, records in learning.items():
+        curves = pd.concat([record.curves for record in records])
+        if not {"clustering_s", "step_s"} <= set(curves):
+            return findings.not_testable(thesis, "the curves of these runs hold no times")
+        shares[name] = (curves["clustering_s"] / (curves["step_s"] - curves["clustering_s"])).median()
+    n_runs = len(learning[PREDICTED])
+    return findings.decided(
+        thesis,
+        f"clustering takes {shares[PREDICTED]:.2f} times the rest of a step inside predicted masks, "
+        f"{shares[NO_MASKS]:.2f} times without masks (median over steps; {seeds_text(n_runs)})",
+        shares[PREDICTED] < shares[NO_MASKS],
     )
 
 
@@ -222,7 +239,8 @@ def best_weight(rows: pd.DataFrame, best: str = "weight 0.1") -> Finding:
     lead = mean[best] - mean.drop(best).max()
     return findings.decided(
         thesis,
-        f"{_listed(mean)}; {best} leads by {lead:+.1f} points ({seeds_text(values.shape[1], spread)})",
+        f"{_listed(mean)}; {best} leads by {lead:+.1f} points "
+        f"({seeds_text(values.shape[1])}; {_noise(spread)})",
         lead > np.nan_to_num(spread),
     )
 
@@ -239,7 +257,7 @@ def weight_matters(rows: pd.DataFrame) -> Finding:
     return findings.decided(
         thesis,
         f"{_listed(mean)}: {reach:.1f} points between best and worst, "
-        f"{seeds_text(values.shape[1], spread)}; a difference counts above twice the spread",
+        f"{seeds_text(values.shape[1])}; {_noise(spread)}, and a difference counts above twice that",
         reach > 2 * spread,
     )
 
@@ -331,4 +349,8 @@ def _listed(values: pd.Series) -> str:
 
 
 def _noise(noise: float) -> str:
-    return f"seeds spread by ± {noise:.1f}" if np.isfinite(noise) else "no spread to compare with"
+    return (
+        f"differences within a seed spread by ± {noise:.1f}"
+        if np.isfinite(noise)
+        else "no spread to compare with"
+    )

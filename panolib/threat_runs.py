@@ -41,6 +41,15 @@ def unguided(settings: Experiments) -> list[str]:
     return threat(settings, "unguided")
 
 
+def learning(settings: Experiments) -> Names:
+    """E5: the training with and without masks, whose curves say what clustering costs."""
+    variants = {"predicted masks": "all.25", "no masks": "masks.none"}
+    return {
+        label: [run_name("city", "instance", "self_trained", seed, variant) for seed in settings.seeds]
+        for label, variant in variants.items()
+    }
+
+
 def painted(settings: Experiments) -> Names:
     """E6: semantic networks by the instances that were painted on their pseudo-labels."""
     variants = {
@@ -95,7 +104,7 @@ def self_trained(seeds: Sequence[int]) -> Names:
 def guided_masks(settings: Experiments, seeds: Sequence[int]) -> tuple[str, ...]:
     """Runs of notebook 05; `seeds` of the ladder."""
     noise = (self_trained(seeds), by_weight(settings))
-    parts = (by_mask(settings), {"": unguided(settings)}, painted(settings), *noise)
+    parts = (by_mask(settings), {"": unguided(settings)}, learning(settings), painted(settings), *noise)
     return _flat(*(part.values() for part in parts))
 
 

@@ -5,6 +5,7 @@ The thesis calls the threat score TP / (TP + FP + FN) at IoU 0.5 "AP"; the offic
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -102,8 +103,15 @@ def kernel_name(kernel: int) -> str:
 
 
 def noise_floor(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
-    """Standard deviation over seeds in the unit of the rows, pooled over methods; NaN for one seed."""
-    return float(np.sqrt(tables.per_seed(rows, metric).var(axis=1, ddof=1).mean()))
+    """Spread over seeds of the difference between two methods of one seed, pooled over all pairs of methods.
+
+    What two methods share in a seed (masks, start) cancels. In the unit of the rows; NaN for one seed or one
+    method.
+    """
+    values = tables.per_seed(rows, metric)
+    pairs = itertools.combinations(values.index, 2)
+    variances = [(values.loc[a] - values.loc[b]).var(ddof=1) for a, b in pairs]
+    return float(np.sqrt(np.mean(variances))) if variances else np.nan
 
 
 def score_rows(counts: pd.DataFrame, *, setting: str = "mask") -> pd.DataFrame:
