@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
-from panolib.distances import nearest, segment_mean
+from panolib.distances import check_finite, nearest, segment_mean
 from panolib.mean_shift import mean_shift_plus
 from panolib.peeling import mean_shift_grid, mean_shift_peel
 
@@ -77,16 +77,15 @@ def cluster(
     mask = mask.bool()
     if algorithm == "connected_components":
         return drop_small_clusters(connected_components(mask, **options), min_size)
-    labels = torch.zeros(mask.shape, dtype=torch.int64, device=embeddings.device)
-    points = embeddings.detach().movedim(0, -1)[mask]  # [N, E]
-    if len(points) == 0:
-        return labels
-    if not torch.isfinite(points).all():
-        raise ValueError("embeddings hold nan or infinity inside the mask; expected finite values")
     common = {"bandwidth": bandwidth, "delta_dist": delta_dist}
     options = {name: value for name, value in common.items() if name in accepted} | options
     if algorithm in IMAGE_ALGORITHMS:
         return drop_small_clusters(function(embeddings, mask, **options), min_size)
+    labels = torch.zeros(mask.shape, dtype=torch.int64, device=embeddings.device)
+    points = embeddings.detach().movedim(0, -1)[mask]  # [N, E]
+    if len(points) == 0:
+        return labels
+    check_finite(points)
     labels[mask] = drop_small_clusters(function(points, **options), min_size)
     return labels
 

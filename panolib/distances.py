@@ -21,6 +21,12 @@ def exact_products(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+def check_finite(points: Tensor) -> None:
+    """Raise ValueError if embeddings that are to be clustered hold nan or infinity."""
+    if not torch.isfinite(points).all():
+        raise ValueError("embeddings hold nan or infinity inside the mask; expected finite values")
+
+
 def centred(points: Tensor, bandwidth: float) -> Tensor:
     """Points around their mean, in a precision in which |a|² - 2ab + |b|² resolves the bandwidth."""
     points = points.detach()

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
-from panolib.distances import centred, exact_products, grid_cells, nearest, segment_sum
+from panolib.distances import (
+    centred,
+    check_finite,
+    exact_products,
+    grid_cells,
+    nearest,
+    segment_sum,
+)
 
 MAX_SEEDS = 64  # of one round
 BLOCK = 16  # seeds whose balls are in memory at once
@@ -75,6 +82,11 @@ def mean_shift_grid(
     -------
     int64 Tensor [H, W]
         0 outside the mask, 1 .. K inside.
+
+    Raises
+    ------
+    ValueError
+        As `mean_shift_peel`, and for embeddings inside the mask that are not finite.
     """
     _check(bandwidth, min_points)
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
@@ -85,6 +97,7 @@ def mean_shift_grid(
         field = embeddings.detach()
         field = field.to(torch.promote_types(field.dtype, torch.float32))
         points = field.flatten(1).index_select(1, where)  # [E, N]
+        check_finite(points)
         origin = points.mean(1, keepdim=True)
         points = points.sub_(origin).T
         cells = _inner_cells(field, mask, bandwidth).sub_(origin).T
