@@ -72,7 +72,7 @@ def score_threat(
     kernels : sequence of int
         Morphological clean-up of the instances, pixels; 0 for none.
     guided : bool
-        False: one clustering of all pixels, whose clusters the masks only name (`unguided_instances`).
+        False: one clustering of all pixels, whose clusters the masks only name (`guidance.cluster_unguided`).
     save_sample : function (name, picture)
         Takes the first two images, "00-truth" and "00-result", and where the vote changes most,
         "vote-0-before", "vote-0-after" and "vote-0-truth".
@@ -83,7 +83,7 @@ def score_threat(
         "things": names; "n_images"; "masks": mIoU and share of wrong pixels of the masks, per truth share;
         "variants": per truth share and kernel, "tp", "fp" and "fn" as {thing: "count of image 0, 1, .."}
         (a string, so that a file has a line instead of hundreds); "vote": see `count_votes`, empty if no
-        network answers for several classes.
+        network answers for several classes of a group.
     """
     variants = {(share, kernel): [] for share in truth_shares for kernel in kernels}
     confusions = dict.fromkeys(truth_shares, 0)
@@ -144,46 +144,16 @@ def fused_instances(
     `embeddings` [E, h, w] are those of each network. Where two networks answer for one pixel, the first
     does.
     """
-    find = predict_instances if guided else unguided_instances
     fused, table = torch.zeros(semantic.shape, dtype=torch.int64), []
     for network, embedding in zip(networks, embeddings, strict=True):
-        labels, rows = find(
-            embedding, semantic, label_set, thing_ids=network.class_ids, min_size=min_size,
+        labels, rows = predict_instances(
+            embedding, semantic, label_set, thing_ids=network.class_ids, min_size=min_size, guided=guided,
             **network.clustering,
         )  # fmt: skip
         labels = labels.to(fused.device)
         fused = torch.where((fused == 0) & (labels > 0), labels + len(table), fused)
         table += [{"id": row["id"] + len(table), "category_id": row["category_id"]} for row in rows]
     return fused, _present(fused, table)
-
-
-def unguided_instances(
-    embeddings: Tensor, semantic: np.ndarray, label_set: LabelSet, *, thing_ids: Sequence[int], **options
-) -> tuple[Tensor, list[dict]]:
-    """Clusters of all pixels whose most frequent predicted class is one of the things asked for.
-
-    Parameters
-    ----------
-    embeddings : float Tensor [E, h, w]
-    semantic : integer array [H, W]
-        Predicted train ids; name the clusters and nothing else.
-    thing_ids : sequence of int
-    **options
-        As in `clustering.cluster`.
-
-    Returns
-    -------
-    instance_labels : int64 Tensor [H, W]
-    table : list of dict
-        `id` and `category_id`.
-    """
-    small = resize_nearest(torch.as_tensor(semantic, device=embeddings.device).long(), embeddings.shape[1:])
-    labels = cluster(embeddings, torch.ones_like(small, dtype=torch.bool), **options)
-    categories = guidance.vote_categories(small, labels, range(label_set.n_classes))
-    wanted = torch.isin(categories, torch.tensor(thing_ids, device=categories.device))
-    labels = resize_nearest(torch.where(wanted[labels], labels, 0), semantic.shape)
-    table = [{"id": k, "category_id": int(categories[k])} for k in range(1, len(categories)) if wanted[k]]
-    return labels, _present(labels, table)
 
 
 def cleaned(instances: Tensor, table: Sequence[dict], kernel: int) -> tuple[Tensor, list[dict]]:
@@ -248,22 +218,25 @@ def voted_pixels(
 ) -> dict | None:
     """`count_votes` of one image, with the maps "before", "after" and "truth"; None if nothing can change.
 
-    A network that answers for several classes clusters inside all their masks at once, so that its
-    instances may cross from one class to another; then each instance takes its most frequent class.
+    A network clusters inside the masks of all its classes of one group (vehicles, people, bikes) at once, so
+    that an instance may cross a border between them; then each instance takes its most frequent class. Across
+    groups a rider would join what it rides.
     """
-    networks_and_embeddings = [
-        pair for pair in zip(networks, embeddings, strict=True) if len(pair[0].class_ids) > 1
-    ]
-    if not networks_and_embeddings:
+    groups = [set(label_set.ids_of(names)) for names in label_set.groups.values()]
+    voted, n_votes = torch.from_numpy(semantic), 0
+    for network, embedding in zip(networks, embeddings, strict=True):
+        for class_ids in (group.intersection(network.class_ids) for group in groups):
+            if len(class_ids) < 2:
+                continue
+            n_votes += 1
+            inside = torch.from_numpy(np.isin(semantic, list(class_ids))).to(embedding.device)
+            small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
+            labels = cluster(embedding, small, min_size=min_size, **network.clustering)
+            labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
+            voted = guidance.vote_semantic_class(voted, labels, list(class_ids))
+    if n_votes == 0:
         return None
-    voted = semantic
-    for network, embedding in networks_and_embeddings:
-        inside = torch.from_numpy(np.isin(semantic, network.class_ids)).to(embedding.device)
-        small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
-        labels = cluster(embedding, small, min_size=min_size, **network.clustering)
-        labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
-        voted = guidance.vote_semantic_class(torch.from_numpy(voted), labels, network.class_ids).numpy()
-    maps = {"before": semantic, "after": voted, "truth": truth}
+    maps = {"before": semantic, "after": voted.numpy(), "truth": truth}
     return {**maps, **count_votes(**maps, n_classes=label_set.n_classes)}
 
 

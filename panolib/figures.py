@@ -284,7 +284,7 @@ def sample_grid(
     }  # fmt: skip
     fig = picture_grid(pictures, width=width)
     if legend:
-        class_legend(fig, label_set)
+        with_class_legend(fig, label_set)
     return fig
 
 
@@ -330,13 +330,13 @@ def panoptic_gallery(
         indices = range(sum(name.endswith("-image") for name in first.samples))
     rows = {
         f"image {i}": [
-            picture(first, f"{i:02d}-image"), picture(first, f"{i:02d}-truth"),
-            *(picture(record, f"{i:02d}-prediction") for record in records.values()),
+            recorded_picture(first, f"{i:02d}-image"), recorded_picture(first, f"{i:02d}-truth"),
+            *(recorded_picture(record, f"{i:02d}-prediction") for record in records.values()),
         ]
         for i in indices
     }  # fmt: skip
     fig = picture_grid(rows, headings=["image", "truth", *records])
-    class_legend(fig, label_set)
+    with_class_legend(fig, label_set)
     return fig
 
 
@@ -359,8 +359,8 @@ def views_figure(crops: Tensor, canvases: Tensor, seen: Tensor) -> Figure:
 
 # --- helpers ----------------------------------------------------------------------------------------------
 
-def class_legend(fig: Figure, label_set: LabelSet) -> None:
-    """Colours of the classes below a figure."""
+def with_class_legend(fig: Figure, label_set: LabelSet) -> Figure:
+    """The figure with the colours of the classes below it."""
     handles = [
         Patch(facecolor=np.array(colour) / 255, label=name)
         for name, colour in zip(label_set.classes, label_set.colours)
@@ -371,9 +371,10 @@ def class_legend(fig: Figure, label_set: LabelSet) -> None:
                handlelength=1.2)
     width, height = fig.get_size_inches()
     fig.set_size_inches(width, height + 0.2 + 0.3 * -(-len(handles) // n_columns))
+    return fig
 
 
-def picture(record: Record, name: str) -> np.ndarray:
+def recorded_picture(record: Record, name: str) -> np.ndarray:
     """A recorded picture, RGB."""
     if name not in record.samples:
         raise KeyError(f"run {record.run.name} has no picture {name!r}; it has {sorted(record.samples)}")

@@ -5,6 +5,7 @@ The thesis calls the threat score TP / (TP + FP + FN) at IoU 0.5 "AP"; the offic
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +19,9 @@ SCORES = ["pooled", "class_mean", "image_mean"]
 CLASS_MEAN, IMAGE_MEAN = "class mean", "mean of image means"
 LABELS = {"class_mean": CLASS_MEAN, "pooled": "pooled", "image_mean": IMAGE_MEAN}
 PREDICTED, TRUE, NO_MASKS = "predicted masks", "true masks", "no masks"
-PUBLISHED_MEAN = {CLASS_MEAN: "mAP"}  # of chapter 11
+NO_MORPHOLOGY = "none"
+PUBLISHED_METRICS = {CLASS_MEAN: "mAP", "pooled": None, IMAGE_MEAN: None}  # of chapter 11
+WEIGHTS_FILE = "thesis_ch11_tab1_consistency_weight_ap.csv"
 
 
 def counts(record: Record) -> pd.DataFrame:
@@ -77,13 +80,14 @@ def threat_score(counts: pd.DataFrame, by: Sequence[str] = ("truth_share", "kern
 
 
 def gather(records: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
-    """`counts` of several runs, with columns method (their label), seed and mask (where they looked)."""
+    """`counts` of several runs, with columns method (their label), seed, mask and morphology (in words)."""
     parts = []
     for method, found in records.items():
         for record in found:
             part = counts(record).assign(method=method, seed=record.run.spec.seed)
             guided = record.run.spec.guided
-            parts.append(part.assign(mask=part["truth_share"].map(mask_name) if guided else NO_MASKS))
+            mask = part["truth_share"].map(mask_name) if guided else NO_MASKS
+            parts.append(part.assign(mask=mask, morphology=part["kernel"].map(kernel_name)))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -91,6 +95,23 @@ def mask_name(truth_share: float) -> str:
     """Masks by the share of their wrong pixels that was corrected."""
     names = {0.0: PREDICTED, 1.0: TRUE}
     return names.get(truth_share, f"masks {100 * truth_share:g} % corrected")
+
+
+def kernel_name(kernel: int) -> str:
+    """Kernel of the morphology in words."""
+    return f"{kernel} px" if kernel else NO_MORPHOLOGY
+
+
+def noise_floor(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
+    """Spread over seeds of the difference between two methods of one seed, pooled over all pairs of methods.
+
+    What two methods share in a seed (masks, start) cancels. In the unit of the rows; NaN for one seed or one
+    method.
+    """
+    values = tables.per_seed(rows, metric)
+    pairs = itertools.combinations(values.index, 2)
+    variances = [(values.loc[a] - values.loc[b]).var(ddof=1) for a, b in pairs]
+    return float(np.sqrt(np.mean(variances))) if variances else np.nan
 
 
 def score_rows(counts: pd.DataFrame, *, setting: str = "mask") -> pd.DataFrame:
@@ -115,7 +136,7 @@ def score_rows(counts: pd.DataFrame, *, setting: str = "mask") -> pd.DataFrame:
         numbers.assign(unit="count"),
     ], ignore_index=True)  # fmt: skip
     rows = rows.rename(columns={setting: "setting"}).assign(source="counts of the threat runs")
-    return rows.assign(setting=rows["setting"].astype(str))[list(tables.COLUMNS)]
+    return rows[list(tables.COLUMNS)]
 
 
 def semantic_rows(records: Mapping[str, Sequence[Record]], *, setting: str = "") -> pd.DataFrame:
@@ -143,11 +164,16 @@ def mask_rows(record: Record) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def sensitivity_rows(record: Record, *, kernel: int = 0) -> pd.DataFrame:
-    """Threat scores beside the quality of the masks, all in percent; a row per truth share."""
-    scores = threat_score(counts(record).query("kernel == @kernel"), ["truth_share"])
+def sensitivity_rows(record: Record, *, by_class: bool = False) -> pd.DataFrame:
+    """Threat scores beside the quality of the masks, all in percent, without morphology.
+
+    A row per truth share, with `by_class` one per class and truth share.
+    """
+    groups = ["truth_share", "class"] if by_class else ["truth_share"]
+    scores = threat_score(counts(record).query("kernel == 0"), groups)
     scores[SCORES] *= 100
-    return mask_rows(record).merge(scores, on="truth_share").sort_values("truth_share", ignore_index=True)
+    table = mask_rows(record).merge(scores, on="truth_share")
+    return table.sort_values("truth_share", kind="stable", ignore_index=True)
 
 
 def objects(counts: pd.DataFrame) -> pd.DataFrame:
@@ -236,6 +262,44 @@ def mix_pick_table(picks: pd.DataFrame) -> pd.DataFrame:
     first = picks[picks["seed"] == picks["seed"].min()]
     wide = first.set_index(["class", "chosen_on"])["method"].unstack("chosen_on")  # noqa: PD010
     return wide.reindex(index=list(dict.fromkeys(first["class"])), columns=["even", "odd", "all"])
+
+
+def beside(summary: pd.DataFrame, published: Mapping[str, tuple[str, tuple[str, str]]]) -> pd.DataFrame:
+    """Published values beside the settings of one method.
+
+    `published`: setting of ours -> file, and the published method with the beginning of its setting.
+    """
+    parts = []
+    for setting, (name, match) in published.items():
+        part = tables.select(summary, setting=setting)
+        (method,) = set(part["method"])
+        parts.append(tables.with_published(part, name, {method: match}, metrics=PUBLISHED_METRICS))
+    return pd.concat(parts, ignore_index=True)
+
+
+def beside_weights(summary: pd.DataFrame) -> pd.DataFrame:
+    """Thesis ch. 11 table 1 beside a summary whose methods are consistency weights ("weight 0.1")."""
+    known = set(tables.published(WEIGHTS_FILE)["setting"].str.extract(r"weight ([\d.]+);", expand=False))
+    matches = {
+        method: ("Instance baseline (source-trained)", f"consistency weight {weight};")
+        for method in dict.fromkeys(summary["method"])
+        if (weight := str(float(method.split()[-1]))) in known
+    }
+    return tables.with_published(summary, WEIGHTS_FILE, matches, metrics=PUBLISHED_METRICS)
+
+
+def averages_line(rows: pd.DataFrame) -> str:
+    """How far the three averages lie apart, and whether they rank methods alike, in words."""
+    means = pd.DataFrame({label: tables.per_seed(rows, label).mean(axis=1) for label in LABELS.values()})
+    ranks = means.rank()
+    parts = [
+        f"{label} {means[label].min():.1f} to {means[label].max():.1f} %, rank correlation with the class "
+        f"mean {ranks[label].corr(ranks[CLASS_MEAN]):.2f}"
+        for label in LABELS.values()
+        if label != CLASS_MEAN
+    ]
+    own = f"{CLASS_MEAN} {means[CLASS_MEAN].min():.1f} to {means[CLASS_MEAN].max():.1f} %"
+    return f"averages of the {len(means)} methods: {own}; {'; '.join(parts)}"
 
 
 def published_frameworks() -> pd.DataFrame:

@@ -11,7 +11,7 @@ from torch import nn
 
 from panolib import evaluate_threat
 from panolib.data.samples import Sample
-from panolib.evaluate_threat import Network, count_votes, fused_instances, score_threat, unguided_instances
+from panolib.evaluate_threat import Network, count_votes, fused_instances, score_threat
 from panolib.kinds import learned_classes
 from panolib.labels import CITYSCAPES, VOID
 
@@ -108,20 +108,19 @@ def test_morphology_may_remove_an_instance(street):
 
 def test_without_masks_clusters_are_named_and_other_classes_dropped(street):
     sample, embeddings = street
-    labels, table = unguided_instances(
-        embeddings, sample.semantic, CITYSCAPES, thing_ids=THINGS, min_size=4, **CLUSTERING
-    )
+
+    def found(embeddings, class_ids):
+        network = Network(Constant(embeddings), class_ids, **CLUSTERING)
+        return fused_instances([network], [embeddings], sample.semantic, CITYSCAPES, min_size=4, guided=False)
+
+    labels, table = found(embeddings, THINGS)
     assert sorted(row["category_id"] for row in table) == sorted([PERSON, CAR, CAR, BUS])
     assert torch.equal(labels > 0, torch.from_numpy(sample.instance > 0))  # the road is a cluster, too
-
     merged = torch.where(embeddings == 5 * 4, 0, embeddings)  # person and road in one cluster: mostly road
-    _, table = unguided_instances(
-        merged, sample.semantic, CITYSCAPES, thing_ids=(CAR, PERSON), min_size=4, **CLUSTERING
-    )
-    assert [row["category_id"] for row in table] == [CAR, CAR]
+    assert [row["category_id"] for row in found(merged, (CAR, PERSON))[1]] == [CAR, CAR]
     metrics, _ = scored(sample, sample.semantic, [Network(Constant(embeddings), THINGS, **CLUSTERING)],
                         truth_shares=(0.0,), guided=False)  # fmt: skip
-    assert metrics["vote"] is None
+    assert metrics["vote"] == {}
     assert counts_of(metrics, 0) == {"car": "2 0 0", "bus": "1 0 0", "person": "1 0 0"}
 
 
@@ -139,8 +138,14 @@ def test_the_vote_repairs_a_split_bus(street):
     assert np.array_equal(saved["vote-0-after"], CITYSCAPES.colourise(sample.semantic))
     assert np.array_equal(saved["vote-0-before"], CITYSCAPES.colourise(predicted))
 
+    (bicycle,) = CITYSCAPES.ids_of(["bicycle"])
+    half = predicted.copy()
+    half[10:12, 4:8] = bicycle  # the upper two of five rows of the person
+    metrics, _ = scored(sample, half, [network], truth_shares=(0.0,))
+    assert metrics["vote"]["changed"] == vote["changed"]  # no vote between people and bikes
+
     single = [Network(Constant(embeddings), (i,), **CLUSTERING) for i in THINGS]
-    assert scored(sample, predicted, single, truth_shares=(0.0,))[0]["vote"] is None  # one class: unanimous
+    assert scored(sample, predicted, single, truth_shares=(0.0,))[0]["vote"] == {}  # one class: unanimous
 
 
 def test_votes_are_counted_by_true_class_beside_void():
