@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from panolib.figures import picture, picture_grid
+from panolib.figures import picture_grid, recorded_picture
 from panolib.progress_tables import branches
 from panolib.runs import Record
 from panolib.study import Study
@@ -125,7 +125,7 @@ def embedding_gallery(named: Mapping[tuple[str, str, int], Record], *, setting: 
     """Image, embeddings (three main directions as colours) and clusters of one image, a row per method."""
     names = [f"{index:02d}-{name}" for name in ("image", "embeddings", "clusters")]
     rows = {
-        method.replace(" ", "\n"): [picture(record, name) for name in names]
+        method.replace(" ", "\n"): [recorded_picture(record, name) for name in names]
         for (method, found, seed), record in named.items()
         if found == setting and seed == min(key[2] for key in named)
     }
