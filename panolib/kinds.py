@@ -162,7 +162,7 @@ def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
 
 
 def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
-    """Self-training inside the masks of the semantic parent; scored by the panoptic runs."""
+    """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     target = _data(sources, run, spec.target)
     guide = launch(spec.compute).to_device(_parent_semantic(job, "semantic"))

@@ -67,7 +67,7 @@ def progress_plot(
         handles += [
             Line2D([], [], color="black", linestyle=style, label=name) for name, style in lines.items()
         ]
-    fig.legend(handles=handles, loc="outside upper center", ncols=min(4, len(handles)))
+    fig.legend(handles=handles, loc="outside upper center", ncols=4 if columns > 1 else 3)
     return fig
 
 

@@ -16,7 +16,7 @@ from panolib.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from panolib.kinds import ClusteringCostSpec
 from panolib.labels import CITYSCAPES
 from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS
-from panolib.tables import COLUMNS
+from panolib.tables import COLUMNS, summarise
 from panolib.training.setup import Compute
 
 TRAIN, VAL, SOURCE = "cityscapes/train", "cityscapes/val", "synthia/val"
@@ -128,6 +128,9 @@ def test_times_stand_beside_the_thesis():
     assert table["ratio to mean-shift+"].tolist() == [3.0, 1.0, 0.5]
     assert table["thesis, ratio"].tolist()[:2] == [4.8, 1.0] and np.isnan(table["thesis, ratio"].iloc[2])
     assert progress_tables.thesis_hours("all classes") == 48 and progress_tables.thesis_hours("ICM") == 13
+    summary = summarise(scores({("BASE", ""): {"longest network": 3.0}}).assign(unit="s"))
+    beside = progress_tables.with_thesis_hours(summary)
+    assert beside["mean"].tolist() == [3.0, 24.0] and beside["unit"].tolist() == ["s", "h"]
     shown = progress_tables.show_time_ratios(table)
     assert shown.loc["mean-shift", "thesis, h per 10,000 iterations"] == "96.0"
 
@@ -234,8 +237,8 @@ def test_every_run_of_the_notebooks_is_declared_and_none_of_the_workflows_is_lef
 
 
 def test_the_cost_of_every_algorithm_and_size_is_measured():
-    spec = ClusteringCostSpec("cityscapes", ("mean_shift_plus", "connected_components"), (8, 16), (2, 3), 4, 1,
-                              Compute("cpu", "32-true", 0, False), 0)  # fmt: skip
+    algorithms, compute = ("mean_shift_plus", "connected_components"), Compute("cpu", "32-true", 0, False)
+    spec = ClusteringCostSpec("cityscapes", algorithms, (8, 16), (2, 3), 4, 1, compute, 0)
     of_pixels, of_instances = (
         [("pixels", 8, 2), ("pixels", 16, 2)],
         [("instances", 8, 2), ("instances", 8, 3)],
