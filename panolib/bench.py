@@ -263,12 +263,12 @@ def step_rows(spec: PerformanceSpec, n_classes: int) -> dict:
                     _, memory[name] = with_peak_memory(run)
                 times[name] += clock.durations[1:]
                 losses[name] = clock.losses
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    total = sum(times["ours"])
-    shares = {name: 100 * seconds / total for name, seconds in stages.items()}
         inputs.nudged().run(nudged := _Clock(), channels_last=False)
     _, rounding = _apart(nudged.losses, losses["reference"])
     agreement, difference = _apart(losses["ours"], losses["reference"])
+    medians = {name: statistics.median(found) for name, found in times.items()}
+    total = sum(times["ours"])
+    shares = {name: 100 * seconds / total for name, seconds in stages.items()}
     return {
         "row": {
             "operation": "semantic self-training step, channels-last",
