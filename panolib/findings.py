@@ -31,8 +31,10 @@ class Finding:
         return f"[{self.verdict}] {self.thesis}: {self.ours}"
 
 
-def decided(thesis: str, ours: str, holds: bool) -> Finding:
-    """A finding that our numbers bear out, or not."""
+def decided(thesis: str, ours: str, holds: bool, *, clear: bool = True) -> Finding:
+    """A finding that our numbers bear out, or not; not testable where the difference is not `clear`."""
+    if not clear:
+        return not_testable(thesis, ours)
     return Finding(thesis, ours, REPRODUCED if holds else NOT_REPRODUCED)
 
 

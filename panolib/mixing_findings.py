@@ -1,7 +1,7 @@
 """What the thesis finds about sources and networks (ch. 8.1, 10 and 12), decided by the tables of E1 and E10.
 
-"Holds" is about the direction only: the data and the size are others. One seed has no spread, so that a
-small difference between two variants decides little; every finding says how many seeds it stands on.
+"Holds" is about the direction only: the data and the size are others. A difference between two variants that
+is smaller than the spread over seeds decides nothing; every finding says how many seeds it stands on.
 """
 
 from __future__ import annotations
@@ -54,12 +54,13 @@ def mixing_findings(rows: pd.DataFrame) -> list[Finding]:
             continue
         a, b = scores.mean(first, method, metric), scores.mean(second, method, metric)
         printed = _printed_pair(first, second, method, metric)
+        near = _beside_spread(scores, (first, second), method, metric)
         found.append(findings.decided(
             f"{statement} ({printed})",
             f"{first} {scores.text(first, method, metric)}, {second} {scores.text(second, method, metric)}, "
-            f"{a - b:+.1f} points{_beside_spread(scores, (first, second), method, metric)}; "
+            f"{a - b:+.1f} points{near}; "
             f"{first}: {scores.note(first)}; {second}: {scores.note(second)}",
-            bool(a >= b if above else a < b),
+            bool(a >= b if above else a < b), clear=not near,
         ))  # fmt: skip
     return found + _class_findings(scores)
 
