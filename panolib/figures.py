@@ -294,8 +294,8 @@ def picture_grid(
     """Pictures uint8 [H, W, 3] in rows with their names at the left and headings above."""
     n_columns = max(map(len, rows.values()))
     height, breadth = next(iter(rows.values()))[0].shape[:2]
-    cell = 12 / n_columns
-    figsize = (12, len(rows) * cell * height / breadth + 0.4 + 0.4 * bool(headings))
+    cell = min(12 / n_columns, 4.5)
+    figsize = (n_columns * cell, len(rows) * cell * height / breadth + 0.4 + 0.4 * bool(headings))
     fig, axes = plt.subplots(len(rows), n_columns, figsize=figsize, squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items()):
         for ax in line:
