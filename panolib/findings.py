@@ -46,3 +46,8 @@ def not_testable(thesis: str, why: str) -> Finding:
 def table(findings: list[Finding]) -> pd.DataFrame:
     """One row per finding."""
     return pd.DataFrame([vars(finding) for finding in findings])
+
+
+def seeds_note(n: int) -> str:
+    """ "n = 3 seeds", or that there is no spread."""
+    return f"n = {n} seeds" if n > 1 else "one seed, no spread"

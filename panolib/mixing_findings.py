@@ -176,11 +176,10 @@ def _masks_finding(threat: pd.DataFrame) -> Finding:
         f"{value[mask, 'FP'].mean():.0f} false of {value[mask, 'FP'].mean() + value[mask, 'TP'].mean():.0f}"
         for mask in ("predicted", "true")
     }
-    seeds = rows["seed"].nunique()
     return findings.decided(
         "RQ is low because of false-positive instances and bad masks",
         f"threat score and instances in predicted masks: {texts['predicted']}, in true masks: "
-        f"{texts['true']}; {seed_note(seeds)}",
+        f"{texts['true']}; {findings.seeds_note(rows['seed'].nunique())}",
         bool(
             (value["predicted", "pooled"].to_numpy() < value["true", "pooled"].to_numpy()).all()
             and value["predicted", "FP"].mean() > value["predicted", "TP"].mean()
@@ -220,11 +219,6 @@ def instances_finding(gta: ImageSet, synthia: ImageSet) -> Finding:
     )
 
 
-def seed_note(n: int) -> str:
-    """ "n = 3 seeds", or that there is no spread."""
-    return f"n = {n} seeds" if n > 1 else "one seed, no spread"
-
-
 class _Scores:
     """Values of rows by variant, method and metric; seeds as index."""
 
@@ -250,7 +244,7 @@ class _Scores:
 
     def note(self, variant: str) -> str:
         values = self._values.loc[variant]
-        return seed_note(values["seed"].nunique())
+        return findings.seeds_note(values["seed"].nunique())
 
 
 def _published_8(variant: str, kind: str) -> float:

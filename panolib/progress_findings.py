@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from panolib.findings import Finding, decided, not_testable
+from panolib.findings import Finding, decided, not_testable, seeds_note
 from panolib.labels import CITYSCAPES
 from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS, change, share_label
 from panolib.tables import number, select
@@ -44,7 +44,7 @@ def clustering_findings(
         Data set of the pseudo-labels.
     """
     thesis = progress[progress["method"].isin(THESIS_ALGORITHMS)]
-    seeds = n_seeds(progress)
+    seeds = f"; {seeds_note(progress['seed'].nunique())}"
     ratio, agglomerative = (ratios.loc[name, "ratio to mean-shift+"] for name in (MEAN_SHIFT, AGGLOMERATIVE))
     false = change(thesis, train, "fp")
     early, late = _early_and_late(thesis, train, "tp")
@@ -95,7 +95,8 @@ def ring_line(scores: pd.DataFrame) -> str:
     values = _values(scores, "class mean").groupby(level=["method", "setting"]).mean().unstack("setting")  # noqa: PD010
     gain = (values[DECAY] - values[ZERO]).dropna() if DECAY in values else pd.Series(dtype=float)
     parts = ", ".join(f"{name} {value:+.1f}" for name, value in gain.items())
-    return f"decaying rings against none, class mean of the threat score, points: {parts}{n_seeds(scores)}"
+    seeds = seeds_note(scores["seed"].nunique())
+    return f"decaying rings against none, class mean of the threat score, points: {parts}; {seeds}"
 
 
 # --- E3 ---------------------------------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def workflow_findings(
         Data sets of the pseudo-labels and of the validation.
     """
     scores, times, progress = (table[table["setting"] == NONE] for table in (scores, times, progress))
-    seeds = n_seeds(scores)
+    seeds = f"; {seeds_note(scores['seed'].nunique())}"
     groups = [f"group {name}" for name in CITYSCAPES.groups]
     found = [_fastest(times, seeds)]
     found.append(_above("BASE above CCM for all three groups", scores, BASE, [CCM], groups, seeds))
@@ -185,7 +186,7 @@ def forgetting_findings(
     train, source : str
         Data sets of the pseudo-labels, and of the source's validation.
     """
-    seeds = n_seeds(scores)
+    seeds = f"; {seeds_note(scores['seed'].nunique())}"
     of_source = change(progress, source, "threat_score").groupby(level=["method", "setting"]).mean()
     lost, known = of_source["change"], bool((of_source["start"] > 0).all())
     none = lost.xs(NONE, level="setting")
@@ -240,12 +241,6 @@ def forgetting_findings(
 
 
 # --- helpers ----------------------------------------------------------------------------------------------
-
-
-def n_seeds(rows: pd.DataFrame) -> str:
-    """ "; one seed, no spread" or "; mean of 3 seeds"."""
-    n = rows["seed"].nunique()
-    return "; one seed, no spread" if n == 1 else f"; mean of {n} seeds"
 
 
 def _values(rows: pd.DataFrame, metric: str) -> pd.Series:

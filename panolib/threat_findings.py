@@ -109,13 +109,8 @@ def spread_of(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
     return float(tables.select(rows, class_or_metric=metric)["value"].std(ddof=1))
 
 
-def seeds_text(n_seeds: int) -> str:
-    """ "3 seeds", or "one seed, no spread"."""
-    return f"{n_seeds} seeds" if n_seeds > 1 else "one seed, no spread"
-
-
-def n_seeds(rows: pd.DataFrame) -> int:
-    return rows["seed"].nunique()
+def _seeds(rows: pd.DataFrame) -> str:
+    return findings.seeds_note(rows["seed"].nunique())
 
 
 # --- guidance (6.5, 6.6) ------------------------------------------------------------------------------------
@@ -127,7 +122,7 @@ def true_masks(rows: pd.DataFrame, method: str, noise: float) -> Finding:
     return findings.decided(
         "instances of the baseline score 54.7 inside true masks and 7.09 inside predicted ones",
         f"{CLASS_MEAN} {true:.1f} % inside true masks, {predicted:.1f} % inside predicted ones "
-        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"({_seeds(rows)}; {_noise(noise)})",
         true - predicted > np.nan_to_num(noise),
     )
 
@@ -139,7 +134,7 @@ def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, noise: float) ->
     return findings.decided(
         "the semantic mask is the bottleneck",
         f"true masks give the baseline {by_masks:+.1f} points, self-training gives it {by_learning:+.1f} "
-        f"inside predicted masks ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"inside predicted masks ({_seeds(rows)}; {_noise(noise)})",
         by_masks - by_learning > np.nan_to_num(noise),
     )
 
@@ -150,7 +145,7 @@ def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str, noise: f
     return findings.decided(
         "masks ease learning instances (argued without numbers)",
         f"{CLASS_MEAN} inside predicted masks {with_masks:.1f} % after learning inside such masks, "
-        f"{without:.1f} % after learning without ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"{without:.1f} % after learning without ({_seeds(rows)}; {_noise(noise)})",
         with_masks - without > np.nan_to_num(noise),
     )
 
@@ -161,7 +156,7 @@ def masks_help_clustering(rows: pd.DataFrame, method: str, noise: float) -> Find
     return findings.decided(
         "the class mask makes clustering easier (argued without numbers)",
         f"{CLASS_MEAN} {with_masks:.1f} % clustered inside predicted masks, {without:.1f} % without any "
-        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"({_seeds(rows)}; {_noise(noise)})",
         with_masks - without > np.nan_to_num(noise),
     )
 
@@ -179,7 +174,7 @@ def clustering_cost(learning: Mapping[str, Sequence[Record]]) -> Finding:
     return findings.decided(
         thesis,
         f"clustering takes {shares[PREDICTED]:.2f} times the rest of a step inside predicted masks, "
-        f"{shares[NO_MASKS]:.2f} times without masks (median over steps; {seeds_text(n_runs)})",
+        f"{shares[NO_MASKS]:.2f} times without masks (median over steps; {findings.seeds_note(n_runs)})",
         shares[PREDICTED] < shares[NO_MASKS],
     )
 
@@ -195,7 +190,7 @@ def painting(
     return findings.decided(
         thesis,
         f"{metric} {values[reference]:.2f} to {values[painted]:.2f} %, {gain:+.2f} points "
-        f"({seeds_text(n_seeds(rows))}; {beside})",
+        f"({_seeds(rows)}; {beside})",
         gain > (noise if known else 0),
     )
 
@@ -240,7 +235,7 @@ def best_weight(rows: pd.DataFrame, best: str = "weight 0.1") -> Finding:
     return findings.decided(
         thesis,
         f"{_listed(mean)}; {best} leads by {lead:+.1f} points "
-        f"({seeds_text(values.shape[1])}; {_noise(spread)})",
+        f"({findings.seeds_note(values.shape[1])}; {_noise(spread)})",
         lead > np.nan_to_num(spread),
     )
 
@@ -257,7 +252,7 @@ def weight_matters(rows: pd.DataFrame) -> Finding:
     return findings.decided(
         thesis,
         f"{_listed(mean)}: {reach:.1f} points between best and worst, "
-        f"{seeds_text(values.shape[1])}; {_noise(spread)}, and a difference counts above twice that",
+        f"{findings.seeds_note(values.shape[1])}; {_noise(spread)}, and a difference counts above twice that",
         reach > 2 * spread,
     )
 
@@ -270,7 +265,7 @@ def single_framework(rows: pd.DataFrame, baseline: str, candidates: Sequence[str
     return findings.decided(
         "self-training lifts the baseline from 7.09 to 13.50 (best single framework)",
         f"{mean[baseline]:.1f} to {mean[best]:.1f} % ({best}), {gain:+.1f} points "
-        f"({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"({_seeds(rows)}; {_noise(noise)})",
         gain > np.nan_to_num(noise),
     )
 
@@ -283,7 +278,7 @@ def best_workflow(rows: pd.DataFrame, candidates: Sequence[str], wanted: str, no
     return findings.decided(
         f"one network a class ({wanted}) is the best framework by a big margin",
         f"{ours.idxmax()} {ours.max():.1f} %, the best other one ({others.idxmax()}) {others.max():.1f} %: "
-        f"{lead:+.1f} points ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"{lead:+.1f} points ({_seeds(rows)}; {_noise(noise)})",
         lead > np.nan_to_num(noise),
     )
 
@@ -333,7 +328,7 @@ def better_masks(rows: pd.DataFrame, methods: Sequence[str], noise: float) -> Fi
     steps = values.diff().dropna()
     return findings.decided(
         "masks of V3 (21.90) and V3+ (25.80) suit instances better than those of V2 (19.19; seven classes)",
-        f"{_listed(values)}, seven classes ({seeds_text(n_seeds(rows))}; {_noise(noise)})",
+        f"{_listed(values)}, seven classes ({_seeds(rows)}; {_noise(noise)})",
         bool((steps > np.nan_to_num(noise)).all()),
     )
 
