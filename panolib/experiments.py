@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from panolib.grid import Grid
 from panolib.kinds import ClusteringCostSpec, ThreatSpec
 from panolib.labels import LABEL_SETS
+from panolib.progress_runs import clustering_variants
 from panolib.runs import Run
 from panolib.study import Experiments
 
@@ -73,13 +74,9 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
         "zero": margins | {"epsilon_0": 0.0},
         "decay": margins | {"epsilon_0": settings.epsilon_0, "epsilon_tau": settings.epsilon_tau},
     }
-    for algorithm in settings.algorithms:
-        for name, values in rings.items():
-            if algorithm == "connected_components" and name == "decay":
-                continue  # no bandwidth to widen: its loss alone would change
-            variant = f"{algorithm}.{name}"
-            _self_trained(grid, settings, variant, algorithm=algorithm, margins=values, source_share=0.0)
-            _threat(grid, settings, variant, {"all": grid.run("instance", "self_trained", variant)})
+    for (algorithm, ring), variant in clustering_variants(settings).items():
+        options = {"algorithm": algorithm, "margins": rings[ring], "source_share": 0.0}
+        _threat(grid, settings, variant, {"all": _self_trained(grid, settings, variant, **options)})
     grid.add(
         "clustering_cost", "clustering_cost", "", ClusteringCostSpec, "", {}, (),
         algorithms=settings.algorithms, **settings.clustering_cost,

@@ -195,8 +195,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
     fabric = launch(spec.compute)
-    instance_model = build_instance(_parent_spec(job, "instance").network)
-    instance_model.load_state_dict(job.parent("instance")["model"])
+    instance_model = _parent_instance(job, "instance")
     metrics = evaluate.score_panoptic(
         fabric.to_device(_parent_semantic(job, "semantic")),
         fabric.to_device(instance_model),
@@ -239,11 +238,9 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     networks = []
     for name in names:
         parent = dict(run.parents)[f"instance.{name}"]
-        model = build_instance(parent.spec.network)
-        model.load_state_dict(job.parent(f"instance.{name}")["model"])
         networks.append(
             evaluate_threat.Network(
-                fabric.to_device(model),
+                fabric.to_device(_parent_instance(job, f"instance.{name}")),
                 label_set.ids_of(learned_classes(parent) or label_set.things),
                 **_clustering(job, f"clustering.{name}"),
             )
@@ -276,8 +273,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     from panolib import bench  # scikit-learn and more, which no other kind needs
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    network = build_instance(_parent_spec(job, "instance").network)
-    network.load_state_dict(job.parent("instance")["model"])
+    network = _parent_instance(job, "instance")
     chosen = {**_clustering(job), "min_size": spec.min_size}
     options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
     for name in ("mean_shift_peel", "mean_shift_grid"):
@@ -346,16 +342,14 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
     if spec.painted != "predicted":
         raise ValueError(f"{run.name}: painted is {spec.painted!r}; expected 'true', 'predicted' or None")
-    fabric, parent = launch(spec.compute), _parent_spec(job, "instance")
-    network = build_instance(parent.network)
-    network.load_state_dict(job.parent("instance")["model"])
+    fabric = launch(spec.compute)
     instances = evaluate.predicted_instances(
         fabric.to_device(_parent_semantic(job, "semantic")),
-        fabric.to_device(network),
+        fabric.to_device(_parent_instance(job, "instance")),
         target,
         LABEL_SETS[spec.label_set],
         **_clustering(job),
-        min_size=parent.min_area,
+        min_size=_parent_spec(job, "instance").min_area,
         label=f"{run.name}: instances",
     )
     return [{"instance": labels} for labels in instances]
@@ -383,6 +377,13 @@ def _parent_semantic(job: Job, role: str) -> nn.Module:
     """The semantic network of a parent, with its final weights."""
     spec = _parent_spec(job, role)
     model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes)
+    model.load_state_dict(job.parent(role)["model"])
+    return model
+
+
+def _parent_instance(job: Job, role: str) -> nn.Module:
+    """The embedding network of a parent, with its final weights."""
+    model = build_instance(_parent_spec(job, role).network)
     model.load_state_dict(job.parent(role)["model"])
     return model
 

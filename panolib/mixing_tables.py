@@ -157,33 +157,32 @@ def before_and_after(descriptions: Mapping[str, Mapping[str, pd.DataFrame]]) -> 
 
 def beside_chapter_8(summary: pd.DataFrame) -> pd.DataFrame:
     """ABN and self-trained rows of every variant, beside ch. 8 table 1 (which has 16 classes for SYNTHIA)."""
-    parts = []
-    for variant, part in _variants(select(summary, method=[BASELINE, SELF_TRAINED])):
-        if variant not in CH8_ROWS:
-            parts.append(part.assign(published=np.nan, published_method=""))
-            continue
-        method, setting, metric = CH8_ROWS[variant]
-        matches = {
-            BASELINE: (method, f"baseline; {setting};"),
-            SELF_TRAINED: (method, f"self-train; {setting};"),
-        }
-        parts.append(with_published(part, CH8, matches, metrics={metric: "mIoU"}))
-    return pd.concat(parts, ignore_index=True)
+    rows = {variant: (method, f"{setting};") for variant, (method, setting, _) in CH8_ROWS.items()}
+    metrics = {variant: {metric: "mIoU"} for variant, (_, _, metric) in CH8_ROWS.items()}
+    return _beside(summary, CH8, rows, metrics)
 
 
 def beside_chapter_10(summary: pd.DataFrame) -> pd.DataFrame:
     """The same beside the class values of ch. 10 table 1, a single run (none for GTA)."""
+    return _beside(summary, CH10, CH10_ROWS, {})
+
+
+def _beside(
+    summary: pd.DataFrame,
+    file: str,
+    rows: Mapping[str, tuple[str, str]],
+    metrics: Mapping[str, Mapping[str, str]],
+) -> pd.DataFrame:
+    """Every variant beside its (method, beginning of the setting) of a published file, where it has one."""
     parts = []
     for variant, part in _variants(select(summary, method=[BASELINE, SELF_TRAINED])):
-        if variant not in CH10_ROWS:
+        if variant not in rows:
             parts.append(part.assign(published=np.nan, published_method=""))
             continue
-        method, setting = CH10_ROWS[variant]
-        matches = {
-            BASELINE: (method, f"baseline; {setting}"),
-            SELF_TRAINED: (method, f"self-train; {setting}"),
-        }
-        parts.append(with_published(part, CH10, matches))
+        method, setting = rows[variant]
+        kinds = {BASELINE: "baseline", SELF_TRAINED: "self-train"}
+        matches = {ours: (method, f"{theirs}; {setting}") for ours, theirs in kinds.items()}
+        parts.append(with_published(part, file, matches, metrics=metrics.get(variant)))
     return pd.concat(parts, ignore_index=True)
 
 

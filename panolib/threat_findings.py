@@ -118,13 +118,11 @@ def _seeds(rows: pd.DataFrame) -> str:
 
 def true_masks(rows: pd.DataFrame, method: str, noise: float) -> Finding:
     """The score of the baseline in true and in predicted masks."""
-    predicted, true = (mean_of(rows, method, mask) for mask in (PREDICTED, TRUE))
-    return findings.decided(
+    return _higher(
+        rows, (method, TRUE), (method, PREDICTED), noise,
         "instances of the baseline score 54.7 inside true masks and 7.09 inside predicted ones",
-        f"{CLASS_MEAN} {true:.1f} % inside true masks, {predicted:.1f} % inside predicted ones "
-        f"({_seeds(rows)}; {_noise(noise)})",
-        true - predicted > np.nan_to_num(noise),
-    )
+        "{:.1f} % inside true masks, {:.1f} % inside predicted ones",
+    )  # fmt: skip
 
 
 def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, noise: float) -> Finding:
@@ -141,24 +139,29 @@ def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, noise: float) ->
 
 def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str, noise: float) -> Finding:
     """Networks that learned inside predicted masks against those that clustered all pixels."""
-    with_masks, without = (mean_of(rows, method, PREDICTED) for method in (guided, unguided))
-    return findings.decided(
+    return _higher(
+        rows, (guided, PREDICTED), (unguided, PREDICTED), noise,
         "masks ease learning instances (argued without numbers)",
-        f"{CLASS_MEAN} inside predicted masks {with_masks:.1f} % after learning inside such masks, "
-        f"{without:.1f} % after learning without ({_seeds(rows)}; {_noise(noise)})",
-        with_masks - without > np.nan_to_num(noise),
-    )
+        "inside predicted masks {:.1f} % after learning inside such masks, {:.1f} % after learning without",
+    )  # fmt: skip
 
 
 def masks_help_clustering(rows: pd.DataFrame, method: str, noise: float) -> Finding:
     """The same networks, clustered inside predicted masks and without masks."""
-    with_masks, without = (mean_of(rows, method, mask) for mask in (PREDICTED, NO_MASKS))
-    return findings.decided(
+    return _higher(
+        rows, (method, PREDICTED), (method, NO_MASKS), noise,
         "the class mask makes clustering easier (argued without numbers)",
-        f"{CLASS_MEAN} {with_masks:.1f} % clustered inside predicted masks, {without:.1f} % without any "
-        f"({_seeds(rows)}; {_noise(noise)})",
-        with_masks - without > np.nan_to_num(noise),
-    )
+        "{:.1f} % clustered inside predicted masks, {:.1f} % without any",
+    )  # fmt: skip
+
+
+def _higher(
+    rows: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], noise: float, thesis: str, ours: str
+) -> Finding:
+    """Whether the class mean of the first (method, mask) is above that of the second, beyond the noise."""
+    values = [mean_of(rows, *which) for which in (first, second)]
+    text = f"{CLASS_MEAN} {ours.format(*values)} ({_seeds(rows)}; {_noise(noise)})"
+    return findings.decided(thesis, text, values[0] - values[1] > np.nan_to_num(noise))
 
 
 def clustering_cost(learning: Mapping[str, Sequence[Record]]) -> Finding:

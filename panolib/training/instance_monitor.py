@@ -18,7 +18,7 @@ from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.evaluate import panoptic_picture, predicted_masks
-from panolib.inference import panoptic_truth, predict_instances
+from panolib.inference import evaluating, panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.instance import ThreatScore
@@ -142,15 +142,10 @@ class InstanceMonitor:
 @contextlib.contextmanager
 def undisturbed(*models: nn.Module) -> Iterator[None]:
     """Within the block models are in eval mode and draws come from a fork; afterwards all is as before."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), contextlib.ExitStack() as stack:
         for model in models:
-            model.eval()
-        try:
-            yield
-        finally:
-            for module, training in modes:
-                module.training = training
+            stack.enter_context(evaluating(model))
+        yield
 
 
 def embedding_picture(embeddings: Tensor) -> np.ndarray:

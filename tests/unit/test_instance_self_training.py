@@ -127,7 +127,7 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         spec = replace(run.spec, algorithm="agglomerative", min_stability=None)
         s.store.get(replace(run, name={run.name!r}, spec=spec))
     """)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     again = study.load(path, root=tmp_path)
