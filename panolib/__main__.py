@@ -95,9 +95,11 @@ def data(options: argparse.Namespace) -> None:
 
     loaded = study.load(options.profile)
     loaded.prepare_data(n_workers=options.workers)
-    city, nuclei = loaded.sources["city"], loaded.sources["nuclei"]
+    sources = loaded.sources
+    folders = {**sources["city"].folders, "nuclei scenes": sources["nuclei"].scenes}
+    folders |= {name: sources[name].root for name in ("nuclei", "camvid")}
     rows = [("data set", "files", "MB", "folder")]
-    for name, folder in (*city.folders.items(), ("nuclei scenes", nuclei.scenes), ("nuclei", nuclei.root)):
+    for name, folder in folders.items():
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
         files = str(len(sizes)) if folder.is_dir() else "not here"
         rows.append((name, files, f"{sum(sizes) / 1e6:.1f}", str(folder)))

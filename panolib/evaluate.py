@@ -14,7 +14,7 @@ from tqdm import tqdm
 from panolib.data import views
 from panolib.data.readers import Sample
 from panolib.inference import clean_instances, merge_panoptic, panoptic_truth, predict_instances
-from panolib.labels import LabelSet
+from panolib.labels import LabelSet, merged_ids
 from panolib.metrics.instance import CityscapesAP, ThreatScore
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
@@ -86,14 +86,24 @@ def predicted_instances(
 
 
 def score_semantic(
-    model: nn.Module, dataset: Sequence[Sample], label_set: LabelSet, *, label: str = ""
+    model: nn.Module,
+    dataset: Sequence[Sample],
+    label_set: LabelSet,
+    *,
+    scored_as: LabelSet | None = None,
+    label: str = "",
 ) -> dict:
-    """{"iou": {class: IoU}, "miou_<subset>": mean} with the Cityscapes protocol (methods 8.2)."""
-    confusion = np.zeros((label_set.n_classes + 1,) * 2, np.int64)
+    """{"iou": {class: IoU}, "miou_<subset>": mean} with the Cityscapes protocol (methods 8.2).
+
+    `scored_as`: classes of the data set where they are not the network's; predictions are merged into them.
+    """
+    scored_as = scored_as or label_set
+    merged = merged_ids(label_set, scored_as)
+    confusion = np.zeros((scored_as.n_classes + 1,) * 2, np.int64)
     for prediction in predict(model, None, dataset, label=label):
-        semantic = prediction.semantic.cpu().numpy()
-        confusion += confusion_matrix(prediction.sample.semantic, semantic, label_set.n_classes)
-    return semantic_scores(confusion, label_set)
+        semantic = merged[prediction.semantic.cpu().numpy()]
+        confusion += confusion_matrix(prediction.sample.semantic, semantic, scored_as.n_classes)
+    return semantic_scores(confusion, scored_as)
 
 
 def semantic_scores(confusion: np.ndarray, label_set: LabelSet) -> dict:

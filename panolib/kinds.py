@@ -87,7 +87,7 @@ class ClusteringCostSpec:
     seed: int
 
 
-Sources = Mapping[str, object]  # domain -> CitySources or NucleiSources
+Sources = Mapping[str, object]  # domain -> its data sets
 
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
@@ -365,7 +365,11 @@ def _finish(job: Job, model: nn.Module) -> nn.Module:
 def _semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
     validation = _data(sources, run, run.spec.validation)
     return evaluate.score_semantic(
-        model, validation, LABEL_SETS[run.spec.label_set], label=f"{run.name}: score"
+        model,
+        validation,
+        LABEL_SETS[run.spec.label_set],
+        scored_as=validation.label_set,
+        label=f"{run.name}: score",
     )
 
 

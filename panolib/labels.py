@@ -178,3 +178,38 @@ NUCLEI = LabelSet(
 )
 
 LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI)}
+
+# the usual grouping of CamVid's 32 classes to 11, applied to a Cityscapes model (datasets.md section 4)
+_CAMVID_MEMBERS = {
+    "sky": ("sky",),
+    "building": ("building", "wall"),
+    "pole": ("pole",),
+    "road": ("road",),
+    "pavement": ("sidewalk",),
+    "tree": ("vegetation", "terrain"),
+    "sign": ("traffic light", "traffic sign"),
+    "fence": ("fence",),
+    "car": ("car", "truck", "bus", "train"),
+    "pedestrian": ("person",),
+    "bicyclist": ("rider", "motorcycle", "bicycle"),
+}
+
+
+def merged_ids(labels: LabelSet, into: LabelSet) -> np.ndarray:
+    """Train id of `into` for every train id of `labels`: how predictions are scored on another data set.
+
+    Returns
+    -------
+    uint8 [labels.n_classes]
+
+    Raises
+    ------
+    ValueError
+        If nothing says how the classes of `labels` are merged into those of `into`.
+    """
+    if labels.name == into.name:
+        return np.arange(labels.n_classes, dtype=np.uint8)
+    if (labels.name, into.name) != (CITYSCAPES.name, CAMVID.name):
+        raise ValueError(f"classes of {labels.name!r} cannot be merged into those of {into.name!r}")
+    class_of = {member: name for name, members in _CAMVID_MEMBERS.items() for member in members}
+    return np.array([into.classes.index(class_of[name]) for name in labels.classes], np.uint8)

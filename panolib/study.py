@@ -100,6 +100,7 @@ class Profile:
     compute: Mapping
     city: Domain
     nuclei: Domain
+    camvid: Mapping  # real streets, `data.sources.CamVidData`
     experiments: Experiments
     performance: Mapping  # sizes of the inputs of `bench`
 
@@ -110,7 +111,7 @@ class Study:
     profile: Profile
     runs: Mapping[str, Run]
     notebooks: Mapping[str, tuple[str, ...]]
-    sources: Mapping[str, object]  # domain -> CitySources or NucleiSources
+    sources: Mapping[str, object]  # domain -> its data sets
     store: Store
     results: Path
     figures: Path
@@ -172,7 +173,14 @@ def load(
         False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
         instead of being trained.
     """
-    from panolib.data.sources import CityData, CitySources, NucleiData, NucleiSources
+    from panolib.data.sources import (
+        CamVidData,
+        CamVidSources,
+        CityData,
+        CitySources,
+        NucleiData,
+        NucleiSources,
+    )
     from panolib.experiments import declare_experiments
     from panolib.grid import Grid, declare_ladder
     from panolib.kinds import make_kinds
@@ -187,10 +195,12 @@ def load(
     settings = from_mapping(Profile, load_yaml(path), where=path.name)
     nuclei = dict(settings.nuclei.data)
     nuclei["root"] = os.environ.get("PANOLIB_NUCLEI_ROOT", nuclei["root"])
+    camvid = dict(settings.camvid)
+    camvid["root"] = os.environ.get("PANOLIB_CAMVID_ROOT", camvid["root"])
+    city = CitySources(from_mapping(CityData, settings.city.data, where=f"{path.name}: city.data"), root)
     sources = {
-        "city": CitySources(
-            from_mapping(CityData, settings.city.data, where=f"{path.name}: city.data"), root
-        ),
+        "city": city,
+        "camvid": CamVidSources(from_mapping(CamVidData, camvid, where=f"{path.name}: camvid"), city, root),
         "nuclei": NucleiSources(from_mapping(NucleiData, nuclei, where=f"{path.name}: nuclei.data"), root),
     }
     runs: dict[str, Run] = {}

@@ -31,6 +31,19 @@ class EmbeddedCity:
 
 
 @dataclass(frozen=True)
+class CamVidData:
+    """Folder of the real street images, the size (pixels) to which they are resized, and the expected files.
+
+    `fingerprint` names the images the runs were recorded with, so that they can be replayed without them;
+    None computes it from the folder.
+    """
+
+    root: str
+    size: tuple[int, int] | None
+    fingerprint: str | None
+
+
+@dataclass(frozen=True)
 class CityData:
     """Folders of the three street data sets; with `embedded` the renderer writes them first.
 
@@ -79,6 +92,20 @@ class NucleiData:
 
 class MissingData(FileNotFoundError):
     """A data set that a run needs is not on this machine."""
+
+
+def check_real_data(folder: Path, expected: str | None, what: str, variable: str, key: str) -> None:
+    """Raise MissingData without the folder, ValueError if its files are not those of the record."""
+    if not folder.is_dir():
+        raise MissingData(
+            f"{folder}: no real {what} here; README.md, 'Real data', says how to get them and where to put "
+            f"the folder ({variable})"
+        )
+    if expected and (found := folder_fingerprint(folder)) != expected:
+        raise ValueError(
+            f"{folder}: fingerprint {found}, but the profile expects {expected}; set {key} to null to use "
+            "other images"
+        )
 
 
 class _Sources:
@@ -165,6 +192,35 @@ class CitySources(_Sources):
         return select_mix(self.open(f"gta5/{split}"), self.settings.mix_requires)
 
 
+class CamVidSources(_Sources):
+    """Opens CamVid, and beside it the street data sets that networks come from."""
+
+    def __init__(self, settings: CamVidData, city: CitySources, root: Path):
+        self.settings, self.city, self.root = settings, city, root / settings.root
+        super().__init__()
+
+    def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
+        """Nothing of its own to render."""
+
+    def fingerprint(self, name: str) -> str:
+        if not name.startswith("camvid/"):
+            return self.city.fingerprint(name)
+        return f"{self.settings.fingerprint or folder_fingerprint(self.root)}:{self.settings.size}:{name}"
+
+    def available(self) -> bool:
+        return self.root.is_dir() and self.city.available()
+
+    def _open(self, name: str) -> Sequence[Sample]:
+        if not name.startswith("camvid/"):
+            return self.city.open(name)
+        check_real_data(
+            self.root, self.settings.fingerprint, "CamVid images", "PANOLIB_CAMVID_ROOT", "camvid.fingerprint"
+        )
+        path, _, mode = name.partition(":")
+        data = readers.CamVid(self.root, path.partition("/")[2], with_labels=mode != "unlabelled")
+        return InMemory(data, size=self.settings.size)
+
+
 class NucleiSources(_Sources):
     """Opens the rendered source (nuclei_scenes) and the real target (nuclei)."""
 
@@ -206,19 +262,8 @@ class NucleiSources(_Sources):
         if kind == "nuclei_scenes":
             data = readers.Nuclei(self.scenes / split, split, with_labels=labels)
         elif kind == "nuclei":
-            if not self.root.is_dir():
-                raise MissingData(
-                    f"{self.root}: no real nuclei images here; README.md, 'Real data', says how to get them "
-                    "and where to put the folder (PANOLIB_NUCLEI_ROOT)"
-                )
-            if (
-                self.settings.fingerprint
-                and (found := folder_fingerprint(self.root)) != self.settings.fingerprint
-            ):
-                raise ValueError(
-                    f"{self.root}: fingerprint {found}, but the profile expects {self.settings.fingerprint}; "
-                    "set nuclei.data.fingerprint to null to train on other images"
-                )
+            variable, key = "PANOLIB_NUCLEI_ROOT", "nuclei.data.fingerprint"
+            check_real_data(self.root, self.settings.fingerprint, "nuclei images", variable, key)
             data = readers.Nuclei(self.root, split, modality=self.settings.modality, with_labels=labels)
             limit = {"train": self.settings.n_train, "val": self.settings.n_val}[split]
             if limit is not None:

@@ -67,6 +67,7 @@ def project(tmp_path, monkeypatch):
                 "nuclei": SimpleNamespace(
                     scenes=tmp_path / "cache", root=tmp_path / "nowhere", available=lambda: False
                 ),
+                "camvid": SimpleNamespace(root=tmp_path / "streets"),
             },
         )
 
@@ -156,6 +157,7 @@ def test_data_writes_and_lists_folders(project, capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[1] == ["synthia", "1", "2.0", str(project.root / "cache")]
     assert lines[2][:3] == ["cityscapes", "not", "here"]
+    assert lines[5] == ["camvid", "not", "here", "0.0", str(project.root / "streets")]
     assert len(project.prepared) == 1
 
 

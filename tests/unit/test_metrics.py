@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from panolib.labels import CITYSCAPES, NUCLEI, VOID
+from panolib.labels import CAMVID, CITYSCAPES, NUCLEI, VOID, merged_ids
 from panolib.metrics.instance import CityscapesAP, ThreatScore, pseudo_label_counts
 from panolib.metrics.panoptic import PanopticStats, compare_segments
 from panolib.metrics.semantic import confusion_matrix, iou_per_class, iou_rows, mean_iou
@@ -409,3 +409,17 @@ def test_ap_rows():
     values = {r["class_or_metric"]: r["value"] for r in rows}
     assert (values["AP_8"], values["AP50_8"], values["AP car"]) == (100, 100, 100)
     assert math.isnan(values["AP50 train"])
+
+
+def test_predictions_are_merged_into_the_classes_of_another_data_set():
+    merged = merged_ids(CITYSCAPES, CAMVID)
+    assert merged.shape == (19,) and set(merged) == set(range(11))
+    names = {CITYSCAPES.classes[i]: CAMVID.classes[k] for i, k in enumerate(merged)}
+    for name, expected in (
+        ("traffic light", "sign"), ("train", "car"), ("bicycle", "bicyclist"), ("terrain", "tree"),
+        ("wall", "building"), ("sidewalk", "pavement"),
+    ):  # fmt: skip
+        assert names[name] == expected
+    assert merged_ids(CAMVID, CAMVID).tolist() == list(range(11))
+    with pytest.raises(ValueError, match="nuclei"):
+        merged_ids(NUCLEI, CAMVID)

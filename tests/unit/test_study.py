@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from panolib import study
+from panolib.data.sources import CamVidData, CamVidSources, MissingData
 from panolib.profiles import ProfileError, project_root
 from panolib.runs import MissingRun
 from panolib.training.semantic import LabelledBatches
@@ -290,3 +292,41 @@ def test_seeds_of_iterations_are_far_apart():
         iteration_seed(s, i, stream) for s in range(3) for i in range(50) for stream in ("batch", "step")
     }
     assert len(seeds) == 300
+
+
+def test_real_streets_are_a_domain_beside_the_city(tmp_path):
+    """CamVid is opened by its own folder; every other name of the domain is the city's data set."""
+    city = FakeCity()
+    settings = CamVidData(root="camvid", size=(6, 8), fingerprint=None)
+    streets = CamVidSources(settings, city, tmp_path)
+    assert not streets.available()
+    with pytest.raises(MissingData, match="PANOLIB_CAMVID_ROOT"):
+        streets.open("camvid/val")
+
+    for split, value in (("train", 3), ("val", 8)):
+        for folder in (split, f"{split}annot"):
+            (tmp_path / "camvid" / folder).mkdir(parents=True)
+        Image.fromarray(np.zeros((12, 16, 3), np.uint8)).save(tmp_path / "camvid" / split / "a.png")
+        labels = Image.fromarray(np.full((12, 16), value, np.uint8))
+        labels.save(tmp_path / "camvid" / f"{split}annot" / "a.png")
+    assert streets.available()
+    assert streets.open("camvid/val")[0].semantic.tolist() == np.full((6, 8), 8).tolist()
+    assert streets.open("camvid/train:unlabelled")[0].semantic is None
+    assert streets.open("mix/train") == "the city's mix/train"
+    assert streets.fingerprint("mix/train") == "print of mix/train"
+    assert streets.fingerprint("camvid/train") != streets.fingerprint("camvid/val")
+
+    wrong = CamVidSources(CamVidData("camvid", None, "0" * 16), city, tmp_path)
+    with pytest.raises(ValueError, match=r"camvid\.fingerprint"):
+        wrong.open("camvid/val")
+
+
+class FakeCity:
+    def open(self, name):
+        return f"the city's {name}"
+
+    def fingerprint(self, name):
+        return f"print of {name}"
+
+    def available(self):
+        return True
