@@ -31,15 +31,18 @@ def centred(points: Tensor, bandwidth: float) -> Tensor:
     """Points around their mean, in a precision in which |a|² - 2ab + |b|² resolves the bandwidth."""
     points = points.detach()
     points = points.to(torch.promote_types(points.dtype, torch.float32))
-    points = points - points.mean(0, dtype=torch.float64).to(points.dtype)  # its rounding is common to all
+    total = sum(block.sum(0, dtype=torch.float64) for block in points.split(2**14))
+    points = points - (total / len(points)).to(points.dtype)  # its rounding is common to all
     rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(points, dim=1).max() ** 2
     return points.double() if rounding > 1e-3 * bandwidth**2 else points.float()
 
 
 def grid_cells(points: Tensor, width: float) -> Tensor:
     """int64 [N]: a hash of the grid cell of each point. A collision only merges two seeds."""
-    factors = [pow(6364136223846793005, d + 1, 2**63) for d in range(points.shape[1])]
-    return (torch.round(points / width).long() * torch.tensor(factors, device=points.device)).sum(1)
+    cells = torch.zeros(len(points), dtype=torch.int64, device=points.device)
+    for d, values in enumerate(points.T):  # one dimension at a time: integers are twice as large as points
+        cells += torch.round(values / width).long() * pow(6364136223846793005, d + 1, 2**63)
+    return cells
 
 
 def ball_sums(points: Tensor, values: Tensor | None, radius: float) -> Callable[[Tensor], Tensor]:
