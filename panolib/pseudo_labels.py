@@ -91,10 +91,14 @@ def fuse_views(
     if n_views < 1 or n % n_views:
         raise ValueError(f"{n} crops cannot be {n_views} views of each image")
     kept = ~_resize_padding(padding, probabilities.shape[-2:])                              # [B * L, h, w]
-    on_canvas = warp(probabilities * kept[:, None], affine)
-    total = on_canvas.unflatten(0, (-1, n_views)).sum(1)                                    # [B, C, h, w]
-    canvas, _ = _divide_by_mass(total)
-    return _divide_by_mass(warp(canvas.repeat_interleave(n_views, 0), inverse), kept)
+    # one crop of every image at a time: beside the result, memory holds a canvas and not copies of all crops
+    crops = [slice(view, None, n_views) for view in range(n_views)]
+    canvas = sum(warp(probabilities[some] * kept[some, None], affine[some]) for some in crops)  # [B, C, h, w]
+    _divide_by_mass(canvas)
+    fused = canvas.new_empty(probabilities.shape)
+    for some in crops:
+        fused[some] = warp(canvas, inverse[some])
+    return fused, _divide_by_mass(fused, kept)
 
 
 def adaptive_thresholds(
@@ -245,11 +249,12 @@ def _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimu
     return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
 
 
-def _divide_by_mass(total: Tensor, kept: Tensor | bool = True) -> tuple[Tensor, Tensor]:
-    """Scale [N, C, h, w] to sum 1 over classes where `kept` and seen, 0 elsewhere; bool [N, h, w] where."""
+def _divide_by_mass(total: Tensor, kept: Tensor | bool = True) -> Tensor:
+    """Scale [N, C, h, w] in place to sum 1 over classes where kept and seen, 0 elsewhere; [N, h, w] where."""
     mass = total.sum(1)
     valid = (mass > SEEN) & kept
-    return total * (valid / mass.clamp(min=SEEN))[:, None], valid
+    total *= (valid / mass.clamp(min=SEEN))[:, None]
+    return valid
 
 
 def _resize_padding(padding: Tensor, size: torch.Size) -> Tensor:
