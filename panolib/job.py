@@ -58,6 +58,7 @@ class Job:
         self._commits = [provenance.commit()]  # of every process that worked on the run
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
+        self._training_s: float | None = None
         provenance.reset_peak_memory()
 
     def parent(self, role: str) -> dict:
@@ -192,6 +193,7 @@ class Job:
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
         self.write_curves()
+        self._training_s = self._wall_s() if state else 0.0  # without weights nothing was trained
         save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
 
     def curves_text(self) -> str:
@@ -218,6 +220,7 @@ class Job:
             "data": list(run.data),
             "iterations": self._iterations,
             "wall_s": round(self._wall_s(), 3),
+            "training_s": self._training_s and round(self._training_s, 3),  # before its evaluation
             "commit": self._commits[-1]["commit"],
             "dirty": any(entry["dirty"] for entry in self._commits),
             "earlier_commits": [entry["commit"] for entry in self._commits[:-1]],
