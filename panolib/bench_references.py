@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from panolib.data.views import sampling_grid
 from panolib.losses.embedding import EmbeddingLossWeights
 
 DELTA_VAR, DELTA_DIST, KERNEL_THRESHOLD = 0.5, 2.0, 0.5
@@ -114,3 +116,20 @@ def loop_average_precision(truth: tuple, prediction: tuple) -> np.ndarray:
         on_void = np.count_nonzero(np.logical_and(void, mask)) / size
         rows.append((p["category_id"], p["confidence"], best, on_void))
     return np.array(rows)
+
+
+def fusion_of_all_crops(
+    probabilities: Tensor, affine: Tensor, inverse: Tensor, padding: Tensor, n_views: int
+) -> Tensor:
+    """Fused views with every crop on the canvas at once, as the formulas of SAC read."""
+
+    def divided_by_mass(total: Tensor, kept: Tensor | bool = True) -> Tensor:
+        mass = total.sum(1, keepdim=True)
+        return torch.where((mass > 0.1) & kept, total / mass.clamp(min=0.1), 0.0)
+
+    def sampled(x: Tensor, affine: Tensor) -> Tensor:
+        return F.grid_sample(x, sampling_grid(affine, x.shape[-2:]), align_corners=False)
+
+    kept = ~padding[:, None]
+    canvas = divided_by_mass(sampled(probabilities * kept, affine).unflatten(0, (-1, n_views)).sum(1))
+    return divided_by_mass(sampled(canvas.repeat_interleave(n_views, 0), inverse), kept)

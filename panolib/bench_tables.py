@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from panolib.runs import Record
@@ -42,15 +43,55 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     return table.replace("nan", "")
 
 
+def missed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pairs below the ratio to reach: how far, whose time makes the difference, and what bounds ours.
+
+    The ratio to reach is that of a sketch; its own time is that of its reference divided by the ratio. So a
+    missing factor is the product of how much faster the reference is here, and how much slower ours.
+    """
+    found = rows[rows["ratio"] < rows["target_ratio"]]
+    table = found[["operation", "size", "threads"]].copy()
+    table["ratio"] = found["ratio"].map("{:.3g}".format)
+    table["to reach"] = found["target_ratio"].map("{:g}".format)
+    factors = {
+        "the sketch's reference, times this one": found["sketch_ms"] / found["reference_ms"],
+        "ours, times the sketch": found["ours_ms"] * found["target_ratio"] / found["sketch_ms"],
+        "ours, times its floor": found["ours_ms"] / found["floor_ms"],
+    }
+    for name, values in factors.items():
+        table[name] = values.map("{:.2f}".format).replace("nan", "")
+    table["what bounds it"] = found["bound"]
+    return table.set_index(["operation", "size", "threads"])
+
+
 def wall_rows(records: Iterable[Record]) -> pd.DataFrame:
-    """Recorded wall time by kind of run: training with its evaluation, or evaluation alone."""
+    """Recorded wall time by kind of run, in minutes: in all, and split where the record says.
+
+    Training of an instance network includes its clustering, which its curves time by themselves. Records of
+    earlier versions do not say when training ended; `split` counts those that do.
+    """
     rows = [
-        {"kind": record.run.kind.replace("_", " "), "wall, min": record.info["wall_s"] / 60}
+        {
+            "kind": record.run.kind.replace("_", " "),
+            "wall": record.info["wall_s"] / 60,
+            "split": record.info.get("training_s") is not None,
+            "training": record.info.get("training_s", np.nan) / 60,
+            "clustering": record.curves.get("clustering_s", pd.Series(dtype=float)).sum() / 60,
+        }
         for record in records
     ]
-    table = pd.DataFrame(rows).groupby("kind")["wall, min"].agg(["size", "sum", "max"])
-    table.columns = ["runs", "in all, min", "longest, min"]
-    return table.round(1)
+    table = pd.DataFrame(rows)
+    table["evaluation"] = table["wall"] - table["training"]
+    grouped = table.groupby("kind")
+    return pd.DataFrame({
+        "runs": grouped.size(),
+        "in all, min": grouped["wall"].sum(),
+        "longest, min": grouped["wall"].max(),
+        "clustering, min": grouped["clustering"].sum(),
+        "of runs split": grouped["split"].sum(),
+        "their training, min": grouped["training"].sum(),
+        "their evaluation, min": grouped["evaluation"].sum(),
+    }).round(1)  # fmt: skip
 
 
 def slower_than(record: Record, before: Record | None) -> list[str]:

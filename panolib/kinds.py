@@ -270,7 +270,7 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
 
 def performance(sources: Sources, run: Run, job: Job) -> dict:
     """Core operations beside what people use today (`bench`); nothing is trained."""
-    from panolib import bench  # scikit-learn and more, which no other kind needs
+    from panolib import bench, bench_step  # scikit-learn and more, which no other kind needs
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     network = _parent_instance(job, "instance")
@@ -282,9 +282,9 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     images = [images[i] for i in range(min(spec.n_images, len(images)))]
     label = f"{run.name}: "
     metrics = {
-        "step": bench.step_rows(spec, label_set.n_classes),
+        "step": bench_step.step_rows(spec, label_set.n_classes),
         "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
-        "step_scaling": bench.step_scaling_rows(spec, label_set.n_classes, label=f"{label}step scaling"),
+        "step_scaling": bench_step.step_scaling_rows(spec, label_set.n_classes, label=f"{label}step scaling"),
         "operations": bench.operation_rows(spec, label=label),
         "real_embeddings": bench.real_embedding_rows(
             network, images, label_set, options, label=f"{label}real embeddings"

@@ -1,13 +1,16 @@
 """The performance comparison on tiny inputs: it agrees, it measures, and it says what does not agree."""
 
+import time
 from dataclasses import replace
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from panolib import bench, bench_cases, bench_tables, claims
+from panolib import bench, bench_cases, bench_step, bench_tables, claims, measuring
 from panolib.bench_references import loop_average_precision, loop_panoptic
 from panolib.data import city
 from panolib.labels import CITYSCAPES
@@ -27,21 +30,29 @@ TINY = replace(
 
 @pytest.fixture(scope="module")
 def rows():
-    return bench.operation_rows(TINY)
+    with mock.patch.object(bench, "MANY", 1):
+        return bench.operation_rows(TINY)
 
 
 def test_every_operation_agrees_with_its_reference_and_is_measured(rows):
     names = [row["operation"] for row in rows]
-    assert len(set(names)) == len(names) == 9
+    assert len(set(names)) == len(names) == 10
     for row in rows:
         assert row["ratio"] == pytest.approx(row["reference_ms"] / row["ours_ms"])
         assert row["ours_ms"] > 0 and row["threads"] == 1 and row["input_mib"] > 0
         assert row["agrees"] or "shift" in row["operation"]  # tiny maps are nearly all border
 
 
+def test_quick_operations_are_repeated_and_slow_ones_are_not():
+    ours = {"ours": bench_cases.Ours(lambda: 1.0, 1, lambda a, b: ("identical", True))}
+    (quick,) = bench.measure(bench_cases.Operation("1", "loop", lambda: 1.0, ours, 0.0), repeats=2)
+    (slow,) = bench.measure(bench_cases.Operation("1", "loop", lambda: time.sleep(0.6), ours, 0.0), repeats=2)
+    assert (quick["repeats"], slow["repeats"]) == (bench.MANY, 2)
+
+
 def test_threads_are_as_before(rows):
     before = torch.get_num_threads()
-    with bench.threads(before + 1):
+    with measuring.threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
 
@@ -95,6 +106,26 @@ def test_verdicts_and_warnings_follow_the_numbers(rows):
     assert bench_tables.slower_than(record(reached), record(slower)) == []
     assert bench_tables.slower_than(record(reached), None) == []
     assert len(bench_tables.shown(fast)) == len(rows) + 1
+    assert bench_tables.missed(fast).empty
+    table = bench_tables.missed(slow)
+    assert len(table) == len(rows) + 1
+    # the sketch's reference took half as long as this one, and the sketch 5.2 ms where ours takes 13
+    times = {"sketch_ms": 26.0, "reference_ms": 52.0, "ours_ms": 13.0, "ratio": 4.0}
+    table = bench_tables.missed(bench_tables.operation_rows(record([rows[0] | good | times])))
+    assert table.iloc[0, 2:4].tolist() == ["0.50", "2.50"]
+
+
+def test_wall_time_is_split_where_a_record_says_when_training_ended():
+    def record(kind, wall_s, training_s, clustering_s=0.0):
+        curves = pd.DataFrame({"iteration": [0, 1], "clustering_s": [clustering_s, clustering_s]})
+        info = {"wall_s": wall_s} | ({} if training_s is None else {"training_s": training_s})
+        return SimpleNamespace(run=SimpleNamespace(kind=kind), info=info, curves=curves)
+
+    table = bench_tables.wall_rows(
+        [record("a_b", 120, 90, 6), record("a_b", 60, None), record("threat", 60, 0.0)]
+    )
+    assert table.loc["a b"].tolist() == [2, 3.0, 2.0, 0.2, 1, 1.5, 0.5]
+    assert table.loc["threat"].tolist() == [1, 1.0, 1.0, 0.0, 1, 0.0, 1.0]
 
 
 def test_starting_is_timed_in_fresh_processes():
@@ -108,7 +139,7 @@ def test_floors_are_below_what_is_measured(rows):
 
 
 def test_the_step_is_timed_against_size():
-    found = bench.step_scaling_rows(TINY, 19)
+    found = bench_step.step_scaling_rows(TINY, 19)
     assert {row["axis"] for row in found} == {"pixels of an image", "images in a batch"}
     assert all(row["ours_ms"] > 0 and row["repeats"] == TINY.scaling_step.iterations - 1 for row in found)
 
@@ -121,8 +152,10 @@ def test_rendering_is_timed_by_processes():
     assert all(row["images_per_s"] > 0 for row in found)
 
 
-def test_the_step_row_compares_equal_losses_and_says_where_time_goes():
-    found = bench.step_rows(TINY, 19)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_the_step_row_compares_equal_losses_and_says_where_time_goes(bf16):
+    found = bench_step.step_rows(TINY, 19, bf16=bf16)
+    assert ("bf16" in found["row"]["operation"]) == bf16
     assert found["row"]["agrees"], found["row"]["agreement"]
     assert found["row"]["ratio"] == pytest.approx(found["row"]["reference_ms"] / found["row"]["ours_ms"])
     assert sum(found["stages"].values()) == pytest.approx(100) and min(found["stages"].values()) >= 0

@@ -1,0 +1,52 @@
+"""Seconds and megabytes of a call."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from panolib import provenance
+
+
+@contextlib.contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Within the block, torch computes with `n` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_seconds(function: Callable[[], Any]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def iqr(values: Sequence[float]) -> float:
+    """Width of the middle half of the values."""
+    low, high = np.percentile(values, (25, 75))
+    return float(high - low)
+
+
+def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
+    """Result, and how far the memory of the process rose above where it began, in MiB.
+
+    NaN where the system does not tell.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
+    if not provenance.reset_peak_memory():
+        return function(), float("nan")
+    before = provenance.process_memory("VmRSS")
+    result = function()
+    return result, max(0.0, provenance.process_memory("VmHWM") - before)
