@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -36,6 +37,17 @@ def decided(thesis: str, ours: str, holds: bool, *, clear: bool = True) -> Findi
     if not clear:
         return not_testable(thesis, ours)
     return Finding(thesis, ours, REPRODUCED if holds else NOT_REPRODUCED)
+
+
+def compared(thesis: str, ours: str, differences: Sequence[float], spreads: Sequence[float]) -> Finding:
+    """A finding about differences that should be positive, each beside the spread of what differs.
+
+    Reproduced if all exceed their spread, not reproduced if one is negative beyond it; else, or without a
+    spread, not testable: another seed might say the opposite.
+    """
+    above = [difference > spread for difference, spread in zip(differences, spreads, strict=True)]
+    below = [difference < -spread for difference, spread in zip(differences, spreads, strict=True)]
+    return decided(thesis, ours, all(above), clear=bool(above) and (all(above) or any(below)))
 
 
 def not_testable(thesis: str, why: str) -> Finding:

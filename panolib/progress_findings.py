@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
-from panolib.findings import Finding, decided, not_testable, seeds_note
+from panolib.findings import Finding, compared, decided, not_testable, seeds_note
 from panolib.labels import CITYSCAPES
 from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS, change, share_label
 from panolib.tables import number, select
@@ -28,7 +28,7 @@ SIMILAR = 2.0  # times within this factor count as about equal
 
 def clustering_findings(
     scores: pd.DataFrame, ratios: pd.DataFrame, progress: pd.DataFrame, losses: pd.DataFrame,
-    n_clusters: pd.Series, *, train: str,
+    n_clusters: pd.Series, spread: pd.Series, *, train: str,
 ) -> list[Finding]:  # fmt: skip
     """The statements of thesis 8.2.
 
@@ -40,6 +40,8 @@ def clustering_findings(
         What `progress_figures.training_losses` returns.
     n_clusters : Series
         Mean number of pseudo-instances of a crop, by algorithm (epsilon zero).
+    spread : Series
+        What `progress_tables.seed_spread` returns.
     train : str
         Data set of the pseudo-labels.
     """
@@ -51,7 +53,9 @@ def clustering_findings(
     rise = {name: _early_rise(losses, name) for name in (AGGLOMERATIVE, DEFAULT)}
     pooled = _values(scores, "class mean").groupby(level=["method", "setting"]).mean()
     pooled = pooled[pooled.index.isin(THESIS_ALGORITHMS, level="method")]
-    best = pooled.idxmax()
+    wanted = pooled.get((DEFAULT, DECAY), np.nan)
+    others = pooled.drop((DEFAULT, DECAY), errors="ignore")
+    best = others.idxmax()
     return [
         decided(
             "mean-shift takes about 96 h for 10,000 iterations, mean-shift+ about 20 h (4.8 times)",
@@ -82,10 +86,10 @@ def clustering_findings(
             f"mean-shift+ {rise[DEFAULT]:.2f} times{seeds}",
             bool(rise[AGGLOMERATIVE] > max(1.0, rise[DEFAULT])),
         ),
-        decided(
+        compared(
             "mean-shift+ with decaying epsilon is the best choice",
-            f"best class mean: {best[0]}, {best[1]} ({pooled[best]:.1f} %); mean-shift+, {DECAY}: "
-            f"{pooled.get((DEFAULT, DECAY), np.nan):.1f} %{seeds}", best == (DEFAULT, DECAY),
+            f"class mean {wanted:.1f} %; the best other, {best[0]}, {best[1]}: {others[best]:.1f} %{seeds}"
+            f"{_spread(spread, 'class mean')}", [wanted - others[best]], [spread["class mean"]],
         ),
     ]  # fmt: skip
 
@@ -103,8 +107,9 @@ def ring_line(scores: pd.DataFrame) -> str:
 
 
 def workflow_findings(
-    scores: pd.DataFrame, times: pd.DataFrame, progress: pd.DataFrame, *, train: str, val: str
-) -> list[Finding]:
+    scores: pd.DataFrame, times: pd.DataFrame, progress: pd.DataFrame, spread: pd.Series, *, train: str,
+    val: str,
+) -> list[Finding]:  # fmt: skip
     """The statements of thesis 8.3, at share 0 of the source.
 
     Parameters
@@ -112,6 +117,8 @@ def workflow_findings(
     scores, times, progress : DataFrame
         What `progress_tables.score_rows`, `workflow_time_rows` and `labelled_progress` return for the
         workflows.
+    spread : Series
+        What `progress_tables.seed_spread` returns.
     train, val : str
         Data sets of the pseudo-labels and of the validation.
     """
@@ -119,11 +126,11 @@ def workflow_findings(
     seeds = f"; {seeds_note(scores['seed'].nunique())}"
     groups = [f"group {name}" for name in CITYSCAPES.groups]
     found = [_fastest(times, seeds)]
-    found.append(_above("BASE above CCM for all three groups", scores, BASE, [CCM], groups, seeds))
-    found.append(_above("BASE and CCM above all classes", scores, BASE, [ALL], groups, seeds, also=CCM))
+    found.append(_above("BASE above CCM for all three groups", scores, spread, {BASE: CCM}, groups))
+    found.append(_above("BASE and CCM above all classes", scores, spread, {BASE: ALL, CCM: ALL}, groups))
     statement = "single-class AP of ICM above that of all classes"
     if ICM in set(scores["method"]):
-        found.append(_above(statement, scores, ICM, [ALL], CITYSCAPES.things, seeds))
+        found.append(_above(statement, scores, spread, {ICM: ALL}, CITYSCAPES.things))
     else:
         found.append(not_testable(statement, f"this profile trains no ICM with {NONE}"))
     for column, data, name in (("fp", train, "false positives"), ("loss", val, "the validation loss")):
@@ -151,30 +158,34 @@ def _fastest(times: pd.DataFrame, seeds: str) -> Finding:
 
 
 def _above(
-    statement: str, scores: pd.DataFrame, method: str, others: Sequence[str], metrics: Sequence[str],
-    seeds: str, *, also: str | None = None,
-) -> Finding:  # fmt: skip
-    """Whether one workflow (and another one) is above others in every metric that has something to count."""
-    better, total, parts = 0, 0, []
-    for upper in [method, *([also] if also else [])]:
-        for other in others:
-            for metric in metrics:
-                values = _values(scores, metric).groupby(level="method").mean()
-                if not np.isfinite([values[upper], values[other]]).all():
-                    continue
-                better, total = better + int(values[upper] > values[other]), total + 1
-                name = metric.removeprefix("group ")
-                parts.append(f"{name} {upper} {values[upper]:.1f}, {other} {values[other]:.1f}")
-    ours = f"above in {better} of {total}, %: {'; '.join(parts)}{seeds}"
-    return decided(statement, ours, total > 0 and better == total)
+    statement: str, scores: pd.DataFrame, spread: pd.Series, pairs: Mapping[str, str], metrics: Sequence[str]
+) -> Finding:
+    """Whether workflows are above others in every metric that has something to count, beyond the spread."""
+    differences, spreads, parts = [], [], []
+    for upper, lower in pairs.items():
+        for metric in metrics:
+            values = _values(scores, metric).groupby(level="method").mean()
+            if not np.isfinite([values[upper], values[lower]]).all():
+                continue
+            differences.append(values[upper] - values[lower])
+            spreads.append(spread[metric])
+            both = f"{upper} {values[upper]:.1f}, {lower} {values[lower]:.1f} ± {spread[metric]:.1f}"
+            parts.append(f"{metric.removeprefix('group ')} {both}")
+    n_above, n_clear = (np.greater(differences, limit).sum() for limit in (0, spreads))
+    ours = (
+        f"above in {n_above} of {len(differences)}, by more than another seed changes in {n_clear}, %: "
+        f"{'; '.join(parts)}; {seeds_note(scores['seed'].nunique())}; ± over the seeds of other runs"
+    )
+    return compared(statement, ours, differences, spreads)
 
 
 # --- E4 ---------------------------------------------------------------------------------------------------
 
 
 def forgetting_findings(
-    scores: pd.DataFrame, progress: pd.DataFrame, crops: pd.DataFrame, *, train: str, source: str
-) -> list[Finding]:
+    scores: pd.DataFrame, progress: pd.DataFrame, crops: pd.DataFrame, spread: pd.Series, *, train: str,
+    source: str,
+) -> list[Finding]:  # fmt: skip
     """The statements of thesis 8.4, and the forgetting that it assumes.
 
     Parameters
@@ -183,6 +194,8 @@ def forgetting_findings(
         What `progress_tables.score_rows` and `labelled_progress` return for the workflows.
     crops : DataFrame
         `score_rows` of the side test: methods "smaller source crops" and "as elsewhere".
+    spread : Series
+        What `progress_tables.seed_spread` returns.
     train, source : str
         Data sets of the pseudo-labels, and of the source's validation.
     """
@@ -224,23 +237,33 @@ def forgetting_findings(
                 f"{name} {row[NONE]:.0f} to {row[QUARTER]:.0f}" for name, row in both.iterrows()) + seeds,
             bool(len(both) and (both[QUARTER] > both[NONE]).all()),
         ),
-        decided(
+        compared(
             "with 25 % of source the AP of BASE gets slightly better",
-            f"class mean {gain[BASE]:+.1f} points{seeds}", gain[BASE] > 0,
+            f"class mean {gain[BASE]:+.1f} points{seeds}{_spread(spread, 'class mean')}",
+            [gain[BASE]], [spread["class mean"]],
         ),
-        decided(
+        compared(
             "CCM struggles with 25 % of source",
-            f"class mean {gain[CCM]:+.1f} points, BASE {gain[BASE]:+.1f}{seeds}",
-            gain[CCM] <= min(0, gain[BASE]),
+            f"class mean {gain[CCM]:+.1f} points, BASE {gain[BASE]:+.1f}{seeds}"
+            f"{_spread(spread, 'class mean')}", [-gain[CCM]], [spread["class mean"]],
         ),
         decided(
             "cropping the source to smaller regions does not help",
-            f"class mean {small:.1f} % against {usual:.1f} %{seeds}", bool(small <= usual),
+            f"class mean {small:.1f} % against {usual:.1f} %{seeds}{_spread(spread, 'class mean')}",
+            bool(small - usual <= spread["class mean"]), clear=bool(np.isfinite(spread["class mean"])),
         ),
     ]  # fmt: skip
 
 
 # --- helpers ----------------------------------------------------------------------------------------------
+
+
+def _spread(spread: pd.Series, metric: str) -> str:
+    """What another seed alone may change, in words."""
+    value = spread[metric]
+    if not np.isfinite(value):
+        return "; no spread to compare with"
+    return f"; another seed changes it by ± {value:.1f} (spread over the seeds of other runs)"
 
 
 def _values(rows: pd.DataFrame, metric: str) -> pd.Series:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from panolib.labels import CITYSCAPES
 from panolib.study import Experiments, run_name
+from panolib.threat_runs import by_weight
 
 RINGS = ("zero", "decay")
 WORKFLOWS = ("all", "icm", "base", "ccm")
@@ -43,10 +44,15 @@ def threat_variant(workflow: str, share: float) -> str:
     return f"{workflow}.{round(100 * share):02d}"
 
 
+def noise(experiments: Experiments) -> tuple[str, ...]:
+    """Scored networks of several seeds: what another seed alone may change in a score of the others."""
+    return tuple(name for names in by_weight(experiments).values() for name in names)
+
+
 def clustering_comparison(experiments: Experiments) -> tuple[str, ...]:
     """Runs of 02_clustering_comparison."""
     variants = clustering_variants(experiments).values()
-    return tuple(
+    own = (
         name
         for seed in experiments.seeds
         for name in (
@@ -55,12 +61,13 @@ def clustering_comparison(experiments: Experiments) -> tuple[str, ...]:
             run_name("city", CLUSTERING_COST, "", seed),
         )
     )
+    return (*own, *noise(experiments))
 
 
 def category_models(experiments: Experiments) -> tuple[str, ...]:
     """Runs of 03_category_models."""
     chosen = [(workflow, share) for workflow in WORKFLOWS for share in shares(workflow, experiments)]
-    return tuple(
+    own = tuple(
         name
         for seed in experiments.seeds
         for name in (
@@ -74,6 +81,7 @@ def category_models(experiments: Experiments) -> tuple[str, ...]:
             *(threat(threat_variant(workflow, share), seed) for workflow, share in chosen),
         )
     )
+    return (*own, *noise(experiments))
 
 
 def forgetting(experiments: Experiments) -> tuple[str, ...]:

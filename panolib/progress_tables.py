@@ -15,6 +15,7 @@ from panolib.labels import CITYSCAPES
 from panolib.runs import Record
 from panolib.study import Study
 from panolib.tables import COLUMNS, number, published, select
+from panolib.threat_runs import by_weight
 from panolib.threat_tables import counts, threat_score
 
 ALGORITHM_LABELS = {
@@ -208,6 +209,21 @@ def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
         rows += [(method, setting, name, 100 * value, "%", source, seed) for name, value in scores.items()]
         rows += [(method, setting, name.upper(), whole[name], "count", source, seed) for name in COUNTS]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"value": float})
+
+
+def seed_spread(study: Study) -> pd.Series:
+    """Sample standard deviation over seeds of every score, by its name, in the unit of `score_rows`.
+
+    Of networks for all classes with source in the batch (E7), mean over the weights of their consistency
+    term; NaN for one seed.
+    """
+    names = by_weight(study.profile.experiments)
+    rows = score_rows({
+        (weight, "", number): study.get(name)
+        for weight, runs in names.items()
+        for number, name in enumerate(runs)
+    })  # fmt: skip
+    return rows.groupby(["class_or_metric", "method"])["value"].std(ddof=1).groupby("class_or_metric").mean()
 
 
 def clustering_time_rows(named: Named) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pytest
 from panolib import progress_findings as findings
 from panolib import progress_runs, progress_tables, study
 from panolib.clustering_cost import cost_rows, cost_sizes
-from panolib.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from panolib.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, compared
 from panolib.kinds import ClusteringCostSpec
 from panolib.labels import CITYSCAPES
 from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS
@@ -20,6 +20,8 @@ from panolib.tables import COLUMNS, summarise
 from panolib.training.setup import Compute
 
 TRAIN, VAL, SOURCE = "cityscapes/train", "cityscapes/val", "synthia/val"
+METRICS = ("class mean", *(f"group {name}" for name in CITYSCAPES.groups), *CITYSCAPES.things)
+SPREAD = pd.Series(0.5, METRICS)
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def test_clustering_findings_follow_the_numbers(as_thesis):
                       "target_loss": (1.0, rise.get(n, 1.2), 9.0)}) for n in names
     ])  # fmt: skip
     n_clusters = pd.Series([1.0, 1.0, 2.0 if as_thesis else 0.5], names)
-    found = findings.clustering_findings(table, ratios, progress, losses, n_clusters, train=TRAIN)
+    found = findings.clustering_findings(table, ratios, progress, losses, n_clusters, SPREAD, train=TRAIN)
     assert {finding.verdict for finding in found} == {REPRODUCED if as_thesis else NOT_REPRODUCED}
     assert all("one seed, no spread" in finding.ours for finding in found)
 
@@ -191,11 +193,13 @@ def test_workflow_findings_follow_the_numbers(as_thesis):
     course = (1, 2, 3) if as_thesis else (3, 2, 1)
     keys = {(WORKFLOW_LABELS[name], none): {"fp": course, "loss": course} for name in order}
     progress = pd.concat([progress_of(keys, TRAIN), progress_of(keys, VAL)])
-    found = findings.workflow_findings(table, times, progress, train=TRAIN, val=VAL)
+    found = findings.workflow_findings(table, times, progress, SPREAD, train=TRAIN, val=VAL)
     assert {finding.verdict for finding in found} == {REPRODUCED if as_thesis else NOT_REPRODUCED}
+    wide = findings.workflow_findings(table, times, progress, 9 * SPREAD, train=TRAIN, val=VAL)
+    assert [finding.verdict for finding in wide].count(NOT_TESTABLE) == 3  # every comparison of scores
     without = table[table["method"] != "ICM"], times[times["method"] != "ICM"]
-    verdicts = [f.verdict for f in findings.workflow_findings(*without, progress, train=TRAIN, val=VAL)]
-    assert verdicts.count(NOT_TESTABLE) == 2
+    found = findings.workflow_findings(*without, progress, SPREAD, train=TRAIN, val=VAL)
+    assert [finding.verdict for finding in found].count(NOT_TESTABLE) == 2
 
 
 @pytest.mark.parametrize("as_thesis", [True, False])
@@ -213,10 +217,10 @@ def test_forgetting_findings_follow_the_numbers(as_thesis):
     })  # fmt: skip
     crops = scores({("smaller source crops", ""): {"class mean": 5.0 - sign},
                     ("as elsewhere", ""): {"class mean": 5.0}})  # fmt: skip
-    found = findings.forgetting_findings(table, progress, crops, train=TRAIN, source=SOURCE)
+    found = findings.forgetting_findings(table, progress, crops, SPREAD, train=TRAIN, source=SOURCE)
     assert {finding.verdict for finding in found} == {REPRODUCED if as_thesis else NOT_REPRODUCED}
     progress.loc[progress["data"] == SOURCE, "threat_score"] = 0.0
-    again = findings.forgetting_findings(table, progress, crops, train=TRAIN, source=SOURCE)
+    again = findings.forgetting_findings(table, progress, crops, SPREAD, train=TRAIN, source=SOURCE)
     assert [finding.verdict for finding in again].count(NOT_TESTABLE) == 1 and len(again) == len(found) - 1
 
 
@@ -249,3 +253,31 @@ def test_the_cost_of_every_algorithm_and_size_is_measured():
     assert {(row["algorithm"], row["axis"]) for row in rows} == {
         (name, axis) for name in spec.algorithms for axis in ("pixels", "instances")
     }
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([2.0, 1.5], REPRODUCED), ([2.0, 0.5], NOT_TESTABLE), ([2.0, -1.5], NOT_REPRODUCED),
+        ([-0.5], NOT_TESTABLE), ([], NOT_TESTABLE), ([2.0, 1.0], NOT_TESTABLE),
+    ],
+)  # fmt: skip
+def test_differences_count_beyond_their_spread(differences, verdict):
+    assert compared("", "", differences, [1.0] * len(differences)).verdict == verdict
+    without = compared("", "", differences, [np.nan] * len(differences))
+    assert without.verdict == NOT_TESTABLE  # one seed: nothing to compare with
+
+
+def test_the_spread_over_seeds_is_that_of_every_weight_by_itself(monkeypatch):
+    values = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 11.0, ("b", 1): 17.0}
+
+    def rows(named):
+        return pd.DataFrame([
+            {"method": method, "class_or_metric": "pooled", "value": values[method, number]}
+            for method, _, number in named
+        ])
+
+    monkeypatch.setattr(progress_tables, "by_weight", lambda _: {"a": ["a0", "a1"], "b": ["b0", "b1"]})
+    monkeypatch.setattr(progress_tables, "score_rows", rows)
+    fake = SimpleNamespace(profile=SimpleNamespace(experiments=None), get=lambda name: name)
+    assert progress_tables.seed_spread(fake)["pooled"] == pytest.approx((2**0.5 + 18**0.5) / 2)
