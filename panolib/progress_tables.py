@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib import progress_runs
+from panolib import progress_runs, tables
 from panolib.labels import CITYSCAPES
 from panolib.runs import Record
 from panolib.study import Study
@@ -212,18 +212,15 @@ def score_rows(named: Named, *, truth_share: float = 0.0) -> pd.DataFrame:
 
 
 def seed_spread(study: Study) -> pd.Series:
-    """Sample standard deviation over seeds of every score, by its name, in the unit of `score_rows`.
-
-    Of networks for all classes with source in the batch (E7), mean over the weights of their consistency
-    term; NaN for one seed.
-    """
+    """`tables.seed_spread` of every score, from networks for all classes with source in the batch (E7)."""
     names = by_weight(study.profile.experiments)
-    rows = score_rows({
-        (weight, "", number): study.get(name)
-        for weight, runs in names.items()
-        for number, name in enumerate(runs)
-    })  # fmt: skip
-    return rows.groupby(["class_or_metric", "method"])["value"].std(ddof=1).groupby("class_or_metric").mean()
+    return tables.seed_spread(
+        score_rows({
+            (weight, "", number): study.get(name)
+            for weight, runs in names.items()
+            for number, name in enumerate(runs)
+        })
+    )  # fmt: skip
 
 
 def clustering_time_rows(named: Named) -> pd.DataFrame:

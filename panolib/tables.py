@@ -354,6 +354,15 @@ def per_seed(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
     return wide.reindex(list(dict.fromkeys(part["method"])))
 
 
+def seed_spread(rows: pd.DataFrame) -> pd.Series:
+    """What another seed alone changes: sample standard deviation over seeds of every metric, by its name.
+
+    In the unit of the rows, mean over methods; NaN for one seed.
+    """
+    by_method = rows.groupby(["class_or_metric", "method"])["value"].std(ddof=1)
+    return by_method.groupby("class_or_metric").mean()
+
+
 def number(mean: float, spread: float = np.nan, decimals: int = 1) -> str:
     """"24.6 ± 0.4"; without spread "24.6"; "–" for no value."""
     if not np.isfinite(mean):

@@ -18,7 +18,7 @@ SPLIT_CLASSES = ("bus", "truck", "train")
 
 
 def of_guidance(
-    rows: pd.DataFrame, semantic: pd.DataFrame, seeds: pd.DataFrame, votes: pd.DataFrame, noise: float
+    rows: pd.DataFrame, semantic: pd.DataFrame, seeds: pd.DataFrame, votes: pd.DataFrame, spread: float
 ) -> list[Finding]:
     """Findings of notebook 05.
 
@@ -29,11 +29,11 @@ def of_guidance(
     semantic : DataFrame
         IoU by what was painted (`threat_runs.painted`): nothing, true instances, predicted ones.
     seeds : DataFrame
-        IoU of self-training over seeds: the noise floor.
+        IoU of self-training over seeds.
     votes : DataFrame
         What `threat_tables.vote_table` returns.
-    noise : float
-        What `threat_tables.noise_floor` returns.
+    spread : float
+        What another seed changes in the class mean of a threat score (`tables.seed_spread`).
     """
     nothing, *painted = dict.fromkeys(semantic["method"])
     ways = ("30 % of the true instances painted", "predicted instances painted")
@@ -41,7 +41,7 @@ def of_guidance(
     starts = {"mIoU_19": "52.6", "mIoU_16": "55.6"}
     painting_found = [
         painting(
-            semantic, nothing, method, metric=metric, noise=spread_of(seeds, metric),
+            semantic, nothing, method, metric=metric, spread=spread_of(seeds, metric),
             thesis=f"{way}: {metric} {starts[metric]} to {score}",
         )
         for metric, scores in gains.items()
@@ -49,10 +49,10 @@ def of_guidance(
     ]  # fmt: skip
     frozen = [name for name in CITYSCAPES.classes if name not in CITYSCAPES.things] + ["bus", "motorcycle"]
     return [
-        true_masks(rows, BASELINE, noise),
-        bottleneck(rows, BASELINE, PREDICTED, noise),
-        masks_help_learning(rows, PREDICTED, NO_MASKS, noise),
-        masks_help_clustering(rows, PREDICTED, noise),
+        true_masks(rows, BASELINE, spread),
+        bottleneck(rows, BASELINE, PREDICTED, spread),
+        masks_help_learning(rows, PREDICTED, NO_MASKS, spread),
+        masks_help_clustering(rows, PREDICTED, spread),
         *painting_found,
         equal_classes(semantic, frozen),
         vote_repairs(votes),
@@ -71,7 +71,7 @@ def of_instances(
     Parameters
     ----------
     weights : DataFrame
-        Threat scores by consistency weight; their seeds are the noise floor of everything below.
+        Threat scores by consistency weight; their seeds say what another seed changes in everything below.
     frameworks : DataFrame
         Threat scores of baselines and workflows inside predicted masks.
     candidates : sequence of str
@@ -81,20 +81,21 @@ def of_instances(
     networks : DataFrame
         Threat scores by semantic network; settings are kernels.
     """
-    noise = noise_floor(tables.select(weights, setting=PREDICTED))
+    weights_inside = tables.select(weights, setting=PREDICTED)
+    spread, noise = tables.seed_spread(weights_inside)[CLASS_MEAN], noise_floor(weights_inside)
     methods = list(dict.fromkeys(networks["method"]))
     kernel = next(kernel for kernel in dict.fromkeys(networks["setting"]) if kernel != NO_MORPHOLOGY)
     cleaned = networks[networks["setting"] == kernel]
     return [
         best_weight(weights),
         weight_matters(weights),
-        single_framework(frameworks, BASELINE, candidates, noise),
-        best_workflow(frameworks, candidates, "ICM", noise),
-        mix_star(mix, noise),
+        single_framework(frameworks, BASELINE, candidates, spread),
+        best_workflow(frameworks, candidates, "ICM", spread),
+        mix_star(mix, spread),
         selection_bias(mix),
         not_fused(),
         morphology(networks, methods, kernel, noise),
-        better_masks(cleaned, methods, noise),
+        better_masks(cleaned, methods, spread),
     ]
 
 
@@ -116,52 +117,53 @@ def _seeds(rows: pd.DataFrame) -> str:
 # --- guidance (6.5, 6.6) ------------------------------------------------------------------------------------
 
 
-def true_masks(rows: pd.DataFrame, method: str, noise: float) -> Finding:
+def true_masks(rows: pd.DataFrame, method: str, spread: float) -> Finding:
     """The score of the baseline in true and in predicted masks."""
     return _higher(
-        rows, (method, TRUE), (method, PREDICTED), noise,
+        rows, (method, TRUE), (method, PREDICTED), spread,
         "instances of the baseline score 54.7 inside true masks and 7.09 inside predicted ones",
         "{:.1f} % inside true masks, {:.1f} % inside predicted ones",
     )  # fmt: skip
 
 
-def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, noise: float) -> Finding:
+def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, spread: float) -> Finding:
     """Better masks against better embeddings: which of the two steps is the larger one."""
     start, learned = mean_of(rows, baseline, PREDICTED), mean_of(rows, trained, PREDICTED)
     by_masks, by_learning = mean_of(rows, baseline, TRUE) - start, learned - start
-    return findings.decided(
+    return findings.compared(
         "the semantic mask is the bottleneck",
         f"true masks give the baseline {by_masks:+.1f} points, self-training gives it {by_learning:+.1f} "
-        f"inside predicted masks ({_seeds(rows)}; {_noise(noise)})",
-        by_masks - by_learning > np.nan_to_num(noise),
+        f"inside predicted masks ({_seeds(rows)}; {_another_seed(spread)})",
+        [by_masks - by_learning],
+        [spread],
     )
 
 
-def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str, noise: float) -> Finding:
+def masks_help_learning(rows: pd.DataFrame, guided: str, unguided: str, spread: float) -> Finding:
     """Networks that learned inside predicted masks against those that clustered all pixels."""
     return _higher(
-        rows, (guided, PREDICTED), (unguided, PREDICTED), noise,
+        rows, (guided, PREDICTED), (unguided, PREDICTED), spread,
         "masks ease learning instances (argued without numbers)",
         "inside predicted masks {:.1f} % after learning inside such masks, {:.1f} % after learning without",
     )  # fmt: skip
 
 
-def masks_help_clustering(rows: pd.DataFrame, method: str, noise: float) -> Finding:
+def masks_help_clustering(rows: pd.DataFrame, method: str, spread: float) -> Finding:
     """The same networks, clustered inside predicted masks and without masks."""
     return _higher(
-        rows, (method, PREDICTED), (method, NO_MASKS), noise,
+        rows, (method, PREDICTED), (method, NO_MASKS), spread,
         "the class mask makes clustering easier (argued without numbers)",
         "{:.1f} % clustered inside predicted masks, {:.1f} % without any",
     )  # fmt: skip
 
 
 def _higher(
-    rows: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], noise: float, thesis: str, ours: str
+    rows: pd.DataFrame, first: tuple[str, str], second: tuple[str, str], spread: float, thesis: str, ours: str
 ) -> Finding:
     """Whether the class mean of the first (method, mask) is above that of the second, beyond the noise."""
     values = [mean_of(rows, *which) for which in (first, second)]
-    text = f"{CLASS_MEAN} {ours.format(*values)} ({_seeds(rows)}; {_noise(noise)})"
-    return findings.decided(thesis, text, values[0] - values[1] > np.nan_to_num(noise))
+    text = f"{CLASS_MEAN} {ours.format(*values)} ({_seeds(rows)}; {_another_seed(spread)})"
+    return findings.compared(thesis, text, [values[0] - values[1]], [spread])
 
 
 def clustering_cost(learning: Mapping[str, Sequence[Record]]) -> Finding:
@@ -183,18 +185,17 @@ def clustering_cost(learning: Mapping[str, Sequence[Record]]) -> Finding:
 
 
 def painting(
-    rows: pd.DataFrame, reference: str, painted: str, thesis: str, metric: str, noise: float
+    rows: pd.DataFrame, reference: str, painted: str, thesis: str, metric: str, spread: float
 ) -> Finding:
     """Painted instances against none; the gain has to exceed the spread of self-training over seeds."""
     values = tables.per_seed(rows, metric).mean(axis=1)
     gain = values[painted] - values[reference]
-    known = np.isfinite(noise)
-    beside = f"seeds of self-training spread by ± {noise:.2f}" if known else "no spread to compare with"
-    return findings.decided(
+    return findings.compared(
         thesis,
         f"{metric} {values[reference]:.2f} to {values[painted]:.2f} %, {gain:+.2f} points "
-        f"({_seeds(rows)}; {beside})",
-        gain > (noise if known else 0),
+        f"({_seeds(rows)}; {_another_seed(spread)})",
+        [gain],
+        [spread],
     )
 
 
@@ -260,41 +261,44 @@ def weight_matters(rows: pd.DataFrame) -> Finding:
     )
 
 
-def single_framework(rows: pd.DataFrame, baseline: str, candidates: Sequence[str], noise: float) -> Finding:
+def single_framework(rows: pd.DataFrame, baseline: str, candidates: Sequence[str], spread: float) -> Finding:
     """The best self-trained framework against the baseline, inside predicted masks."""
     mean = tables.per_seed(rows, CLASS_MEAN).mean(axis=1)
     best = mean[list(candidates)].idxmax()
     gain = mean[best] - mean[baseline]
-    return findings.decided(
+    return findings.compared(
         "self-training lifts the baseline from 7.09 to 13.50 (best single framework)",
         f"{mean[baseline]:.1f} to {mean[best]:.1f} % ({best}), {gain:+.1f} points "
-        f"({_seeds(rows)}; {_noise(noise)})",
-        gain > np.nan_to_num(noise),
+        f"({_seeds(rows)}; {_another_seed(spread)})",
+        [gain],
+        [spread],
     )
 
 
-def best_workflow(rows: pd.DataFrame, candidates: Sequence[str], wanted: str, noise: float) -> Finding:
-    """Whether the best framework is of one workflow, by more than the noise floor."""
+def best_workflow(rows: pd.DataFrame, candidates: Sequence[str], wanted: str, spread: float) -> Finding:
+    """Whether the best framework is of one workflow, by more than another seed changes."""
     mean = tables.per_seed(rows, CLASS_MEAN).mean(axis=1)[list(candidates)]
     ours, others = (mean[[(wanted in name) == own for name in mean.index]] for own in (True, False))
     lead = ours.max() - others.max()
-    return findings.decided(
+    return findings.compared(
         f"one network a class ({wanted}) is the best framework by a big margin",
         f"{ours.idxmax()} {ours.max():.1f} %, the best other one ({others.idxmax()}) {others.max():.1f} %: "
-        f"{lead:+.1f} points ({_seeds(rows)}; {_noise(noise)})",
-        lead > np.nan_to_num(noise),
+        f"{lead:+.1f} points ({_seeds(rows)}; {_another_seed(spread)})",
+        [lead],
+        [spread],
     )
 
 
-def mix_star(choices: pd.DataFrame, noise: float) -> Finding:
+def mix_star(choices: pd.DataFrame, spread: float) -> Finding:
     """MIX* against the best single framework, both chosen on other images than they are scored on."""
     mean = choices.groupby(["choice", "scored"])["value"].mean()
     mixed, single = mean["MIX*", "other half"], mean["best framework", "other half"]
-    return findings.decided(
+    return findings.compared(
         "the best network of every class (MIX*, 14.00) is above the best framework (13.50)",
         f"chosen on one half of the images, scored on the other: {mixed:.1f} against {single:.1f} %, "
-        f"{mixed - single:+.1f} points ({_noise(noise)})",
-        mixed - single > np.nan_to_num(noise),
+        f"{mixed - single:+.1f} points ({_another_seed(spread)})",
+        [mixed - single],
+        [spread],
     )
 
 
@@ -325,14 +329,15 @@ def morphology(rows: pd.DataFrame, methods: Sequence[str], kernel: str, noise: f
     )
 
 
-def better_masks(rows: pd.DataFrame, methods: Sequence[str], noise: float) -> Finding:
+def better_masks(rows: pd.DataFrame, methods: Sequence[str], spread: float) -> Finding:
     """Whether the score rises in the order of the semantic networks."""
     values = tables.per_seed(rows, CLASS_MEAN).mean(axis=1).reindex(list(methods))
     steps = values.diff().dropna()
-    return findings.decided(
+    return findings.compared(
         "masks of V3 (21.90) and V3+ (25.80) suit instances better than those of V2 (19.19; seven classes)",
-        f"{_listed(values)}, seven classes ({_seeds(rows)}; {_noise(noise)})",
-        bool((steps > np.nan_to_num(noise)).all()),
+        f"{_listed(values)}, seven classes ({_seeds(rows)}; {_another_seed(spread)})",
+        list(steps),
+        [spread] * len(steps),
     )
 
 
@@ -352,3 +357,9 @@ def _noise(noise: float) -> str:
         if np.isfinite(noise)
         else "no spread to compare with"
     )
+
+
+def _another_seed(spread: float) -> str:
+    if not np.isfinite(spread):
+        return "no spread to compare with"
+    return f"another seed changes it by ± {spread:.1f}"

@@ -48,25 +48,26 @@ def test_the_mask_is_the_bottleneck_if_it_costs_more_than_learning_gains(learned
         ("baseline", "predicted masks"): [10], ("baseline", "true masks"): [40],
         ("predicted masks", "predicted masks"): [learned],
     })  # fmt: skip
-    finding = threat_findings.bottleneck(rows, "baseline", "predicted masks", np.nan)
+    finding = threat_findings.bottleneck(rows, "baseline", "predicted masks", 1.0)
     assert finding.verdict == verdict and "+30.0 points" in finding.ours and "one seed" in finding.ours
 
 
-def test_masks_help_only_beyond_the_noise():
+def test_masks_help_only_beyond_what_another_seed_changes():
     rows = rows_of({
         ("a", "predicted masks"): [12], ("a", "no masks"): [10], ("a", "true masks"): [13],
         ("b", "predicted masks"): [11],
     })  # fmt: skip
-    for noise, verdict in ((np.nan, REPRODUCED), (0.5, REPRODUCED), (3.0, NOT_REPRODUCED)):
-        assert threat_findings.masks_help_clustering(rows, "a", noise).verdict == verdict
-        assert threat_findings.masks_help_learning(rows, "a", "b", noise).verdict == verdict
-        assert threat_findings.true_masks(rows, "a", noise).verdict == verdict
+    for spread, verdict in ((np.nan, NOT_TESTABLE), (0.5, REPRODUCED), (3.0, NOT_TESTABLE)):
+        assert threat_findings.masks_help_clustering(rows, "a", spread).verdict == verdict
+        assert threat_findings.masks_help_learning(rows, "a", "b", spread).verdict == verdict
+        assert threat_findings.true_masks(rows, "a", spread).verdict == verdict
+    assert threat_findings.masks_help_learning(rows, "b", "a", 0.5).verdict == NOT_REPRODUCED
 
 
 def test_painting_has_to_gain_more_than_seeds_spread():
     rows = rows_of({("none", ""): [40.0], ("true", ""): [40.3]}, "mIoU_19")
-    for noise, verdict in ((0.1, REPRODUCED), (0.5, NOT_REPRODUCED), (np.nan, REPRODUCED)):
-        finding = threat_findings.painting(rows, "none", "true", thesis="", metric="mIoU_19", noise=noise)
+    for spread, verdict in ((0.1, REPRODUCED), (0.5, NOT_TESTABLE), (np.nan, NOT_TESTABLE)):
+        finding = threat_findings.painting(rows, "none", "true", thesis="", metric="mIoU_19", spread=spread)
         assert finding.verdict == verdict and "+0.30 points" in finding.ours
 
 
@@ -98,7 +99,7 @@ def test_frameworks_are_compared_beyond_the_noise():
     })  # fmt: skip
     names = ["all things, 0 % source", "one class (ICM), 25 % source"]
     assert threat_findings.single_framework(rows, "baseline", names, 2.0).verdict == REPRODUCED
-    assert threat_findings.single_framework(rows, "baseline", names, 5.0).verdict == NOT_REPRODUCED
+    assert threat_findings.single_framework(rows, "baseline", names, 5.0).verdict == NOT_TESTABLE
     assert threat_findings.best_workflow(rows, names, "ICM", 2.0).verdict == REPRODUCED
     assert threat_findings.best_workflow(rows, names, "all", 0.0).verdict == NOT_REPRODUCED
 
@@ -108,7 +109,8 @@ def test_mix_is_judged_on_the_other_half():
         ("MIX*", "same half", 20), ("MIX*", "other half", 12), ("best framework", "other half", 13),
         ("MIX*", "all images", 19), ("best framework", "all images", 14),
     ], columns=["choice", "scored", "value"])  # fmt: skip
-    assert threat_findings.mix_star(choices, np.nan).verdict == NOT_REPRODUCED
+    assert threat_findings.mix_star(choices, 0.5).verdict == NOT_REPRODUCED
+    assert threat_findings.mix_star(choices, 2.0).verdict == NOT_TESTABLE
     assert threat_findings.selection_bias(choices).verdict == REPRODUCED
     assert "+8.0 points" in threat_findings.selection_bias(choices).ours
 
@@ -120,8 +122,8 @@ def test_morphology_and_networks_are_compared_in_order():
     assert threat_findings.morphology(rows, ["V2", "V3"], "3 px", 1.0).verdict == REPRODUCED
     assert threat_findings.morphology(rows, ["V2", "V3"], "3 px", 4.0).verdict == NOT_REPRODUCED
     cleaned = rows[rows["setting"] == "3 px"]
-    assert threat_findings.better_masks(cleaned, ["V2", "V3"], np.nan).verdict == REPRODUCED
-    assert threat_findings.better_masks(cleaned, ["V3", "V2"], np.nan).verdict == NOT_REPRODUCED
+    assert threat_findings.better_masks(cleaned, ["V2", "V3"], 1.0).verdict == REPRODUCED
+    assert threat_findings.better_masks(cleaned, ["V3", "V2"], 1.0).verdict == NOT_REPRODUCED
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
