@@ -211,17 +211,19 @@ def forgetting_findings(
     side = _values(crops, "class mean").groupby(level="method").mean()
     small, usual = side["smaller source crops"], side["as elsewhere"]
     forgotten = [
-        decided(
+        compared(
             "without source images a network forgets the source (assumed, no numbers)",
             "source threat score from start to end, points: "
-            + ", ".join(f"{name} {value:+.1f}" for name, value in none.items()) + seeds,
-            bool((none < 0).all()),
+            + ", ".join(f"{name} {value:+.1f}" for name, value in none.items()) + seeds
+            + _spread(spread, "pooled"),
+            list(-none), [spread["pooled"]] * len(none),
         ),
-        decided(
+        compared(
             "source images in the batch hold it back (assumed, no numbers)",
             "the same with the largest share: "
-            + ", ".join(f"{name} {value:+.1f}" for name, value in most.items()) + seeds,
-            bool((most.reindex(none.index) > none).all()),
+            + ", ".join(f"{name} {value:+.1f}" for name, value in most.items()) + seeds
+            + _spread(spread, "pooled"),
+            list(most.reindex(none.index) - none), [spread["pooled"]] * len(none),
         ),
     ] if known else [
         not_testable(

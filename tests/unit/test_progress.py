@@ -20,7 +20,7 @@ from panolib.tables import COLUMNS, summarise
 from panolib.training.setup import Compute
 
 TRAIN, VAL, SOURCE = "cityscapes/train", "cityscapes/val", "synthia/val"
-METRICS = ("class mean", *(f"group {name}" for name in CITYSCAPES.groups), *CITYSCAPES.things)
+METRICS = ("pooled", "class mean", *(f"group {name}" for name in CITYSCAPES.groups), *CITYSCAPES.things)
 SPREAD = pd.Series(0.5, METRICS)
 
 
