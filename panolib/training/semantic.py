@@ -222,6 +222,14 @@ def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def supervised_loss(model: nn.Module, image: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of a batch, summed over the heads of the network: one for DeepLab, three for BiSeNet."""
+    heads = getattr(getattr(model, "module", model), "n_heads", 1)
+    outputs = (model(image),) if heads == 1 else model(image, every_head=True)
+    losses = [cross_entropy(upsample(logits, labels.shape[-2:]), labels) for logits in outputs]
+    return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+
+
 def train_baseline(
     spec: BaselineSpec,
     job: Job,
@@ -257,8 +265,7 @@ def train_baseline(
         scores = watch(iteration, model)
         torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
-        logits = model(batch["image"])
-        loss = cross_entropy(upsample(logits, batch["semantic"].shape[-2:]), batch["semantic"])
+        loss = supervised_loss(model, batch["image"], batch["semantic"])
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
@@ -372,8 +379,7 @@ def self_train(
         optimizer.zero_grad(set_to_none=True)
 
         with batch_norm_momentum(student, source_momentum):
-            logits = student(source_batch["image"])
-        source_loss = cross_entropy(upsample(logits, size), source_batch["semantic"])
+            source_loss = supervised_loss(student, source_batch["image"], source_batch["semantic"])
         fabric.backward(source_loss)
 
         crops = views.multi_view_crops(target_batch["image"], n_views=spec.n_views, zoom=spec.zoom)
