@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from torch import Tensor, nn
 
 KINDS = ("fcd", "light")
@@ -38,7 +40,7 @@ class Discriminator(nn.Module):
             raise ValueError(f"discriminator is {kind!r}, expected one of {KINDS}")
         channels = [n_classes, width, 2 * width, 4 * width, 8 * width, 1]
         layers: list[nn.Module] = []
-        for before, after in zip(channels, channels[1:]):
+        for before, after in itertools.pairwise(channels):
             if kind == "fcd":
                 layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1))
             else:
