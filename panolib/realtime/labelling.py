@@ -17,6 +17,7 @@ from panolib.training.adversarial import probabilities
 from panolib.training.semantic import head_logits, to_image
 
 LAYERS = (1, 2, 3)  # the main head; with the finer map of the context path; with the coarser one too
+SWEEP = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # constant thresholds that are compared
 
 
 def votes(
@@ -54,38 +55,45 @@ def quality_rows(
     truth : sequence of uint8 [H, W]
         In the classes of `scored_as`, into which predictions are merged.
     threshold : float
-        The constant, or the cap of the medians.
+        The constant, or the cap of the medians. The constants of `SWEEP` are tried beside it.
 
     Returns
     -------
     list of dict
-        "layers", "rule", "coverage" (share of the pixels with truth), "accuracy" (of the covered ones, NaN if
-        there is none), "class_coverage" (mean over the classes that are there), "classes" (number that is
-        labelled at all).
+        "layers", "rule", "threshold", "coverage" (share of the pixels with truth), "accuracy" (of the covered
+        ones, NaN if there is none), "class_coverage" (mean over the classes that are there), "classes"
+        (number that is labelled at all).
     """
     merged = np.full(256, VOID, np.uint8)
     merged[: label_set.n_classes] = merged_ids(label_set, scored_as)
-    n, rows = scored_as.n_classes, []
+    constants = sorted({*SWEEP, threshold})
+    cases = [("constant", value) for value in constants]
+    cases += [(rule, threshold) for rule in RULES if rule != "constant"]
+    rows = []
     for layers, (labels, confidence) in found.items():
-        for rule in RULES:
-            kept = select_labels(labels, confidence, label_set.n_classes, rule=rule, threshold=threshold)
-            counts = np.zeros((n, 3), np.int64)  # pixels of every class: all, covered, right
+        for rule, value in cases:
+            kept = select_labels(labels, confidence, label_set.n_classes, rule=rule, threshold=value)
+            counts = np.zeros((3, 256), np.int64)  # pixels of every class: all, covered, right
+            labelled = np.zeros(256, np.int64)
             for image, real in zip(kept, truth, strict=True):
                 image, known = merged[image], real != VOID
-                for column, which in enumerate((known, known & (image != VOID), known & (image == real))):
-                    counts[:, column] += np.bincount(real[which], minlength=n)[:n]
-            pixels, covered, right = counts.sum(0)
-            present = counts[:, 0] > 0
-            labelled = set().union(*(np.unique(image).tolist() for image in kept)) - {VOID}
+                labelled += np.bincount(image.ravel(), minlength=256)
+                for row, which in zip(counts, (known, known & (image != VOID), known & (image == real))):
+                    row += np.bincount(real[which], minlength=256)
+            pixels, covered, right = counts.sum(1)
+            present = counts[0] > 0
             rows.append({
-                "layers": layers, "rule": rule,
-                "coverage": covered / pixels if pixels else float("nan"),
-                "accuracy": right / covered if covered else float("nan"),
-                "class_coverage": float((counts[present, 1] / counts[present, 0]).mean()) if pixels
+                "layers": layers, "rule": rule, "threshold": value,
+                "coverage": _share(covered, pixels), "accuracy": _share(right, covered),
+                "class_coverage": float(np.mean(counts[1, present] / counts[0, present])) if pixels
                 else float("nan"),
-                "classes": len(labelled),
+                "classes": int((labelled[:VOID] > 0).sum()),
             })  # fmt: skip
     return rows
+
+
+def _share(part: int, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def _head_probabilities(

@@ -110,7 +110,10 @@ def notebook_names(profile: Profile) -> tuple[str, ...]:
     ]
     seed = settings.seeds[0]
     names += [run_name(domain, "labels", "", seed, BISENET) for domain in DOMAINS]
-    return (*names, run_name("city", "gallery", "", seed, BISENET), run_name("city", "latency", "", seed))
+    names += [run_name("city", "gallery", "", seed, BISENET), run_name("city", "latency", "", seed)]
+    names += own_networks(profile, settings).values()
+    names += [run_name("city", "semantic", "self_trained", seed) for seed in profile.seeds]
+    return tuple(dict.fromkeys(names))
 
 
 def available(study: Study, domain: str) -> bool:
@@ -118,6 +121,11 @@ def available(study: Study, domain: str) -> bool:
     names = [name for name in study.notebooks["09_realtime_adaptation"] if name.startswith(f"{domain}-")]
     recorded = all(study.store.load(study.runs[name]) is not None for name in names)
     return recorded or study.sources[domain].available()
+
+
+def here(study: Study) -> tuple[str, ...]:
+    """The domains that are available."""
+    return tuple(domain for domain in DOMAINS if available(study, domain))
 
 
 def get(study: Study, domain: str, methods: Iterable[str] = METHODS) -> dict[str, list[Record]]:
@@ -128,6 +136,13 @@ def get(study: Study, domain: str, methods: Iterable[str] = METHODS) -> dict[str
         labels[method]: [study.get(method_name(domain, method, seed)) for seed in settings.seeds]
         for method in methods
     }
+
+
+def records(study: Study) -> list[Record]:
+    """All records of notebook 09 that can be had here."""
+    domains = here(study)
+    names = study.notebooks["09_realtime_adaptation"]
+    return [study.get(name) for name in names if name.split("-")[0] in domains]
 
 
 def get_one(study: Study, domain: str, branch: str, *, variant: str = BISENET) -> Record:
