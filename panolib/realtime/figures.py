@@ -39,6 +39,7 @@ def method_bars(rows: pd.DataFrame) -> Figure:
         for place, value in enumerate(mean):
             if np.isfinite(value):
                 ax.annotate(f"{value:.1f}", (value, place), (4, 0), textcoords="offset points", va="center",
+                            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                             fontsize=12)  # fmt: skip
         ax.set(title=target, xlabel=f"{METRICS[target].replace('_', ', ')} classes, %")
         ax.set_xlim(0, 1.12 * mean.max())
@@ -111,7 +112,7 @@ def game_curves(found: Mapping[str, Sequence[Record]]) -> Figure:
     titles = {"judging": "loss of the discriminator", "feedback": "feedback to the teacher"}
     for ax, (column, title) in zip(axes, titles.items()):
         for method, records in found.items():
-            for i, record in enumerate(records):
+            for i, record in enumerate(records if method.startswith(("adversarial", "MPL")) else ()):
                 if column in record.curves:
                     smooth = record.curves[column].rolling(10, min_periods=1).mean()
                     label = method.partition(", ")[2] if i == 0 else None

@@ -14,6 +14,7 @@ from panolib.realtime.tables import METRICS, RULES, fastest_way
 
 LABEL = METHODS | dict([PER_IMAGE])
 REAL_TIME = 30.0  # images a second
+FULL_HEIGHT = 512  # pixels; "real time" is claimed for images of this size
 ADAPTED = ("fcd", "light", "ssl1", "ssl2", "ssl3", "mpl_old", "mpl_new", "mpl_rt")
 
 
@@ -161,11 +162,12 @@ def real_time(latency: pd.DataFrame) -> Finding:
     """Images a second of the BiSeNets at the published size."""
     speed = fastest_way(latency)
     own = speed[[name for name in speed.index if name.startswith("BiSeNet")]]
-    text = ", ".join(f"{name} {value:.2g} images/s" for name, value in own.items())
+    text = ", ".join(f"{name} {value:.3g} images/s" for name, value in own.items())
     return findings.decided(
         f"BiSeNet runs in real time (claimed; here: {REAL_TIME:g} images/s)",
         f"{text} at {latency['size, px'].iloc[0]} on this machine, in the fastest way that it has",
         bool(own.max() >= REAL_TIME),
+        clear=latency["height"].iloc[0] >= FULL_HEIGHT,
     )
 
 
