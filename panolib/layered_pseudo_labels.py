@@ -20,7 +20,8 @@ RULES = ("constant", "set", "image", "reference")
 def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Class of every pixel by the vote of several heads, each with its confidence.
 
-    Every head votes for its best class with the probability of it; the class with the largest sum wins.
+    Every head votes for its best class with the probability of it; the class with the largest sum wins, and
+    among equal ones that of the first head.
 
     Parameters
     ----------
@@ -45,14 +46,14 @@ def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     if not probabilities:
         raise ValueError("no head votes, expected at least one")
     best = [head.max(1) for head in probabilities]
-    shape = probabilities[0].shape
-    total = torch.zeros_like(probabilities[0])
-    for confidence, labels in best:
-        total.scatter_add_(1, labels[:, None], confidence[:, None])
-    winner = total.argmax(1)
-    agreeing = sum((labels == winner).to(total.dtype) for _, labels in best)
-    confidence = total.gather(1, winner[:, None])[:, 0] / agreeing
-    return winner.reshape(shape[0], *shape[2:]), confidence
+    confidence, labels = (torch.stack(parts) for parts in zip(*best))  # [heads, B, H, W]
+    if len(best) == 1:
+        return labels[0], confidence[0]
+    agreeing = (labels[:, None] == labels[None]).to(confidence.dtype)  # [heads, heads, ...]
+    total = torch.einsum("ij...,j...->i...", agreeing, confidence)
+    winner = total.argmax(0, keepdim=True)
+    mean = total / agreeing.sum(1)
+    return labels.gather(0, winner)[0], mean.gather(0, winner)[0]
 
 
 def median_thresholds(

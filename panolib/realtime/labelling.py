@@ -31,7 +31,7 @@ def votes(
         Lists of uint8 and float32 arrays [H, W], one for every image.
     """
     found: dict[int, tuple[list, list]] = {n: ([], []) for n in layers}
-    for heads in _head_probabilities(model, dataset, label):
+    for heads in _head_probabilities(model, dataset, max(layers), label):
         for n, (labels, confidence) in found.items():
             winner, sure = vote(heads[:n])
             labels.append(winner[0].to(torch.uint8).cpu().numpy())
@@ -97,13 +97,13 @@ def _share(part: int, whole: int) -> float:
 
 
 def _head_probabilities(
-    model: nn.Module, dataset: Sequence[Sample], label: str
+    model: nn.Module, dataset: Sequence[Sample], n_heads: int, label: str
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Probabilities [1, C, H, W] of every head at the size of each image."""
+    """Probabilities [1, C, H, W] of the first heads at the size of each image."""
     device = next(model.parameters()).device
     model.eval()
     for index in tqdm(range(len(dataset)), desc=label or "labels", leave=False, disable=not label):
         image = views.normalise(to_image(dataset[index])[None]).to(device)
         with torch.inference_mode():
             outputs = head_logits(model, image)
-        yield tuple(probabilities(logits.float(), image.shape[-2:]) for logits in outputs)
+        yield tuple(probabilities(logits.float(), image.shape[-2:]) for logits in outputs[:n_heads])
