@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,36 +31,47 @@ class SpeedSpec:
     own_height: int
     own_width: int
     repeats: int
-    limit_s: float  # stop repeating a network after this time; every way is timed once at least, after a call before
+    limit_s: (
+        float  # of a network: no further repeat after it; every way is timed once at least, after one call
+    )
     compute: Compute
     seed: int
 
 
+@dataclass(frozen=True)
+class Case:
+    """One network on one image in one way."""
+
+    network: str
+    model: nn.Module
+    image: Tensor
+    way: str
+    compiles: bool = False
+
+
 def speed_rows(spec: SpeedSpec, n_classes: int, device: torch.device, *, label: str = "") -> list[dict]:
-    """Rows of all `networks`, and of all `own` ones in the layout of the profile; see `network_rows`."""
-    layout = "channels-last" if spec.compute.channels_last else "contiguous"
-    cases = [(name, network, spec.height, spec.width, WAYS) for name, network in spec.networks.items()]
-    cases += [(name, net, spec.own_height, spec.own_width, (layout,)) for name, net in spec.own.items()]
-    rows = []
-    for name, network, height, width, ways in tqdm(cases, desc=label, leave=False, disable=not label):
+    """Rows of all `networks`, the ways of each by turns; and of all `own` ones, by turns with each other."""
+
+    def cases(name: str, network: SemanticNetwork, height: int, width: int, ways: tuple[str, ...]):
         torch.manual_seed(spec.seed)
-        model, image = build_semantic(network, n_classes), torch.randn(1, 3, height, width)
-        compiles = name in spec.compiled
-        rows += network_rows(name, model, image, device, spec, compiles=compiles, ways=ways)
-    return rows
+        model = build_semantic(network, n_classes).to(device).eval()
+        image = torch.randn(1, 3, height, width).to(device)
+        return [Case(name, model, image, way, name in spec.compiled) for way in ways]
+
+    layout = "channels-last" if spec.compute.channels_last else "contiguous"
+    rows = []
+    for name, network in tqdm(spec.networks.items(), desc=label, leave=False, disable=not label):
+        rows += timed_rows(cases(name, network, spec.height, spec.width, WAYS), device, spec)
+    own = [
+        case
+        for name, network in spec.own.items()
+        for case in cases(name, network, spec.own_height, spec.own_width, (layout,))
+    ]
+    return rows + timed_rows(own, device, spec)
 
 
-def network_rows(
-    name: str,
-    model: nn.Module,
-    image: Tensor,
-    device: torch.device,
-    spec: SpeedSpec,
-    *,
-    compiles: bool = False,
-    ways: tuple[str, ...] = WAYS,
-) -> list[dict]:
-    """Latency of a network in each way, timed by turns.
+def timed_rows(cases: Sequence[Case], device: torch.device, spec: SpeedSpec) -> list[dict]:
+    """Latency of some cases, timed by turns.
 
     Returns
     -------
@@ -68,29 +79,25 @@ def network_rows(
         "network", "way", "height", "width", "parameters", "multiply_adds", "n" (timed calls), "median_ms",
         "p95_ms", "images_per_s" (one image at a time), "note": why a way is not timed, with NaN beside it.
     """
-    facts = {
-        "height": image.shape[-2], "width": image.shape[-1], "parameters": n_parameters(model),
-        "multiply_adds": n_operations(model, tuple(image.shape), convention="multiply-adds"),
-    }  # fmt: skip
-    model, image = model.to(device).eval(), image.to(device)
-    calls, notes = {}, {}
-    for way in ways:
+    calls: dict[int, Callable[[], Tensor]] = {}
+    notes: dict[int, str] = {}
+    for number, case in enumerate(cases):
         try:
-            calls[way] = _call(model, image, device, way, compiles)
-            _seconds(calls[way], device)  # libraries prepare themselves, and compilers compile
+            call = _call(case, device)
+            _seconds(call, device)  # libraries prepare themselves, and compilers compile
+            calls[number] = call
         except Exception as error:  # a way that this machine does not have is a row, not the end of the run
-            calls.pop(way, None)
-            notes[way] = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    times: dict[str, list[float]] = {way: [] for way in calls}
+            notes[number] = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    times: dict[int, list[float]] = {number: [] for number in calls}
     began = time.perf_counter()
     for repeat in range(spec.repeats):
         if repeat >= 1 and time.perf_counter() - began > spec.limit_s:
             break
-        for way, call in calls.items():
-            times[way].append(1e3 * _seconds(call, device))
+        for number, call in calls.items():
+            times[number].append(1e3 * _seconds(call, device))
     return [
-        {"network": name, "way": way} | facts | _latency(times.get(way, [])) | {"note": notes.get(way, "")}
-        for way in ways
+        _facts(case) | _latency(times.get(number, [])) | {"note": notes.get(number, "")}
+        for number, case in enumerate(cases)
     ]
 
 
@@ -101,10 +108,9 @@ def has_bf16(device: torch.device) -> bool:
     return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
 
 
-def _call(
-    model: nn.Module, image: Tensor, device: torch.device, way: str, compiles: bool
-) -> Callable[[], Tensor]:
+def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
     """One forward pass. Raises RuntimeError with the reason where a way is not for this machine."""
+    model, image, way = case.model, case.image, case.way
     if way == "contiguous":
         return lambda: model(image)
     layout = {"memory_format": torch.channels_last}
@@ -114,10 +120,20 @@ def _call(
             raise RuntimeError("this processor has no bf16 instructions")
         fast, last = fast.to(torch.bfloat16), last.to(torch.bfloat16)
     if way == "compiled":
-        if not compiles:
+        if not case.compiles:
             raise RuntimeError("not compiled in this profile, to save time")
         fast = torch.compile(fast)
     return lambda: fast(last)
+
+
+def _facts(case: Case) -> dict:
+    """What a case is, and what it has to do."""
+    shape = tuple(case.image.shape)
+    return {
+        "network": case.network, "way": case.way, "height": shape[-2], "width": shape[-1],
+        "parameters": n_parameters(case.model),
+        "multiply_adds": n_operations(case.model, shape, convention="multiply-adds"),
+    }  # fmt: skip
 
 
 def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
