@@ -9,12 +9,21 @@ import pandas as pd
 
 from panolib import findings, tables
 from panolib.findings import Finding
+from panolib.profiles import load_yaml, project_root
+from panolib.realtime import runs
 from panolib.realtime.runs import METHODS, PER_IMAGE, TARGETS
 from panolib.realtime.tables import METRICS, RULES, fastest_way
+from panolib.study import Study
 
 LABEL = METHODS | dict([PER_IMAGE])
 REAL_TIME = 30.0  # images a second
+PRINTED = 0.05  # points; a smaller difference does not show in the tables
 FULL_HEIGHT = 512  # pixels; "real time" is claimed for images of this size
+COMPARED = (
+    "network.depth", "network.width", "network.weights", "baseline.iterations", "baseline.batch_size",
+    "adaptation.iterations", "adaptation.batch_size", "adaptation.batch_norm", "adversary.width",
+    "adversary.lr", "meta.student_pretrained",
+)  # fmt: skip
 ADAPTED = ("fcd", "light", "ssl1", "ssl2", "ssl3", "mpl_old", "mpl_new", "mpl_rt")
 
 
@@ -81,8 +90,9 @@ class _Scores:
         best, other = (self._best(methods) for methods in (first, second))
         gain = self.means[best] - self.means[other]
         known = math.isfinite(self.noise)
-        noise = self.noise if known else 0.0
-        beside = f"seeds of self-training spread by ± {noise:.1f}" if known else "no spread to compare with"
+        noise = max(self.noise, PRINTED) if known else PRINTED
+        beside = f"seeds of DeepLabV2, self-trained on the city, spread by ± {self.noise:.1f}"
+        beside = beside if known else "no spread to compare with"
         text = (
             f"{best} {self.means[best]:.1f} against {other} {self.means[other]:.1f} %, "
             f"{gain:+.1f} points ({self.seeds}; {beside})"
@@ -179,8 +189,8 @@ def faster(latency: pd.DataFrame) -> Finding:
     slow, fast = speed[bisenet].idxmin(), speed[deeplab].idxmax()
     return findings.decided(
         "BiSeNet is faster than DeepLab (why it was chosen)",
-        f"{slow}, the slowest of them, has {speed[slow] / speed[fast]:.2g} times the images/s of {fast}; "
-        f"the fastest one has {speed[bisenet].max() / speed[deeplab].min():.2g} times those of the slowest",
+        f"{slow}, the slowest of them, has {speed[slow] / speed[fast]:.3g} times the images/s of {fast}; "
+        f"the fastest one has {speed[bisenet].max() / speed[deeplab].min():.3g} times those of the slowest",
         bool(speed[slow] > speed[fast]),
     )
 
@@ -211,6 +221,18 @@ def _labels(labels: pd.DataFrame, target: str, rule: str) -> pd.DataFrame:
 def _as_printed(value: float, printed: float) -> bool:
     """Whether a value rounds to a printed number of at most three decimals."""
     return math.isclose(round(value, 3), printed, abs_tol=1e-9)
+
+
+def differences_line(study: Study) -> str:
+    """Where the settings differ from those of profile "paper", which has the papers' own, in words."""
+    paper = load_yaml(project_root() / "notebooks" / "profiles" / "paper.yaml")["realtime"]
+    found = []
+    for key in COMPARED:
+        section, name = key.split(".")
+        ours, theirs = getattr(runs.settings_of(study), section).get(name), paper[section].get(name)
+        if ours is not None and ours != theirs:
+            found.append(f"{key} {ours} instead of {theirs}")
+    return f"differences from the papers: {', '.join(found) or 'none in these settings'}"
 
 
 def noise_of(seeds: pd.DataFrame) -> float:

@@ -194,6 +194,17 @@ def test_findings_turn_with_the_numbers():
     assert one(found, beginning).verdict == findings.NOT_TESTABLE  # within the noise
 
 
+def test_a_difference_that_does_not_show_decides_nothing():
+    found = decide.of_adaptation(score_rows(mpl_old=30.04), label_rows(), float("nan"))
+    assert one(found, "the sign of the Taylor argument").verdict == findings.NOT_TESTABLE
+
+
+def test_differences_from_the_papers_are_read_from_the_profiles(smoke):
+    line = decide.differences_line(smoke)
+    assert "network.depth 10 instead of 101" in line and "adversary.width 4 instead of 64" in line
+    assert "weight_decay" not in line
+
+
 def test_no_worse_allows_for_the_noise():
     for value, verdict in ((29.5, findings.REPRODUCED), (28.0, findings.NOT_REPRODUCED)):
         found = decide.of_adaptation(score_rows(light=value), label_rows(), 1.0)
