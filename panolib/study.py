@@ -103,6 +103,7 @@ class Profile:
     camvid: Mapping  # real streets, `data.sources.CamVidData`
     experiments: Experiments
     performance: Mapping  # sizes of the inputs of `bench`
+    realtime: Mapping  # notebook 09, `realtime.runs.Realtime`
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class Study:
     def headline(self, record: Record) -> str:
         """The one number of a run that a list of runs shows."""
         metrics = record.metrics
-        for name in ("pq_19", "pq_2", "miou_19", "miou_2"):
+        for name in ("pq_19", "pq_2", "miou_19", "miou_2", "miou_11"):
             if metrics.get(name) is not None:
                 return f"{name} {100 * metrics[name]:.1f} %"
         return ""
@@ -184,6 +185,8 @@ def load(
     from panolib.experiments import declare_experiments
     from panolib.grid import Grid, declare_ladder
     from panolib.kinds import make_kinds
+    from panolib.realtime import kinds as realtime_kinds
+    from panolib.realtime.runs import declare_realtime, notebook_names
 
     root = project_root() if root is None else root
     path = (
@@ -214,9 +217,10 @@ def load(
                 declare_experiments(grid, settings.experiments)
             runs |= grid.runs
     runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
+    runs |= declare_realtime(settings, sources, runs, path.name)
     store = Store(
         root / "results" / profile,
-        make_kinds(sources),
+        make_kinds(sources) | realtime_kinds.make_kinds(sources),
         retrain_since=retrain_since,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
     )
@@ -224,7 +228,8 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds, settings.experiments),
+        notebooks=notebook_runs(settings.seeds, settings.experiments)
+        | {"09_realtime_adaptation": notebook_names(settings)},
         sources=sources,
         store=store,
         results=root / "results" / profile,
@@ -274,6 +279,7 @@ def notebook_runs(
         + names("city", "panoptic")
         + variants("panoptic", ("abn", "self_trained"), networks),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
+        "09_realtime_adaptation": (),  # `load` adds those of `realtime.runs`
         "14_performance": (PERFORMANCE,),
     }
 

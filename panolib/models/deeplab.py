@@ -143,17 +143,19 @@ class ImagePooling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[B, in_channels, h, w] to [B, channels, h, w]."""
-        pooled = self.conv(features.mean(dim=(2, 3), keepdim=True))
-        if self.training and len(pooled) == 1:
-            # One value per channel has no variance, and torch refuses it: a single image is normalised with
-            # the running statistics, and does not move them.
-            norm = self.norm
-            pooled = F.batch_norm(
-                pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-            )
-        else:
-            pooled = self.norm(pooled)
+        pooled = normalise_pooled(self.norm, self.conv(features.mean(dim=(2, 3), keepdim=True)))
         return F.relu(pooled).expand(-1, -1, *features.shape[-2:])
+
+
+def normalise_pooled(norm: nn.BatchNorm2d, pooled: Tensor) -> Tensor:
+    """Batch norm of globally pooled features [B, channels, 1, 1].
+
+    One value per channel has no variance, and torch refuses it in training: a single image is normalised with
+    the running statistics, and does not move them.
+    """
+    if not (norm.training and len(pooled) == 1):
+        return norm(pooled)
+    return F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
 
 
 def _conv_norm_relu(in_channels: int, channels: int, kernel_size: int, *, dilation: int = 1) -> nn.Sequential:

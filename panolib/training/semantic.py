@@ -222,6 +222,18 @@ def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
 
 
+def head_logits(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
+    """Logits of every head of a network, the main one first: one for DeepLab, three for BiSeNet."""
+    heads = getattr(getattr(model, "module", model), "n_heads", 1)
+    return (model(image),) if heads == 1 else model(image, every_head=True)
+
+
+def supervised_loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+    """Cross-entropy of labels int64 [B, H, W], summed over heads [B, C, h, w] of any size."""
+    first, *others = (cross_entropy(upsample(logits, labels.shape[-2:]), labels) for logits in outputs)
+    return sum(others, first)
+
+
 def train_baseline(
     spec: BaselineSpec,
     job: Job,
@@ -257,8 +269,7 @@ def train_baseline(
         scores = watch(iteration, model)
         torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
-        logits = model(batch["image"])
-        loss = cross_entropy(upsample(logits, batch["semantic"].shape[-2:]), batch["semantic"])
+        loss = supervised_loss(head_logits(model, batch["image"]), batch["semantic"])
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
@@ -372,8 +383,8 @@ def self_train(
         optimizer.zero_grad(set_to_none=True)
 
         with batch_norm_momentum(student, source_momentum):
-            logits = student(source_batch["image"])
-        source_loss = cross_entropy(upsample(logits, size), source_batch["semantic"])
+            outputs = head_logits(student, source_batch["image"])
+        source_loss = supervised_loss(outputs, source_batch["semantic"])
         fabric.backward(source_loss)
 
         crops = views.multi_view_crops(target_batch["image"], n_views=spec.n_views, zoom=spec.zoom)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from panolib.data.loading import batches, iteration_seed
+from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.unet import EmbeddingUNet
@@ -40,9 +41,9 @@ class Compute:
 
 @dataclass(frozen=True)
 class SemanticNetwork:
-    """A DeepLab head on a ResNet encoder; `weights` names torchvision weights, or None for from scratch."""
+    """A network on a ResNet encoder; `weights` names torchvision weights, or None for from scratch."""
 
-    version: str
+    version: str  # of DeepLab, or "bisenet", which has no rates
     depth: int
     width: int
     output_stride: int
@@ -126,7 +127,7 @@ def memory_format(compute: Compute) -> torch.memory_format:
     return torch.channels_last if compute.channels_last else torch.contiguous_format
 
 
-def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab:
+def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab | BiSeNet:
     encoder = ResNetEncoder(
         network.depth,
         width=network.width,
@@ -134,6 +135,8 @@ def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab:
         stem_pool=network.stem_pool,
         weights=network.weights,
     )
+    if network.version == "bisenet":
+        return BiSeNet(encoder, n_classes)
     return DeepLab(
         encoder,
         n_classes,

@@ -1,0 +1,164 @@
+"""Pseudo-labels made once from a trained network: several heads that vote, and thresholds per class.
+
+Pure functions. Labels and confidence are arrays of one image or of a whole set; a class whose pixels are all
+below its threshold, or that is not there at all, is simply not labelled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from panolib.labels import VOID
+
+RULES = ("constant", "set", "image", "reference")
+
+
+def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Class of every pixel by the vote of several heads, each with its confidence.
+
+    Every head votes for its best class with the probability of it; the class with the largest sum wins, and
+    among equal ones that of the first head.
+
+    Parameters
+    ----------
+    probabilities : sequence of float Tensor [B, C, H, W]
+        One a head. With one head this is the usual argmax.
+
+    Returns
+    -------
+    labels : int64 Tensor [B, H, W]
+    confidence : float Tensor [B, H, W]
+        Mean probability of the winner over the heads that voted for it.
+
+    Raises
+    ------
+    ValueError
+        Without a head.
+
+    References
+    ----------
+    methods.md section 9.4; Bartoletti et al., section III.D (which leaves the details open).
+    """
+    if not probabilities:
+        raise ValueError("no head votes, expected at least one")
+    best = [head.max(1) for head in probabilities]
+    confidence, labels = (torch.stack(parts) for parts in zip(*best))  # [heads, B, H, W]
+    if len(best) == 1:
+        return labels[0], confidence[0]
+    agreeing = (labels[:, None] == labels[None]).to(confidence.dtype)  # [heads, heads, ...]
+    total = torch.einsum("ij...,j...->i...", agreeing, confidence)
+    winner = total.argmax(0, keepdim=True)
+    mean = total / agreeing.sum(1)
+    return labels.gather(0, winner)[0], mean.gather(0, winner)[0]
+
+
+def median_thresholds(
+    labels: np.ndarray, confidence: np.ndarray, n_classes: int, *, cap: float = 0.9
+) -> np.ndarray:
+    """Threshold of every class: the median confidence of its pixels, at most `cap`.
+
+    Parameters
+    ----------
+    labels : integer array
+        Predicted classes of an image or of a whole set, of any shape.
+    confidence : float array
+        Their probabilities.
+    n_classes : int
+    cap : float
+
+    Returns
+    -------
+    float64 array [n_classes]
+        `cap` for a class that is never predicted.
+
+    References
+    ----------
+    Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set; methods.md section 9.4.
+    """
+    labels, confidence = labels.ravel(), confidence.ravel()
+    thresholds = np.full(n_classes, cap)
+    for class_id in np.unique(labels):
+        thresholds[class_id] = min(cap, np.median(confidence[labels == class_id]))
+    return thresholds
+
+
+def reference_thresholds(
+    labels: np.ndarray, confidence: np.ndarray, n_classes: int, *, cap: float = 0.9
+) -> np.ndarray:
+    """Thresholds of one image as the reference code computes them, for comparison only.
+
+    For a class that is not there it appends 0, and then the median of the empty set as well, which is NaN and
+    keeps every pixel. All later classes use the threshold of a neighbour.
+
+    Returns
+    -------
+    float64 array [n_classes]
+
+    References
+    ----------
+    methods.md section 9.6, bug 1.
+    """
+    labels, confidence = labels.ravel(), confidence.ravel()
+    thresholds: list[float] = []
+    for class_id in range(n_classes):
+        own = confidence[labels == class_id]
+        if not own.size:
+            thresholds.append(0.0)
+        thresholds.append(min(cap, float(np.median(own))) if own.size else np.nan)
+    return np.array(thresholds[:n_classes])
+
+
+def keep_confident(labels: np.ndarray, confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """uint8 labels, `VOID` where the confidence is below the threshold of the class (NaN: never)."""
+    return np.where(confidence < thresholds[labels], VOID, labels).astype(np.uint8)
+
+
+def select_labels(
+    labels: Sequence[np.ndarray],
+    confidence: Sequence[np.ndarray],
+    n_classes: int,
+    *,
+    rule: str,
+    threshold: float = 0.9,
+) -> list[np.ndarray]:
+    """Pseudo-labels of a set of images.
+
+    Parameters
+    ----------
+    labels, confidence : sequence of arrays [H, W]
+        What `vote` says of every image.
+    n_classes : int
+    rule : {"constant", "set", "image", "reference"}
+        One threshold for all classes; the median of every class over all images; over each image; the same
+        with the bug of the reference.
+    threshold : float
+        The constant, or the cap of the medians.
+
+    Returns
+    -------
+    list of uint8 [H, W]
+
+    Raises
+    ------
+    ValueError
+        For an unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule of pseudo-labels is {rule!r}, expected one of {RULES}")
+    if rule == "constant":
+        every = np.full(n_classes, threshold)
+    elif rule == "set":
+        joined = (np.concatenate([part.ravel() for part in parts]) for parts in (labels, confidence))
+        every = median_thresholds(*joined, n_classes, cap=threshold) if len(labels) else None
+    selected = []
+    for found, sure in zip(labels, confidence, strict=True):
+        if rule == "image":
+            every = median_thresholds(found, sure, n_classes, cap=threshold)
+        elif rule == "reference":
+            every = reference_thresholds(found, sure, n_classes, cap=threshold)
+        selected.append(keep_confident(found, sure, every))
+    return selected

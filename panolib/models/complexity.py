@@ -1,0 +1,97 @@
+"""Operations of a network on one input, under the conventions that people count them by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+UPSAMPLED_PIXEL = 11  # operations of the profiler that the sources used, for a bilinear pixel and channel
+
+# convention -> (factor, of a convolution's bias and of LeakyReLU, of an upsampled pixel)
+CONVENTIONS = {
+    "multiply-adds": (1, 0, 0),
+    "operations": (2, 0, 0),
+    "report": (2, 0, UPSAMPLED_PIXEL),
+    "paper": (2, 1, UPSAMPLED_PIXEL),
+}
+
+
+def n_parameters(model: nn.Module) -> int:
+    """Number of trained values."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def n_operations(model: nn.Module, shape: tuple[int, ...], *, convention: str = "operations") -> int:
+    """Operations of one forward pass.
+
+    Parameters
+    ----------
+    model : Module
+        Not changed; its copy on torch's device "meta" runs, which computes shapes only.
+    shape : tuple of int
+        [B, C, H, W] of the input.
+    convention : {"multiply-adds", "operations", "report", "paper"}
+        What is counted: the multiplications of all convolutions, each with its addition as one operation or
+        as two. "report" and "paper" double a sum that also has 11 for each upsampled value, and in "paper"
+        one for each value that gets a bias or passes LeakyReLU: the conventions of the two published tables.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        For an unknown convention.
+
+    References
+    ----------
+    methods.md section 9.2.
+    """
+    if convention not in CONVENTIONS:
+        raise ValueError(f"convention is {convention!r}, expected one of {sorted(CONVENTIONS)}")
+    factor, pointwise, upsampled = CONVENTIONS[convention]
+    total = 0
+
+    def convolution(layer: nn.Conv2d, inputs, output: Tensor) -> None:
+        nonlocal total
+        total += output.numel() * layer.weight[0].numel()
+        if layer.bias is not None:
+            total += pointwise * output.numel()
+
+    def each_value(cost: int, layer: nn.Module, inputs, output: Tensor) -> None:
+        nonlocal total
+        total += cost * output.numel()
+
+    costs: dict[type, Callable] = {
+        nn.Conv2d: convolution,
+        nn.LeakyReLU: partial(each_value, pointwise),
+        nn.Upsample: partial(each_value, upsampled),
+    }
+    twin = _meta_copy(model)
+    for layer in twin.modules():
+        if type(layer) in costs:
+            layer.register_forward_hook(costs[type(layer)])
+    with torch.no_grad():
+        twin(torch.empty(shape, device="meta"))
+    return factor * total
+
+
+def clean_operations(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """The same by torch's own counter: multiplications and additions of convolutions and matrix products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    twin = _meta_copy(model)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        twin(torch.empty(shape, device="meta"))
+    return counter.get_total_flops()
+
+
+def _meta_copy(model: nn.Module) -> nn.Module:
+    """A copy without numbers, in evaluation mode."""
+    return copy.deepcopy(model).eval().to("meta")

@@ -1,0 +1,142 @@
+"""How the runs of notebook 09 are executed; the rest of its runs are of the kinds of `panolib.kinds`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from panolib import evaluate, provenance
+from panolib.kinds import Sources, _data, _finish, _parent_semantic, _semantic_metrics
+from panolib.labels import LABEL_SETS
+from panolib.layered_pseudo_labels import select_labels
+from panolib.realtime import labelling, speed
+from panolib.runs import Job, Run
+from panolib.training import adversarial, meta_pseudo_labels
+from panolib.training.setup import Compute, SemanticNetwork, launch
+
+
+@dataclass(frozen=True)
+class TransferSpec:
+    """A trained network ("start") scored on the target of another domain; nothing is trained."""
+
+    label_set: str
+    validation: str
+    network: SemanticNetwork
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class LabelQualitySpec:
+    """Coverage and accuracy of every kind of pseudo-label of the parent "labels", with target labels."""
+
+    label_set: str
+    target: str  # with labels: for this table only, no training run opens them
+    threshold: float
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class GallerySpec:
+    """Pictures of what the parents predict for the first validation images."""
+
+    label_set: str
+    validation: str
+    n_samples: int
+    compute: Compute
+    seed: int
+
+
+def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
+    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
+    functions = (adversarial_adaptation, meta_labels, transfer, label_quality, gallery, latency)
+    return {function.__name__: functools.partial(function, sources) for function in functions}
+
+
+def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
+    """Adversarial adaptation, with pseudo-labels of the parent "labels" or without."""
+    spec, target = run.spec, _data(sources, run, run.spec.target)
+    n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
+    if spec.pseudo_labels is not None:
+        wanted = spec.pseudo_labels
+        network = launch(spec.compute).to_device(_parent_semantic(job, "labels"))
+        found = labelling.votes(network, target, (wanted.n_layers,), label=f"{run.name}: labels")
+        labels = select_labels(
+            *found[wanted.n_layers], n_classes, rule=wanted.rule, threshold=wanted.threshold
+        )
+    model = adversarial.adversarial_train(
+        spec,
+        job,
+        job.parent("start")["model"],
+        _data(sources, run, spec.source),
+        target,
+        n_classes,
+        pseudo_labels=labels,
+    )
+    return _semantic_metrics(sources, run, _finish(job, model))
+
+
+def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
+    """Meta Pseudo Labels; metrics of the student, and of the teacher under "teacher"."""
+    spec = run.spec
+    student, teacher = meta_pseudo_labels.meta_train(
+        spec,
+        job,
+        job.parent("start")["model"],
+        _data(sources, run, spec.source),
+        _data(sources, run, spec.target),
+        LABEL_SETS[spec.label_set].n_classes,
+    )
+    metrics = _semantic_metrics(sources, run, _finish(job, student))
+    return metrics | {"teacher": _semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
+
+
+def transfer(sources: Sources, run: Run, job: Job) -> dict:
+    """IoU of a network of another domain; hands its weights on."""
+    model = launch(run.spec.compute).to_device(_parent_semantic(job, "start"))
+    return _semantic_metrics(sources, run, _finish(job, model))
+
+
+def label_quality(sources: Sources, run: Run, job: Job) -> dict:
+    """Rows of `labelling.quality_rows`."""
+    spec, target = run.spec, _data(sources, run, run.spec.target)
+    network = launch(spec.compute).to_device(_parent_semantic(job, "labels"))
+    found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
+    rows = labelling.quality_rows(
+        found,
+        [target[i].semantic for i in range(len(target))],
+        LABEL_SETS[spec.label_set],
+        target.label_set,
+        threshold=spec.threshold,
+    )
+    job.finish({})
+    return {"rows": rows, "n_images": len(target)}
+
+
+def gallery(sources: Sources, run: Run, job: Job) -> dict:
+    """Saves "<image>-image", "<image>-truth" and "<image>-<role of the parent>"."""
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    data = _data(sources, run, spec.validation)
+    samples = [data[i] for i in range(min(spec.n_samples, len(data)))]
+    fabric = launch(spec.compute)
+    for index, sample in enumerate(samples):
+        job.save_sample(f"{index:02d}-image", sample.image)
+        job.save_sample(f"{index:02d}-truth", label_set.colourise(sample.semantic))
+    for role, _ in run.parents:
+        masks = evaluate.predicted_masks(fabric.to_device(_parent_semantic(job, role)), samples)
+        for index, mask in enumerate(masks):
+            job.save_sample(f"{index:02d}-{role}", label_set.colourise(mask))
+    job.finish({})
+    return {"n_images": len(samples)}
+
+
+def latency(sources: Sources, run: Run, job: Job) -> dict:
+    """Rows of `speed.speed_rows`."""
+    spec, n_classes = run.spec, LABEL_SETS[run.spec.label_set].n_classes
+    rows = speed.speed_rows(spec, n_classes, launch(spec.compute).device, label=f"{run.name}: speed")
+    job.finish({})
+    return {"rows": rows, "processor": provenance.processor(), "threads": torch.get_num_threads()}

@@ -1,0 +1,109 @@
+"""Pseudo-labels of a data set from the heads of a trained network, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from panolib.data import views
+from panolib.data.samples import Sample
+from panolib.labels import VOID, LabelSet, merged_ids
+from panolib.layered_pseudo_labels import RULES, select_labels, vote
+from panolib.training.adversarial import probabilities
+from panolib.training.semantic import head_logits, to_image
+
+LAYERS = (1, 2, 3)  # the main head; with the finer map of the context path; with the coarser one too
+SWEEP = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # constant thresholds that are compared
+
+
+def votes(
+    model: nn.Module, dataset: Sequence[Sample], layers: Sequence[int], *, label: str = ""
+) -> dict[int, tuple[list[np.ndarray], list[np.ndarray]]]:
+    """What 1, 2 or 3 heads say of every image.
+
+    Returns
+    -------
+    dict of number of heads to (labels, confidence)
+        Lists of uint8 and float32 arrays [H, W], one for every image.
+    """
+    found: dict[int, tuple[list, list]] = {n: ([], []) for n in layers}
+    for heads in _head_probabilities(model, dataset, max(layers), label):
+        for n, (labels, confidence) in found.items():
+            winner, sure = vote(heads[:n])
+            labels.append(winner[0].to(torch.uint8).cpu().numpy())
+            confidence.append(sure[0].float().cpu().numpy())
+    return found
+
+
+def quality_rows(
+    found: dict[int, tuple[list[np.ndarray], list[np.ndarray]]],
+    truth: Sequence[np.ndarray],
+    label_set: LabelSet,
+    scored_as: LabelSet,
+    *,
+    threshold: float,
+) -> list[dict]:
+    """Coverage and accuracy of pseudo-labels by number of layers and rule, over the pixels of all images.
+
+    Parameters
+    ----------
+    found : what `votes` returns
+    truth : sequence of uint8 [H, W]
+        In the classes of `scored_as`, into which predictions are merged.
+    threshold : float
+        The constant, or the cap of the medians. The constants of `SWEEP` are tried beside it.
+
+    Returns
+    -------
+    list of dict
+        "layers", "rule", "threshold", "coverage" (share of the pixels with truth), "accuracy" (of the covered
+        ones, NaN if there is none), "class_coverage" (mean over the classes that are there), "classes"
+        (number that is labelled at all).
+    """
+    merged = np.full(256, VOID, np.uint8)
+    merged[: label_set.n_classes] = merged_ids(label_set, scored_as)
+    constants = sorted({*SWEEP, threshold})
+    cases = [("constant", value) for value in constants]
+    cases += [(rule, threshold) for rule in RULES if rule != "constant"]
+    rows = []
+    for layers, (labels, confidence) in found.items():
+        for rule, value in cases:
+            kept = select_labels(labels, confidence, label_set.n_classes, rule=rule, threshold=value)
+            counts = np.zeros((3, 256), np.int64)  # pixels of every class: all, covered, right
+            labelled = np.zeros(256, np.int64)
+            for image, real in zip(kept, truth, strict=True):
+                image, known = merged[image], real != VOID
+                labelled += np.bincount(image.ravel(), minlength=256)
+                for row, which in zip(counts, (known, known & (image != VOID), known & (image == real))):
+                    row += np.bincount(real[which], minlength=256)
+            pixels, covered, right = counts.sum(1)
+            present = counts[0] > 0
+            rows.append({
+                "layers": layers, "rule": rule, "threshold": value,
+                "coverage": _share(covered, pixels), "accuracy": _share(right, covered),
+                "class_coverage": float(np.mean(counts[1, present] / counts[0, present])) if pixels
+                else float("nan"),
+                "classes": int((labelled[:VOID] > 0).sum()),
+            })  # fmt: skip
+    return rows
+
+
+def _share(part: int, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")
+
+
+def _head_probabilities(
+    model: nn.Module, dataset: Sequence[Sample], n_heads: int, label: str
+) -> Iterator[tuple[Tensor, ...]]:
+    """Probabilities [1, C, H, W] of the first heads at the size of each image."""
+    device = next(model.parameters()).device
+    model.eval()
+    for index in tqdm(range(len(dataset)), desc=label or "labels", leave=False, disable=not label):
+        image = views.normalise(to_image(dataset[index])[None]).to(device)
+        with torch.inference_mode():
+            outputs = head_logits(model, image)
+        yield tuple(probabilities(logits.float(), image.shape[-2:]) for logits in outputs[:n_heads])

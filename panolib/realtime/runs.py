@@ -1,0 +1,256 @@
+"""The runs of notebook 09: one BiSeNet adapted in every way, to the city and to real streets (CamVid).
+
+All start from the same source-only network. Its batch statistics are adapted first (AdaBN); every method
+goes on from there for the same number of iterations with the same batches, optimiser and batch statistics.
+
+===============  =====================================================================================
+method           what it adds to the source loss
+===============  =====================================================================================
+control          nothing: the target only moves the batch statistics
+fcd, light       adversarial loss with either discriminator
+ssl1, ssl2, ssl3 the same as light, and pseudo-labels that 1, 2 or 3 heads of "light" made once
+mpl_...          Meta Pseudo Labels, with either sign of the feedback, or "rt"
+self_trained     SAC, as in the other notebooks
+===============  =====================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from panolib.grid import Grid
+from panolib.profiles import from_mapping, to_plain
+from panolib.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
+from panolib.realtime.speed import SpeedSpec
+from panolib.runs import Record, Run
+from panolib.study import Profile, Study, run_name
+from panolib.training.adversarial import AdversarialSpec
+from panolib.training.meta_pseudo_labels import FEEDBACK, MetaSpec
+
+BISENET = "bisenet"  # variant of all names here
+DOMAINS = ("city", "camvid")
+TARGETS = {"city": "Cityscapes style", "camvid": "CamVid"}
+METHODS = {
+    "source_only": "source only",
+    "adabn": "AdaBN",
+    "control": "control",
+    "fcd": "adversarial, FCD",
+    "light": "adversarial, light",
+    "ssl1": "SSL, 1 layer",
+    "ssl2": "SSL, 2 layers",
+    "ssl3": "SSL, 3 layers",
+    "mpl_old": "MPL, old minus new",
+    "mpl_new": "MPL, new minus old",
+    "mpl_rt": "MPL, rt",
+    "self_trained": "SAC",
+    "oracle": "oracle",
+}
+PER_IMAGE = ("ssl1_image", "SSL, 1 layer, thresholds per image")  # on the city only
+PICTURED = ("source_only", "light", "ssl1", "self_trained", "oracle")
+LADDER_NETWORKS = {"V2": "", "V3": "mix.v3", "V3+": "mix.v3plus"}  # oracles of notebook 01
+
+
+@dataclass(frozen=True)
+class Realtime:
+    """Settings of notebook 09; those of the city are used where nothing is said."""
+
+    seeds: tuple[int, ...]
+    network: Mapping
+    baseline: Mapping  # source-only and oracle
+    adaptation: Mapping  # of every method: optimiser, iterations, batch_size, n_target, batch_norm
+    self_training: Mapping  # of SAC alone
+    adversary: Mapping
+    weights: tuple[float, ...]  # lambdas that are tried beside that of the adversary, on the city
+    rule: str  # of the pseudo-labels: thresholds over the whole "set" or each "image"
+    threshold: float
+    meta: Mapping
+    n_pictures: int
+    speed: Mapping
+
+
+def declare_realtime(profile: Profile, sources: Mapping, ladder: Mapping[str, Run], where: str) -> dict:
+    """All runs by name. `ladder`: runs of the city that are timed beside."""
+    settings = from_mapping(Realtime, profile.realtime, where=f"{where}: realtime")
+    runs: dict[str, Run] = {}
+    for seed in settings.seeds:
+        for domain in DOMAINS:
+            grid = _grid(domain, profile, settings, sources[domain], seed, where)
+            _declare_methods(grid, settings, runs)
+            runs |= grid.runs
+    return runs | _latency(profile, settings, {**ladder, **runs}, where)
+
+
+def method_name(domain: str, method: str, seed: int) -> str:
+    return run_name(domain, "semantic", method, seed, BISENET)
+
+
+def weight_methods(settings: Realtime) -> dict[str, str]:
+    """{method: label} of the further lambdas."""
+    return {f"fcd.{weight:g}": f"adversarial, FCD, lambda {weight:g}" for weight in settings.weights}
+
+
+def city_extras(settings: Realtime) -> dict[str, str]:
+    """{method: label} of what is run on the city only."""
+    return dict([PER_IMAGE]) | weight_methods(settings)
+
+
+def settings_of(study: Study) -> Realtime:
+    return from_mapping(Realtime, study.profile.realtime, where=f"{study.profile_name}: realtime")
+
+
+def notebook_names(profile: Profile) -> tuple[str, ...]:
+    """Runs of notebook 09."""
+    settings = from_mapping(Realtime, profile.realtime, where="realtime")
+    names = [
+        method_name(domain, method, seed)
+        for domain in DOMAINS
+        for method in (*METHODS, *(city_extras(settings) if domain == "city" else ()))
+        for seed in settings.seeds
+    ]
+    seed = settings.seeds[0]
+    names += [run_name(domain, "labels", "", seed, BISENET) for domain in DOMAINS]
+    names += [run_name("city", "gallery", "", seed, BISENET), run_name("city", "latency", "", seed)]
+    names += own_networks(profile, settings).values()
+    names += [run_name("city", "semantic", "self_trained", seed) for seed in profile.seeds]
+    return tuple(dict.fromkeys(names))
+
+
+def available(study: Study, domain: str) -> bool:
+    """Whether the runs of a domain are recorded or can be trained here."""
+    names = [name for name in study.notebooks["09_realtime_adaptation"] if name.startswith(f"{domain}-")]
+    recorded = all(study.store.load(study.runs[name]) is not None for name in names)
+    return recorded or study.sources[domain].available()
+
+
+def here(study: Study) -> tuple[str, ...]:
+    """The domains that are available."""
+    return tuple(domain for domain in DOMAINS if available(study, domain))
+
+
+def get(study: Study, domain: str, methods: Iterable[str] = METHODS) -> dict[str, list[Record]]:
+    """{label: records of all seeds} of some methods."""
+    settings = settings_of(study)
+    labels = METHODS | city_extras(settings)
+    return {
+        labels[method]: [study.get(method_name(domain, method, seed)) for seed in settings.seeds]
+        for method in methods
+    }
+
+
+def records(study: Study) -> list[Record]:
+    """All records of notebook 09 that can be had here."""
+    domains = here(study)
+    names = study.notebooks["09_realtime_adaptation"]
+    return [study.get(name) for name in names if name.split("-")[0] in domains]
+
+
+def get_one(study: Study, domain: str, branch: str, *, variant: str = BISENET) -> Record:
+    """The record of the first seed of label quality ("labels"), "gallery" or "latency"."""
+    return study.get(run_name(domain, branch, "", settings_of(study).seeds[0], variant))
+
+
+def _grid(domain: str, profile: Profile, settings: Realtime, sources, seed: int, where: str) -> Grid:
+    """A grid whose sections are those of the city with the settings of this notebook."""
+    city = profile.city
+    sections = {
+        "semantic_baseline": {
+            **city.semantic_baseline, **settings.baseline, "network": settings.network
+        },
+        "self_training": {
+            **city.self_training, **settings.adaptation, **settings.self_training, "network": settings.network
+        },
+    }  # fmt: skip
+    target = city.target if domain == "city" else domain
+    return Grid(domain, replace(city, target=target, **sections), profile.compute, sources, seed, where)
+
+
+def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]) -> None:
+    source, city = grid.settings.semantic_source, grid.domain == "city"
+    oracle = {} if city else {"label_set": "camvid"}
+    if city:
+        start = grid.semantic_baseline("source_only", source, BISENET)
+    else:
+        parents = {"start": declared[method_name("city", "source_only", grid.seed)]}
+        start = grid.add(
+            "transfer", "semantic", "source_only", TransferSpec, "", parents, (grid.val,),
+            variant=BISENET, validation=grid.val,
+        )  # fmt: skip
+    grid.semantic_baseline("oracle", grid.train, BISENET, **oracle)
+    adabn = grid.semantic_batch_norm("adabn", start, source, BISENET)
+    grid.self_training("control", adabn, source, BISENET, target_weight=0.0)
+    grid.self_training("self_trained", adabn, source, BISENET)
+
+    shared = {
+        **settings.adaptation, "source": source, "target": grid.unlabelled, "validation": grid.val,
+        "optimiser": settings.adaptation.get("optimiser", grid.settings.self_training["optimiser"]),
+    }  # fmt: skip
+    data = (source, grid.unlabelled, grid.val)
+
+    def adversarial(method: str, labels: Mapping | None = None, **values) -> Run:
+        parents = {"start": adabn}
+        if labels is not None:
+            parents["labels"] = grid.run("semantic", "light", BISENET)
+            labels = {"rule": settings.rule, "threshold": settings.threshold, **labels}
+        return grid.add(
+            "adversarial_adaptation", "semantic", method, AdversarialSpec, "", parents, data,
+            variant=BISENET, **shared, pseudo_labels=labels, adversary={**settings.adversary, **values},
+        )  # fmt: skip
+
+    for kind in ("fcd", "light"):
+        adversarial(kind, kind=kind)
+    for n_layers in (1, 2, 3):
+        adversarial(f"ssl{n_layers}", {"n_layers": n_layers}, kind="light")
+    if city:
+        adversarial(PER_IMAGE[0], {"n_layers": 1, "rule": "image"}, kind="light")
+        for method, weight in zip(weight_methods(settings), settings.weights):
+            adversarial(method, kind="fcd", weight=weight)
+
+    modes = {
+        "mpl_old": ("paper", FEEDBACK[0]),
+        "mpl_new": ("paper", FEEDBACK[1]),
+        "mpl_rt": ("rt", FEEDBACK[0]),
+    }
+    for method, (mode, feedback) in modes.items():
+        thresholds = {"threshold": settings.threshold if mode == "rt" else None}
+        grid.add(
+            "meta_labels", "semantic", method, MetaSpec, "", {"start": adabn}, data, variant=BISENET,
+            **shared, **thresholds, **settings.meta, mode=mode, feedback=feedback,
+            adversary={**settings.adversary, "kind": "light"},
+        )  # fmt: skip
+
+    parents = {"labels": grid.run("semantic", "light", BISENET)}
+    grid.add(
+        "label_quality", "labels", "", LabelQualitySpec, "", parents, (grid.train,), variant=BISENET,
+        target=grid.train, threshold=settings.threshold,
+    )  # fmt: skip
+    if city:
+        parents = {method: grid.run("semantic", method, BISENET) for method in PICTURED}
+        grid.add(
+            "gallery", "gallery", "", GallerySpec, "", parents, (grid.val,), variant=BISENET,
+            validation=grid.val, n_samples=settings.n_pictures,
+        )  # fmt: skip
+
+
+def own_networks(profile: Profile, settings: Realtime) -> dict[str, str]:
+    """{label: run} of the target-supervised networks of this profile that are timed at their own size."""
+    seed = settings.seeds[0]
+    names = {"BiSeNet": method_name("city", "oracle", seed)}
+    for label, variant in LADDER_NETWORKS.items():
+        if not variant or variant.partition(".")[2] in profile.experiments.networks:
+            names[f"DeepLab{label}"] = run_name("city", "semantic", "oracle", seed, variant)
+    return names
+
+
+def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], where: str) -> dict[str, Run]:
+    """The one run that measures time."""
+    own = own_networks(profile, settings)
+    augmentation = profile.city.semantic_baseline["augmentation"]
+    values = {
+        **settings.speed, "label_set": profile.city.label_set, "compute": dict(profile.compute),
+        "seed": settings.seeds[0], "own_height": augmentation["height"], "own_width": augmentation["width"],
+        "own": {label: to_plain(runs[run].spec.network) for label, run in own.items()},
+    }  # fmt: skip
+    name = run_name("city", "latency", "", settings.seeds[0])
+    spec = from_mapping(SpeedSpec, values, where=f"{where}: realtime.speed")
+    return {name: Run(name=name, kind="latency", spec=spec)}

@@ -1,0 +1,154 @@
+"""How long networks take for one image, in several ways to run them."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from panolib.models.complexity import n_operations, n_parameters
+from panolib.training.setup import Compute, SemanticNetwork, build_semantic
+
+WAYS = ("contiguous", "channels-last", "bf16", "compiled")
+
+
+@dataclass(frozen=True)
+class SpeedSpec:
+    """Latency of one image. Weights do not matter for it, so networks here are not trained."""
+
+    label_set: str
+    height: int
+    width: int
+    networks: dict[str, SemanticNetwork]
+    compiled: tuple[str, ...]  # networks that are compiled; it takes a minute or more each on a small machine
+    own: dict[str, SemanticNetwork]  # those that this profile trains, at the size of its images
+    own_height: int
+    own_width: int
+    repeats: int
+    limit_s: (
+        float  # of a network: no further repeat after it; every way is timed once at least, after one call
+    )
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One network on one image in one way."""
+
+    network: str
+    model: nn.Module
+    image: Tensor
+    way: str
+    compiles: bool = False
+
+
+def speed_rows(spec: SpeedSpec, n_classes: int, device: torch.device, *, label: str = "") -> list[dict]:
+    """Rows of all `networks`, the ways of each by turns; and of all `own` ones, by turns with each other."""
+
+    def cases(name: str, network: SemanticNetwork, height: int, width: int, ways: tuple[str, ...]):
+        torch.manual_seed(spec.seed)
+        model = build_semantic(network, n_classes).to(device).eval()
+        image = torch.randn(1, 3, height, width).to(device)
+        return [Case(name, model, image, way, name in spec.compiled) for way in ways]
+
+    layout = "channels-last" if spec.compute.channels_last else "contiguous"
+    rows = []
+    for name, network in tqdm(spec.networks.items(), desc=label, leave=False, disable=not label):
+        rows += timed_rows(cases(name, network, spec.height, spec.width, WAYS), device, spec)
+    own = [
+        case
+        for name, network in spec.own.items()
+        for case in cases(name, network, spec.own_height, spec.own_width, (layout,))
+    ]
+    return rows + timed_rows(own, device, spec)
+
+
+def timed_rows(cases: Sequence[Case], device: torch.device, spec: SpeedSpec) -> list[dict]:
+    """Latency of some cases, timed by turns.
+
+    Returns
+    -------
+    list of dict
+        "network", "way", "height", "width", "parameters", "multiply_adds", "n" (timed calls), "median_ms",
+        "p95_ms", "images_per_s" (one image at a time), "note": why a way is not timed, with NaN beside it.
+    """
+    calls: dict[int, Callable[[], Tensor]] = {}
+    notes: dict[int, str] = {}
+    for number, case in enumerate(cases):
+        try:
+            call = _call(case, device)
+            _seconds(call, device)  # libraries prepare themselves, and compilers compile
+            calls[number] = call
+        except Exception as error:  # a way that this machine does not have is a row, not the end of the run
+            notes[number] = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    times: dict[int, list[float]] = {number: [] for number in calls}
+    began = time.perf_counter()
+    for repeat in range(spec.repeats):
+        if repeat >= 1 and time.perf_counter() - began > spec.limit_s:
+            break
+        for number, call in calls.items():
+            times[number].append(1e3 * _seconds(call, device))
+    return [
+        _facts(case) | _latency(times.get(number, [])) | {"note": notes.get(number, "")}
+        for number, case in enumerate(cases)
+    ]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16; without them it is emulated, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
+
+
+def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
+    """One forward pass. Raises RuntimeError with the reason where a way is not for this machine."""
+    model, image, way = case.model, case.image, case.way
+    if way == "contiguous":
+        return lambda: model(image)
+    layout = {"memory_format": torch.channels_last}
+    fast, last = copy.deepcopy(model).to(**layout), image.contiguous(**layout)
+    if way == "bf16":
+        if not has_bf16(device):
+            raise RuntimeError("this processor has no bf16 instructions")
+        fast, last = fast.to(torch.bfloat16), last.to(torch.bfloat16)
+    if way == "compiled":
+        if not case.compiles:
+            raise RuntimeError("not compiled in this profile, to save time")
+        fast = torch.compile(fast)
+    return lambda: fast(last)
+
+
+def _facts(case: Case) -> dict:
+    """What a case is, and what it has to do."""
+    shape = tuple(case.image.shape)
+    return {
+        "network": case.network, "way": case.way, "height": shape[-2], "width": shape[-1],
+        "parameters": n_parameters(case.model),
+        "multiply_adds": n_operations(case.model, shape, convention="multiply-adds"),
+    }  # fmt: skip
+
+
+def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
+    """Time of one call; a GPU has then finished."""
+    began = time.perf_counter()
+    with torch.no_grad():
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - began
+
+
+def _latency(times: list[float]) -> Mapping[str, float]:
+    if not times:
+        nothing = float("nan")
+        return {"n": 0, "median_ms": nothing, "p95_ms": nothing, "images_per_s": nothing}
+    median, late = np.percentile(times, (50, 95)).tolist()
+    return {"n": len(times), "median_ms": median, "p95_ms": late, "images_per_s": 1e3 / median}

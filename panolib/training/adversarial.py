@@ -1,0 +1,219 @@
+"""Output-space adversarial adaptation: the target's predictions are to look like the source's.
+
+References: methods.md section 9.3; Tsai et al. 2018, arXiv:1802.10349.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panolib.data import views
+from panolib.data.loading import iteration_seed
+from panolib.data.readers import Sample
+from panolib.models.discriminator import Discriminator
+from panolib.runs import Job
+from panolib.training.semantic import (
+    Augmentation,
+    LabelledBatches,
+    UnlabelledBatches,
+    clean_view,
+    head_logits,
+    supervised_loss,
+    upsample,
+)
+from panolib.training.setup import (
+    Compute,
+    Optimiser,
+    SemanticNetwork,
+    batch_norm_momentum,
+    build_optimizer,
+    build_semantic,
+    launch,
+    memory_format,
+    set_learning_rate,
+    stream_loaders,
+)
+
+BETAS = (0.9, 0.99)  # of the discriminator's Adam
+
+
+@dataclass(frozen=True)
+class AdversarySpec:
+    """The discriminator, and how much the network is pulled by it."""
+
+    kind: str  # "fcd" or "light"
+    width: int  # channels after its first convolution
+    lr: float
+    weight: float  # lambda
+    source_label: int  # 0 or 1; only consistency matters
+
+
+@dataclass(frozen=True)
+class PseudoLabelSpec:
+    """Pseudo-labels made once from the parent "labels" (`layered_pseudo_labels`)."""
+
+    n_layers: int  # heads that vote
+    rule: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class AdversarialSpec:
+    """Adversarial adaptation from the weights of a parent, with pseudo-labels or without."""
+
+    label_set: str
+    source: str
+    target: str
+    validation: str
+    network: SemanticNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation  # of source crops
+    iterations: int
+    batch_size: int  # source crops
+    n_target: int  # target images an iteration
+    batch_norm: str  # "both": running statistics follow both domains, as in the reference; or "target"
+    adversary: AdversarySpec
+    pseudo_labels: PseudoLabelSpec | None
+    compute: Compute
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_choice("batch_norm", self.batch_norm, ("both", "target"))
+        check_choice("source_label", self.adversary.source_label, (0, 1))
+
+
+def check_choice(name: str, value, choices: tuple) -> None:
+    """Raise ValueError, which a profile reports with its file, for a value that is none of the choices."""
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {choices}")
+
+
+def fooling_loss(discriminator: nn.Module, target: Tensor, source_label: int) -> Tensor:
+    """Binary cross-entropy of target probabilities [B, C, H, W] with the label of the *source*."""
+    return _domain_loss(discriminator(target), source_label)
+
+
+def discriminator_loss(discriminator: nn.Module, source: Tensor, target: Tensor, source_label: int) -> Tensor:
+    """Binary cross-entropy of both domains with their own labels, halves averaged."""
+    halves = (
+        _domain_loss(discriminator(source), source_label),
+        _domain_loss(discriminator(target), 1 - source_label),
+    )
+    return sum(halves) / 2
+
+
+def probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Softmax of logits at the size of the image: what a discriminator sees."""
+    return upsample(logits, size).softmax(1)
+
+
+def build_adversary(fabric, spec: AdversarySpec, n_classes: int) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A discriminator and its optimiser, set up."""
+    discriminator = Discriminator(n_classes, kind=spec.kind, width=spec.width)
+    parameters = [{"params": list(discriminator.parameters()), "base_lr": spec.lr}]
+    return fabric.setup(discriminator, torch.optim.Adam(parameters, lr=spec.lr, betas=BETAS))
+
+
+def adversarial_train(
+    spec: AdversarialSpec,
+    job: Job,
+    start_state: Mapping[str, Tensor],
+    source: Sequence[Sample],
+    target: Sequence[Sample],
+    n_classes: int,
+    *,
+    pseudo_labels: Sequence[np.ndarray] | None = None,
+) -> nn.Module:
+    """Adapt a network; returns it.
+
+    One iteration: cross-entropy on the source, all heads; on the target, lambda times the loss of a frozen
+    discriminator that should take it for the source, plus cross-entropy with pseudo-labels, all heads; then
+    the discriminator on the detached probabilities of both; one step of each.
+
+    Parameters
+    ----------
+    start_state : state dict
+    source : data set with labels
+    target : data set, read without labels
+    pseudo_labels : sequence of uint8 [H, W], optional
+        One for every target image, `VOID` where there is none.
+    """
+    fabric = launch(spec.compute)
+    torch.manual_seed(spec.seed)
+    model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
+    model.load_state_dict(start_state)
+    model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
+    adversary = spec.adversary
+    discriminator, judge_optimizer = build_adversary(fabric, adversary, n_classes)
+    if (state := job.resume()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        discriminator.load_state_dict(state["discriminator"])
+        judge_optimizer.load_state_dict(state["judge_optimizer"])
+
+    size = (spec.augmentation.height, spec.augmentation.width)
+    maps = None if pseudo_labels is None else [{"semantic": labels} for labels in pseudo_labels]
+    streams = (
+        LabelledBatches(source, spec.batch_size, spec.augmentation),
+        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), None, maps),
+    )
+    loaders = stream_loaders(
+        fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
+    )
+    source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
+    model.train()
+    for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
+        for either in (optimizer, judge_optimizer):
+            set_learning_rate(either, spec.optimiser, iteration, spec.iterations)
+            either.zero_grad(set_to_none=True)
+
+        discriminator.requires_grad_(False)
+        with batch_norm_momentum(model, source_momentum):
+            outputs = head_logits(model, source_batch["image"])
+        source_loss = supervised_loss(outputs, source_batch["semantic"])
+        fabric.backward(source_loss)
+        source_seen = probabilities(outputs[0].detach(), size)
+
+        outputs = head_logits(model, views.normalise(target_batch["image"]))
+        target_seen = probabilities(outputs[0], size)
+        fooling = fooling_loss(discriminator, target_seen, adversary.source_label)
+        target_loss = adversary.weight * fooling
+        if maps is not None:
+            target_loss = target_loss + supervised_loss(outputs, target_batch["semantic"].long())
+        fabric.backward(target_loss)
+
+        discriminator.requires_grad_(True)
+        judging = discriminator_loss(discriminator, source_seen, target_seen.detach(), adversary.source_label)
+        fabric.backward(judging)
+        optimizer.step()
+        judge_optimizer.step()
+
+        job.log(
+            iteration,
+            loss=source_loss + target_loss,
+            source_loss=source_loss,
+            target_loss=target_loss,
+            fooling=fooling,
+            judging=judging,
+        )
+        job.checkpoint(
+            lambda: {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "discriminator": discriminator.state_dict(),
+                "judge_optimizer": judge_optimizer.state_dict(),
+            },
+            iteration + 1,
+        )
+    return model
+
+
+def _domain_loss(logits: Tensor, label: int) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

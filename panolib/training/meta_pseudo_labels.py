@@ -1,0 +1,247 @@
+"""Meta Pseudo Labels: a teacher that labels the target, and hears how much its labels help a student.
+
+References: methods.md section 9.5; Pham et al. 2021, arXiv:2003.10580; Montresori, Rosini, Vanderputten
+("rt", whose feedback is a product of losses instead).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from panolib.data import views
+from panolib.data.loading import iteration_seed
+from panolib.data.readers import Sample
+from panolib.labels import VOID
+from panolib.layered_pseudo_labels import select_labels
+from panolib.losses.semantic import cross_entropy
+from panolib.runs import Job
+from panolib.training.adversarial import (
+    AdversarySpec,
+    build_adversary,
+    check_choice,
+    discriminator_loss,
+    fooling_loss,
+    probabilities,
+)
+from panolib.training.semantic import (
+    Augmentation,
+    LabelledBatches,
+    UnlabelledBatches,
+    clean_view,
+    head_logits,
+    supervised_loss,
+    upsample,
+)
+from panolib.training.setup import (
+    Compute,
+    Optimiser,
+    SemanticNetwork,
+    batch_norm_momentum,
+    build_optimizer,
+    build_semantic,
+    launch,
+    memory_format,
+    set_learning_rate,
+    stream_loaders,
+)
+
+FEEDBACK = ("old_minus_new", "new_minus_old")
+RAMP = (40, 25)  # of "rt": time constant and last epoch
+
+
+@dataclass(frozen=True)
+class MetaSpec:
+    """Meta Pseudo Labels from the weights of a parent."""
+
+    label_set: str
+    source: str
+    target: str
+    validation: str
+    network: SemanticNetwork
+    optimiser: Optimiser  # of both networks
+    augmentation: Augmentation  # of source crops
+    iterations: int
+    batch_size: int  # source crops
+    n_target: int  # target images an iteration
+    batch_norm: str  # "both" or "target", as in adversarial adaptation
+    mode: str  # "paper", or "rt" with adversarial teacher
+    feedback: str  # of "paper": "old_minus_new" as the Taylor argument says, "new_minus_old" as code has it
+    student_pretrained: bool
+    threshold: float | None  # cap of the median thresholds of each image; None labels every pixel
+    uda_weight: float
+    epochs: int  # that the iterations stand for in the ramp of "rt"
+    adversary: AdversarySpec  # of "rt"
+    compute: Compute
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_choice("batch_norm", self.batch_norm, ("both", "target"))
+        check_choice("mode", self.mode, ("paper", "rt"))
+        check_choice("feedback", self.feedback, FEEDBACK)
+
+
+def paper_feedback(old_loss: Tensor, new_loss: Tensor, sign: str) -> Tensor:
+    """Weight h of the teacher's own labels, from the student's source loss before and after its step.
+
+    By Taylor's rule `old_minus_new` is the learning rate times the product of the gradients of the source
+    loss and of the pseudo-label loss: positive if the step helped. Public code has the other sign.
+    """
+    return old_loss - new_loss if sign == "old_minus_new" else new_loss - old_loss
+
+
+def rt_feedback(target_loss: Tensor, source_loss: Tensor, *, lr: float, epoch: int) -> Tensor:
+    """Weight H of "rt": ramp times learning rate times both losses of the student; 1 in epoch 0."""
+    if epoch == 0:
+        return torch.ones_like(target_loss)
+    constant, last = RAMP
+    ramp = math.expm1(epoch / constant) if epoch <= last else 1.0
+    return ramp * lr * target_loss * source_loss
+
+
+def hard_labels(logits: Tensor, size: tuple[int, int], threshold: float | None) -> Tensor:
+    """int64 [B, H, W]: best class of logits [B, C, h, w], void below the median of its class in the image."""
+    confidence, labels = probabilities(logits.detach(), size).max(1)
+    if threshold is None:
+        return labels
+    arrays = [part.cpu().numpy() for part in (labels, confidence)]
+    kept = select_labels(*arrays, logits.shape[1], rule="image", threshold=threshold)
+    return torch.stack([torch.from_numpy(image) for image in kept]).long().to(logits.device)
+
+
+def noise_rectangles(image: Tensor, *, probability: float = 0.5) -> Tensor:
+    """Add N(0, 1) noise to a random rectangle of each image [B, C, H, W] with a probability."""
+    batch, _, height, width = image.shape
+    corners = (
+        torch.rand(batch, 2, 2).sort(2).values.flatten(1)
+    )  # top, bottom, left, right; shares of the side
+    drawn = torch.rand(batch) < probability
+    rows, columns = torch.arange(height) / height, torch.arange(width) / width
+    down = (rows >= corners[:, :1]) & (rows < corners[:, 1:2])
+    across = (columns >= corners[:, 2:3]) & (columns < corners[:, 3:])
+    mask = (down[:, :, None] & across[:, None] & drawn[:, None, None]).to(image)
+    return image + torch.randn(image.shape).to(image) * mask[:, None]
+
+
+def consistency_loss(clean: Tensor, noisy: Tensor) -> Tensor:
+    """Cross-entropy of noisy logits [B, C, h, w] with the probabilities of the clean ones (UDA)."""
+    return F.cross_entropy(noisy, clean.detach().softmax(1))
+
+
+def meta_train(
+    spec: MetaSpec,
+    job: Job,
+    start_state: Mapping[str, Tensor],
+    source: Sequence[Sample],
+    target: Sequence[Sample],
+    n_classes: int,
+) -> tuple[nn.Module, nn.Module]:
+    """Train both networks; returns (student, teacher).
+
+    One iteration: the teacher labels the target; the student takes a step with these labels ("rt": and with
+    the source); the change of its source loss ("rt": the product of its losses) weighs the teacher's loss
+    with its own labels, to which cross-entropy on the source, consistency under noise and in "rt" the
+    adversarial loss are added.
+
+    Bugs of the reference that are not repeated: its discriminator sees the student instead of the teacher,
+    and its adversarial term has weight 1 (methods 9.6). `target` is read without labels.
+    """
+    fabric = launch(spec.compute)
+    torch.manual_seed(spec.seed)
+    networks, optimizers = {}, {}
+    for name, pretrained in (("teacher", True), ("student", spec.student_pretrained)):
+        model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
+        if pretrained:
+            model.load_state_dict(start_state)
+        networks[name], optimizers[name] = fabric.setup(model, build_optimizer(spec.optimiser, model))
+    adversary = spec.adversary
+    networks["discriminator"], optimizers["discriminator"] = build_adversary(fabric, adversary, n_classes)
+    parts = {f"{name}.model": part for name, part in networks.items()}
+    parts |= {f"{name}.optimizer": part for name, part in optimizers.items()}
+    if (state := job.resume()) is not None:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+
+    size = (spec.augmentation.height, spec.augmentation.width)
+    streams = (
+        LabelledBatches(source, spec.batch_size, spec.augmentation),
+        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation)),
+    )
+    loaders = stream_loaders(
+        fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
+    )
+    source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
+    teacher, student, discriminator = networks.values()
+    teacher.train()
+    student.train()
+    for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
+        for optimizer in optimizers.values():
+            set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+            optimizer.zero_grad(set_to_none=True)
+        images = views.normalise(target_batch["image"])
+        truth = source_batch["semantic"]
+
+        with batch_norm_momentum(teacher, source_momentum):
+            source_outputs = head_logits(teacher, source_batch["image"])
+        outputs = head_logits(teacher, images)
+        labels = hard_labels(outputs[0], size, spec.threshold)
+
+        pseudo_loss = supervised_loss(head_logits(student, images), labels)
+        if spec.mode == "rt":
+            with batch_norm_momentum(student, source_momentum):
+                student_source = supervised_loss(head_logits(student, source_batch["image"]), truth)
+            fabric.backward(pseudo_loss + student_source)
+            lr = optimizers["student"].param_groups[0]["lr"]
+            epoch = iteration * spec.epochs // spec.iterations
+            weight = rt_feedback(pseudo_loss.detach(), student_source.detach(), lr=lr, epoch=epoch)
+            optimizers["student"].step()
+        else:
+            old = _source_loss(student, source_batch)
+            fabric.backward(pseudo_loss)
+            optimizers["student"].step()
+            weight = paper_feedback(old, _source_loss(student, source_batch), spec.feedback)
+
+        source_loss = supervised_loss(source_outputs, truth)
+        own_loss = cross_entropy(upsample(outputs[0], size), labels)
+        with batch_norm_momentum(teacher, 0.0):
+            noisy = teacher(noise_rectangles(images))
+        teacher_loss = source_loss + weight * own_loss
+        teacher_loss = teacher_loss + spec.uda_weight * consistency_loss(outputs[0], noisy)
+        if spec.mode == "rt":
+            discriminator.requires_grad_(False)
+            seen = probabilities(outputs[0], size)
+            fooling = fooling_loss(discriminator, seen, adversary.source_label)
+            teacher_loss = teacher_loss + adversary.weight * fooling
+        fabric.backward(teacher_loss)
+        if spec.mode == "rt":
+            discriminator.requires_grad_(True)
+            source_seen = probabilities(source_outputs[0].detach(), size)
+            fabric.backward(
+                discriminator_loss(discriminator, source_seen, seen.detach(), adversary.source_label)
+            )
+            optimizers["discriminator"].step()
+        optimizers["teacher"].step()
+
+        job.log(
+            iteration,
+            loss=pseudo_loss,
+            teacher_loss=teacher_loss,
+            source_loss=source_loss,
+            feedback=weight,
+            coverage=(labels != VOID).float().mean(),
+        )
+        job.checkpoint(lambda: {name: part.state_dict() for name, part in parts.items()}, iteration + 1)
+    return student, teacher
+
+
+def _source_loss(student: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
+    """Source loss of the main head with the statistics of the batch, without a gradient or a trace."""
+    with torch.no_grad(), batch_norm_momentum(student, 0.0):
+        logits = student(batch["image"])
+    return cross_entropy(upsample(logits, batch["semantic"].shape[-2:]), batch["semantic"])

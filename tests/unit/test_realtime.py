@@ -1,0 +1,254 @@
+"""Runs, label quality, speed and findings of notebook 09."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from panolib import findings, study, tables
+from panolib.data.samples import Sample
+from panolib.labels import CAMVID, CITYSCAPES, VOID
+from panolib.models.bisenet import BiSeNet
+from panolib.models.encoder import ResNetEncoder
+from panolib.realtime import findings as decide
+from panolib.realtime import labelling, runs, speed
+from panolib.realtime import tables as rt
+from panolib.training.setup import Compute, SemanticNetwork
+
+NOTEBOOK = "09_realtime_adaptation"
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    return study.load("smoke", root=tmp_path_factory.mktemp("empty"), train=False)
+
+
+def test_every_method_starts_alike_and_has_the_same_budget(smoke):
+    for domain in runs.DOMAINS:
+        adapted = [
+            smoke.runs[runs.method_name(domain, method, 0)]
+            for method in runs.METHODS
+            if method not in ("source_only", "adabn", "oracle")
+        ]
+        start = smoke.runs[runs.method_name(domain, "adabn", 0)]
+        assert {dict(run.parents)["start"].key for run in adapted} == {start.key}
+        for field in ("iterations", "batch_size", "optimiser", "network", "batch_norm", "augmentation"):
+            assert len({str(getattr(run.spec, field)) for run in adapted}) == 1, field
+    keys = [dict(smoke.runs[runs.method_name(d, "adabn", 0)].parents)["start"] for d in runs.DOMAINS]
+    assert dict(keys[1].parents)["start"].key == keys[0].key  # one source-only network for both targets
+
+
+def test_no_training_run_opens_target_labels(smoke):
+    for name in smoke.notebooks[NOTEBOOK]:
+        run = smoke.runs[name]
+        if "bisenet" in name and hasattr(run.spec, "iterations") and "oracle" not in name:
+            assert getattr(run.spec, "target", ":unlabelled").endswith(":unlabelled"), name
+            assert run.spec.source == smoke.profile.city.semantic_source
+
+
+def test_the_notebook_asks_for_declared_runs(smoke):
+    assert set(smoke.notebooks[NOTEBOOK]) <= set(smoke.runs)
+    assert runs.here(smoke) == ("city",) or smoke.sources["camvid"].available()
+
+
+# --- label quality ------------------------------------------------------------------------------------------
+
+
+def test_label_quality_by_hand():
+    """Four pixels of two classes and a void one; the second head is surer but wrong."""
+    truth = [np.array([[0, 0, 1, 1, VOID]], np.uint8)]
+    found = {
+        1: ([np.array([[0, 0, 1, 0, 5]], np.uint8)], [np.array([[0.95, 0.4, 0.4, 0.95, 0.99]], np.float32)]),
+        2: ([np.array([[1, 1, 0, 0, 5]], np.uint8)], [np.full((1, 5), 0.99, np.float32)]),
+    }
+    rows = pd.DataFrame(labelling.quality_rows(found, truth, CITYSCAPES, CITYSCAPES, threshold=0.9))
+    one = rows[(rows["layers"] == 1) & (rows["rule"] == "constant") & (rows["threshold"] == 0.9)].iloc[0]
+    assert (one["coverage"], one["accuracy"], one["class_coverage"]) == (0.5, 0.5, 0.5)
+    assert one["classes"] == 2  # also in the pixel without truth
+    two = rows[(rows["layers"] == 2) & (rows["rule"] == "constant") & (rows["threshold"] == 0.9)].iloc[0]
+    assert (two["coverage"], two["accuracy"]) == (1.0, 0.0)
+    low = rows[(rows["layers"] == 1) & (rows["rule"] == "constant") & (rows["threshold"] == 0.3)].iloc[0]
+    assert (low["coverage"], low["accuracy"]) == (1.0, 0.75)
+    assert set(rows["rule"]) == {"constant", "set", "image", "reference"}
+
+
+def test_label_quality_merges_and_survives_void_images():
+    bus = CITYSCAPES.classes.index("bus")
+    found = {1: ([np.full((2, 2), bus, np.uint8)], [np.ones((2, 2), np.float32)])}
+    car = np.full((2, 2), CAMVID.classes.index("car"), np.uint8)
+    rows = labelling.quality_rows(found, [car], CITYSCAPES, CAMVID, threshold=0.9)
+    assert {row["accuracy"] for row in rows} == {1.0}
+    void = labelling.quality_rows(found, [np.full((2, 2), VOID, np.uint8)], CITYSCAPES, CAMVID, threshold=0.9)
+    assert all(math.isnan(row["coverage"]) and math.isnan(row["accuracy"]) for row in void)
+
+
+def test_votes_take_the_heads_in_order():
+    torch.manual_seed(0)
+    model = BiSeNet(ResNetEncoder(10, width=4, stem_pool=False, output_stride=16), 5)
+    nothing = np.zeros((32, 32), np.int32)
+    image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
+    samples = [Sample(image, None, nothing, nothing > 0, "0")]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    found = labelling.votes(model, samples, (1, 3))
+    assert list(found) == [1, 3] and found[1][0][0].shape == (32, 32)
+    assert found[1][1][0].dtype == np.float32 and found[1][0][0].dtype == np.uint8
+    assert not np.array_equal(found[1][1][0], found[3][1][0])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# --- speed --------------------------------------------------------------------------------------------------
+
+NETWORK = SemanticNetwork("bisenet", 10, 4, 16, False, (), None)
+SPEED = speed.SpeedSpec(
+    "cityscapes", 32, 64, {"BiSeNet-10": NETWORK}, (), {"BiSeNet": NETWORK}, 32, 32, 3, 60.0,
+    Compute("cpu", "32-true", 0, True), 0,
+)  # fmt: skip
+
+
+def test_speed_rows_have_numbers_or_a_reason(monkeypatch):
+    monkeypatch.setattr(speed, "has_bf16", lambda device: False)
+    rows = speed.speed_rows(SPEED, 19, torch.device("cpu"))
+    table = pd.DataFrame(rows).set_index(["network", "way"])
+    assert table.loc["BiSeNet-10", "n"].to_dict() == {
+        "contiguous": 3, "channels-last": 3, "bf16": 0, "compiled": 0,
+    }  # fmt: skip
+    assert "bf16" in table.loc[("BiSeNet-10", "bf16"), "note"]
+    assert "compiled" in table.loc[("BiSeNet-10", "compiled"), "note"]
+    assert list(table.loc["BiSeNet"].index) == ["channels-last"]  # the layout of the profile
+    timed = table[table["n"] > 0]
+    assert (timed["median_ms"] <= timed["p95_ms"]).all() and (timed["note"] == "").all()
+    assert np.allclose(timed["images_per_s"] * timed["median_ms"], 1e3)
+    assert table["median_ms"].isna().equals(table["n"] == 0)
+
+
+def test_speed_stops_at_its_limit_after_one_call():
+    rows = speed.speed_rows(replace(SPEED, limit_s=0.0, repeats=9), 19, torch.device("cpu"))
+    assert {row["n"] for row in rows if not row["note"]} == {1}
+
+
+def test_a_way_that_fails_is_a_row(monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("no compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    rows = speed.speed_rows(replace(SPEED, compiled=("BiSeNet-10",)), 19, torch.device("cpu"))
+    (row,) = [row for row in rows if row["way"] == "compiled"]
+    assert row["note"] == "no compiler" and row["n"] == 0
+
+
+# --- tables and findings ------------------------------------------------------------------------------------
+
+
+def score_rows(**scores):
+    values = dict.fromkeys(runs.METHODS, 30.0) | {"source_only": 20.0, "oracle": 60.0} | scores
+    rows = [
+        (runs.METHODS[method], runs.TARGETS["city"], "mIoU_19", value, "%", "run", 0)
+        for method, value in values.items()
+    ]
+    return pd.DataFrame(rows, columns=list(tables.COLUMNS))
+
+
+def label_rows(two=0.2, image=0.6):
+    rows = [
+        {"layers": layers, "rule": rt.RULES[rule], "threshold": 0.9, "coverage": 100 * coverage,
+         "accuracy": 100 * accuracy, "target": runs.TARGETS["city"]}
+        for layers in (1, 2, 3)
+        for rule, coverage, accuracy in (
+            ("constant", two if layers > 1 else 0.3, 0.9), ("set", 0.5, 0.7), ("image", 0.5, image),
+            ("reference", 0.7, 0.5),
+        )
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdicts(found):
+    return {finding.thesis: finding.verdict for finding in found}
+
+
+def one(found, beginning):
+    (finding,) = [f for f in found if f.thesis.partition(": ")[2].startswith(beginning)]
+    return finding
+
+
+def test_comparison_and_its_published_values():
+    table = rt.comparison(score_rows(fcd=40.0), runs.TARGETS["city"]).set_index("method")
+    fcd = table.loc["adversarial, FCD"]
+    assert fcd["gap closed, %"] == pytest.approx(50) and fcd["above control, points"] == pytest.approx(10)
+    assert fcd[rt.ML] == 30.8 and fcd[rt.RT] == 28.8 and math.isnan(fcd["spread"])
+    assert table[rt.ML].dropna().tolist() == [30.8, 30.4, 31.5, 31.0, 31.3, 60.7]
+    assert table[rt.RT].dropna().tolist() == [28.8, 30.7, 32.2, 32.5, 54.7]
+
+
+def test_findings_turn_with_the_numbers():
+    beginning = "adversarial adaptation helps over source only"
+    for value, verdict in ((25.0, findings.REPRODUCED), (15.0, findings.NOT_REPRODUCED)):
+        found = decide.of_adaptation(score_rows(fcd=value), label_rows(), float("nan"))
+        assert one(found, beginning).verdict == verdict
+        assert "one seed, no spread" in one(found, beginning).ours
+    found = decide.of_adaptation(score_rows(fcd=20.5), label_rows(), 1.0)
+    assert one(found, beginning).verdict == findings.NOT_TESTABLE  # within the noise
+
+
+def test_a_difference_that_does_not_show_decides_nothing():
+    found = decide.of_adaptation(score_rows(mpl_old=30.04), label_rows(), float("nan"))
+    assert one(found, "the sign of the Taylor argument").verdict == findings.NOT_TESTABLE
+
+
+def test_differences_from_the_papers_are_read_from_the_profiles(smoke):
+    line = decide.differences_line(smoke)
+    assert "network.depth 10 instead of 101" in line and "adversary.width 4 instead of 64" in line
+    assert "weight_decay" not in line
+
+
+def test_no_worse_allows_for_the_noise():
+    for value, verdict in ((29.5, findings.REPRODUCED), (28.0, findings.NOT_REPRODUCED)):
+        found = decide.of_adaptation(score_rows(light=value), label_rows(), 1.0)
+        assert one(found, "the light discriminator").verdict == verdict
+
+
+def test_sac_has_to_beat_the_best_of_them():
+    found = decide.of_adaptation(score_rows(self_trained=35.0, mpl_rt=36.0), label_rows(), 0.5)
+    finding = one(found, "SAC beats")
+    assert finding.verdict == findings.NOT_REPRODUCED and "MPL, rt 36.0" in finding.ours
+
+
+def test_findings_about_labels():
+    sparse = one(decide.of_adaptation(score_rows(), label_rows(two=0.2), 0.5), "labels of several")
+    dense = one(decide.of_adaptation(score_rows(), label_rows(two=0.4), 0.5), "labels of several")
+    assert (sparse.verdict, dense.verdict) == (findings.NOT_REPRODUCED, findings.REPRODUCED)
+    better, worse = (
+        one(decide.of_adaptation(score_rows(), label_rows(image=x), 0.5), "medians over the set")
+        for x in (0.6, 0.8)
+    )
+    assert (better.verdict, worse.verdict) == (findings.REPRODUCED, findings.NOT_REPRODUCED)
+
+
+def test_published_complexity_is_reproduced_and_a_wrong_count_is_not():
+    table = rt.complexity_table()
+    assert decide.equal_counts(table).verdict == findings.REPRODUCED
+    assert decide.equal_counts(table.assign(G=table["G"] + 0.001)).verdict == findings.NOT_REPRODUCED
+
+
+def latency(bisenet, deeplab, height=512):
+    rows = [
+        {"network": name, "way": way, "images_per_s": value, "height": height, "size, px": f"{height} x 1024"}
+        for name, value in (("BiSeNet-18", bisenet), ("DeepLabV2-101", deeplab))
+        for way in ("contiguous", "compiled")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_findings_about_time():
+    assert decide.real_time(latency(40, 2)).verdict == findings.REPRODUCED
+    assert decide.real_time(latency(3, 2)).verdict == findings.NOT_REPRODUCED
+    assert decide.real_time(latency(300, 2, height=64)).verdict == findings.NOT_TESTABLE
+    assert decide.faster(latency(3, 2)).verdict == findings.REPRODUCED
+    assert decide.faster(latency(1, 2)).verdict == findings.NOT_REPRODUCED
+    speeds = pd.DataFrame({"network": ["BiSeNet", "DeepLabV2"], "mIoU_19, %": [30, 40], "images/s": [50, 10]})
+    assert decide.worth_it(speeds).verdict == findings.REPRODUCED
+    assert decide.worth_it(speeds.assign(**{"images/s": [5, 10]})).verdict == findings.NOT_REPRODUCED
