@@ -21,7 +21,9 @@ class ColourPolicy:
     def __post_init__(self):
         low, high = self.quality
         if not (0 <= self.probability <= 1 and 0 <= self.factors[0] <= self.factors[1]):
-            raise ValueError(f"probability {self.probability}, factors {self.factors}: expected a share, low <= high")
+            raise ValueError(
+                f"probability {self.probability}, factors {self.factors}: expected a share, low <= high"
+            )
         if not 1 <= low <= high <= 100:
             raise ValueError(f"quality is {self.quality}, expected 1 <= low <= high <= 100")
 

@@ -15,7 +15,15 @@ from panolib.detr import cost
 from panolib.detr.network import build_detr
 from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
-from panolib.kinds import Sources, _clustering, _data, _finish, _parent_instance, _parent_semantic, _parent_spec
+from panolib.kinds import (
+    Sources,
+    _clustering,
+    _data,
+    _finish,
+    _parent_instance,
+    _parent_semantic,
+    _parent_spec,
+)
 from panolib.labels import LABEL_SETS
 from panolib.runs import Job, Run
 from panolib.training.setup import Compute, launch
@@ -56,9 +64,10 @@ def make_detr_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 
 def detr(sources: Sources, run: Run, job: Job) -> dict:
-    """Train a network; it is scored by runs of its own."""
-    _finish(job, train_detr(run.spec, job, _data(sources, run, run.spec.source)))
-    return {}
+    """Train a network, which is scored by runs of its own; metrics: the number of images it learns from."""
+    source = _data(sources, run, run.spec.source)
+    _finish(job, train_detr(run.spec, job, source))
+    return {"n_images": run.spec.n_images or len(source)}
 
 
 def detr_scores(sources: Sources, run: Run, job: Job) -> dict:

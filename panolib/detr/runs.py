@@ -9,8 +9,8 @@ variant            question
 ``plain-n50`` ...  fewer training images, for as many iterations
 =================  ===========================================================================================
 
-Each network is scored on the target, on the two other styles of the city, and on CamVid; one is measured beside our
-pipeline with the same supervision (rung "oracle").
+Each network is scored on the target, on the two other styles of the city, and on CamVid; one is measured
+beside our pipeline with the same supervision (rung "oracle").
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from panolib.data.colour_policy import ColourPolicy
 from panolib.detr.kinds import DetrCostSpec, DetrScoresSpec
 from panolib.detr.network import DetrNetwork
 from panolib.detr.score import QueryRule
 from panolib.detr.training import DetrSpec
-from panolib.data.colour_policy import ColourPolicy
 from panolib.grid import Grid
 from panolib.profiles import from_mapping, to_plain
 from panolib.study import run_name

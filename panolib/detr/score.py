@@ -104,8 +104,10 @@ def score_detr(
     }
 
 
-def semantic_of(panoptic_map: np.ndarray, segments_info: Sequence[Mapping], label_set: LabelSet) -> np.ndarray:
-    """Classes of a panoptic map, to index `merged_ids` with void appended: int64 [H, W], n_classes for void."""
+def semantic_of(
+    panoptic_map: np.ndarray, segments_info: Sequence[Mapping], label_set: LabelSet
+) -> np.ndarray:
+    """int64 [H, W]: train ids of a panoptic map, n_classes for void (a row after those of `merged_ids`)."""
     table = np.full(max((s["id"] for s in segments_info), default=0) + 1, label_set.n_classes, np.int64)
     for segment in segments_info:
         table[segment["id"]] = segment["category_id"]

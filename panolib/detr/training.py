@@ -31,7 +31,7 @@ from panolib.training.setup import (
     set_learning_rate,
 )
 
-# terms of the loss by the library's names, with the weights of the reference; "_0", "_1", ... of earlier layers
+# terms of the loss by the library's names, with the weights of the reference; earlier layers have "_0", "_1"
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
 
 
@@ -98,7 +98,7 @@ def epoch_position(position: int, n_images: int, seed: int) -> int:
 
 
 def coarse_masks(masks: Tensor, stride: int) -> Tensor:
-    """float [T, H, W] in [0, 1] -> [T, ceil(H / stride), ceil(W / stride)]: share of each cell that is covered."""
+    """float [T, H, W] -> [T, ceil(H / stride), ceil(W / stride)]: share of each cell that is covered."""
     if stride == 1 or not len(masks):
         height, width = (-(-side // stride) for side in masks.shape[-2:])
         return masks if len(masks) else masks.new_zeros(0, height, width)
@@ -124,7 +124,9 @@ def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
     fabric, label_set = launch(spec.compute), LABEL_SETS[spec.label_set]
     torch.manual_seed(spec.seed)
     model = build_detr(spec.network, label_set.n_classes).to(memory_format=memory_format(spec.compute))
-    model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model, encoder="detr.model.backbone."))
+    model, optimizer = fabric.setup(
+        model, build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
+    )
 
     if (state := job.resume()) is not None:
         model.load_state_dict(state["model"])
