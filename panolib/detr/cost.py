@@ -167,7 +167,8 @@ def compare(
     dict
         {system: {"scores": of `evaluate.panoptic_scores`, "parameters", "forward_gflop" and "step_gflop" an
         image (2 a multiply-add; matrix products and convolutions), and as {"median", "low", "high"}
-        (quartiles) "train_s", "train_mib", "infer_s", "infer_mib": a step of a batch, and one image from pixels to map}}
+        (quartiles) "train_s", "train_mib", "infer_s", "infer_mib": a step of a batch, and one image from
+        pixels to map}}
     """
     stats = {name: PanopticStats(label_set) for name in systems}
     infer = {name: Measured() for name in systems}

@@ -104,8 +104,8 @@ def build_detr(network: DetrNetwork, n_classes: int) -> DetrForSegmentation:
     model.detr.model.unfreeze_backbone()
     if network.trained_norms:
         _train_norms(model.detr.model.backbone)
-    # The decoder begins with queries of 0, so its first layer norm sees exactly 0, where its slope is 300. That
-    # one bias then makes most of the gradient's norm, and clipping takes it from everything else.
+    # The decoder begins with queries of 0, so its first layer norm sees exactly 0, where its slope is 300.
+    # That one bias then makes most of the gradient's norm, and clipping takes it from everything else.
     nn.init.normal_(model.detr.model.decoder.layers[0].self_attn.o_proj.bias)
     return model
 

@@ -208,12 +208,7 @@ def cost_rows(found: Mapping[int, Record], trainings: Mapping[str, Sequence[Reco
 def cost_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Measures as rows, systems as columns, and DETR as a multiple of ours; means over seeds."""
     measures = rows["class_or_metric"] + ", " + rows["unit"]
-    wide = (
-        rows.assign(measure=measures)
-        .groupby(["measure", "method"], sort=False)["value"]
-        .mean()
-        .unstack("method")
-    )
+    wide = rows.assign(measure=measures).pivot_table(index="measure", columns="method", values="value")
     wide = wide.loc[list(dict.fromkeys(measures)), [DETR, OURS]]
     return wide.assign(ratio=wide[DETR] / wide[OURS]).rename_axis(columns=None)
 
