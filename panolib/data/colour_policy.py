@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +69,14 @@ def adjust(image: Tensor, change: str, strength: float) -> Tensor:
         "brightness": functional.adjust_brightness,
         "contrast": functional.adjust_contrast,
         "saturation": functional.adjust_saturation,
-        "quality": functional.jpeg,
+        "quality": compress,
     }
     return functions[change](image, strength)
+
+
+def compress(image: Tensor, quality: int) -> Tensor:
+    """A uint8 image [3, H, W] after JPEG compression with a quality of 1 .. 100."""
+    pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])  # OpenCV has blue first
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(decoded))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class DetrNetwork:
 
     `depths` are the blocks of each stage of a ResNet. Its last map feeds the transformer: with four stages
     that is 1/32 of the image, with three (and the stem as the finest map) 1/16, for small images.
+
+    The attention maps of a query sum to 1 over all heads and cells, so each value is tiny beside the features
+    that the mask head sees with them, and masks begin alike for all queries. A gain of heads x cells makes
+    their mean 1, which short trainings need.
     """
 
     block: str  # "basic" or "bottleneck"
@@ -41,6 +46,7 @@ class DetrNetwork:
     n_queries: int
     dropout: float
     no_object_weight: float  # in the cross-entropy of the class head
+    attention_gain: float  # of the mask head's start weights for attention maps; 1: as the reference
     trained_norms: bool  # batch norm learns; False: frozen, as DETR does with pre-trained weights
 
     def __post_init__(self):
@@ -104,10 +110,29 @@ def build_detr(network: DetrNetwork, n_classes: int) -> DetrForSegmentation:
     model.detr.model.unfreeze_backbone()
     if network.trained_norms:
         _train_norms(model.detr.model.backbone)
-    # The decoder begins with queries of 0, so its first layer norm sees exactly 0, where its slope is 300.
-    # That one bias then makes most of the gradient's norm, and clipping takes it from everything else.
-    nn.init.normal_(model.detr.model.decoder.layers[0].self_attn.o_proj.bias)
+    _start_as_reference(model)
+    with torch.no_grad():
+        model.mask_head.conv1.conv.weight[:, network.d_model :] *= network.attention_gain
     return model
+
+
+def _start_as_reference(model: DetrForSegmentation) -> None:
+    """Random start of transformer and heads as in the reference code of DETR, made for training from scratch.
+
+    The library draws every weight and query with a deviation of 0.02, whatever the width: all queries then
+    begin alike, and next to nothing of the image reaches them.
+    """
+    detr = model.detr.model
+    for module in (detr.encoder, detr.decoder):
+        for parameter in module.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+    heads = (model.detr.class_labels_classifier, *model.detr.bbox_predictor.layers)
+    for layer in (detr.input_projection, detr.query_position_embeddings, *heads):
+        layer.reset_parameters()
+    # Unlike there: the decoder begins with queries of 0, so its first layer norm would see exactly 0, where
+    # its slope is 300. That one bias makes most of the gradient's norm, and clipping takes it from the rest.
+    nn.init.normal_(detr.decoder.layers[0].self_attn.o_proj.bias)
 
 
 def _train_norms(module: nn.Module) -> None:
