@@ -29,7 +29,6 @@ from panolib.training.instance import InstanceBaselineSpec, ring_margins, source
 from panolib.training.semantic import BaselineSpec, LabelledBatches, upsample
 from panolib.training.setup import build_optimizer
 
-DETR, OURS = "DETR", "embeddings"
 Panoptic = Callable[[Sample], tuple]  # sample -> (panoptic map, segments)
 
 

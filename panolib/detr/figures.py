@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib.detr.cost import OURS
+from panolib.detr.kinds import OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN
 from panolib.detr.tables import LABELS, Runs, label_of
 from panolib.figures import picture_grid, recorded_picture, with_class_legend

@@ -9,7 +9,7 @@ import pandas as pd
 
 from panolib import findings
 from panolib.claims import Claim
-from panolib.detr.cost import DETR, OURS
+from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN
 from panolib.detr.tables import (
     CAMVID,

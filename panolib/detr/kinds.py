@@ -10,8 +10,6 @@ import torch
 from torch import nn
 
 from panolib import provenance
-from panolib.bench import threads
-from panolib.detr import cost
 from panolib.detr.network import build_detr
 from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
@@ -27,6 +25,8 @@ from panolib.kinds import (
 from panolib.labels import LABEL_SETS
 from panolib.runs import Job, Run
 from panolib.training.setup import Compute, launch
+
+DETR, OURS = "DETR", "embeddings"  # the two systems that are compared
 
 
 @dataclass(frozen=True)
@@ -94,16 +94,19 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
 
 def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
     """{"systems": what `cost.compare` measures, "batch_size", "processor"}; one thread on a CPU."""
+    from panolib.bench import threads  # scikit-learn and more, which no other kind needs
+    from panolib.detr import cost
+
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     fabric = launch(spec.compute)
     train = _data(sources, run, spec.train)
     torch.manual_seed(spec.seed)
     systems = {
-        cost.DETR: cost.detr_system(
+        DETR: cost.detr_system(
             fabric.to_device(_parent_detr(job)), _parent_spec(job, "detr"), spec.rule, train, label_set,
             spec.batch_size,
         ),
-        cost.OURS: cost.our_system(
+        OURS: cost.our_system(
             fabric.to_device(_parent_semantic(job, "semantic")),
             fabric.to_device(_parent_instance(job, "instance")),
             (_parent_spec(job, "semantic"), _parent_spec(job, "instance")),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from panolib.detr.cost import DETR, OURS
+from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
 from panolib.profiles import load_yaml, project_root, to_plain
 from panolib.runs import Record
