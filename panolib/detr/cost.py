@@ -211,5 +211,9 @@ def _flops(system: System, batch_size: int) -> dict[str, float]:
 
 
 def _quartiles(values: Sequence[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4) if len(values) > 1 else (*values, *values, *values)
+    low, median, high = (
+        statistics.quantiles(values, n=4, method="inclusive")
+        if len(values) > 1
+        else (*values, *values, *values)
+    )
     return {"median": median, "low": low, "high": high}

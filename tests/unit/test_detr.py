@@ -480,3 +480,75 @@ def test_size_rows_name_the_number_of_images():
     sized = detr_tables.size_rows(some_rows((6, 7), (7, 8), (3, 4), (1, 2)), 400)
     assert list(dict.fromkeys(sized["images"])) == [50, 400]
     assert set(sized["method"]) == {"50 images", detr_tables.LABELS["plain"]}
+
+
+# --- what it costs --------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A system of one linear layer that notes who was called."""
+
+    def __init__(self, name, calls):
+        self.network = torch.nn.Linear(3, 5, bias=False)
+        self.name, self.calls = name, calls
+
+    def system(self):
+        from panolib.detr.cost import System
+
+        def step():
+            self.network(torch.ones(4, 3)).sum().backward()
+            self.calls.append(("step", self.name))
+
+        def infer(sample):
+            self.calls.append(("infer", self.name))
+            return panoptic_truth(sample, CITYSCAPES)
+
+        return System([self.network], step, infer, lambda: self.network(torch.ones(1, 3)))
+
+
+def test_both_systems_in_turn_scored_timed_and_counted():
+    from panolib.detr.cost import compare
+
+    calls: list = []
+    systems = {name: Counted(name, calls).system() for name in "ab"}
+    found = compare(systems, Samples([a_sample()] * 3), CITYSCAPES, batch_size=4, repeats=2)
+    assert [name for kind, name in calls if kind == "infer"] == list("ababab")
+    assert [name for kind, name in calls if kind == "step"][-6:] == list(
+        "ababab"
+    )  # two before, to be counted
+    for measured in found.values():
+        assert measured["parameters"] == 15
+        assert measured["forward_gflop"] == pytest.approx(2 * 15 / 1e9)
+        assert measured["step_gflop"] == pytest.approx(2 * 2 * 15 / 1e9)  # forward, and the weights' gradient
+        assert measured["scores"]["pq"]["car"] == 1.0
+        low, median, high = (measured["infer_s"][name] for name in ("low", "median", "high"))
+        assert 0 < low <= median <= high
+
+
+def test_operations_of_attention_are_counted():
+    """The count does not depend on which attention kernel the library picks."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, totals = build_detr(TINY, 3).eval(), []
+    for kernel in ("eager", "sdpa"):
+        model.config._attn_implementation = kernel  # the backbone has no choice, so not the public setter
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(pixel_values=torch.zeros(1, 3, 32, 64))
+        totals.append(counter.get_total_flops())
+    assert totals[0] == totals[1] > 0
+
+
+def test_table_of_costs_sets_detr_against_ours():
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        [
+            (system, "", name, value, unit, "", 0)
+            for system, values in (("DETR", (2, 30)), ("embeddings", (8, 10)))
+            for name, unit, value in zip(("PQ_19", "inference of one image"), ("%", "ms"), values)
+        ],
+        columns=list(detr_tables.COLUMNS),
+    )
+    table = detr_tables.cost_table(rows)
+    assert list(table.index) == ["PQ_19, %", "inference of one image, ms"]
+    assert table["ratio"].tolist() == [0.25, 3.0]
