@@ -482,7 +482,7 @@ def test_size_rows_name_the_number_of_images():
     assert set(sized["method"]) == {"50 images", detr_tables.LABELS["plain"]}
 
 
-# --- what it costs --------------------------------------------------------------------------------------------
+# --- what it costs ------------------------------------------------------------------------------------------
 
 
 class Counted:
