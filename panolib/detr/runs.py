@@ -75,6 +75,8 @@ def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
         return
     section = to_plain(settings)
     shared = {name: section[name] for name in DetrSpec.__dataclass_fields__ if name in section}
+    # the library computes boxes and losses in the precision of the network: bf16 has steps of 1/256
+    shared["compute"] = dict(grid.compute) | {"precision": "32-true"}
     camvid_grid = Grid("camvid", grid.settings, grid.compute, camvid, grid.seed, "camvid")
     for variant, values in variants(settings).items():
         trained = grid.add(

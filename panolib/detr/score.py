@@ -32,9 +32,13 @@ class QueryRule:
 def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
     """Class logits [Q, C + 1] and mask logits [Q, H, W] of one image, at its own size.
 
-    `size`: (height, width) to which the image is resized for the network, or None.
+    `size`: (height, width) of the training images, or None. The image is brought to that height for the network,
+    in its own aspect ratio.
     """
-    image = sample if size is None else resize_sample(Sample(sample.image, None, None, None, sample.id), size)
+    image = Sample(sample.image, None, None, None, sample.id)
+    if size is not None:
+        height, width = sample.image.shape[:2]
+        image = resize_sample(image, (size[0], round(width * size[0] / height)))
     image = views.normalise(to_image(image)[None]).to(next(model.parameters()).device)
     outputs = model(pixel_values=image)
     return outputs.logits[0].float(), upsample(outputs.pred_masks.float(), sample.image.shape[:2])[0]

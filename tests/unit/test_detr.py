@@ -17,7 +17,7 @@ from panolib.detr import findings as detr_findings
 from panolib.detr import tables as detr_tables
 from panolib.detr.network import DetrNetwork, MissingTransformers, build_detr
 from panolib.detr.runs import DetrSettings, variants
-from panolib.detr.score import QueryRule, score_detr, semantic_of
+from panolib.detr.score import QueryRule, predict_queries, score_detr, semantic_of
 from panolib.detr.targets import detr_target, panoptic_from_queries
 from panolib.detr.training import chosen_images, coarse_masks, epoch_position, loss_terms, train_detr
 from panolib.inference import panoptic_truth
@@ -370,6 +370,19 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
     resumed = store.final_state(a_run())
     assert all(torch.equal(whole["model"][name], values) for name, values in resumed["model"].items())
     assert list(store.get(a_run()).curves["iteration"]) == [0, 1, 2, 3]
+
+
+def test_images_of_another_shape_keep_it():
+    seen = []
+
+    def model(pixel_values):
+        seen.append(tuple(pixel_values.shape))
+        return type("Outputs", (), {"logits": torch.zeros(1, 2, 20), "pred_masks": torch.zeros(1, 2, 4, 5)})
+
+    model.parameters = lambda: iter([torch.zeros(1)])
+    logits, masks = predict_queries(model, a_sample(48, 64), (16, 32))
+    assert seen == [(1, 3, 16, 21)]
+    assert logits.shape == (2, 20) and masks.shape == (2, 48, 64)
 
 
 class Oracle(torch.nn.Module):
