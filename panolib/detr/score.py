@@ -32,8 +32,8 @@ class QueryRule:
 def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
     """Class logits [Q, C + 1] and mask logits [Q, H, W] of one image, at its own size.
 
-    `size`: (height, width) of the training images, or None. The image is brought to that height for the network,
-    in its own aspect ratio.
+    `size`: (height, width) of the training images, or None. The image is brought to that height for the
+    network, in its own aspect ratio.
     """
     image = Sample(sample.image, None, None, None, sample.id)
     if size is not None:
