@@ -86,7 +86,10 @@ def training_set_size(target: pd.DataFrame, n_all: int) -> list[Finding]:
         return [findings.not_testable("more training images help", "one training set only")]
     found = []
     for metric in (PRODUCT, "mIoU_19"):
-        values = " to ".join(_text(target, metric, method) for method in methods)
+        values = ", ".join(
+            f"{images}: {_number(select(part, class_or_metric=metric)['value'])}"
+            for images, part in sized.groupby("images")
+        )
         finding = _ordered(
             target, metric, methods[0], methods[-1],
             f"more training images help, {metric} (the slides plot losses of 1,200 and 2,975 images only)",
@@ -141,9 +144,9 @@ def beside_ours(costs: pd.DataFrame) -> list[Claim]:
         found_values = values(measure, unit)
         ours, detr = found_values[OURS].mean(), found_values[DETR].mean()
         holds = detr >= ours if measure == "PQ_19" else detr <= ours
-        numbers = (
-            f"DETR {detr:.4g} {unit}, ours {ours:.4g} {unit}; {findings.seeds_note(len(found_values[DETR]))}"
-        )
+        texts = (f"{v:,.0f}" if unit == "count" else f"{v:.3g} {unit}" for v in (detr, ours))
+        note = findings.seeds_note(len(found_values[DETR]))
+        numbers = "DETR {}, ours {}; {}".format(*texts, note)
         found.append(Claim(statement, numbers, bool(holds)))
     return found
 
