@@ -24,6 +24,7 @@ PACKAGES = (
     "scikit-learn",
     "scikit-image",
     "opencv-python-headless",
+    "transformers",
 )
 
 

@@ -27,9 +27,13 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from panolib.profiles import from_mapping, load_yaml, project_root
 from panolib.runs import Record, Run, Store
+
+if TYPE_CHECKING:
+    from panolib.detr.runs import DetrSettings
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 UNSUPERVISED_RUNGS = RUNGS[:-1]
@@ -102,6 +106,7 @@ class Profile:
     nuclei: Domain
     camvid: Mapping  # real streets, `data.sources.CamVidData`
     experiments: Experiments
+    detr: Mapping  # DETR-panoptic, `detr.runs.DetrSettings`
     performance: Mapping  # sizes of the inputs of `bench`
     realtime: Mapping  # notebook 09, `realtime.runs.Realtime`
 
@@ -182,6 +187,8 @@ def load(
         NucleiData,
         NucleiSources,
     )
+    from panolib.detr.kinds import make_detr_kinds
+    from panolib.detr.runs import declare_detr, read_settings
     from panolib.experiments import declare_experiments
     from panolib.grid import Grid, declare_ladder
     from panolib.kinds import make_kinds
@@ -206,6 +213,7 @@ def load(
         "camvid": CamVidSources(from_mapping(CamVidData, camvid, where=f"{path.name}: camvid"), city, root),
         "nuclei": NucleiSources(from_mapping(NucleiData, nuclei, where=f"{path.name}: nuclei.data"), root),
     }
+    detr = read_settings(settings.detr, path.name)
     runs: dict[str, Run] = {}
     for domain in ("city", "nuclei"):
         for seed in settings.seeds:
@@ -215,12 +223,13 @@ def load(
             declare_ladder(grid)
             if domain == "city":
                 declare_experiments(grid, settings.experiments)
+                declare_detr(grid, detr, sources["camvid"])
             runs |= grid.runs
     runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
     runs |= declare_realtime(settings, sources, runs, path.name)
     store = Store(
         root / "results" / profile,
-        make_kinds(sources) | realtime_kinds.make_kinds(sources),
+        make_kinds(sources) | realtime_kinds.make_kinds(sources) | make_detr_kinds(sources),
         retrain_since=retrain_since,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
     )
@@ -228,7 +237,7 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds, settings.experiments)
+        notebooks=notebook_runs(settings.seeds, settings.experiments, detr)
         | {"09_realtime_adaptation": notebook_names(settings)},
         sources=sources,
         store=store,
@@ -243,10 +252,11 @@ def experiment_seeds(seeds: tuple[int, ...], experiments: Experiments | None) ->
 
 
 def notebook_runs(
-    seeds: tuple[int, ...], experiments: Experiments | None = None
+    seeds: tuple[int, ...], experiments: Experiments | None = None, detr: DetrSettings | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
+    """Runs that each numbered notebook asks for by name; without other settings those of the ladder."""
     from panolib import progress_runs, threat_runs
+    from panolib.detr import runs as detr_runs
 
     own_seeds = experiment_seeds(seeds, experiments)
 
@@ -280,6 +290,7 @@ def notebook_runs(
         + variants("panoptic", ("abn", "self_trained"), networks),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
         "09_realtime_adaptation": (),  # `load` adds those of `realtime.runs`
+        "10_detr_panoptic": () if detr is None else detr_runs.notebook_runs(detr, seeds),
         "14_performance": (PERFORMANCE,),
     }
 

@@ -164,11 +164,16 @@ def build_instance(network: InstanceNetwork) -> EmbeddingUNet:
     )
 
 
-def build_optimizer(optimiser: Optimiser, model: nn.Module) -> torch.optim.Optimizer:
-    """Optimizer with separate groups for encoder and new layers; no weight decay on biases (SAC)."""
+def build_optimizer(
+    optimiser: Optimiser, model: nn.Module, *, encoder: str = "encoder."
+) -> torch.optim.Optimizer:
+    """Optimizer with separate groups for encoder and new layers; no weight decay on biases (SAC).
+
+    `encoder` is how the names of the encoder's parameters begin.
+    """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        scale = 1.0 if name.startswith("encoder.") else optimiser.head_lr_scale
+        scale = 1.0 if name.startswith(encoder) else optimiser.head_lr_scale
         bias = name.endswith("bias")
         if bias and optimiser.name == "sgd":
             scale *= 2.0  # SAC doubles the rate of biases

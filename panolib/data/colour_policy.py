@@ -1,0 +1,82 @@
+"""Colour-only augmentation: labels stay valid, since no pixel moves (methods section 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+CHANGES = ("brightness", "contrast", "saturation", "quality")
+
+
+@dataclass(frozen=True)
+class ColourPolicy:
+    """Which share of the images is changed, and how much. The slides give no numbers."""
+
+    probability: float
+    factors: tuple[float, float]  # of brightness, contrast and saturation; 1 changes nothing
+    quality: tuple[int, int]  # of JPEG compression, 1 .. 100; both ends may be drawn
+
+    def __post_init__(self):
+        low, high = self.quality
+        if not (0 <= self.probability <= 1 and 0 <= self.factors[0] <= self.factors[1]):
+            raise ValueError(
+                f"probability {self.probability}, factors {self.factors}: expected a share, low <= high"
+            )
+        if not 1 <= low <= high <= 100:
+            raise ValueError(f"quality is {self.quality}, expected 1 <= low <= high <= 100")
+
+
+def change_colours(image: Tensor, policy: ColourPolicy) -> Tensor:
+    """Change one of `CHANGES` of an image, drawn at random with its strength; or nothing.
+
+    Draws from torch's global generator, as many numbers whatever is chosen.
+
+    Parameters
+    ----------
+    image : uint8 Tensor [3, H, W]
+    policy : ColourPolicy
+
+    Returns
+    -------
+    uint8 Tensor [3, H, W]
+        The same tensor where nothing is changed.
+    """
+    applied, choice, strength = torch.rand(3).tolist()
+    if applied >= policy.probability:
+        return image
+    change = CHANGES[min(int(choice * len(CHANGES)), len(CHANGES) - 1)]
+    low, high = policy.quality if change == "quality" else policy.factors
+    if change == "quality":
+        return adjust(image, change, low + min(int(strength * (high - low + 1)), high - low))
+    return adjust(image, change, low + strength * (high - low))
+
+
+def adjust(image: Tensor, change: str, strength: float) -> Tensor:
+    """Apply one of `CHANGES` with its factor, or its JPEG quality, to a uint8 image [3, H, W].
+
+    Raises
+    ------
+    KeyError
+        For an unknown change.
+    """
+    from torchvision.transforms.v2 import functional  # slow to import, and only for those who train
+
+    functions = {
+        "brightness": functional.adjust_brightness,
+        "contrast": functional.adjust_contrast,
+        "saturation": functional.adjust_saturation,
+        "quality": compress,
+    }
+    return functions[change](image, strength)
+
+
+def compress(image: Tensor, quality: int) -> Tensor:
+    """A uint8 image [3, H, W] after JPEG compression with a quality of 1 .. 100."""
+    pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])  # OpenCV has blue first
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(decoded))

@@ -1,0 +1,219 @@
+"""What DETR and our pipeline cost and give, measured in one process that alternates them."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from panolib.bench import with_peak_memory
+from panolib.data.samples import Sample
+from panolib.detr.score import QueryRule, predict_queries
+from panolib.detr.targets import panoptic_from_queries
+from panolib.detr.training import DetrBatches, DetrSpec
+from panolib.evaluate import panoptic_scores, predict
+from panolib.inference import merge_panoptic, panoptic_truth, predict_instances
+from panolib.labels import LabelSet
+from panolib.losses.embedding import embedding_loss
+from panolib.losses.semantic import cross_entropy
+from panolib.metrics.panoptic import PanopticStats
+from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
+from panolib.training.semantic import BaselineSpec, LabelledBatches, upsample
+from panolib.training.setup import build_optimizer
+
+Panoptic = Callable[[Sample], tuple]  # sample -> (panoptic map, segments)
+
+
+@dataclass(frozen=True)
+class System:
+    """One system: its networks, one training step on images of a batch, and inference on one image.
+
+    `forward` runs the networks alone on one image, for counting operations.
+    """
+
+    networks: Sequence[nn.Module]
+    step: Callable[[], None]
+    infer: Panoptic
+    forward: Callable[[], Any]
+
+
+@dataclass
+class Measured:
+    """Seconds and MiB of repeated calls."""
+
+    seconds: list[float] = field(default_factory=list)
+    mib: list[float] = field(default_factory=list)
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """Call it once; its result. On a GPU the peak is that of its allocator, else that of the process."""
+        cuda = torch.cuda.is_initialized()
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+
+        def timed() -> Any:
+            began = time.perf_counter()
+            result = function()
+            if cuda:
+                torch.cuda.synchronize()
+            self.seconds.append(time.perf_counter() - began)
+            return result
+
+        result, mib = with_peak_memory(timed)
+        self.mib.append((torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else mib)
+        return result
+
+
+def detr_system(
+    model: nn.Module, spec: DetrSpec, rule: QueryRule, train: Sequence[Sample], label_set: LabelSet, n: int
+) -> System:
+    """DETR as it is trained by `training.train_detr`, on the first `n` images; its network is changed."""
+    optimizer = build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
+    batch = DetrBatches(train, label_set, range(len(train)), replace(spec, batch_size=n, colours=None))(0)
+    device = next(model.parameters()).device
+    image = batch["image"].to(device)
+    labels = [{name: values.to(device) for name, values in target.items()} for target in batch["labels"]]
+
+    def step() -> None:
+        model.train()
+        loss = model(pixel_values=image, labels=labels).loss
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
+        optimizer.step()
+
+    def infer(sample: Sample) -> tuple:
+        model.eval()
+        with torch.inference_mode():
+            queries = predict_queries(model, sample, spec.size)
+            options = {"threshold": rule.thresholds[0], "min_area": rule.min_area}
+            return panoptic_from_queries(*queries, label_set, **options)
+
+    return System([model], step, infer, functools.partial(model, pixel_values=image[:1]))
+
+
+def our_system(
+    semantic: nn.Module,
+    instance: nn.Module,
+    specs: tuple[BaselineSpec, InstanceBaselineSpec],
+    clustering: Mapping[str, float],
+    min_size: int,
+    merge_rule: str,
+    train: Sequence[Sample],
+    label_set: LabelSet,
+    n: int,
+) -> System:
+    """Our two supervised networks, each with its own step on `n` crops; the networks are changed."""
+    device = next(semantic.parameters()).device
+    maps = ("semantic", "instance", "crowd")
+    batches = [LabelledBatches(train, n, spec.augmentation, maps)(0) for spec in specs]
+    batches = [{name: values.to(device) for name, values in batch.items()} for batch in batches]
+    optimizers = [build_optimizer(spec.optimiser, model) for spec, model in zip(specs, (semantic, instance))]
+
+    def losses():
+        logits = semantic(batches[0]["image"])
+        labels = batches[0]["semantic"]
+        yield cross_entropy(upsample(logits, labels.shape[-2:]), labels)
+        embeddings = instance(batches[1]["image"])
+        labels, ignore = source_targets(batches[1], embeddings, specs[1].min_area, None)
+        margins = ring_margins(specs[1].margins, 0)
+        yield sum(
+            embedding_loss(embeddings, labels, weights=specs[1].weights, ignore=ignore, **margins).values()
+        )
+
+    def step() -> None:
+        semantic.train(), instance.train()
+        for loss, optimizer in zip(losses(), optimizers):
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    def infer(sample: Sample) -> tuple:
+        (prediction,) = predict(semantic, instance, [sample])
+        instances, _ = predict_instances(
+            prediction.embeddings, prediction.semantic, label_set, min_size=min_size,
+            probabilities=prediction.probabilities, **clustering,
+        )  # fmt: skip
+        return merge_panoptic(prediction.semantic, instances, label_set, rule=merge_rule)
+
+    def forward() -> None:
+        semantic(batches[0]["image"][:1])
+        instance(batches[1]["image"][:1])
+
+    return System([semantic, instance], step, infer, forward)
+
+
+def compare(
+    systems: Mapping[str, System], validation: Sequence[Sample], label_set: LabelSet, *,
+    batch_size: int, repeats: int, label: str = "",
+) -> dict[str, dict]:  # fmt: skip
+    """PQ, parameters, operations, seconds and memory of every system.
+
+    Inference comes first, with the trained weights, image by image in turn; then training steps in turn,
+    which move the weights. The first call of each is not counted.
+
+    Returns
+    -------
+    dict
+        {system: {"scores": of `evaluate.panoptic_scores`, "parameters", "forward_gflop" and "step_gflop" an
+        image (2 a multiply-add; matrix products and convolutions), and as {"median", "low", "high"}
+        (quartiles) "train_s", "train_mib", "infer_s", "infer_mib": a step of a batch, and one image from
+        pixels to map}}
+    """
+    stats = {name: PanopticStats(label_set) for name in systems}
+    infer = {name: Measured() for name in systems}
+    train = {name: Measured() for name in systems}
+    for index in tqdm(range(len(validation)), desc=label or "compare", leave=False, disable=not label):
+        truth = panoptic_truth(validation[index], label_set)
+        for name, system in systems.items():
+            found = infer[name].call(functools.partial(system.infer, validation[index]))
+            stats[name].update(*truth, *found)
+    flops = {name: _flops(system, batch_size) for name, system in systems.items()}
+    for _ in range(repeats + 1):
+        for name, system in systems.items():
+            train[name].call(system.step)
+    return {
+        name: {
+            "scores": panoptic_scores(stats[name]),
+            "parameters": sum(p.numel() for network in system.networks for p in network.parameters()),
+            **flops[name],
+            **{
+                f"{stage}_{unit}": _quartiles(getattr(measured[name], found)[1:])
+                for stage, measured in (("train", train), ("infer", infer))
+                for unit, found in (("s", "seconds"), ("mib", "mib"))
+            },
+        }
+        for name, system in systems.items()
+    }
+
+
+def _flops(system: System, batch_size: int) -> dict[str, float]:
+    """10^9 operations of one image: a forward pass, and its share of a training step."""
+    for network in system.networks:
+        network.eval()
+    with FlopCounterMode(display=False) as forward, torch.no_grad():
+        system.forward()
+    with FlopCounterMode(display=False) as step:
+        system.step()
+    return {
+        "forward_gflop": forward.get_total_flops() / 1e9,
+        "step_gflop": step.get_total_flops() / 1e9 / batch_size,
+    }
+
+
+def _quartiles(values: Sequence[float]) -> dict[str, float]:
+    low, median, high = (
+        statistics.quantiles(values, n=4, method="inclusive")
+        if len(values) > 1
+        else (*values, *values, *values)
+    )
+    return {"median": median, "low": low, "high": high}

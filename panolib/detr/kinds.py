@@ -1,0 +1,130 @@
+"""How the runs of DETR are executed: training, scores, and the comparison with our pipeline."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from panolib import provenance
+from panolib.detr.network import build_detr
+from panolib.detr.score import QueryRule, score_detr
+from panolib.detr.training import train_detr
+from panolib.kinds import (
+    Sources,
+    _clustering,
+    _data,
+    _finish,
+    _parent_instance,
+    _parent_semantic,
+    _parent_spec,
+)
+from panolib.labels import LABEL_SETS
+from panolib.runs import Job, Run
+from panolib.training.setup import Compute, launch
+
+DETR, OURS = "DETR", "embeddings"  # the two systems that are compared
+
+
+@dataclass(frozen=True)
+class DetrScoresSpec:
+    """Scores of one trained network on labelled data sets; nothing is trained."""
+
+    label_set: str
+    validation: tuple[str, ...]
+    rule: QueryRule
+    n_samples: int  # pictures of the first images of the first data set
+    compute: Compute
+    seed: int
+
+
+@dataclass(frozen=True)
+class DetrCostSpec:
+    """DETR and our pipeline in turn, on the same images: what they give and what they cost."""
+
+    label_set: str
+    train: str
+    validation: str
+    rule: QueryRule
+    min_size: int  # of our instances, pixels of the embedding grid
+    merge_rule: str
+    batch_size: int
+    repeats: int
+    compute: Compute
+    seed: int
+
+
+def make_detr_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
+    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
+    functions = (detr, detr_scores, detr_cost)
+    return {function.__name__: functools.partial(function, sources) for function in functions}
+
+
+def detr(sources: Sources, run: Run, job: Job) -> dict:
+    """Train a network, which is scored by runs of its own; metrics: the number of images it learns from."""
+    source = _data(sources, run, run.spec.source)
+    _finish(job, train_detr(run.spec, job, source))
+    return {"n_images": run.spec.n_images or len(source)}
+
+
+def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
+    """{data set: scores by threshold}."""
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    model = launch(spec.compute).to_device(_parent_detr(job))
+    metrics = {}
+    for name in spec.validation:
+        dataset = _data(sources, run, name)
+        metrics[name] = score_detr(
+            model,
+            dataset,
+            label_set,
+            spec.rule,
+            size=_parent_spec(job, "detr").size,
+            scored_as=dataset.label_set,
+            n_samples=spec.n_samples if name == spec.validation[0] else 0,
+            save_sample=job.save_sample,
+            label=f"{run.name}: {name}",
+        )
+    job.finish({})
+    return metrics
+
+
+def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
+    """{"systems": what `cost.compare` measures, "batch_size", "processor"}; one thread on a CPU."""
+    from panolib.bench import threads  # scikit-learn and more, which no other kind needs
+    from panolib.detr import cost
+
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    fabric = launch(spec.compute)
+    train = _data(sources, run, spec.train)
+    torch.manual_seed(spec.seed)
+    systems = {
+        DETR: cost.detr_system(
+            fabric.to_device(_parent_detr(job)), _parent_spec(job, "detr"), spec.rule, train, label_set,
+            spec.batch_size,
+        ),
+        OURS: cost.our_system(
+            fabric.to_device(_parent_semantic(job, "semantic")),
+            fabric.to_device(_parent_instance(job, "instance")),
+            (_parent_spec(job, "semantic"), _parent_spec(job, "instance")),
+            _clustering(job), spec.min_size, spec.merge_rule, train, label_set, spec.batch_size,
+        ),
+    }  # fmt: skip
+    with threads(1):
+        measured = cost.compare(
+            systems, _data(sources, run, spec.validation), label_set,
+            batch_size=spec.batch_size, repeats=spec.repeats, label=run.name,
+        )  # fmt: skip
+    job.finish({})
+    return {"systems": measured, "batch_size": spec.batch_size, "processor": provenance.processor()}
+
+
+def _parent_detr(job: Job) -> nn.Module:
+    """The network of the parent, with its final weights."""
+    spec = _parent_spec(job, "detr")
+    model = build_detr(spec.network, LABEL_SETS[spec.label_set].n_classes)
+    model.load_state_dict(job.parent("detr")["model"])
+    return model

@@ -1,0 +1,113 @@
+"""The runs of DETR-panoptic on the city (methods section 10), all supervised on the target's training images.
+
+=================  ===========================================================================================
+variant            question
+=================  ===========================================================================================
+``plain``          the reference of all others
+``colour``         the colour-only policy, for as many epochs
+``colour-half``    the same for half the epochs, as in the slides' table
+``plain-n50`` ...  fewer training images, for as many iterations
+=================  ===========================================================================================
+
+Each network is scored on the target, on the two other styles of the city, and on CamVid; one is measured
+beside our pipeline with the same supervision (rung "oracle").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from panolib.data.colour_policy import ColourPolicy
+from panolib.detr.kinds import DetrCostSpec, DetrScoresSpec
+from panolib.detr.network import DetrNetwork
+from panolib.detr.score import QueryRule
+from panolib.detr.training import DetrSpec
+from panolib.grid import Grid
+from panolib.profiles import from_mapping, to_plain
+from panolib.study import run_name
+from panolib.training.setup import Optimiser
+
+PLAIN, COLOUR, HALF = "plain", "colour", "colour-half"
+CAMVID = "camvid/val"
+
+
+@dataclass(frozen=True)
+class DetrSettings:
+    """Section `detr` of a profile."""
+
+    seeds: tuple[int, ...]
+    n_images: int | None  # of the target's training images; None: all
+    curve_sizes: tuple[int, ...]  # smaller training sets
+    size: tuple[int, int] | None
+    network: DetrNetwork
+    optimiser: Optimiser
+    clip: float
+    colours: ColourPolicy
+    mask_stride: int
+    iterations: int
+    batch_size: int
+    rule: QueryRule
+    elsewhere: tuple[str, ...]  # data sets of other styles
+    n_samples: int
+    cost_batch: int
+    cost_repeats: int
+
+
+def read_settings(section: Mapping, where: str) -> DetrSettings:
+    return from_mapping(DetrSettings, section, where=f"{where}: detr")
+
+
+def variants(settings: DetrSettings) -> dict[str, dict]:
+    """{variant: what differs from `plain`}."""
+    colours = {"colours": to_plain(settings.colours)}
+    half = colours | {"iterations": settings.iterations // 2}
+    sizes = {f"{PLAIN}-n{n}": {"n_images": n} for n in settings.curve_sizes}
+    return {PLAIN: {}, COLOUR: colours, HALF: half, **sizes}
+
+
+def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
+    """Declare training and scores of every variant, and the comparison, with the seed of the grid.
+
+    `camvid`: the data sets of the domain CamVid, for their fingerprints.
+    """
+    if grid.seed not in settings.seeds:
+        return
+    section = to_plain(settings)
+    shared = {name: section[name] for name in DetrSpec.__dataclass_fields__ if name in section}
+    # the library computes boxes and losses in the precision of the network: bf16 has steps of 1/256
+    shared["compute"] = dict(grid.compute) | {"precision": "32-true"}
+    camvid_grid = Grid("camvid", grid.settings, grid.compute, camvid, grid.seed, "camvid")
+    for variant, values in variants(settings).items():
+        trained = grid.add(
+            "detr", "detr", variant, DetrSpec, "", {}, (grid.train,),
+            **(shared | {"source": grid.train, "colours": None} | values),
+        )  # fmt: skip
+        for place, names, n_samples in (
+            (grid, (grid.val, *settings.elsewhere), settings.n_samples),
+            (camvid_grid, (CAMVID,), 0),  # no picture of CamVid may be kept
+        ):
+            place.add(
+                "detr_scores", "detr_scores", variant, DetrScoresSpec, "", {"detr": trained}, names,
+                validation=names, rule=section["rule"], n_samples=n_samples,
+            )  # fmt: skip
+    grid.runs |= camvid_grid.runs
+    parents = {"semantic": grid.run("semantic", "oracle"), "instance": grid.run("instance", "oracle")}
+    grid.add(
+        "detr_cost", "detr_cost", "", DetrCostSpec, "",
+        {"detr": grid.run("detr", PLAIN), **parents, "clustering": parents["instance"]},
+        (grid.train, grid.val), train=grid.train, validation=grid.val, rule=section["rule"],
+        min_size=grid.settings.panoptic["min_size"], merge_rule=grid.settings.panoptic["merge_rules"][0],
+        batch_size=settings.cost_batch, repeats=settings.cost_repeats,
+    )  # fmt: skip
+
+
+def notebook_runs(settings: DetrSettings, seeds: Sequence[int]) -> tuple[str, ...]:
+    """Names of the runs that the notebook asks for."""
+    kinds = (("city", "detr"), ("city", "detr_scores"), ("camvid", "detr_scores"))
+    own = tuple(seed for seed in settings.seeds if seed in seeds)
+    return (
+        *(run_name(*kind, variant, seed) for variant in variants(settings) for seed in own for kind in kinds),
+        *(run_name("city", "detr_cost", "", seed) for seed in own),
+        *(run_name("city", "panoptic", "oracle", seed) for seed in own),
+    )

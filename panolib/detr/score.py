@@ -1,0 +1,118 @@
+"""Score a DETR network on labelled data sets, image by image at the images' own size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from panolib.data import views
+from panolib.data.samples import Sample, resize_sample
+from panolib.detr.targets import panoptic_from_queries
+from panolib.evaluate import panoptic_picture, panoptic_scores, semantic_scores
+from panolib.inference import evaluating, panoptic_truth
+from panolib.labels import VOID, LabelSet, merged_ids
+from panolib.metrics.panoptic import PanopticStats
+from panolib.metrics.semantic import confusion_matrix
+from panolib.training.semantic import to_image, upsample
+
+
+@dataclass(frozen=True)
+class QueryRule:
+    """How queries become a panoptic map (`targets.panoptic_from_queries`)."""
+
+    thresholds: tuple[float, ...]  # of the score of a query; the first one is the headline
+    min_area: int  # pixels; smaller segments are dropped
+
+
+def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+    """Class logits [Q, C + 1] and mask logits [Q, H, W] of one image, at its own size.
+
+    `size`: (height, width) of the training images, or None. The image is brought to that height for the
+    network, in its own aspect ratio.
+    """
+    image = Sample(sample.image, None, None, None, sample.id)
+    if size is not None:
+        height, width = sample.image.shape[:2]
+        image = resize_sample(image, (size[0], round(width * size[0] / height)))
+    image = views.normalise(to_image(image)[None]).to(next(model.parameters()).device)
+    outputs = model(pixel_values=image)
+    return outputs.logits[0].float(), upsample(outputs.pred_masks.float(), sample.image.shape[:2])[0]
+
+
+def score_detr(
+    model: nn.Module,
+    dataset: Sequence[Sample],
+    label_set: LabelSet,
+    rule: QueryRule,
+    *,
+    size: tuple[int, int] | None,
+    scored_as: LabelSet | None = None,
+    n_samples: int = 0,
+    save_sample: Callable[[str, np.ndarray], None] | None = None,
+    label: str = "",
+) -> dict[str, dict]:
+    """Scores of one data set for every threshold.
+
+    Parameters
+    ----------
+    scored_as : LabelSet, optional
+        Classes of the data set where they are not the network's; predictions are merged into them.
+    n_samples : int
+        Pictures of the first images that `save_sample` gets: image, truth and prediction by threshold.
+
+    Returns
+    -------
+    dict
+        {threshold as text: {"segments": mean number an image, "void": share of the pixels without a segment,
+        and the scores of `evaluate.semantic_scores`, whose predicted map is the panoptic one; where the data
+        set tells objects apart also those of `evaluate.panoptic_scores`}}
+    """
+    scored_as = scored_as or label_set
+    merged = np.append(merged_ids(label_set, scored_as), VOID)
+    panoptic = {threshold: PanopticStats(label_set) for threshold in rule.thresholds}
+    confusion = {t: np.zeros((scored_as.n_classes + 1,) * 2, np.int64) for t in rule.thresholds}
+    n_segments, void = dict.fromkeys(rule.thresholds, 0), dict.fromkeys(rule.thresholds, 0.0)
+    with evaluating(model), torch.inference_mode():
+        for index in tqdm(range(len(dataset)), desc=label or "score", leave=False, disable=not label):
+            sample = dataset[index]
+            queries = predict_queries(model, sample, size)
+            truth = panoptic_truth(sample, label_set) if dataset.has_instances else None
+            if index < n_samples:
+                save_sample(f"{index:02d}-image", sample.image)
+                save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
+            for threshold in rule.thresholds:
+                found = panoptic_from_queries(
+                    *queries, label_set, threshold=threshold, min_area=rule.min_area
+                )
+                semantic = merged[semantic_of(*found, label_set)]
+                confusion[threshold] += confusion_matrix(sample.semantic, semantic, scored_as.n_classes)
+                n_segments[threshold] += len(found[1])
+                void[threshold] += float((found[0] == 0).mean())
+                if truth is not None:
+                    panoptic[threshold].update(*truth, *found)
+                if index < n_samples:
+                    save_sample(f"{index:02d}-prediction-{threshold:g}", panoptic_picture(*found, label_set))
+    return {
+        f"{threshold:g}": {
+            "segments": n_segments[threshold] / len(dataset),
+            "void": void[threshold] / len(dataset),
+            **(panoptic_scores(panoptic[threshold]) if dataset.has_instances else {}),
+            **semantic_scores(confusion[threshold], scored_as),
+        }
+        for threshold in rule.thresholds
+    }
+
+
+def semantic_of(
+    panoptic_map: np.ndarray, segments_info: Sequence[Mapping], label_set: LabelSet
+) -> np.ndarray:
+    """int64 [H, W]: train ids of a panoptic map, n_classes for void (a row after those of `merged_ids`)."""
+    table = np.full(max((s["id"] for s in segments_info), default=0) + 1, label_set.n_classes, np.int64)
+    for segment in segments_info:
+        table[segment["id"]] = segment["category_id"]
+    return table[panoptic_map]

@@ -1,0 +1,137 @@
+"""From panoptic labels to what DETR learns from, and from its queries to a panoptic map (methods 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from panolib.labels import LabelSet
+
+
+def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict[str, Tensor]:
+    """Segments of one image as DETR's matcher and loss want them.
+
+    Stuff and things alike are one mask with one box. Crowds are no targets; their pixels, like void, belong
+    to no mask.
+
+    Parameters
+    ----------
+    panoptic_map : integer array [H, W]
+        Segment ids, 0 = void.
+    segments_info : list of dict
+        `id`, `category_id` and, optional, `iscrowd`. A segment without a pixel is left out.
+
+    Returns
+    -------
+    dict
+        "class_labels" int64 [T], "boxes" float [T, 4] (centre x, centre y, width, height as shares of the
+        image), "masks" float [T, H, W] in {0, 1}. T may be 0.
+    """
+    panoptic_map = np.asarray(panoptic_map)
+    height, width = panoptic_map.shape
+    masks, boxes, classes = [], [], []
+    for segment in segments_info:
+        mask = panoptic_map == segment["id"]
+        if segment.get("iscrowd", 0) or not mask.any():
+            continue
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        boxes.append([(left + right) / 2 / width, (top + bottom) / 2 / height,
+                      (right - left) / width, (bottom - top) / height])  # fmt: skip
+        masks.append(mask)
+        classes.append(segment["category_id"])
+    stacked = np.stack(masks) if masks else np.zeros((0, height, width), bool)
+    return {
+        "class_labels": torch.tensor(classes, dtype=torch.int64),
+        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
+        "masks": torch.from_numpy(stacked).float(),
+    }
+
+
+def panoptic_from_queries(
+    logits: Tensor,
+    masks: Tensor,
+    label_set: LabelSet,
+    *,
+    threshold: float = 0.85,
+    min_area: int = 4,
+) -> tuple[np.ndarray, list[dict]]:
+    """Panoptic map of one image: every pixel goes to the surest mask among the queries that are kept.
+
+    Kept are queries whose best class is an object with a score above the threshold. Queries of the same stuff
+    class are one segment. A segment with at most `min_area` pixels is dropped, and its pixels go to the
+    other queries, until there is no such segment. Without a kept query everything is void.
+
+    Parameters
+    ----------
+    logits : float Tensor [Q, C + 1]
+        Class scores; the last one is "no object".
+    masks : float Tensor [Q, H, W]
+        Mask logits at the size of the map.
+    label_set : LabelSet
+    threshold : float
+        In [0, 1).
+    min_area : int
+        Pixels.
+
+    Returns
+    -------
+    panoptic_map : int32 array [H, W]
+    segments_info : list of dict
+        As `inference.merge_panoptic`.
+
+    Raises
+    ------
+    ValueError
+        If logits and masks are not of as many queries, or the classes not those of the label set.
+
+    References
+    ----------
+    Carion et al. 2020, section 4.4 and PostProcessPanoptic of the reference code. There, queries that were
+    merged into another one of their class leave the competition for pixels; here they do not.
+    """
+    if len(logits) != len(masks) or logits.shape[1] != label_set.n_classes + 1:
+        raise ValueError(
+            f"logits {list(logits.shape)} and masks {list(masks.shape)}; expected as many queries in both, "
+            f"and {label_set.n_classes} classes and 'no object'"
+        )
+    shape = masks.shape[-2:]
+    scores, classes = logits.softmax(-1).max(-1)
+    kept = torch.nonzero((classes < label_set.n_classes) & (scores > threshold))[:, 0]
+    masks = masks[kept].flatten(1)  # [K, H * W]
+    category, segment_of = _merge_stuff(classes[kept].cpu().numpy(), label_set)
+    alive, area = np.arange(len(kept)), np.zeros(len(category), np.int64)
+    while len(alive):
+        winner = alive[masks[torch.from_numpy(alive).to(masks.device)].argmax(0).cpu().numpy()]
+        segments = segment_of[winner]  # [H * W]
+        area = np.bincount(segments, minlength=len(category))
+        if not ((area > 0) & (area <= min_area)).any():
+            break
+        alive = alive[area[segment_of[alive]] > min_area]
+    if not len(alive):
+        return np.zeros(shape, np.int32), []
+    present = np.flatnonzero(area)
+    ids = np.zeros(len(category), np.int32)
+    ids[present] = np.arange(1, len(present) + 1)
+    segments_info = [
+        {
+            "id": int(ids[k]),
+            "category_id": int(category[k]),
+            "isthing": int(category[k]) in label_set.thing_ids,
+            "area": int(area[k]),
+            "iscrowd": 0,
+        }
+        for k in present
+    ]
+    return ids[segments].reshape(shape), segments_info
+
+
+def _merge_stuff(classes: np.ndarray, label_set: LabelSet) -> tuple[np.ndarray, np.ndarray]:
+    """(train id of every segment [S], segment of every query [K]): queries of a stuff class share one."""
+    is_stuff = np.isin(classes, label_set.stuff_ids)
+    keys = np.where(is_stuff, classes, label_set.n_classes + np.arange(len(classes)))
+    found, first, segment_of = np.unique(keys, return_index=True, return_inverse=True)
+    return classes[first] if len(found) else classes, segment_of

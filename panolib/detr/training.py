@@ -1,0 +1,157 @@
+"""Training DETR on labelled images: one loop, resumable bit for bit.
+
+References: Carion et al. 2020, arXiv:2005.12872; methods section 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from panolib.data import views
+from panolib.data.colour_policy import ColourPolicy, change_colours
+from panolib.data.loading import batches, iteration_seed
+from panolib.data.samples import Sample, resize_sample
+from panolib.detr.network import DetrNetwork, build_detr
+from panolib.detr.targets import detr_target
+from panolib.inference import panoptic_truth
+from panolib.labels import LABEL_SETS, LabelSet
+from panolib.runs import Job
+from panolib.training.semantic import to_image
+from panolib.training.setup import (
+    Compute,
+    Optimiser,
+    build_optimizer,
+    launch,
+    memory_format,
+    set_learning_rate,
+)
+
+# terms of the loss by the library's names, with the weights of the reference; earlier layers have "_0", "_1"
+WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
+
+
+@dataclass(frozen=True)
+class DetrSpec:
+    """Supervised training on labelled images of `source`, whole and in their own geometry."""
+
+    label_set: str
+    source: str
+    n_images: int | None  # a random part of them, the larger ones holding the smaller; None: all
+    size: tuple[int, int] | None  # (height, width) to which images are resized; None: their own
+    network: DetrNetwork
+    optimiser: Optimiser
+    clip: float  # norm of the gradient
+    colours: ColourPolicy | None
+    mask_stride: int  # masks are learned at 1 / stride of the image size; 4 is that of the predicted ones
+    iterations: int
+    batch_size: int
+    compute: Compute
+    seed: int
+
+
+@dataclass
+class DetrBatches:
+    """Callable: iteration -> {"image" float [B, 3, h, w] normalised, "labels": list of B targets}.
+
+    Every image comes once an epoch, in an order of its own each epoch.
+    """
+
+    dataset: Sequence[Sample]
+    label_set: LabelSet
+    indices: Sequence[int]  # the images to learn from
+    spec: DetrSpec
+
+    def __call__(self, iteration: int) -> dict:
+        spec, images, labels = self.spec, [], []
+        for position in range(iteration * spec.batch_size, (iteration + 1) * spec.batch_size):
+            sample = self.dataset[self.indices[epoch_position(position, len(self.indices), spec.seed)]]
+            if spec.size is not None:
+                sample = resize_sample(sample, spec.size)
+            image = to_image(sample)
+            images.append(image if spec.colours is None else change_colours(image, spec.colours))
+            target = detr_target(*panoptic_truth(sample, self.label_set))
+            labels.append(target | {"masks": coarse_masks(target["masks"], spec.mask_stride)})
+        return {"image": views.normalise(torch.stack(images)), "labels": labels}
+
+
+def chosen_images(n_all: int, n_wanted: int | None, seed: int) -> list[int]:
+    """Positions of `n_wanted` of `n_all` images in random order; a smaller choice is part of a larger one.
+
+    Raises ValueError if there are not as many.
+    """
+    if n_wanted is not None and not 1 <= n_wanted <= n_all:
+        raise ValueError(f"{n_wanted} training images wanted, {n_all} are there")
+    generator = torch.Generator().manual_seed(iteration_seed(seed, 0, "training images"))
+    return torch.randperm(n_all, generator=generator)[:n_wanted].tolist()
+
+
+def epoch_position(position: int, n_images: int, seed: int) -> int:
+    """Which image comes at a position of an endless stream of epochs, each a permutation of its own."""
+    epoch, place = divmod(position, n_images)
+    generator = torch.Generator().manual_seed(iteration_seed(seed, epoch, "epoch"))
+    return int(torch.randperm(n_images, generator=generator)[place])
+
+
+def coarse_masks(masks: Tensor, stride: int) -> Tensor:
+    """float [T, H, W] -> [T, ceil(H / stride), ceil(W / stride)]: share of each cell that is covered."""
+    if stride == 1 or not len(masks):
+        height, width = (-(-side // stride) for side in masks.shape[-2:])
+        return masks if len(masks) else masks.new_zeros(0, height, width)
+    return F.avg_pool2d(masks[None], stride, ceil_mode=True)[0]
+
+
+def loss_terms(loss_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weighted terms of the last decoder layer by name, and the sum of the earlier ones as "auxiliary".
+
+    Their sum is the library's loss.
+    """
+    terms = {name.removeprefix("loss_"): weight * loss_dict[name] for name, weight in WEIGHTS.items()}
+    earlier = [
+        WEIGHTS[name.rpartition("_")[0]] * value
+        for name, value in loss_dict.items()
+        if name.rpartition("_")[0] in WEIGHTS
+    ]
+    return terms | {"auxiliary": sum(earlier, next(iter(terms.values())).new_zeros(()))}
+
+
+def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
+    """Train from scratch with the library's matcher and loss; returns the network."""
+    fabric, label_set = launch(spec.compute), LABEL_SETS[spec.label_set]
+    torch.manual_seed(spec.seed)
+    model = build_detr(spec.network, label_set.n_classes).to(memory_format=memory_format(spec.compute))
+    model, optimizer = fabric.setup(
+        model, build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
+    )
+
+    if (state := job.resume()) is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+
+    indices = chosen_images(len(source), spec.n_images, spec.seed)
+    loader = batches(
+        DetrBatches(source, label_set, indices, spec),
+        seed=spec.seed,
+        start=job.start,
+        stop=spec.iterations,
+        workers=spec.compute.loader_workers,
+    )
+    model.train()
+    for iteration, batch in zip(job.progress(job.start, spec.iterations), fabric.setup_dataloaders(loader)):
+        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
+        set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+        outputs = model(pixel_values=batch["image"], labels=batch["labels"])
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(outputs.loss)
+        nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
+        optimizer.step()
+
+        job.log(iteration, loss=outputs.loss, **loss_terms(outputs.loss_dict))
+        job.checkpoint(
+            lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
+        )
+    return model

@@ -1,0 +1,567 @@
+"""DETR: targets, panoptic map of queries, matcher and loss of the library, training, settings."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import linear_sum_assignment
+
+from panolib import findings
+from panolib.data.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
+from panolib.data.samples import Sample
+from panolib.detr import findings as detr_findings
+from panolib.detr import tables as detr_tables
+from panolib.detr.network import DetrNetwork, MissingTransformers, build_detr
+from panolib.detr.runs import DetrSettings, variants
+from panolib.detr.score import QueryRule, predict_queries, score_detr, semantic_of
+from panolib.detr.targets import detr_target, panoptic_from_queries
+from panolib.detr.training import chosen_images, coarse_masks, epoch_position, loss_terms, train_detr
+from panolib.inference import panoptic_truth
+from panolib.labels import CITYSCAPES, VOID
+from panolib.metrics.panoptic import PanopticStats
+from panolib.profiles import from_mapping, load_yaml, project_root
+from panolib.runs import Run, Store
+
+TINY = DetrNetwork(
+    block="basic", stem_channels=8, channels=(8, 8, 16), depths=(1, 1, 1), d_model=32, heads=8,
+    encoder_layers=1, decoder_layers=2, feed_forward=16, n_queries=6, dropout=0.1, no_object_weight=0.1,
+    trained_norms=True, attention_gain=1.0,
+)  # fmt: skip
+ROAD, SKY, CAR = (CITYSCAPES.classes.index(name) for name in ("road", "sky", "car"))
+NOTHING = CITYSCAPES.n_classes
+
+
+def a_sample(height: int = 32, width: int = 64) -> Sample:
+    """Sky above road, two cars, a crowd of cars, and void at the right."""
+    semantic = np.full((height, width), ROAD, np.uint8)
+    semantic[: height // 2] = SKY
+    instance = np.zeros((height, width), np.int32)
+    for number, left in ((1, 4), (2, 20)):
+        semantic[height // 2 : height // 2 + 8, left : left + 10] = CAR
+        instance[height // 2 : height // 2 + 8, left : left + 10] = number
+    crowd = np.zeros((height, width), bool)
+    crowd[height // 2 : height // 2 + 4, 40:48] = True
+    semantic[crowd] = CAR
+    semantic[:, -4:] = VOID
+    generator = np.random.default_rng(0)
+    image = generator.integers(0, 255, (height, width, 3), dtype=np.uint8)
+    image[semantic == SKY] //= 4
+    return Sample(image, semantic, instance, crowd, "a")
+
+
+# --- targets ----------------------------------------------------------------------------------------------
+
+
+def test_target_has_a_mask_and_a_box_for_stuff_and_things_but_not_for_crowds():
+    panoptic_map, segments = panoptic_truth(a_sample(), CITYSCAPES)
+    target = detr_target(panoptic_map, segments)
+    assert sorted(target["class_labels"].tolist()) == [ROAD, SKY, CAR, CAR]
+    assert sum(segment["iscrowd"] for segment in segments) == 1
+    sky = target["class_labels"].tolist().index(SKY)
+    assert target["boxes"][sky].tolist() == [30 / 64, 8 / 32, 60 / 64, 16 / 32]
+    assert target["masks"][sky].sum() == 16 * 60
+    assert target["masks"].sum(0).max() == 1
+    covered = target["masks"].sum(0).bool().numpy()
+    void_or_crowd = (panoptic_map == 0) | np.isin(panoptic_map, [s["id"] for s in segments if s["iscrowd"]])
+    assert (covered == ~void_or_crowd).all()
+
+
+@pytest.mark.parametrize("segments", [[], [{"id": 3, "category_id": CAR}]], ids=["void", "vanished"])
+def test_target_of_an_image_without_a_segment(segments):
+    target = detr_target(np.zeros((6, 8), np.int32), segments)
+    shapes = {name: tuple(values.shape) for name, values in target.items()}
+    assert shapes == {"class_labels": (0,), "boxes": (0, 4), "masks": (0, 6, 8)}
+
+
+def test_target_of_one_pixel():
+    panoptic_map = np.zeros((4, 8), np.int32)
+    panoptic_map[3, 7] = 5
+    boxes = detr_target(panoptic_map, [{"id": 5, "category_id": CAR, "iscrowd": 0}])["boxes"]
+    assert boxes.tolist() == [[7.5 / 8, 3.5 / 4, 1 / 8, 1 / 4]]
+
+
+def test_coarse_masks_are_shares_of_cells():
+    masks = torch.zeros(1, 4, 6)
+    masks[0, 0, 0] = masks[0, 3, 4] = 1
+    assert coarse_masks(masks, 4).tolist() == [[[1 / 16, 1 / 8]]]  # the last cell is cut to 4 x 2
+    assert coarse_masks(masks, 1) is masks
+    assert coarse_masks(torch.zeros(0, 5, 6), 4).shape == (0, 2, 2)
+
+
+# --- inference ----------------------------------------------------------------------------------------------
+
+
+def slow_panoptic(logits, masks, threshold, min_area):
+    """Pixel by pixel: [(train id, set of pixels)] of the segments."""
+    probabilities = torch.softmax(logits, -1)
+    alive = []
+    for query in range(len(logits)):
+        score, label = probabilities[query].max(-1)
+        if int(label) != NOTHING and float(score) > threshold:
+            alive.append((query, int(label)))
+    while True:
+        segments: dict = {}
+        for y in range(masks.shape[1]):
+            for x in range(masks.shape[2]):
+                if alive:
+                    query, label = max(alive, key=lambda pair: float(masks[pair[0], y, x]))
+                    key = ("stuff", label) if label in CITYSCAPES.stuff_ids else ("thing", query, label)
+                    segments.setdefault(key, set()).add((y, x))
+        small = {key for key, pixels in segments.items() if len(pixels) <= min_area}
+        if not small:
+            return sorted((key[-1], sorted(pixels)) for key, pixels in segments.items())
+        alive = [
+            (query, label)
+            for query, label in alive
+            if not {("stuff", label), ("thing", query, label)} & small
+            and (("stuff", label) in segments or ("thing", query, label) in segments)
+        ]
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("min_area", [0, 4, 12, 1000])
+def test_panoptic_from_queries_is_the_slow_loop(seed, min_area):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(9, NOTHING + 1, generator=generator)
+    logits[:, NOTHING] += 4 * (torch.rand(9, generator=generator) > 0.7)
+    logits[1] = logits[0]  # two queries of one class
+    masks = torch.randn(9, 5, 8, generator=generator)
+    panoptic_map, segments = panoptic_from_queries(
+        logits, masks, CITYSCAPES, threshold=0.5, min_area=min_area
+    )
+    found = sorted(
+        (s["category_id"], [tuple(p) for p in np.argwhere(panoptic_map == s["id"]).tolist()])
+        for s in segments
+    )
+    assert found == slow_panoptic(logits, masks, 0.5, min_area)
+    assert [s["area"] for s in segments] == [int((panoptic_map == s["id"]).sum()) for s in segments]
+    PanopticStats(CITYSCAPES).update(panoptic_map, segments, panoptic_map, segments)
+
+
+def test_stuff_is_merged_and_things_are_not():
+    logits = torch.full((4, NOTHING + 1), -10.0)
+    for query, label in enumerate((ROAD, ROAD, CAR, CAR)):
+        logits[query, label] = 10
+    masks = torch.zeros(4, 2, 8)
+    for query in range(4):
+        masks[query, :, 2 * query : 2 * query + 2] = 1
+    _, segments = panoptic_from_queries(logits, masks, CITYSCAPES, min_area=0)
+    assert sorted((s["category_id"], s["area"], s["isthing"]) for s in segments) == [
+        (ROAD, 8, False), (CAR, 4, True), (CAR, 4, True),
+    ]  # fmt: skip
+
+
+def test_no_kept_query_and_no_object_are_void():
+    logits = torch.zeros(3, NOTHING + 1)
+    logits[0, NOTHING] = 20
+    panoptic_map, segments = panoptic_from_queries(logits, torch.zeros(3, 4, 6), CITYSCAPES)
+    assert panoptic_map.shape == (4, 6) and not panoptic_map.any() and segments == []
+    assert (semantic_of(panoptic_map, segments, CITYSCAPES) == NOTHING).all()
+    with pytest.raises(ValueError, match="as many queries"):
+        panoptic_from_queries(logits[:, :5], torch.zeros(3, 4, 6), CITYSCAPES)
+
+
+# --- the library's network, matcher and loss ----------------------------------------------------------------
+
+
+def test_every_part_of_the_network_learns_and_sees_the_image():
+    torch.manual_seed(0)
+    model = build_detr(TINY, 3)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules())
+    outputs = model(pixel_values=torch.randn(2, 3, 32, 64))
+    assert outputs.logits.shape == (2, 6, 4) and outputs.pred_masks.shape == (2, 6, 8, 16)
+    assert (outputs.logits[0] - outputs.logits[1]).std() > 1e-3  # the image reaches the queries
+    assert outputs.logits[0].std(0).mean() > 1e-3  # and they differ
+    alike = outputs.pred_masks[0].std(0).mean()
+    with torch.no_grad():
+        torch.manual_seed(0)
+        apart = build_detr(replace(TINY, attention_gain=64.0), 3)(pixel_values=torch.randn(1, 3, 32, 64))
+    assert apart.pred_masks[0].std(0).mean() > 10 * alike
+    frozen = build_detr(replace(TINY, trained_norms=False), 3)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in frozen.modules())
+
+
+def test_settings_that_do_not_fit():
+    with pytest.raises(ValueError, match="at least 3"):
+        replace(TINY, depths=(1, 1))
+    with pytest.raises(ValueError, match="multiple of 16"):
+        replace(TINY, d_model=40)
+
+
+def test_without_transformers_one_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(MissingTransformers, match=r"panolib\[detr\]"):
+        build_detr(TINY, 3)
+
+
+def test_hungarian_loss_of_the_library_is_ours_by_scipy():
+    """Costs -p, 5 L1, -2 GIoU; terms CE (no object 0.1), L1, GIoU, focal and Dice, all worked out here."""
+    torch.manual_seed(1)
+    n_classes, queries = 3, 4
+    model = build_detr(replace(TINY, n_queries=queries, decoder_layers=1, dropout=0.0), n_classes).eval()
+    with torch.no_grad():
+        outputs = model(pixel_values=torch.randn(1, 3, 32, 64))
+    masks = torch.zeros(2, 8, 16)
+    masks[0, :4], masks[1, 3:7, 2:9] = 1, 1
+    target = {
+        "class_labels": torch.tensor([2, 0]),
+        "boxes": torch.tensor([[0.5, 0.25, 1.0, 0.5], [0.34, 0.62, 0.44, 0.5]]),
+        "masks": masks,
+    }
+    with torch.no_grad():
+        terms = model(pixel_values=torch.zeros(1, 3, 32, 64), labels=[target]).loss_dict
+        outputs = model(pixel_values=torch.zeros(1, 3, 32, 64))
+
+    p = torch.softmax(outputs.logits[0], -1).numpy().astype(float)
+    boxes, wanted = outputs.pred_boxes[0].numpy().astype(float), target["boxes"].numpy().astype(float)
+    labels = target["class_labels"].tolist()
+    l1 = np.abs(boxes[:, None] - wanted[None]).sum(-1)
+    giou = np.array([[_giou(a, b) for b in wanted] for a in boxes])
+    rows, columns = linear_sum_assignment(5 * l1 - 2 * giou - p[:, labels])
+
+    classes = np.full(queries, n_classes)
+    classes[rows] = np.array(labels)[columns]
+    weight = np.where(classes == n_classes, 0.1, 1.0)
+    ce = -(weight * np.log(p[np.arange(queries), classes])).sum() / weight.sum()
+    logit = outputs.pred_masks[0].numpy().astype(float)[rows].reshape(2, -1)
+    truth = masks.numpy().astype(float)[columns].reshape(2, -1)
+    q = 1 / (1 + np.exp(-logit))
+    correct = np.where(truth == 1, q, 1 - q)
+    focal = (np.where(truth == 1, 0.25, 0.75) * (1 - correct) ** 2 * -np.log(correct)).mean(1).sum() / 2
+    dice = (1 - (2 * (q * truth).sum(1) + 1) / (q.sum(1) + truth.sum(1) + 1)).sum() / 2
+    expected = {
+        "loss_ce": ce,
+        "loss_bbox": l1[rows, columns].sum() / 2,
+        "loss_giou": (1 - giou[rows, columns]).sum() / 2,
+        "loss_mask": focal,
+        "loss_dice": dice,
+    }
+    for name, value in expected.items():
+        assert float(terms[name]) == pytest.approx(value, rel=1e-4), name
+
+
+def _giou(a, b):
+    """Generalised IoU of two boxes (centre x, centre y, width, height)."""
+    (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = (
+        (x - w / 2, y - h / 2, x + w / 2, y + h / 2) for x, y, w, h in (a, b)
+    )
+    shared = max(0, min(ax1, bx1) - max(ax0, bx0)) * max(0, min(ay1, by1) - max(ay0, by0))
+    union = a[2] * a[3] + b[2] * b[3] - shared
+    hull = (max(ax1, bx1) - min(ax0, bx0)) * (max(ay1, by1) - min(ay0, by0))
+    return shared / union - (hull - union) / hull
+
+
+@pytest.mark.parametrize("n_segments", [0, 9], ids=["no segment in the batch", "more segments than queries"])
+def test_loss_terms_add_up_to_the_library_s_loss(n_segments):
+    torch.manual_seed(0)
+    model = build_detr(TINY, 3)
+    target = {
+        "class_labels": torch.zeros(n_segments, dtype=torch.int64),
+        "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(n_segments, 1),
+        "masks": torch.ones(n_segments, 8, 16),
+    }
+    outputs = model(pixel_values=torch.randn(2, 3, 32, 64), labels=[target, target])
+    terms = loss_terms(outputs.loss_dict)
+    assert set(terms) == {"ce", "bbox", "giou", "mask", "dice", "auxiliary"}
+    assert sum(terms.values()).item() == pytest.approx(outputs.loss.item(), rel=1e-5)
+    outputs.loss.backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+# --- augmentation, data, training ---------------------------------------------------------------------------
+
+
+POLICY = ColourPolicy(probability=0.5, factors=(0.6, 1.4), quality=(30, 90))
+
+
+def test_policy_changes_half_of_the_images_each_in_one_of_four_ways(monkeypatch):
+    chosen = []
+
+    def remember(image, change, strength):
+        chosen.append((change, strength))
+        return image
+
+    monkeypatch.setattr("panolib.data.colour_policy.adjust", remember)
+    torch.manual_seed(0)
+    for _ in range(1000):
+        change_colours(torch.zeros(3, 8, 8, dtype=torch.uint8), POLICY)
+    assert 430 < len(chosen) < 570
+    for change in CHANGES:
+        strengths = [strength for name, strength in chosen if name == change]
+        low, high = POLICY.quality if change == "quality" else POLICY.factors
+        assert len(strengths) > 80 and low <= min(strengths) and max(strengths) <= high
+        assert max(strengths) - min(strengths) > 0.9 * (high - low)
+    assert all(isinstance(strength, int) for change, strength in chosen if change == "quality")
+
+
+def test_each_change_keeps_size_and_type_and_changes_the_image():
+    image = torch.from_numpy(a_sample().image.transpose(2, 0, 1).copy())
+    for change, strength in zip(CHANGES, (1.4, 0.6, 0.6, 30)):
+        changed = adjust(image, change, strength)
+        assert changed.dtype == torch.uint8 and changed.shape == image.shape
+        assert not torch.equal(changed, image), change
+    flat = torch.tensor([200, 100, 50], dtype=torch.uint8)[:, None, None].expand(3, 16, 16)
+    assert (adjust(flat, "quality", 90).int() - flat.int()).abs().max() <= 4  # red stays red
+    assert adjust(image, "brightness", 1.4).float().mean() > image.float().mean()
+    assert change_colours(image, replace(POLICY, probability=0.0)) is image
+    with pytest.raises(ValueError, match="low <= high"):
+        replace(POLICY, quality=(90, 30))
+
+
+def test_smaller_choices_are_part_of_larger_ones_and_epochs_are_permutations():
+    assert chosen_images(40, 10, 3) == chosen_images(40, None, 3)[:10]
+    assert sorted(chosen_images(40, None, 3)) == list(range(40))
+    assert chosen_images(40, 10, 4) != chosen_images(40, 10, 3)
+    with pytest.raises(ValueError, match="41 training images"):
+        chosen_images(40, 41, 0)
+    epochs = [[epoch_position(7 * e + i, 7, 0) for i in range(7)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs) and epochs[0] != epochs[1]
+
+
+class Killed(Exception):
+    pass
+
+
+class Samples(list):
+    label_set, has_instances = CITYSCAPES, True
+
+
+def a_run(iterations: int = 4) -> Run:
+    profile = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
+    settings = from_mapping(DetrSettings, profile["detr"], where="smoke")
+    values = {name: getattr(settings, name) for name in ("optimiser", "clip", "mask_stride", "size")}
+    from panolib.detr.training import DetrSpec
+    from panolib.training.setup import Compute
+
+    spec = DetrSpec(
+        label_set="cityscapes", source="x/train", n_images=None, network=TINY, colours=POLICY,
+        iterations=iterations, batch_size=2, compute=Compute("cpu", "32-true", 0, False), seed=0, **values,
+    )  # fmt: skip
+    return Run("city-detr-test", "detr", spec)
+
+
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
+    data, stop_at = Samples([a_sample(), a_sample(32, 64)]), [None]
+
+    def train(run, job):
+        log = job.log
+
+        def log_and_perhaps_stop(iteration, **values):
+            log(iteration, **values)
+            if iteration == stop_at[0]:
+                stop_at[0] = None
+                raise Killed
+
+        job.log = log_and_perhaps_stop
+        model = train_detr(run.spec, job, data)
+        job.finish({"model": model.module.state_dict()})
+        return {}
+
+    whole = Store(tmp_path / "a", {"detr": train}, checkpoint_s=0.0).final_state(a_run())
+    stop_at[0] = 2
+    store = Store(tmp_path / "b", {"detr": train}, checkpoint_s=0.0)
+    with pytest.raises(Killed):
+        store.get(a_run())
+    resumed = store.final_state(a_run())
+    assert all(torch.equal(whole["model"][name], values) for name, values in resumed["model"].items())
+    assert list(store.get(a_run()).curves["iteration"]) == [0, 1, 2, 3]
+
+
+def test_images_of_another_shape_keep_it():
+    seen = []
+
+    def model(pixel_values):
+        seen.append(tuple(pixel_values.shape))
+        return type("Outputs", (), {"logits": torch.zeros(1, 2, 20), "pred_masks": torch.zeros(1, 2, 4, 5)})
+
+    model.parameters = lambda: iter([torch.zeros(1)])
+    logits, masks = predict_queries(model, a_sample(48, 64), (16, 32))
+    assert seen == [(1, 3, 16, 21)]
+    assert logits.shape == (2, 20) and masks.shape == (2, 48, 64)
+
+
+class Oracle(torch.nn.Module):
+    """Stands for a network that knows one image: a query a segment, sure of its class."""
+
+    def __init__(self, sample):
+        super().__init__()
+        target = detr_target(*panoptic_truth(sample, CITYSCAPES))
+        self.masks = torch.nn.Parameter(20 * target["masks"][None] - 10)
+        self.logits = 20 * torch.nn.functional.one_hot(target["class_labels"], NOTHING + 1)[None].float()
+
+    def forward(self, pixel_values):
+        assert pixel_values.shape[-2:] == (16, 32)
+        return type("Outputs", (), {"logits": self.logits, "pred_masks": self.masks})
+
+
+def test_scores_at_the_image_s_own_size():
+    sample, pictures = a_sample(), {}
+    found = score_detr(
+        Oracle(sample), Samples([sample]), CITYSCAPES, QueryRule((0.85, 0.5), 0), size=(16, 32),
+        n_samples=1, save_sample=pictures.__setitem__,
+    )  # fmt: skip
+    assert set(found) == {"0.85", "0.5"}
+    scores = found["0.85"]
+    assert scores["segments"] == 4 and scores["void"] == 0
+    assert [scores["pq"][name] for name in ("sky", "car")] == [1.0, 1.0]
+    assert scores["iou"]["sky"] == 1.0  # void does not count against it
+    assert scores["pq"]["road"] == pytest.approx(768 / 800)  # it covers the crowd of 32 pixels
+    assert set(pictures) == {"00-image", "00-truth", "00-prediction-0.85", "00-prediction-0.5"}
+    assert not next(iter(found.values()))["pq"]["train"] > 0
+
+
+# --- settings, tables, findings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
+def test_profiles(name):
+    profile = load_yaml(project_root() / "notebooks" / "profiles" / f"{name}.yaml")
+    settings = from_mapping(DetrSettings, profile["detr"], where=name)
+    found = variants(settings)
+    assert found["plain"] == {} and found["colour-half"]["iterations"] == settings.iterations // 2
+    assert set(settings.seeds) <= set(profile["seeds"])
+    assert [v["n_images"] for k, v in found.items() if "-n" in k] == list(settings.curve_sizes)
+
+
+def test_the_slides_pq_is_the_product_of_the_means():
+    slides = detr_tables.slides_products().set_index("method")
+    assert slides["PQ"].to_dict() == {
+        "DETR-panoptic v125 with Data Augmentation": 5.48, "DETR-panoptic v119": 6.66,
+    }  # fmt: skip
+    assert (slides["SQ x RQ"] - slides["PQ"]).abs().max() < 0.005
+
+
+def some_rows(plain, colour, half, few, away=(5.0, 5.0)):
+    """Rows of two seeds at one threshold; every metric of a method has the same two values."""
+    import pandas as pd
+
+    labels = detr_tables.LABELS
+    methods = {
+        labels["plain"]: plain,
+        labels["colour"]: colour,
+        labels["colour-half"]: half,
+        "50 images": few,
+    }
+    rows = [
+        (method, "target; score > 0.5", metric, value, "%", "", seed)
+        for method, values in methods.items()
+        for seed, value in enumerate(values)
+        for metric in ("PQ_19", "SQ x RQ", "mIoU_19", "mIoU_16")
+    ]
+    rows += [
+        (labels["plain"], "GTA5 style; score > 0.5", "mIoU_16", v, "%", "", s) for s, v in enumerate(away)
+    ]
+    return pd.DataFrame(rows, columns=list(detr_tables.COLUMNS))
+
+
+def verdicts(rows):
+    found = detr_findings.of_slides(rows, [0.5], 400)
+    return {finding.thesis.split(" (")[0]: finding.verdict for finding in found}
+
+
+def test_findings_follow_the_numbers():
+    found = verdicts(some_rows((6, 7), (7, 8), (3, 4), (1, 2)))
+    assert found["PQ is lower with the colour policy and half the epochs"] == findings.REPRODUCED
+    assert found["PQ is lower with the colour policy"] == findings.NOT_REPRODUCED
+    assert found["more training images help, SQ x RQ"] == findings.REPRODUCED
+    assert found["the slides' PQ is the product of mean SQ and mean RQ, not the class mean of PQ"] == (
+        findings.REPRODUCED
+    )
+
+
+def test_a_difference_within_its_spread_or_none_at_all_is_not_testable():
+    found = verdicts(some_rows((6, 9), (8, 6), (0, 0), (6, 9)))
+    assert found["PQ is lower with the colour policy"] == findings.NOT_TESTABLE
+    assert found["more training images help, mIoU_19"] == findings.NOT_TESTABLE
+
+
+@pytest.mark.parametrize(
+    "away, verdict", [((9.0, 9.5), findings.REPRODUCED), ((1.0, 1.5), findings.NOT_REPRODUCED)]
+)
+def test_generalisation(away, verdict):
+    found = detr_findings.generalisation(some_rows((6, 7), (7, 8), (3, 4), (1, 2), away), "score > 0.5")
+    assert [finding.verdict for finding in found] == [verdict, findings.NOT_TESTABLE]
+    assert "GTA5" in found[0].thesis and "not here" in found[1].ours
+
+
+def test_size_rows_name_the_number_of_images():
+    sized = detr_tables.size_rows(some_rows((6, 7), (7, 8), (3, 4), (1, 2)), 400)
+    assert list(dict.fromkeys(sized["images"])) == [50, 400]
+    assert set(sized["method"]) == {"50 images", detr_tables.LABELS["plain"]}
+
+
+# --- what it costs ------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A system of one linear layer that notes who was called."""
+
+    def __init__(self, name, calls):
+        self.network = torch.nn.Linear(3, 5, bias=False)
+        self.name, self.calls = name, calls
+
+    def system(self):
+        from panolib.detr.cost import System
+
+        def step():
+            self.network(torch.ones(4, 3)).sum().backward()
+            self.calls.append(("step", self.name))
+
+        def infer(sample):
+            self.calls.append(("infer", self.name))
+            return panoptic_truth(sample, CITYSCAPES)
+
+        return System([self.network], step, infer, lambda: self.network(torch.ones(1, 3)))
+
+
+def test_both_systems_in_turn_scored_timed_and_counted():
+    from panolib.detr.cost import compare
+
+    calls: list = []
+    systems = {name: Counted(name, calls).system() for name in "ab"}
+    found = compare(systems, Samples([a_sample()] * 3), CITYSCAPES, batch_size=4, repeats=2)
+    assert [name for kind, name in calls if kind == "infer"] == list("ababab")
+    assert [name for kind, name in calls if kind == "step"][-6:] == list(
+        "ababab"
+    )  # two before, to be counted
+    for measured in found.values():
+        assert measured["parameters"] == 15
+        assert measured["forward_gflop"] == pytest.approx(2 * 15 / 1e9)
+        assert measured["step_gflop"] == pytest.approx(2 * 2 * 15 / 1e9)  # forward, and the weights' gradient
+        assert measured["scores"]["pq"]["car"] == 1.0
+        low, median, high = (measured["infer_s"][name] for name in ("low", "median", "high"))
+        assert 0 < low <= median <= high
+
+
+def test_operations_of_attention_are_counted():
+    """The count does not depend on which attention kernel the library picks."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model, totals = build_detr(TINY, 3).eval(), []
+    for kernel in ("eager", "sdpa"):
+        model.config._attn_implementation = kernel  # the backbone has no choice, so not the public setter
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(pixel_values=torch.zeros(1, 3, 32, 64))
+        totals.append(counter.get_total_flops())
+    assert totals[0] == totals[1] > 0
+
+
+def test_table_of_costs_sets_detr_against_ours():
+    import pandas as pd
+
+    rows = pd.DataFrame(
+        [
+            (system, "", name, value, unit, "", 0)
+            for system, values in (("DETR", (2, 30)), ("embeddings", (8, 10)))
+            for name, unit, value in zip(("PQ_19", "inference of one image"), ("%", "ms"), values)
+        ],
+        columns=list(detr_tables.COLUMNS),
+    )
+    table = detr_tables.cost_table(rows)
+    assert list(table.index) == ["PQ_19, %", "inference of one image, ms"]
+    assert table["ratio"].tolist() == [0.25, 3.0]
