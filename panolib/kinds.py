@@ -102,17 +102,17 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
-    source = _data(sources, run, run.spec.source)
+    source = open_data(sources, run, run.spec.source)
     n_classes, monitored = LABEL_SETS[run.spec.label_set].n_classes, _monitored(sources, run)
     model = semantic.train_baseline(run.spec, job, source, n_classes, monitored)
-    return _semantic_metrics(sources, run, _finish(job, model))
+    return semantic_metrics(sources, run, finish(job, model))
 
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = _parent_semantic(job, "start")
+    model = parent_semantic(job, "start")
     model = semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run))
-    return _semantic_metrics(sources, run, _finish(job, model))
+    return semantic_metrics(sources, run, finish(job, model))
 
 
 def self_training(sources: Sources, run: Run, job: Job) -> dict:
@@ -122,15 +122,15 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        _data(sources, run, spec.source),
-        _data(sources, run, spec.target),
+        open_data(sources, run, spec.source),
+        open_data(sources, run, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
         painted=_painted(sources, run, job),
         monitored=_monitored(sources, run),
     )
-    metrics = _semantic_metrics(sources, run, _finish(job, student))
+    metrics = semantic_metrics(sources, run, finish(job, student))
     if spec.target_weight > 0:
-        metrics["teacher"] = _semantic_metrics(sources, run, teacher)
+        metrics["teacher"] = semantic_metrics(sources, run, teacher)
     return metrics
 
 
@@ -138,11 +138,11 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised embedding network; metrics: the clustering settings that suit it on its own domain."""
     spec = run.spec
     label_set = LABEL_SETS[spec.label_set]
-    model = instance.train_instance_baseline(spec, job, _data(sources, run, spec.source), label_set)
-    selection = _data(sources, run, spec.selection)
+    model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source), label_set)
+    selection = open_data(sources, run, spec.selection)
     return evaluate.choose_clustering(
-        launch(spec.compute).to_device(_parent_semantic(job, "semantic")),
-        _finish(job, model),
+        launch(spec.compute).to_device(parent_semantic(job, "semantic")),
+        finish(job, model),
         [selection[i] for i in range(min(spec.n_selection, len(selection)))],
         label_set,
         bandwidths=spec.bandwidths,
@@ -157,15 +157,15 @@ def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
     model = build_instance(run.spec.network)
     model.load_state_dict(job.parent("start")["model"])
-    _finish(job, semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
+    finish(job, semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
     return {}
 
 
 def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    target = _data(sources, run, spec.target)
-    guide = launch(spec.compute).to_device(_parent_semantic(job, "semantic"))
+    target = open_data(sources, run, spec.target)
+    guide = launch(spec.compute).to_device(parent_semantic(job, "semantic"))
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
         masks = [
@@ -174,20 +174,20 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         ]
     monitor = None
     if spec.monitor is not None:
-        datasets = {name: _data(sources, run, name) for name in spec.monitor.data}
-        monitor = InstanceMonitor(spec, datasets, guide, label_set, _clustering(job), job.save_sample)
+        datasets = {name: open_data(sources, run, name) for name in spec.monitor.data}
+        monitor = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
     student = instance.instance_self_train(
         spec,
         job,
         job.parent("start")["model"],
-        _data(sources, run, spec.source),
+        open_data(sources, run, spec.source),
         target,
         masks,
         label_set,
-        _clustering(job),
+        clustering_of(job),
         monitor,
     )
-    _finish(job, student)
+    finish(job, student)
     return {}
 
 
@@ -195,13 +195,13 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
     fabric = launch(spec.compute)
-    instance_model = _parent_instance(job, "instance")
+    instance_model = parent_instance(job, "instance")
     metrics = evaluate.score_panoptic(
-        fabric.to_device(_parent_semantic(job, "semantic")),
+        fabric.to_device(parent_semantic(job, "semantic")),
         fabric.to_device(instance_model),
-        _data(sources, run, spec.validation),
+        open_data(sources, run, spec.validation),
         LABEL_SETS[spec.label_set],
-        **_clustering(job),
+        **clustering_of(job),
         min_size=spec.min_size,
         merge_rules=spec.merge_rules,
         opening=spec.opening,
@@ -217,7 +217,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
 def gap(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of one network on source scenes with one group of style parameters taken from the target."""
     spec = run.spec
-    model = launch(spec.compute).to_device(_parent_semantic(job, "semantic"))
+    model = launch(spec.compute).to_device(parent_semantic(job, "semantic"))
     metrics = {}
     for name, style in gap_styles(spec.source_style, spec.target_style).items():
         scenes = [
@@ -240,15 +240,15 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
         parent = dict(run.parents)[f"instance.{name}"]
         networks.append(
             evaluate_threat.Network(
-                fabric.to_device(_parent_instance(job, f"instance.{name}")),
+                fabric.to_device(parent_instance(job, f"instance.{name}")),
                 label_set.ids_of(learned_classes(parent) or label_set.things),
-                **_clustering(job, f"clustering.{name}"),
+                **clustering_of(job, f"clustering.{name}"),
             )
         )
     metrics = evaluate_threat.score_threat(
-        fabric.to_device(_parent_semantic(job, "semantic")),
+        fabric.to_device(parent_semantic(job, "semantic")),
         networks,
-        _data(sources, run, spec.validation),
+        open_data(sources, run, spec.validation),
         label_set,
         min_size=spec.min_size,
         truth_shares=spec.truth_shares,
@@ -273,12 +273,12 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     from panolib import bench, bench_step  # scikit-learn and more, which no other kind needs
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    network = _parent_instance(job, "instance")
-    chosen = {**_clustering(job), "min_size": spec.min_size}
+    network = parent_instance(job, "instance")
+    chosen = {**clustering_of(job), "min_size": spec.min_size}
     options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
     for name in ("mean_shift_peel", "mean_shift_grid"):
         options[name] = {**chosen, "algorithm": name, "min_points": spec.min_size}
-    images = _data(sources, run, spec.validation)
+    images = open_data(sources, run, spec.validation)
     images = [images[i] for i in range(min(spec.n_images, len(images)))]
     label = f"{run.name}: "
     metrics = {
@@ -315,21 +315,21 @@ def gap_styles(source: str, target: str) -> dict[str, city.Style]:
     return {"none": city.STYLES[source], **swapped, "all": city.STYLES[target]}
 
 
-def _data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
+def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
     """A data set of the run's domain, by name."""
     return sources[run.name.split("-")[0]].open(name)
 
 
 def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
-    source = None if run.spec.source is None else _data(sources, run, run.spec.source)
-    return source, _data(sources, run, run.spec.target)
+    source = None if run.spec.source is None else open_data(sources, run, run.spec.source)
+    return source, open_data(sources, run, run.spec.target)
 
 
 def _monitored(sources: Sources, run: Run) -> dict[str, Sequence[Sample]]:
     """Labelled data sets on which a run is scored while it trains, by name."""
     monitor = run.spec.monitor
-    return {} if monitor is None else {name: _data(sources, run, name) for name in monitor.data}
+    return {} if monitor is None else {name: open_data(sources, run, name) for name in monitor.data}
 
 
 def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]] | None:
@@ -337,33 +337,33 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     spec = run.spec
     if spec.painted is None:
         return None
-    target = _data(sources, run, spec.target)
+    target = open_data(sources, run, spec.target)
     if spec.painted == "true":
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
     if spec.painted != "predicted":
         raise ValueError(f"{run.name}: painted is {spec.painted!r}; expected 'true', 'predicted' or None")
     fabric = launch(spec.compute)
     instances = evaluate.predicted_instances(
-        fabric.to_device(_parent_semantic(job, "semantic")),
-        fabric.to_device(_parent_instance(job, "instance")),
+        fabric.to_device(parent_semantic(job, "semantic")),
+        fabric.to_device(parent_instance(job, "instance")),
         target,
         LABEL_SETS[spec.label_set],
-        **_clustering(job),
-        min_size=_parent_spec(job, "instance").min_area,
+        **clustering_of(job),
+        min_size=parent_spec(job, "instance").min_area,
         label=f"{run.name}: instances",
     )
     return [{"instance": labels} for labels in instances]
 
 
-def _finish(job: Job, model: nn.Module) -> nn.Module:
+def finish(job: Job, model: nn.Module) -> nn.Module:
     """Keep the final weights; hand back the plain network."""
     model = getattr(model, "module", model)
     job.finish({"model": model.state_dict()})
     return model
 
 
-def _semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
-    validation = _data(sources, run, run.spec.validation)
+def semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
+    validation = open_data(sources, run, run.spec.validation)
     return evaluate.score_semantic(
         model,
         validation,
@@ -373,26 +373,26 @@ def _semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
     )
 
 
-def _parent_spec(job: Job, role: str):
+def parent_spec(job: Job, role: str):
     return dict(job.run.parents)[role].spec
 
 
-def _parent_semantic(job: Job, role: str) -> nn.Module:
+def parent_semantic(job: Job, role: str) -> nn.Module:
     """The semantic network of a parent, with its final weights."""
-    spec = _parent_spec(job, role)
+    spec = parent_spec(job, role)
     model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes)
     model.load_state_dict(job.parent(role)["model"])
     return model
 
 
-def _parent_instance(job: Job, role: str) -> nn.Module:
+def parent_instance(job: Job, role: str) -> nn.Module:
     """The embedding network of a parent, with its final weights."""
-    model = build_instance(_parent_spec(job, role).network)
+    model = build_instance(parent_spec(job, role).network)
     model.load_state_dict(job.parent(role)["model"])
     return model
 
 
-def _clustering(job: Job, role: str = "clustering") -> dict[str, float]:
+def clustering_of(job: Job, role: str = "clustering") -> dict[str, float]:
     """Clustering settings that were chosen on the training domain."""
     chosen = job.parent_record(role).metrics
     return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}

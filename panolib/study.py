@@ -179,19 +179,11 @@ def load(
         False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
         instead of being trained.
     """
-    from panolib.data.sources import (
-        CamVidData,
-        CamVidSources,
-        CityData,
-        CitySources,
-        NucleiData,
-        NucleiSources,
-    )
-    from panolib.detr.kinds import make_detr_kinds
+    from panolib import kinds
+    from panolib.detr import kinds as detr_kinds
     from panolib.detr.runs import declare_detr, read_settings
     from panolib.experiments import declare_experiments
     from panolib.grid import Grid, declare_ladder
-    from panolib.kinds import make_kinds
     from panolib.realtime import kinds as realtime_kinds
     from panolib.realtime.runs import declare_realtime, notebook_names
 
@@ -203,16 +195,7 @@ def load(
     )
     profile = path.stem
     settings = from_mapping(Profile, load_yaml(path), where=path.name)
-    nuclei = dict(settings.nuclei.data)
-    nuclei["root"] = os.environ.get("PANOLIB_NUCLEI_ROOT", nuclei["root"])
-    camvid = dict(settings.camvid)
-    camvid["root"] = os.environ.get("PANOLIB_CAMVID_ROOT", camvid["root"])
-    city = CitySources(from_mapping(CityData, settings.city.data, where=f"{path.name}: city.data"), root)
-    sources = {
-        "city": city,
-        "camvid": CamVidSources(from_mapping(CamVidData, camvid, where=f"{path.name}: camvid"), city, root),
-        "nuclei": NucleiSources(from_mapping(NucleiData, nuclei, where=f"{path.name}: nuclei.data"), root),
-    }
+    sources = open_sources(settings, root, path.name)
     detr = read_settings(settings.detr, path.name)
     runs: dict[str, Run] = {}
     for domain in ("city", "nuclei"):
@@ -227,9 +210,10 @@ def load(
             runs |= grid.runs
     runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
     runs |= declare_realtime(settings, sources, runs, path.name)
+    functions = [module.make_kinds(sources) for module in (kinds, realtime_kinds, detr_kinds)]
     store = Store(
         root / "results" / profile,
-        make_kinds(sources) | realtime_kinds.make_kinds(sources) | make_detr_kinds(sources),
+        {kind: function for found in functions for kind, function in found.items()},
         retrain_since=retrain_since,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
     )
@@ -244,6 +228,28 @@ def load(
         results=root / "results" / profile,
         figures=root / "figures" / profile,
     )
+
+
+def open_sources(settings: Profile, root: Path, where: str) -> dict[str, object]:
+    """Data sets by domain; the folders of real images may be set in the environment."""
+    from panolib.data import sources
+
+    nuclei, camvid = (
+        {**section, "root": os.environ.get(variable, section["root"])}
+        for section, variable in (
+            (settings.nuclei.data, "PANOLIB_NUCLEI_ROOT"),
+            (settings.camvid, "PANOLIB_CAMVID_ROOT"),
+        )
+    )
+    city = from_mapping(sources.CityData, settings.city.data, where=f"{where}: city.data")
+    city = sources.CitySources(city, root)
+    nuclei = from_mapping(sources.NucleiData, nuclei, where=f"{where}: nuclei.data")
+    camvid = from_mapping(sources.CamVidData, camvid, where=f"{where}: camvid")
+    return {
+        "city": city,
+        "camvid": sources.CamVidSources(camvid, city, root),
+        "nuclei": sources.NucleiSources(nuclei, root),
+    }
 
 
 def experiment_seeds(seeds: tuple[int, ...], experiments: Experiments | None) -> tuple[int, ...]:

@@ -15,12 +15,12 @@ from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
 from panolib.kinds import (
     Sources,
-    _clustering,
-    _data,
-    _finish,
-    _parent_instance,
-    _parent_semantic,
-    _parent_spec,
+    clustering_of,
+    finish,
+    open_data,
+    parent_instance,
+    parent_semantic,
+    parent_spec,
 )
 from panolib.labels import LABEL_SETS
 from panolib.runs import Job, Run
@@ -57,7 +57,7 @@ class DetrCostSpec:
     seed: int
 
 
-def make_detr_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
+def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
     functions = (detr, detr_scores, detr_cost)
     return {function.__name__: functools.partial(function, sources) for function in functions}
@@ -65,8 +65,8 @@ def make_detr_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def detr(sources: Sources, run: Run, job: Job) -> dict:
     """Train a network, which is scored by runs of its own; metrics: the number of images it learns from."""
-    source = _data(sources, run, run.spec.source)
-    _finish(job, train_detr(run.spec, job, source))
+    source = open_data(sources, run, run.spec.source)
+    finish(job, train_detr(run.spec, job, source))
     return {"n_images": run.spec.n_images or len(source)}
 
 
@@ -76,13 +76,13 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
     model = launch(spec.compute).to_device(_parent_detr(job))
     metrics = {}
     for name in spec.validation:
-        dataset = _data(sources, run, name)
+        dataset = open_data(sources, run, name)
         metrics[name] = score_detr(
             model,
             dataset,
             label_set,
             spec.rule,
-            size=_parent_spec(job, "detr").size,
+            size=parent_spec(job, "detr").size,
             scored_as=dataset.label_set,
             n_samples=spec.n_samples if name == spec.validation[0] else 0,
             save_sample=job.save_sample,
@@ -99,23 +99,23 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     fabric = launch(spec.compute)
-    train = _data(sources, run, spec.train)
+    train = open_data(sources, run, spec.train)
     torch.manual_seed(spec.seed)
     systems = {
         DETR: cost.detr_system(
-            fabric.to_device(_parent_detr(job)), _parent_spec(job, "detr"), spec.rule, train, label_set,
+            fabric.to_device(_parent_detr(job)), parent_spec(job, "detr"), spec.rule, train, label_set,
             spec.batch_size,
         ),
         OURS: cost.our_system(
-            fabric.to_device(_parent_semantic(job, "semantic")),
-            fabric.to_device(_parent_instance(job, "instance")),
-            (_parent_spec(job, "semantic"), _parent_spec(job, "instance")),
-            _clustering(job), spec.min_size, spec.merge_rule, train, label_set, spec.batch_size,
+            fabric.to_device(parent_semantic(job, "semantic")),
+            fabric.to_device(parent_instance(job, "instance")),
+            (parent_spec(job, "semantic"), parent_spec(job, "instance")),
+            clustering_of(job), spec.min_size, spec.merge_rule, train, label_set, spec.batch_size,
         ),
     }  # fmt: skip
     with threads(1):
         measured = cost.compare(
-            systems, _data(sources, run, spec.validation), label_set,
+            systems, open_data(sources, run, spec.validation), label_set,
             batch_size=spec.batch_size, repeats=spec.repeats, label=run.name,
         )  # fmt: skip
     job.finish({})
@@ -124,7 +124,7 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
 
 def _parent_detr(job: Job) -> nn.Module:
     """The network of the parent, with its final weights."""
-    spec = _parent_spec(job, "detr")
+    spec = parent_spec(job, "detr")
     model = build_detr(spec.network, LABEL_SETS[spec.label_set].n_classes)
     model.load_state_dict(job.parent("detr")["model"])
     return model

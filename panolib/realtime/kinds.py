@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from panolib import evaluate, provenance
-from panolib.kinds import Sources, _data, _finish, _parent_semantic, _semantic_metrics
+from panolib.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
 from panolib.labels import LABEL_SETS
 from panolib.layered_pseudo_labels import select_labels
 from panolib.realtime import labelling, speed
@@ -59,11 +59,11 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     """Adversarial adaptation, with pseudo-labels of the parent "labels" or without."""
-    spec, target = run.spec, _data(sources, run, run.spec.target)
+    spec, target = run.spec, open_data(sources, run, run.spec.target)
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
         wanted = spec.pseudo_labels
-        network = launch(spec.compute).to_device(_parent_semantic(job, "labels"))
+        network = launch(spec.compute).to_device(parent_semantic(job, "labels"))
         found = labelling.votes(network, target, (wanted.n_layers,), label=f"{run.name}: labels")
         labels = select_labels(
             *found[wanted.n_layers], n_classes, rule=wanted.rule, threshold=wanted.threshold
@@ -72,12 +72,12 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        _data(sources, run, spec.source),
+        open_data(sources, run, spec.source),
         target,
         n_classes,
         pseudo_labels=labels,
     )
-    return _semantic_metrics(sources, run, _finish(job, model))
+    return semantic_metrics(sources, run, finish(job, model))
 
 
 def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
@@ -87,24 +87,24 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        _data(sources, run, spec.source),
-        _data(sources, run, spec.target),
+        open_data(sources, run, spec.source),
+        open_data(sources, run, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
     )
-    metrics = _semantic_metrics(sources, run, _finish(job, student))
-    return metrics | {"teacher": _semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
+    metrics = semantic_metrics(sources, run, finish(job, student))
+    return metrics | {"teacher": semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
 
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of a network of another domain; hands its weights on."""
-    model = launch(run.spec.compute).to_device(_parent_semantic(job, "start"))
-    return _semantic_metrics(sources, run, _finish(job, model))
+    model = launch(run.spec.compute).to_device(parent_semantic(job, "start"))
+    return semantic_metrics(sources, run, finish(job, model))
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
     """Rows of `labelling.quality_rows`."""
-    spec, target = run.spec, _data(sources, run, run.spec.target)
-    network = launch(spec.compute).to_device(_parent_semantic(job, "labels"))
+    spec, target = run.spec, open_data(sources, run, run.spec.target)
+    network = launch(spec.compute).to_device(parent_semantic(job, "labels"))
     found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
     rows = labelling.quality_rows(
         found,
@@ -120,14 +120,14 @@ def label_quality(sources: Sources, run: Run, job: Job) -> dict:
 def gallery(sources: Sources, run: Run, job: Job) -> dict:
     """Saves "<image>-image", "<image>-truth" and "<image>-<role of the parent>"."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    data = _data(sources, run, spec.validation)
+    data = open_data(sources, run, spec.validation)
     samples = [data[i] for i in range(min(spec.n_samples, len(data)))]
     fabric = launch(spec.compute)
     for index, sample in enumerate(samples):
         job.save_sample(f"{index:02d}-image", sample.image)
         job.save_sample(f"{index:02d}-truth", label_set.colourise(sample.semantic))
     for role, _ in run.parents:
-        masks = evaluate.predicted_masks(fabric.to_device(_parent_semantic(job, role)), samples)
+        masks = evaluate.predicted_masks(fabric.to_device(parent_semantic(job, role)), samples)
         for index, mask in enumerate(masks):
             job.save_sample(f"{index:02d}-{role}", label_set.colourise(mask))
     job.finish({})

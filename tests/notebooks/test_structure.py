@@ -73,7 +73,7 @@ def test_order_of_cells(path):
     cells = code_cells(path)
     assert tags(cells[0]) == {"parameters"}
     assert "load(profile" in cells[1].source and "import" in cells[1].source
-    headings = [cell.source for cell in read(path).cells if cell.source.startswith("## ")]
+    headings = [cell.source.splitlines()[0] for cell in read(path).cells if cell.source.startswith("## ")]
     assert headings == ["## Conclusion", "## Provenance"]
     assert "print(claims." in cells[-2].source and tags(cells[-2]) >= CHECK
     assert "tables.provenance(" in cells[-1].source and IGNORE in tags(cells[-1])
