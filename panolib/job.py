@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
+import io
 import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from panolib import provenance
@@ -187,8 +188,7 @@ class Job:
                 f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} {list(image.shape)}"
             )
         (self._folder / "samples").mkdir(exist_ok=True)
-        _, png = cv2.imencode(".png", image[..., ::-1])
-        write(self._folder / "samples" / f"{name}.png", png.tobytes())
+        write(self._folder / "samples" / f"{name}.png", small_png(image))
 
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
@@ -247,6 +247,19 @@ class Job:
     def _line(self, row: dict[str, float]) -> str:
         """One line of the curves; an empty cell where nothing was logged."""
         return ",".join(str(row.get(name, "")) for name in self._columns) + "\n"
+
+
+def small_png(image: np.ndarray) -> bytes:
+    """A uint8 image [H, W, 3] as PNG without loss; label maps of few colours as a palette and its indices."""
+    colours, index = np.unique(image.reshape(-1, 3), axis=0, return_inverse=True)
+    if len(colours) <= 256:
+        picture = Image.fromarray(index.reshape(image.shape[:2]).astype(np.uint8))
+        picture.putpalette(colours.tobytes())
+    else:
+        picture = Image.fromarray(image)
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
 
 
 def _number(value: Any) -> float:

@@ -13,7 +13,7 @@ import pandas as pd
 from panolib import progress_runs, tables
 from panolib.labels import CITYSCAPES
 from panolib.runs import Record
-from panolib.study import Study
+from panolib.study import Study, run_name
 from panolib.tables import COLUMNS, number, published, select
 from panolib.threat_runs import by_weight
 from panolib.threat_tables import counts, threat_score
@@ -221,6 +221,12 @@ def seed_spread(study: Study) -> pd.Series:
             for number, name in enumerate(runs)
         })
     )  # fmt: skip
+
+
+def costs(study: Study) -> list[dict]:
+    """Time and memory of single calls (`clustering_cost.cost_rows`), of the first seed."""
+    seed = study.profile.experiments.seeds[0]
+    return study.get(run_name("city", progress_runs.CLUSTERING_COST, "", seed)).metrics["rows"]
 
 
 def clustering_time_rows(named: Named) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import time
 from multiprocessing import forkserver
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, ToySpec, get_all_in_child, get_in_child, toy_run, trained
 
+from panolib.job import small_png
 from panolib.runs import MissingRun, Run, RunsFailed, Store, retrain_started, retraining
 from panolib.storage import CorruptCheckpoint, nan_to_null, null_to_nan
 from panolib.workers import missing_runs
@@ -490,3 +492,14 @@ def test_work_folder_is_never_committed(store):
     store.get(toy_run())
     assert (store.root / "work" / ".gitignore").read_text() == "*\n"
     assert Path(store.folder(toy_run())).name == "toy"
+
+
+@pytest.mark.parametrize("n_colours", [1, 2, 256, 257])
+def test_pictures_are_kept_without_loss(n_colours):
+    rng = np.random.default_rng(0)
+    colours = rng.permutation(2**24)[:n_colours]
+    colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8)
+    picked = np.append(np.arange(n_colours), rng.integers(0, n_colours, 600 - n_colours))
+    image = colours[rng.permutation(picked)].reshape(20, 30, 3)
+    png = small_png(image)
+    assert np.array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], image)
