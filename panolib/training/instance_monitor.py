@@ -30,7 +30,7 @@ from panolib.training.instance import (
 )
 from panolib.training.semantic import to_image
 
-N_PICTURES = 2
+N_PICTURES = 1
 
 
 @dataclass(frozen=True)
