@@ -161,9 +161,9 @@ def _ordered(target: pd.DataFrame, metric: str, low: str, high: str, statement: 
 
 
 def _clear(a: pd.Series, b: pd.Series) -> bool:
-    """Whether two scores differ: at all, and with several seeds by more than the spread of it."""
+    """Whether two scores differ by more than the spread of it over seeds; with one seed nobody knows."""
     difference = a.to_numpy() - b.to_numpy()
-    spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+    spread = difference.std(ddof=1) if len(difference) > 1 else np.inf
     return bool(abs(difference.mean()) > spread)
 
 

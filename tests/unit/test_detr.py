@@ -480,6 +480,12 @@ def test_a_difference_within_its_spread_or_none_at_all_is_not_testable():
     assert found["more training images help, mIoU_19"] == findings.NOT_TESTABLE
 
 
+def test_one_seed_decides_nothing():
+    found = verdicts(some_rows((6,), (7,), (3,), (1,)))
+    assert found["PQ is lower with the colour policy"] == findings.NOT_TESTABLE
+    assert found["more training images help, mIoU_19"] == findings.NOT_TESTABLE
+
+
 @pytest.mark.parametrize(
     "away, verdict", [((9.0, 9.5), findings.REPRODUCED), ((1.0, 1.5), findings.NOT_REPRODUCED)]
 )
