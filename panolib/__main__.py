@@ -187,12 +187,9 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
     """Runs that are recorded or whose data is on this machine. Says which ones are left out."""
+    from panolib.study import is_available
 
-    def is_ready(run: Run) -> bool:
-        domain = run.name.split("-")[0]
-        return loaded.sources[domain].available() or loaded.store.load(run) is not None
-
-    left_out = [run.name for run in runs if not is_ready(run)]
+    left_out = [run.name for run in runs if not is_available(loaded, run.name)]
     if left_out:
         reason = "their data is not on this machine (README.md, 'Real data')"
         print(f"left out, for {reason}: {', '.join(left_out)}", file=sys.stderr)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from panolib.bench_cases import close
 from panolib.data import city, views
-from panolib.measuring import iqr, threads, with_peak_memory
+from panolib.measuring import has_bf16, iqr, threads, with_peak_memory
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec
 from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
@@ -62,7 +62,7 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
     """
     step = spec.step
     inputs = _StepInputs.of(spec, step, n_classes)
-    bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported() if bf16 is None else bf16
+    bf16 = has_bf16(torch.device("cpu")) if bf16 is None else bf16
     ways = {
         "ours": {"channels_last": True, "precision": "bf16-mixed" if bf16 else "32-true"},
         "reference": {"channels_last": False, "precision": "32-true"},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -221,19 +219,39 @@ def data_line(study: Study, domain: str) -> str:
 
 def differences_from_thesis(study: Study, sections: Iterable[str] = tuple(COMPARED)) -> list[str]:
     """Where the street settings differ from those of the thesis's size, which profile "paper" holds."""
-    paper = load_yaml(project_root() / "notebooks" / "profiles" / "paper.yaml")["city"]
+    paper = paper_profile()["city"]
     lines = []
     for section in sections:
-        ours, theirs = getattr(study.profile.city, section), paper[section]
-        found = []
-        for key in COMPARED[section]:
-            path = key.split(".")
-            here, there = (functools.reduce(operator.getitem, path, part) for part in (ours, theirs))
-            if here != there:
-                found.append(f"{key} {_plain(here)} instead of {_plain(there)}")
+        found = differing(getattr(study.profile.city, section), paper[section], COMPARED[section])
         if found:
             lines.append(f"{section.replace('_', ' ')}: {', '.join(found)}")
     return lines
+
+
+def paper_profile() -> dict:
+    """Profile "paper", which has the settings of the sources."""
+    return load_yaml(project_root() / "notebooks" / "profiles" / "paper.yaml")
+
+
+def differing(ours: Mapping, theirs: Mapping, keys: Iterable[str]) -> list[str]:
+    """Settings that differ, in words; a key is dotted ("network.depth"), or stands for a whole section."""
+    here, there = _flat(ours), _flat(theirs)
+    chosen = [
+        name for key in keys for name in {**here, **there} if name == key or name.startswith(f"{key}.")
+    ]
+    return [
+        f"{name} {_plain(here.get(name))} instead of {_plain(there.get(name))}"
+        for name in dict.fromkeys(chosen)
+        if here.get(name) != there.get(name)
+    ]
+
+
+def _flat(settings: Mapping, prefix: str = "") -> dict:
+    """Nested settings with dotted names."""
+    flat: dict = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
 
 
 def seeds_line(rows: pd.DataFrame) -> str:

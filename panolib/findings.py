@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 REPRODUCED, NOT_REPRODUCED, NOT_TESTABLE = "reproduced in direction", "not reproduced", "not testable here"
@@ -58,6 +59,12 @@ def not_testable(thesis: str, why: str) -> Finding:
 def table(findings: list[Finding]) -> pd.DataFrame:
     """One row per finding."""
     return pd.DataFrame([vars(finding) for finding in findings])
+
+
+def another_seed(spread: float) -> str:
+    """How much another seed changes a score (`tables.seed_spread`), in words."""
+    known = np.isfinite(spread)
+    return f"another seed changes it by ± {spread:.1f}" if known else "no spread to compare with"
 
 
 def seeds_note(n: int) -> str:

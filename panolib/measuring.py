@@ -26,9 +26,12 @@ def threads(n: int) -> Iterator[None]:
 
 
 def measure_seconds(function: Callable[[], Any]) -> float:
-    """Wall time of one call."""
+    """Wall time of one call, until a GPU has finished as well."""
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait()
     began = time.perf_counter()
     function()
+    wait()
     return time.perf_counter() - began
 
 
@@ -39,10 +42,17 @@ def iqr(values: Sequence[float]) -> float:
 
 
 def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
-    """Result, and how far the memory of the process rose above where it began, in MiB.
+    """Result, and how far memory rose above where it began, in MiB.
 
-    NaN where the system does not tell.
+    Of the GPU's allocator once there is one, else of the process; NaN where the system does not tell.
     """
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        result = function()
+        torch.cuda.synchronize()
+        return result, (torch.cuda.max_memory_allocated() - before) / 2**20
     with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
     if not provenance.reset_peak_memory():
@@ -50,3 +60,10 @@ def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
     before = provenance.process_memory("VmRSS")
     result = function()
     return result, max(0.0, provenance.process_memory("VmHWM") - before)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bf16; without them it is emulated, many times slower."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

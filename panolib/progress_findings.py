@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib.findings import Finding, compared, decided, not_testable, seeds_note
+from panolib.findings import Finding, another_seed, compared, decided, not_testable, seeds_note
 from panolib.labels import CITYSCAPES
 from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS, change, share_label
 from panolib.tables import number, select
@@ -89,7 +89,7 @@ def clustering_findings(
         compared(
             "mean-shift+ with decaying epsilon is the best choice",
             f"class mean {wanted:.1f} %; the best other, {best[0]}, {best[1]}: {others[best]:.1f} %{seeds}"
-            f"{_spread(spread, 'class mean')}", [wanted - others[best]], [spread["class mean"]],
+            f"; {another_seed(spread['class mean'])}", [wanted - others[best]], [spread["class mean"]],
         ),
     ]  # fmt: skip
 
@@ -215,14 +215,14 @@ def forgetting_findings(
             "without source images a network forgets the source (assumed, no numbers)",
             "source threat score from start to end, points: "
             + ", ".join(f"{name} {value:+.1f}" for name, value in none.items()) + seeds
-            + _spread(spread, "pooled"),
+            + f"; {another_seed(spread['pooled'])}",
             list(-none), [spread["pooled"]] * len(none),
         ),
         compared(
             "source images in the batch hold it back (assumed, no numbers)",
             "the same with the largest share: "
             + ", ".join(f"{name} {value:+.1f}" for name, value in most.items()) + seeds
-            + _spread(spread, "pooled"),
+            + f"; {another_seed(spread['pooled'])}",
             list(most.reindex(none.index) - none), [spread["pooled"]] * len(none),
         ),
     ] if known else [
@@ -241,31 +241,23 @@ def forgetting_findings(
         ),
         compared(
             "with 25 % of source the AP of BASE gets slightly better",
-            f"class mean {gain[BASE]:+.1f} points{seeds}{_spread(spread, 'class mean')}",
+            f"class mean {gain[BASE]:+.1f} points{seeds}; {another_seed(spread['class mean'])}",
             [gain[BASE]], [spread["class mean"]],
         ),
         compared(
             "CCM struggles with 25 % of source",
             f"class mean {gain[CCM]:+.1f} points, BASE {gain[BASE]:+.1f}{seeds}"
-            f"{_spread(spread, 'class mean')}", [-gain[CCM]], [spread["class mean"]],
+            f"; {another_seed(spread['class mean'])}", [-gain[CCM]], [spread["class mean"]],
         ),
         decided(
             "cropping the source to smaller regions does not help",
-            f"class mean {small:.1f} % against {usual:.1f} %{seeds}{_spread(spread, 'class mean')}",
+            f"class mean {small:.1f} % against {usual:.1f} %{seeds}; {another_seed(spread['class mean'])}",
             bool(small - usual <= spread["class mean"]), clear=bool(np.isfinite(spread["class mean"])),
         ),
     ]  # fmt: skip
 
 
 # --- helpers ----------------------------------------------------------------------------------------------
-
-
-def _spread(spread: pd.Series, metric: str) -> str:
-    """What another seed alone may change, in words."""
-    value = spread[metric]
-    if not np.isfinite(value):
-        return "; no spread to compare with"
-    return f"; another seed changes it by ± {value:.1f} (spread over the seeds of other runs)"
 
 
 def _values(rows: pd.DataFrame, metric: str) -> pd.Series:

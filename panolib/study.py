@@ -27,13 +27,9 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from panolib.profiles import from_mapping, load_yaml, project_root
 from panolib.runs import Record, Run, Store
-
-if TYPE_CHECKING:
-    from panolib.detr.runs import DetrSettings
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 UNSUPERVISED_RUNGS = RUNGS[:-1]
@@ -181,11 +177,11 @@ def load(
     """
     from panolib import kinds
     from panolib.detr import kinds as detr_kinds
-    from panolib.detr.runs import declare_detr, read_settings
+    from panolib.detr import runs as detr_runs
     from panolib.experiments import declare_experiments
     from panolib.grid import Grid, declare_ladder
     from panolib.realtime import kinds as realtime_kinds
-    from panolib.realtime.runs import declare_realtime, notebook_names
+    from panolib.realtime import runs as realtime_runs
 
     root = project_root() if root is None else root
     path = (
@@ -196,7 +192,7 @@ def load(
     profile = path.stem
     settings = from_mapping(Profile, load_yaml(path), where=path.name)
     sources = open_sources(settings, root, path.name)
-    detr = read_settings(settings.detr, path.name)
+    detr = detr_runs.read_settings(settings.detr, path.name)
     runs: dict[str, Run] = {}
     for domain in ("city", "nuclei"):
         for seed in settings.seeds:
@@ -206,10 +202,10 @@ def load(
             declare_ladder(grid)
             if domain == "city":
                 declare_experiments(grid, settings.experiments)
-                declare_detr(grid, detr, sources["camvid"])
+                detr_runs.declare_detr(grid, detr, sources["camvid"])
             runs |= grid.runs
     runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
-    runs |= declare_realtime(settings, sources, runs, path.name)
+    runs |= realtime_runs.declare_realtime(settings, sources, runs, path.name)
     functions = [module.make_kinds(sources) for module in (kinds, realtime_kinds, detr_kinds)]
     store = Store(
         root / "results" / profile,
@@ -221,8 +217,11 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds, settings.experiments, detr)
-        | {"09_realtime_adaptation": notebook_names(settings)},
+        notebooks=notebook_runs(settings.seeds, settings.experiments)
+        | {
+            "09_realtime_adaptation": realtime_runs.notebook_runs(settings),
+            "10_detr_panoptic": detr_runs.notebook_runs(detr, settings.seeds),
+        },
         sources=sources,
         store=store,
         results=root / "results" / profile,
@@ -252,17 +251,22 @@ def open_sources(settings: Profile, root: Path, where: str) -> dict[str, object]
     }
 
 
+def is_available(study: Study, name: str) -> bool:
+    """Whether a run is recorded, or the data of its domain is on this machine so that it can be trained."""
+    recorded = study.store.load(study.runs[name]) is not None
+    return recorded or study.sources[name.split("-")[0]].available()
+
+
 def experiment_seeds(seeds: tuple[int, ...], experiments: Experiments | None) -> tuple[int, ...]:
     """Seeds of a profile with which the experiments beside the ladder are run."""
     return () if experiments is None else tuple(seed for seed in experiments.seeds if seed in seeds)
 
 
 def notebook_runs(
-    seeds: tuple[int, ...], experiments: Experiments | None = None, detr: DetrSettings | None = None
+    seeds: tuple[int, ...], experiments: Experiments | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Runs that each numbered notebook asks for by name; without other settings those of the ladder."""
+    """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
     from panolib import progress_runs, threat_runs
-    from panolib.detr import runs as detr_runs
 
     own_seeds = experiment_seeds(seeds, experiments)
 
@@ -295,8 +299,7 @@ def notebook_runs(
         + names("city", "panoptic")
         + variants("panoptic", ("abn", "self_trained"), networks),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
-        "09_realtime_adaptation": (),  # `load` adds those of `realtime.runs`
-        "10_detr_panoptic": () if detr is None else detr_runs.notebook_runs(detr, seeds),
+        **dict.fromkeys(("09_realtime_adaptation", "10_detr_panoptic"), ()),  # `load` knows those
         "14_performance": (PERFORMANCE,),
     }
 

@@ -41,7 +41,7 @@ def of_guidance(
     starts = {"mIoU_19": "52.6", "mIoU_16": "55.6"}
     painting_found = [
         painting(
-            semantic, nothing, method, metric=metric, spread=spread_of(seeds, metric),
+            semantic, nothing, method, metric=metric, spread=tables.seed_spread(seeds)[metric],
             thesis=f"{way}: {metric} {starts[metric]} to {score}",
         )
         for metric, scores in gains.items()
@@ -105,11 +105,6 @@ def mean_of(rows: pd.DataFrame, method: str, setting: str, metric: str = CLASS_M
     return float(rows.loc[chosen, "value"].mean())
 
 
-def spread_of(rows: pd.DataFrame, metric: str = CLASS_MEAN) -> float:
-    """Sample standard deviation of one value over seeds; NaN for one seed."""
-    return float(tables.select(rows, class_or_metric=metric)["value"].std(ddof=1))
-
-
 def _seeds(rows: pd.DataFrame) -> str:
     return findings.seeds_note(rows["seed"].nunique())
 
@@ -133,7 +128,7 @@ def bottleneck(rows: pd.DataFrame, baseline: str, trained: str, spread: float) -
     return findings.compared(
         "the semantic mask is the bottleneck",
         f"true masks give the baseline {by_masks:+.1f} points, self-training gives it {by_learning:+.1f} "
-        f"inside predicted masks ({_seeds(rows)}; {_another_seed(spread)})",
+        f"inside predicted masks ({_seeds(rows)}; {findings.another_seed(spread)})",
         [by_masks - by_learning],
         [spread],
     )
@@ -162,7 +157,7 @@ def _higher(
 ) -> Finding:
     """Whether the class mean of the first (method, mask) is above that of the second, beyond the noise."""
     values = [mean_of(rows, *which) for which in (first, second)]
-    text = f"{CLASS_MEAN} {ours.format(*values)} ({_seeds(rows)}; {_another_seed(spread)})"
+    text = f"{CLASS_MEAN} {ours.format(*values)} ({_seeds(rows)}; {findings.another_seed(spread)})"
     return findings.compared(thesis, text, [values[0] - values[1]], [spread])
 
 
@@ -193,7 +188,7 @@ def painting(
     return findings.compared(
         thesis,
         f"{metric} {values[reference]:.2f} to {values[painted]:.2f} %, {gain:+.2f} points "
-        f"({_seeds(rows)}; {_another_seed(spread)})",
+        f"({_seeds(rows)}; {findings.another_seed(spread)})",
         [gain],
         [spread],
     )
@@ -269,7 +264,7 @@ def single_framework(rows: pd.DataFrame, baseline: str, candidates: Sequence[str
     return findings.compared(
         "self-training lifts the baseline from 7.09 to 13.50 (best single framework)",
         f"{mean[baseline]:.1f} to {mean[best]:.1f} % ({best}), {gain:+.1f} points "
-        f"({_seeds(rows)}; {_another_seed(spread)})",
+        f"({_seeds(rows)}; {findings.another_seed(spread)})",
         [gain],
         [spread],
     )
@@ -283,7 +278,7 @@ def best_workflow(rows: pd.DataFrame, candidates: Sequence[str], wanted: str, sp
     return findings.compared(
         f"one network a class ({wanted}) is the best framework by a big margin",
         f"{ours.idxmax()} {ours.max():.1f} %, the best other one ({others.idxmax()}) {others.max():.1f} %: "
-        f"{lead:+.1f} points ({_seeds(rows)}; {_another_seed(spread)})",
+        f"{lead:+.1f} points ({_seeds(rows)}; {findings.another_seed(spread)})",
         [lead],
         [spread],
     )
@@ -296,7 +291,7 @@ def mix_star(choices: pd.DataFrame, spread: float) -> Finding:
     return findings.compared(
         "the best network of every class (MIX*, 14.00) is above the best framework (13.50)",
         f"chosen on one half of the images, scored on the other: {mixed:.1f} against {single:.1f} %, "
-        f"{mixed - single:+.1f} points ({_another_seed(spread)})",
+        f"{mixed - single:+.1f} points ({findings.another_seed(spread)})",
         [mixed - single],
         [spread],
     )
@@ -335,7 +330,7 @@ def better_masks(rows: pd.DataFrame, methods: Sequence[str], spread: float) -> F
     steps = values.diff().dropna()
     return findings.compared(
         "masks of V3 (21.90) and V3+ (25.80) suit instances better than those of V2 (19.19; seven classes)",
-        f"{_listed(values)}, seven classes ({_seeds(rows)}; {_another_seed(spread)})",
+        f"{_listed(values)}, seven classes ({_seeds(rows)}; {findings.another_seed(spread)})",
         list(steps),
         [spread] * len(steps),
     )
@@ -357,9 +352,3 @@ def _noise(noise: float) -> str:
         if np.isfinite(noise)
         else "no spread to compare with"
     )
-
-
-def _another_seed(spread: float) -> str:
-    if not np.isfinite(spread):
-        return "no spread to compare with"
-    return f"another seed changes it by ± {spread:.1f}"

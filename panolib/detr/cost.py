@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from panolib.bench import with_peak_memory
 from panolib.data.samples import Sample
 from panolib.detr.score import QueryRule, predict_queries
 from panolib.detr.targets import panoptic_from_queries
@@ -24,7 +22,9 @@ from panolib.inference import merge_panoptic, panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.losses.semantic import cross_entropy
+from panolib.measuring import measure_seconds, with_peak_memory
 from panolib.metrics.panoptic import PanopticStats
+from panolib.models.complexity import n_parameters
 from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
 from panolib.training.semantic import BaselineSpec, LabelledBatches, upsample
 from panolib.training.setup import build_optimizer
@@ -53,24 +53,12 @@ class Measured:
     mib: list[float] = field(default_factory=list)
 
     def call(self, function: Callable[[], Any]) -> Any:
-        """Call it once; its result. On a GPU the peak is that of its allocator, else that of the process."""
-        cuda = torch.cuda.is_initialized()
-        if cuda:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-
-        def timed() -> Any:
-            began = time.perf_counter()
-            result = function()
-            if cuda:
-                torch.cuda.synchronize()
-            self.seconds.append(time.perf_counter() - began)
-            return result
-
-        result, mib = with_peak_memory(timed)
-        self.mib.append((torch.cuda.max_memory_allocated() - before) / 2**20 if cuda else mib)
-        return result
+        """Call it once; its result."""
+        results = []
+        seconds, mib = with_peak_memory(lambda: measure_seconds(lambda: results.append(function())))
+        self.seconds.append(seconds)
+        self.mib.append(mib)
+        return results[0]
 
 
 def detr_system(
@@ -184,7 +172,7 @@ def compare(
     return {
         name: {
             "scores": panoptic_scores(stats[name]),
-            "parameters": sum(p.numel() for network in system.networks for p in network.parameters()),
+            "parameters": sum(map(n_parameters, system.networks)),
             **flops[name],
             **{
                 f"{stage}_{unit}": _quartiles(getattr(measured[name], found)[1:])

@@ -116,11 +116,8 @@ def generalisation(rows: pd.DataFrame, at: str) -> list[Finding]:
         away = per_seed(select(rows, setting=setting), metric).loc[LABELS[PLAIN]]
         ours = f"{name} {metric} {_number(away)}, target mIoU_16 {_number(home)}; "
         ours += findings.seeds_note(len(home))
-        found.append(
-            findings.decided(
-                f"{said}; {name}", ours, bool(away.mean() >= home.mean()), clear=_clear(away, home)
-            )
-        )
+        gain = away - home
+        found.append(findings.compared(f"{said}; {name}", ours, [gain.mean()], [gain.std(ddof=1)]))
     if CAMVID not in {setting.split(";")[0] for setting in settings}:
         found.append(findings.not_testable(f"{said}; {CAMVID}", "its images are not here"))
     return found
@@ -152,19 +149,12 @@ def beside_ours(costs: pd.DataFrame) -> list[Claim]:
 
 
 def _ordered(target: pd.DataFrame, metric: str, low: str, high: str, statement: str) -> Finding:
-    """Whether the mean of one method is below that of another; clear as `_clear` says."""
+    """Whether one method is below another by more than the spread of the difference over seeds."""
     values = per_seed(target, metric)
     texts = (_text(target, metric, method) for method in (low, high))
     ours = f"{' against '.join(texts)}; {findings.seeds_note(values.shape[1])}"
-    a, b = values.loc[low], values.loc[high]
-    return findings.decided(statement, ours, bool(a.mean() < b.mean()), clear=_clear(a, b))
-
-
-def _clear(a: pd.Series, b: pd.Series) -> bool:
-    """Whether two scores differ by more than the spread of it over seeds; with one seed nobody knows."""
-    difference = a.to_numpy() - b.to_numpy()
-    spread = difference.std(ddof=1) if len(difference) > 1 else np.inf
-    return bool(abs(difference.mean()) > spread)
+    gain = values.loc[high] - values.loc[low]
+    return findings.compared(statement, ours, [gain.mean()], [gain.std(ddof=1)])
 
 
 def _text(target: pd.DataFrame, metric: str, method: str) -> str:

@@ -23,6 +23,7 @@ from panolib.kinds import (
     parent_spec,
 )
 from panolib.labels import LABEL_SETS
+from panolib.measuring import threads
 from panolib.runs import Job, Run
 from panolib.training.setup import Compute, launch
 
@@ -94,8 +95,7 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
 
 def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
     """{"systems": what `cost.compare` measures, "batch_size", "processor"}; one thread on a CPU."""
-    from panolib.bench import threads  # scikit-learn and more, which no other kind needs
-    from panolib.detr import cost
+    from panolib.detr import cost  # FLOP counting, which no other kind needs
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     fabric = launch(spec.compute)

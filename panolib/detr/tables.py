@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from panolib import claims
 from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
-from panolib.profiles import load_yaml, project_root, to_plain
 from panolib.runs import Record
-from panolib.study import Study, run_name
+from panolib.study import Study, is_available, run_name
 from panolib.tables import COLUMNS, PANOPTIC_SCORES, PERCENT, published
 
 RESULTS, GENERALISATION = "detr_panoptic_results.csv", "detr_panoptic_generalisation_miou.csv"
@@ -55,7 +55,7 @@ def gather(study: Study) -> list[Runs]:
                     seed,
                     study.get(run_name("city", "detr", variant, seed)),
                     study.get(run_name("city", "detr_scores", variant, seed)),
-                    study.get(name) if _is_there(study, name) else None,
+                    study.get(name) if is_available(study, name) else None,
                 )
             )
     return found
@@ -63,19 +63,15 @@ def gather(study: Study) -> list[Runs]:
 
 def records(study: Study) -> list[Record]:
     """Every record of the notebook that is there."""
-    return [study.get(name) for name in study.notebooks["10_detr_panoptic"] if _is_there(study, name)]
+    return [study.get(name) for name in study.notebooks["10_detr_panoptic"] if is_available(study, name)]
 
 
 def left_out(study: Study) -> str:
     """Which runs of the notebook have neither a record nor their images here, in words."""
-    missing = [name for name in study.notebooks["10_detr_panoptic"] if not _is_there(study, name)]
+    missing = [name for name in study.notebooks["10_detr_panoptic"] if not is_available(study, name)]
     return (
         f"left out, for their images are not here: {', '.join(missing)}" if missing else "no run is left out"
     )
-
-
-def _is_there(study: Study, name: str) -> bool:
-    return study.store.load(study.runs[name]) is not None or study.sources[name.split("-")[0]].available()
 
 
 def label_of(variant: str) -> str:
@@ -163,13 +159,7 @@ def slides_products() -> pd.DataFrame:
 
 def differences(study: Study) -> list[str]:
     """Where the settings differ from those of the slides, which profile "paper" holds, a line each."""
-    path = project_root() / "notebooks" / "profiles" / "paper.yaml"
-    ours, theirs = (
-        _flat(to_plain(settings))
-        for settings in (settings_of(study), read_settings(load_yaml(path)["detr"], path.name))
-    )
-    names = [name for name in ours if name.split(".")[0] in COMPARED and ours[name] != theirs[name]]
-    return [f"{name} {ours[name]} instead of {theirs[name]}" for name in names]
+    return claims.differing(study.profile.detr, claims.paper_profile()["detr"], COMPARED)
 
 
 def cost_rows(found: Mapping[int, Record], trainings: Mapping[str, Sequence[Record]]) -> pd.DataFrame:
@@ -246,11 +236,3 @@ def _on_target(record: Record) -> Mapping:
 def _n_images(runs: Runs) -> int:
     """Images that a run learns from."""
     return runs.training.metrics["n_images"]
-
-
-def _flat(mapping: Mapping, prefix: str = "") -> dict:
-    """Nested settings with dotted names."""
-    flat: dict = {}
-    for name, value in mapping.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

@@ -30,25 +30,21 @@ def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict
         "class_labels" int64 [T], "boxes" float [T, 4] (centre x, centre y, width, height as shares of the
         image), "masks" float [T, H, W] in {0, 1}. T may be 0.
     """
-    panoptic_map = np.asarray(panoptic_map)
+    from torchvision.ops import box_convert, masks_to_boxes  # slow to import, and only for those who train
+
+    panoptic_map = torch.from_numpy(np.ascontiguousarray(panoptic_map))
     height, width = panoptic_map.shape
-    masks, boxes, classes = [], [], []
-    for segment in segments_info:
-        mask = panoptic_map == segment["id"]
-        if segment.get("iscrowd", 0) or not mask.any():
-            continue
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-        boxes.append([(left + right) / 2 / width, (top + bottom) / 2 / height,
-                      (right - left) / width, (bottom - top) / height])  # fmt: skip
-        masks.append(mask)
-        classes.append(segment["category_id"])
-    stacked = np.stack(masks) if masks else np.zeros((0, height, width), bool)
-    return {
-        "class_labels": torch.tensor(classes, dtype=torch.int64),
-        "boxes": torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4),
-        "masks": torch.from_numpy(stacked).float(),
-    }
+    objects = [segment for segment in segments_info if not segment.get("iscrowd", 0)]
+    ids, classes = (
+        torch.tensor([segment[key] for segment in objects], dtype=torch.int64)
+        for key in ("id", "category_id")
+    )
+    masks = panoptic_map == ids[:, None, None]  # [T, H, W]
+    present = masks.flatten(1).any(1)
+    masks, classes = masks[present], classes[present]
+    corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # the last pixel belongs to the box
+    boxes = box_convert(corners, "xyxy", "cxcywh") / torch.tensor([width, height, width, height])
+    return {"class_labels": classes, "boxes": boxes, "masks": masks.float()}
 
 
 def panoptic_from_queries(

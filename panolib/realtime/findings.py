@@ -7,10 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from panolib import findings, tables
+from panolib import claims, findings, tables
 from panolib.findings import Finding
-from panolib.profiles import load_yaml, project_root
-from panolib.realtime import runs
 from panolib.realtime.runs import METHODS, PER_IMAGE, TARGETS
 from panolib.realtime.tables import METRICS, RULES, fastest_way
 from panolib.study import Study
@@ -27,19 +25,19 @@ COMPARED = (
 ADAPTED = ("fcd", "light", "ssl1", "ssl2", "ssl3", "mpl_old", "mpl_new", "mpl_rt")
 
 
-def of_adaptation(rows: pd.DataFrame, labels: pd.DataFrame, noise: float) -> list[Finding]:
+def of_adaptation(rows: pd.DataFrame, labels: pd.DataFrame, spread: float) -> list[Finding]:
     """Findings about the methods, on every target of the rows.
 
     Parameters
     ----------
     rows : what `tables.score_rows` returns
     labels : what `tables.label_table` returns
-    noise : float
-        Spread over seeds below which a difference in mIoU says nothing; NaN if there is none.
+    spread : float
+        What another seed changes in a mIoU (`tables.seed_spread`); NaN if nobody knows.
     """
     found = []
     for target in dict.fromkeys(rows["setting"]):
-        score = _Scores(rows, target, noise)
+        score = _Scores(rows, target, spread)
         found += [
             score.higher(("fcd",), ("source_only",), "adversarial adaptation helps over source only "
                          "(claimed; neither paper prints a source-only row)"),
@@ -74,10 +72,10 @@ def of_cost(complexity: pd.DataFrame, latency: pd.DataFrame, speeds: pd.DataFram
 class _Scores:
     """Mean mIoU of every method on one target."""
 
-    def __init__(self, rows: pd.DataFrame, target: str, noise: float):
+    def __init__(self, rows: pd.DataFrame, target: str, spread: float):
         part = tables.select(rows, setting=target)
         values = tables.per_seed(part, METRICS[target])
-        self.means, self.target, self.noise = values.mean(axis=1), target, noise
+        self.means, self.target, self.spread = values.mean(axis=1), target, spread
         self.seeds = findings.seeds_note(part["seed"].nunique())
 
     def higher(
@@ -85,21 +83,18 @@ class _Scores:
     ) -> Finding:
         """The best of the first methods against the best of the second ones.
 
-        `tolerance`: the first may also be as good, within the noise.
+        `tolerance`: the first may also be as good, within the spread.
         """
         best, other = (self._best(methods) for methods in (first, second))
         gain = self.means[best] - self.means[other]
-        known = math.isfinite(self.noise)
-        noise = max(self.noise, PRINTED) if known else PRINTED
-        beside = f"seeds of DeepLabV2, self-trained on the city, spread by ± {self.noise:.1f}"
-        beside = beside if known else "no spread to compare with"
         text = (
-            f"{best} {self.means[best]:.1f} against {other} {self.means[other]:.1f} %, "
-            f"{gain:+.1f} points ({self.seeds}; {beside})"
+            f"{best} {self.means[best]:.1f} against {other} {self.means[other]:.1f} %, {gain:+.1f} points "
+            f"({self.seeds}; {findings.another_seed(self.spread)}: DeepLabV2, self-trained on the city)"
         )
-        holds = gain >= -noise if tolerance else gain > 0
-        clear = tolerance or abs(gain) > noise
-        return findings.decided(f"{self.target}: {claim}", text, bool(holds), clear=bool(clear))
+        claim = f"{self.target}: {claim}"
+        if not tolerance:
+            return findings.compared(claim, text, [gain], [max(self.spread, PRINTED)])
+        return findings.decided(claim, text, bool(gain >= -self.spread), clear=math.isfinite(self.spread))
 
     def _best(self, methods: tuple[str, ...]) -> str:
         return self.means[[LABEL[method] for method in methods]].idxmax()
@@ -225,16 +220,10 @@ def _as_printed(value: float, printed: float) -> bool:
 
 def differences_line(study: Study) -> str:
     """Where the settings differ from those of profile "paper", which has the papers' own, in words."""
-    paper = load_yaml(project_root() / "notebooks" / "profiles" / "paper.yaml")["realtime"]
-    found = []
-    for key in COMPARED:
-        section, name = key.split(".")
-        ours, theirs = getattr(runs.settings_of(study), section).get(name), paper[section].get(name)
-        if ours is not None and ours != theirs:
-            found.append(f"{key} {ours} instead of {theirs}")
+    found = claims.differing(study.profile.realtime, claims.paper_profile()["realtime"], COMPARED)
     return f"differences from the papers: {', '.join(found) or 'none in these settings'}"
 
 
-def noise_of(seeds: pd.DataFrame) -> float:
-    """Spread over seeds of self-training on the city, in points of mIoU; NaN for one seed."""
-    return float(tables.select(seeds, class_or_metric=METRICS[TARGETS["city"]])["value"].std(ddof=1))
+def spread_of(seeds: pd.DataFrame) -> float:
+    """What another seed changes in the mIoU of self-training on the city, in points; NaN for one seed."""
+    return float(tables.seed_spread(seeds)[METRICS[TARGETS["city"]]])

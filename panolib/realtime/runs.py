@@ -24,7 +24,7 @@ from panolib.profiles import from_mapping, to_plain
 from panolib.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
 from panolib.realtime.speed import SpeedSpec
 from panolib.runs import Record, Run
-from panolib.study import Profile, Study, run_name
+from panolib.study import Profile, Study, is_available, run_name
 from panolib.training.adversarial import AdversarialSpec
 from panolib.training.meta_pseudo_labels import FEEDBACK, MetaSpec
 
@@ -99,7 +99,7 @@ def settings_of(study: Study) -> Realtime:
     return from_mapping(Realtime, study.profile.realtime, where=f"{study.profile_name}: realtime")
 
 
-def notebook_names(profile: Profile) -> tuple[str, ...]:
+def notebook_runs(profile: Profile) -> tuple[str, ...]:
     """Runs of notebook 09."""
     settings = from_mapping(Realtime, profile.realtime, where="realtime")
     names = [
@@ -116,16 +116,11 @@ def notebook_names(profile: Profile) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def available(study: Study, domain: str) -> bool:
-    """Whether the runs of a domain are recorded or can be trained here."""
-    names = [name for name in study.notebooks["09_realtime_adaptation"] if name.startswith(f"{domain}-")]
-    recorded = all(study.store.load(study.runs[name]) is not None for name in names)
-    return recorded or study.sources[domain].available()
-
-
 def here(study: Study) -> tuple[str, ...]:
-    """The domains that are available."""
-    return tuple(domain for domain in DOMAINS if available(study, domain))
+    """The domains whose runs are all recorded or can be trained here."""
+    names = study.notebooks["09_realtime_adaptation"]
+    missing = {name.split("-")[0] for name in names if not is_available(study, name)}
+    return tuple(domain for domain in DOMAINS if domain not in missing)
 
 
 def get(study: Study, domain: str, methods: Iterable[str] = METHODS) -> dict[str, list[Record]]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from panolib.measuring import has_bf16, measure_seconds
 from panolib.models.complexity import n_operations, n_parameters
 from panolib.training.setup import Compute, SemanticNetwork, build_semantic
 
@@ -31,9 +32,7 @@ class SpeedSpec:
     own_height: int
     own_width: int
     repeats: int
-    limit_s: (
-        float  # of a network: no further repeat after it; every way is timed once at least, after one call
-    )
+    limit_s: float  # no further repeat of a network after it; every way is timed at least once
     compute: Compute
     seed: int
 
@@ -84,7 +83,7 @@ def timed_rows(cases: Sequence[Case], device: torch.device, spec: SpeedSpec) -> 
     for number, case in enumerate(cases):
         try:
             call = _call(case, device)
-            _seconds(call, device)  # libraries prepare themselves, and compilers compile
+            measure_seconds(call)  # libraries prepare themselves, and compilers compile
             calls[number] = call
         except Exception as error:  # a way that this machine does not have is a row, not the end of the run
             notes[number] = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
@@ -94,25 +93,18 @@ def timed_rows(cases: Sequence[Case], device: torch.device, spec: SpeedSpec) -> 
         if repeat >= 1 and time.perf_counter() - began > spec.limit_s:
             break
         for number, call in calls.items():
-            times[number].append(1e3 * _seconds(call, device))
+            times[number].append(1e3 * measure_seconds(call))
     return [
         _facts(case) | _latency(times.get(number, [])) | {"note": notes.get(number, "")}
         for number, case in enumerate(cases)
     ]
 
 
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16; without them it is emulated, many times slower."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
-
-
 def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
     """One forward pass. Raises RuntimeError with the reason where a way is not for this machine."""
     model, image, way = case.model, case.image, case.way
     if way == "contiguous":
-        return lambda: model(image)
+        return torch.no_grad()(lambda: model(image))
     layout = {"memory_format": torch.channels_last}
     fast, last = copy.deepcopy(model).to(**layout), image.contiguous(**layout)
     if way == "bf16":
@@ -123,7 +115,7 @@ def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
         if not case.compiles:
             raise RuntimeError("not compiled in this profile, to save time")
         fast = torch.compile(fast)
-    return lambda: fast(last)
+    return torch.no_grad()(lambda: fast(last))
 
 
 def _facts(case: Case) -> dict:
@@ -134,16 +126,6 @@ def _facts(case: Case) -> dict:
         "parameters": n_parameters(case.model),
         "multiply_adds": n_operations(case.model, shape, convention="multiply-adds"),
     }  # fmt: skip
-
-
-def _seconds(call: Callable[[], Tensor], device: torch.device) -> float:
-    """Time of one call; a GPU has then finished."""
-    began = time.perf_counter()
-    with torch.no_grad():
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - began
 
 
 def _latency(times: list[float]) -> Mapping[str, float]:

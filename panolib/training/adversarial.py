@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ class AdversarySpec:
     width: int  # channels after its first convolution
     lr: float
     weight: float  # lambda
-    source_label: int  # 0 or 1; only consistency matters
+    source_label: Literal[0, 1]  # only consistency matters
 
 
 @dataclass(frozen=True)
@@ -77,21 +78,11 @@ class AdversarialSpec:
     iterations: int
     batch_size: int  # source crops
     n_target: int  # target images an iteration
-    batch_norm: str  # "both": running statistics follow both domains, as in the reference; or "target"
+    batch_norm: Literal["both", "target"]  # which domains running statistics follow; the reference: both
     adversary: AdversarySpec
     pseudo_labels: PseudoLabelSpec | None
     compute: Compute
     seed: int
-
-    def __post_init__(self) -> None:
-        check_choice("batch_norm", self.batch_norm, ("both", "target"))
-        check_choice("source_label", self.adversary.source_label, (0, 1))
-
-
-def check_choice(name: str, value, choices: tuple) -> None:
-    """Raise ValueError, which a profile reports with its file, for a value that is none of the choices."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {choices}")
 
 
 def fooling_loss(discriminator: nn.Module, target: Tensor, source_label: int) -> Tensor:

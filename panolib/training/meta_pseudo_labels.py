@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,6 @@ from panolib.runs import Job
 from panolib.training.adversarial import (
     AdversarySpec,
     build_adversary,
-    check_choice,
     discriminator_loss,
     fooling_loss,
     probabilities,
@@ -69,9 +69,9 @@ class MetaSpec:
     iterations: int
     batch_size: int  # source crops
     n_target: int  # target images an iteration
-    batch_norm: str  # "both" or "target", as in adversarial adaptation
-    mode: str  # "paper", or "rt" with adversarial teacher
-    feedback: str  # of "paper": "old_minus_new" as the Taylor argument says, "new_minus_old" as code has it
+    batch_norm: Literal["both", "target"]  # as in adversarial adaptation
+    mode: Literal["paper", "rt"]  # "rt" has an adversarial teacher
+    feedback: Literal["old_minus_new", "new_minus_old"]  # of "paper": the Taylor argument's, or public code's
     student_pretrained: bool
     threshold: float | None  # cap of the median thresholds of each image; None labels every pixel
     uda_weight: float
@@ -79,11 +79,6 @@ class MetaSpec:
     adversary: AdversarySpec  # of "rt"
     compute: Compute
     seed: int
-
-    def __post_init__(self) -> None:
-        check_choice("batch_norm", self.batch_norm, ("both", "target"))
-        check_choice("mode", self.mode, ("paper", "rt"))
-        check_choice("feedback", self.feedback, FEEDBACK)
 
 
 def paper_feedback(old_loss: Tensor, new_loss: Tensor, sign: str) -> Tensor:

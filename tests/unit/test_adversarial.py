@@ -13,6 +13,7 @@ from torch import nn
 from panolib.data.samples import Sample
 from panolib.labels import VOID
 from panolib.models.discriminator import Discriminator
+from panolib.profiles import ProfileError, from_mapping, to_plain
 from panolib.training import adversarial, meta_pseudo_labels
 from panolib.training.adversarial import (
     AdversarialSpec,
@@ -203,10 +204,19 @@ def test_resumed_is_never_interrupted(start, train):
 
 
 def test_wrong_choices_are_named():
-    with pytest.raises(ValueError, match="batch_norm is 'mixed'"):
-        AdversarialSpec(**SHARED | {"batch_norm": "mixed", "adversary": ADVERSARY, "pseudo_labels": None})
-    with pytest.raises(ValueError, match="feedback is 'both'"):
-        MetaSpec(**SHARED | META | {"mode": "paper", "feedback": "both"})
+    good = to_plain(AdversarialSpec(**SHARED, adversary=ADVERSARY, pseudo_labels=None))
+    assert from_mapping(AdversarialSpec, good, where="p") == AdversarialSpec(
+        **SHARED, adversary=ADVERSARY, pseudo_labels=None
+    )
+    for wrong, said in (
+        ({"batch_norm": "mixed"}, r"batch_norm: expected one of 'both', 'target', found 'mixed'"),
+        ({"adversary": good["adversary"] | {"source_label": 2}}, r"source_label: expected one of 0, 1"),
+    ):
+        with pytest.raises(ProfileError, match=said):
+            from_mapping(AdversarialSpec, good | wrong, where="p")
+    meta = to_plain(MetaSpec(**SHARED | META | {"mode": "paper", "feedback": "old_minus_new"}))
+    with pytest.raises(ProfileError, match="feedback: expected one of"):
+        from_mapping(MetaSpec, meta | {"feedback": "both"}, where="p")
 
 
 def test_feedback_is_the_product_of_the_gradients():

@@ -187,15 +187,16 @@ def test_comparison_and_its_published_values():
 def test_findings_turn_with_the_numbers():
     beginning = "adversarial adaptation helps over source only"
     for value, verdict in ((25.0, findings.REPRODUCED), (15.0, findings.NOT_REPRODUCED)):
-        found = decide.of_adaptation(score_rows(fcd=value), label_rows(), float("nan"))
+        found = decide.of_adaptation(score_rows(fcd=value), label_rows(), 1.0)
         assert one(found, beginning).verdict == verdict
         assert "one seed, no spread" in one(found, beginning).ours
-    found = decide.of_adaptation(score_rows(fcd=20.5), label_rows(), 1.0)
-    assert one(found, beginning).verdict == findings.NOT_TESTABLE  # within the noise
+    for value, spread in ((20.5, 1.0), (25.0, float("nan"))):  # within the noise; nobody knows the noise
+        found = decide.of_adaptation(score_rows(fcd=value), label_rows(), spread)
+        assert one(found, beginning).verdict == findings.NOT_TESTABLE
 
 
 def test_a_difference_that_does_not_show_decides_nothing():
-    found = decide.of_adaptation(score_rows(mpl_old=30.04), label_rows(), float("nan"))
+    found = decide.of_adaptation(score_rows(mpl_old=30.04), label_rows(), 0.0)
     assert one(found, "the sign of the Taylor argument").verdict == findings.NOT_TESTABLE
 
 
