@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +30,8 @@ from panolib.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.metrics.instance import ThreatScore
 from panolib.training.semantic import to_image
 
-MANY = 20  # rounds of a quick operation
+MANY = 20  # calls of a quick operation in a row, and rounds of a quick pair
+BRIEF = 0.2  # seconds that such a row of calls takes at most
 EMPTY_NOTEBOOK = """
 import nbformat, nbclient
 nbclient.NotebookClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])).execute()
@@ -113,7 +114,8 @@ def machine_rates(size: int = 2048) -> dict[str, float]:
 def measure(operation: Operation, repeats: int) -> list[dict]:
     """Rows of one operation: memory and agreement first, then alternating times.
 
-    `repeats` rounds at least; of quick operations as many as fit into a second, up to `MANY`.
+    `repeats` rounds at least; of quick pairs as many as fit into a second, up to `MANY`. A round calls what
+    is quick several times, so that a median does not rest on a few calls with the caches of the other one.
     """
     functions = {"": operation.reference} | {name: ours.function for name, ours in operation.ours.items()}
     memory, results = {}, {}
@@ -125,9 +127,11 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
     del results
     times: dict[str, list[float]] = {name: [] for name in functions}
     began = time.perf_counter()
-    while len(times[""]) < repeats or (time.perf_counter() - began < 1 and len(times[""]) < MANY):
+    for n_rounds in range(max(repeats, MANY)):
+        if n_rounds >= repeats and time.perf_counter() - began > 1:
+            break
         for name, function in functions.items():
-            times[name].append(1e3 * measure_seconds(function))
+            times[name] += [1e3 * seconds for seconds in _in_a_row(function)]
     reference_ms = statistics.median(times[""])
     return [
         {
@@ -146,11 +150,20 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
             "reference_mib": memory[""],
             "input_mib": operation.input_mib,
             "repeats": len(times[name]),
+            "reference_repeats": len(times[""]),
             "agreement": agreement[name][0],
             "agrees": agreement[name][1],
         }
         for name, ours in operation.ours.items()
     ]
+
+
+def _in_a_row(function: Callable) -> list[float]:
+    """Seconds of one call or, of a quick function, of as many as `BRIEF` and `MANY` allow."""
+    seconds = [measure_seconds(function)]
+    while sum(seconds) < BRIEF and len(seconds) < MANY:
+        seconds.append(measure_seconds(function))
+    return seconds
 
 
 def scaling_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:

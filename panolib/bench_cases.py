@@ -85,8 +85,8 @@ def clustering(
                 "every step of a climb from the densest cells is a product of all points with the centres",
             ),
             "mean shift on the image grid": Ours(
-                lambda: mean_shift_grid(field, mask, **options)[mask], target[2],
-                lambda ours, theirs: _as_good(ours, theirs, truth),
+                lambda: mean_shift_grid(field, mask, **options), target[2],
+                lambda ours, theirs: _as_good(ours[mask], theirs, truth),
                 "mostly the climbs among cells inside objects, many small calls; then one product",
             ),
         },

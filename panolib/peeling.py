@@ -22,7 +22,6 @@ from panolib.distances import (
 )
 
 MAX_SEEDS = 64  # of one round
-BLOCK = 16  # seeds whose balls are in memory at once
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth
 
 
@@ -54,7 +53,8 @@ def mean_shift_peel(
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     with exact_products(points.device):
         points = centred(points, bandwidth)
-        labels = relabel_consecutive(nearest(points, peel_modes(points, bandwidth, min_points)) + 1)
+        modes = peel_modes(points.T.contiguous(), bandwidth, min_points)
+        labels = relabel_consecutive(nearest(points, modes) + 1)
         return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
 
 
@@ -90,20 +90,21 @@ def mean_shift_grid(
     """
     _check(bandwidth, min_points)
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
-    if not mask.any():
+    where = mask.flatten().nonzero().squeeze(1)
+    if len(where) == 0:
         return labels
     with exact_products(embeddings.device):
-        where = mask.flatten().nonzero().squeeze(1)
         field = embeddings.detach()
         field = field.to(torch.promote_types(field.dtype, torch.float32))
         points = field.flatten(1).index_select(1, where)  # [E, N]
         check_finite(points)
         origin = points.mean(1, keepdim=True)
-        points = points.sub_(origin).T
-        cells = _inner_cells(field, mask, bandwidth).sub_(origin).T
+        points.sub_(origin)
+        cells = _inner_cells(field, mask, bandwidth).sub_(origin)
         modes = peel_modes(cells, bandwidth, max(1, min_points // 4))
         if len(modes) == 0:  # nothing as large as a cell
             modes = peel_modes(points, bandwidth, min_points)
+        points = points.T  # [N, E]
         found = relabel_consecutive(nearest(points, modes) + 1)
         found = found if delta_dist is None else merge_close_clusters(points, found, delta_dist)
         return labels.flatten().index_copy(0, where, found).view_as(labels)
@@ -112,32 +113,40 @@ def mean_shift_grid(
 def _inner_cells(field: Tensor, mask: Tensor, tolerance: float) -> Tensor:
     """[E, M]: means of the 2 x 2 cells that lie in the mask and whose pixels agree across both diagonals."""
     height, width = (side // 2 * 2 for side in mask.shape)
-    corners = [(i, j) for i in (0, 1) for j in (0, 1)]
-    a, b, c, d = (field[:, i:height:2, j:width:2] for i, j in corners)
-    whole = torch.stack([mask[i:height:2, j:width:2] for i, j in corners]).all(0)
+    even, odd = mask[0:height:2, :width], mask[1:height:2, :width]
+    both = even & odd
+    row, column = (both[:, 0::2] & both[:, 1::2]).nonzero().unbind(1)
+    first = 2 * row * mask.shape[1] + 2 * column  # pixel numbers of the upper left corners
+    corners = (first + i * mask.shape[1] + j for i in (0, 1) for j in (0, 1))
+    a, b, c, d = (field.flatten(1).index_select(1, corner) for corner in corners)
     apart = torch.maximum((a - d).square_().sum(0), (b - c).square_().sum(0))
-    inner = (whole & (apart <= tolerance**2)).flatten().nonzero().squeeze(1)
-    return (a + d).add_(b).add_(c).mul_(0.25).flatten(1).index_select(1, inner)
+    inner = (apart <= tolerance**2).nonzero().squeeze(1)
+    return a.add_(d).add_(b).add_(c).mul_(0.25).index_select(1, inner)
 
 
 def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations: int = 50) -> Tensor:
     """[K, E]: modes of the flat kernel, further than the bandwidth from each other.
 
-    Points [N, E] should be centred. Without any dense place there is one mode, near the densest cell.
+    Points [E, N] should be centred. Without any dense place there is one mode, near the densest cell.
     Seeds of one round are further apart than twice the bandwidth, so all of them climb at once.
     """
-    if len(points) == 0:
-        return points
-    minus_half_square = -0.5 * torch.linalg.vector_norm(points, dim=1, keepdim=True).square_()
-    _, cell, count = torch.unique(grid_cells(points, bandwidth), return_inverse=True, return_counts=True)
-    means = segment_sum(points, cell, len(count)) / count[:, None]
+    n_dims, n_points = points.shape
+    if n_points == 0:
+        return points.T
+    lifted = points.new_ones(n_dims + 2, n_points)  # p, 1, -|p|²/2: everything that products need
+    lifted[:n_dims] = points
+    torch.sum(points.square(), 0, out=lifted[n_dims + 1]).mul_(-0.5)
+    _, cell, count = torch.unique(grid_cells(points.T, bandwidth), return_inverse=True, return_counts=True)
+    means = segment_sum(points.T, cell, len(count)) / count[:, None]
     left, climbed = torch.ones_like(cell, dtype=torch.bool), torch.zeros_like(count, dtype=torch.bool)
-    modes = points[:0]
+    modes = means[:0]
+    block = max(1, (2**24 if points.is_cuda else 2**19) // n_points)  # seeds with balls in memory at once
 
     def balls(centres: Tensor) -> Tensor:
-        """float [N, M]: 1 within the bandwidth of a centre; |p - c|^2 <= h^2 as a comparison of c·p."""
-        threshold = 0.5 * (centres.square().sum(1) - bandwidth**2)
-        return torch.addmm(minus_half_square, points, centres.T).ge_(threshold)
+        """float [M, N]: 1 within the bandwidth of a centre: c·p - |p|²/2 >= (|c|² - h²)/2."""
+        threshold = 0.5 * (centres.square().sum(1, keepdim=True) - bandwidth**2)
+        zero = torch.zeros_like(threshold)
+        return (torch.cat([centres, zero, zero + 1], 1) @ lifted).ge_(threshold)
 
     while True:
         dense = torch.sort(count, descending=True, stable=True).indices[:MAX_SEEDS]
@@ -151,12 +160,12 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
         climbing = torch.arange(len(seeds), device=points.device)
         for _ in range(max_iterations):
             still = []
-            for some in climbing.split(BLOCK):
-                near = balls(centres[some])
-                strength[some] = near.sum(0)
+            for some in climbing.split(block):
+                sums = balls(centres[some]) @ lifted[: n_dims + 1].T
+                strength[some] = sums[:, n_dims]
                 # the mean of a cell may be further than the bandwidth from all points: it stays where it is
-                there = strength[some, None] > 0
-                moved = torch.where(there, near.T @ points / strength[some, None], centres[some])
+                there = sums[:, n_dims:] > 0
+                moved = torch.where(there, sums[:, :n_dims] / sums[:, n_dims:], centres[some])
                 step = torch.linalg.vector_norm(moved - centres[some], dim=1)
                 centres[some] = moved
                 still.append(some[step > CONVERGED * bandwidth])
@@ -169,8 +178,8 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
             found = by_strength[:1]
         found = torch.cat([modes, centres[found]])
         modes = found[_apart(found, bandwidth)]
-        for some in torch.arange(len(seeds), device=points.device).split(BLOCK):
-            left &= ~balls(centres[some]).any(1)
+        for some in centres.split(block):
+            left &= balls(some).amax(0) == 0
         climbed[seeds] = True  # whose modes may lie further away than the bandwidth
         count = torch.bincount(cell[left], minlength=len(count)).masked_fill_(climbed, 0)
 
@@ -178,9 +187,11 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
 def _apart(points: Tensor, distance: float) -> Tensor:
     """bool [M]: True for each point further than `distance` from all earlier ones that are True."""
     near = (torch.cdist(points, points) <= distance).cpu().numpy()
-    keep = np.ones(len(points), bool)
-    for i in range(1, len(points)):
-        keep[i] = not (near[i, :i] & keep[:i]).any()
+    keep, taken = np.zeros(len(points), bool), np.zeros(len(points), bool)
+    for i in range(len(points)):
+        if not taken[i]:
+            keep[i] = True
+            taken |= near[i]
     return torch.from_numpy(keep).to(points.device)
 
 

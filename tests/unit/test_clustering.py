@@ -206,7 +206,7 @@ def test_peeled_modes_are_those_of_the_flat_kernel():
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(500, 3, generator=generator) * 0.1
     points[250:] += 4.0
-    modes = peel_modes(points, 0.5, 16)
+    modes = peel_modes(points.T, 0.5, 16)
     assert len(modes) == 2
     for mode in modes:
         near = torch.linalg.vector_norm(points - mode, dim=1) <= 0.5
