@@ -106,6 +106,7 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
             "ours_mib": memory["ours"],
             "reference_mib": memory["reference"],
             "repeats": len(times["ours"]),
+            "reference_repeats": len(times["reference"]),
             "threads": 1,
             "agreement": f"loss curve {agreement}; {rounding:.0e} after one rounding of the start weights",
             "agrees": difference <= max(1e-2, ROUNDINGS * rounding),
