@@ -146,8 +146,8 @@ def loss(
         ours={name: Ours(
             lambda: with_gradient(lambda: sum(embedding_loss(fields, labels, weights=weights).values())),
             target, check,
-            "for every pair of a pixel and an instance two distances, two exponentials and the products of "
-            "the gradients; soft masks are made twice so that they need no memory",
+            "two distances for every pair of a pixel and an instance, and where they are near two exponentials "
+            "and the products of the gradients; soft masks are made twice so that they need no memory",
         )},
         input_mib=_mib(fields),
         least_mb=2 * _mb(fields),  # the gradient is as large

@@ -121,7 +121,7 @@ def _drop_duplicates(centres: Tensor, n_neighbours: Tensor, bandwidth: float) ->
     left = centres[strongest_first].cpu().double().numpy()
     kept = []
     while len(left):  # a block at a time: one after the other inside it, then all the rest at once
-        block, left = left[:64], left[64:]
+        block, left = left[:32], left[32:]
         near = _square_distances(block, block) <= bandwidth**2
         alive = np.ones(len(block), bool)
         for i in range(len(block)):

@@ -13,6 +13,8 @@ import torch
 
 from panolib import provenance
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
 
 @contextlib.contextmanager
 def threads(n: int) -> Iterator[None]:
@@ -53,13 +55,32 @@ def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
         result = function()
         torch.cuda.synchronize()
         return result, (torch.cuda.max_memory_allocated() - before) / 2**20
-    with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
-    if not provenance.reset_peak_memory():
-        return function(), float("nan")
-    before = provenance.process_memory("VmRSS")
-    result = function()
-    return result, max(0.0, provenance.process_memory("VmHWM") - before)
+    with _freed_memory_returned():
+        if not provenance.reset_peak_memory():
+            return function(), float("nan")
+        before = provenance.process_memory("VmRSS")
+        result = function()
+        return result, max(0.0, provenance.process_memory("VmHWM") - before)
+
+
+@contextlib.contextmanager
+def _freed_memory_returned() -> Iterator[None]:
+    """Blocks above 128 KiB go back to the system when they are freed, so that they are not counted twice.
+
+    Without it glibc keeps them, the more of them the longer a process has run. Elsewhere nothing changes.
+    """
+    try:
+        libc = ctypes.CDLL(None)
+        libc.malloc_trim(0)  # what was freed before must not hide what is taken now
+        libc.mallopt(MMAP_THRESHOLD, 2**17)
+    except (OSError, AttributeError, TypeError):
+        yield
+        return
+    try:
+        yield
+    finally:  # the values that glibc itself comes to in a process with large arrays
+        libc.mallopt(MMAP_THRESHOLD, 2**25)
+        libc.mallopt(TRIM_THRESHOLD, 2**26)
 
 
 def has_bf16(device: torch.device) -> bool:

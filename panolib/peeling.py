@@ -53,7 +53,7 @@ def mean_shift_peel(
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     with exact_products(points.device):
         points = centred(points, bandwidth)
-        modes = peel_modes(points.T.contiguous(), bandwidth, min_points)
+        modes = peel_modes(points.T, bandwidth, min_points)
         labels = relabel_consecutive(nearest(points, modes) + 1)
         return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
 
@@ -135,12 +135,12 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
         return points.T
     lifted = points.new_ones(n_dims + 2, n_points)  # p, 1, -|p|²/2: everything that products need
     lifted[:n_dims] = points
-    torch.sum(points.square(), 0, out=lifted[n_dims + 1]).mul_(-0.5)
+    torch.sum(lifted[:n_dims].square(), 0, out=lifted[n_dims + 1]).mul_(-0.5)
     _, cell, count = torch.unique(grid_cells(points.T, bandwidth), return_inverse=True, return_counts=True)
     means = segment_sum(points.T, cell, len(count)) / count[:, None]
     left, climbed = torch.ones_like(cell, dtype=torch.bool), torch.zeros_like(count, dtype=torch.bool)
     modes = means[:0]
-    block = max(1, (2**24 if points.is_cuda else 2**19) // n_points)  # seeds with balls in memory at once
+    block = max(1, (2**24 if points.is_cuda else 2**18) // n_points)  # seeds with balls in memory at once
 
     def balls(centres: Tensor) -> Tensor:
         """float [M, N]: 1 within the bandwidth of a centre: c·p - |p|²/2 >= (|c|² - h²)/2."""

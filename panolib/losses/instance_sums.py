@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from panolib.distances import exact_products
-from panolib.losses.soft_masks import BLOCK, FLOOR, PixelBlock, pixel_blocks, soft_mask
+from panolib.losses.soft_masks import (
+    BLOCK,
+    FLOOR,
+    NEGLIGIBLE,
+    PixelBlock,
+    pixel_blocks,
+    rows_of,
+    soft_mask,
+)
 
 
 class InstanceSums(NamedTuple):
@@ -72,6 +80,7 @@ class _InstanceSums(torch.autograd.Function):
         n_instances, width, delta_var, delta_dist = constants
         means = embeddings.new_zeros(embeddings.shape[1], sum(n_instances))
         sums = embeddings.new_zeros(4, sum(n_instances))
+        ctx.rows = []
         with exact_products(embeddings.device):
             for image, of_image in _images(n_instances):
                 pixels = embeddings[image]
@@ -79,19 +88,22 @@ class _InstanceSums(torch.autograd.Function):
                 if width is None:
                     continue
                 overlap, squares, pull, push = sums[:, of_image].unbind()
+                reach = max(NEGLIGIBLE * width, 0.0 if delta_dist is None else delta_dist**2)
                 for block in pixel_blocks(pixels, means[:, of_image]):
                     own, inside, unlabelled = _rows(ids, counted, image, block, embeddings.dtype)
+                    ctx.rows.append(rows_of(block.is_near(reach).index_fill_(0, own, True)))
+                    block.keep(ctx.rows[-1])
                     square = block.square_distances()
-                    own_square = square.gather(0, own[None])[0]
+                    own_square = square.gather(0, _position(own, block.rows))[0]
                     overlap.index_add_(0, own, soft_mask(own_square.clone(), width) * inside)
                     hinge = _root(own_square, block).sub_(delta_var).clamp_(min=0).square_()
                     pull.index_add_(0, own, hinge.mul_(inside))
                     if delta_dist is not None:
                         hinge = torch.clamp(square, max=delta_dist**2)
                         hinge = _root(hinge, block).sub_(delta_dist).square_()
-                        push += hinge @ unlabelled
+                        push[block.rows] += hinge @ unlabelled
                     mask = _squared_mask(square, width)
-                    squares += mask.sum(1) if counted is None else mask @ (inside + unlabelled)
+                    squares[block.rows] += mask.sum(1) if counted is None else mask @ (inside + unlabelled)
         ctx.save_for_backward(embeddings, ids, counted, sizes, means)
         ctx.constants = constants
         return means, *sums.unbind()
@@ -102,6 +114,7 @@ class _InstanceSums(torch.autograd.Function):
         embeddings, ids, counted, sizes, means = ctx.saved_tensors
         n_instances, width, delta_var, delta_dist = ctx.constants
         tiny = torch.finfo(embeddings.dtype).tiny
+        rows_of_blocks = iter(ctx.rows)
         filled = width is not None and all(n_instances)
         grad_embeddings = (torch.empty_like if filled else torch.zeros_like)(embeddings)
         grad_means = grad_means.clone()
@@ -111,9 +124,10 @@ class _InstanceSums(torch.autograd.Function):
                 blocks = () if width is None else pixel_blocks(embeddings[image], means[:, of_image])
                 for block in blocks:
                     own, inside, unlabelled = _rows(ids, counted, image, block, embeddings.dtype)
-                    square = block.square_distances()
-                    # gradients with respect to squared distances: to the own mean [n], then to all [K, n]
-                    own_square = square.gather(0, own[None])[0]
+                    block.keep(next(rows_of_blocks))
+                    square, position = block.square_distances(), _position(own, block.rows)
+                    # gradients with respect to squared distances: to the own mean [n], then to all [R, n]
+                    own_square = square.gather(0, position)[0]
                     to_own = soft_mask(own_square.clone(), width)
                     to_own *= (-grad_overlap[of_image] / width).index_select(0, own)
                     distance = _root(own_square, block)
@@ -123,15 +137,15 @@ class _InstanceSums(torch.autograd.Function):
                     if delta_dist is not None:
                         push = torch.threshold(square, block.rounding, delta_dist**2)
                         push.clamp_(max=delta_dist**2).rsqrt_()
-                        weight = grad_push[of_image, None]
+                        weight = grad_push[of_image][block.rows, None]
                         push.mul_(delta_dist * weight).sub_(weight)
                     mask = _squared_mask(square, width)
-                    slope = mask.mul_((-2 / width) * grad_squares[of_image, None])
+                    slope = mask.mul_((-2 / width) * grad_squares[of_image][block.rows, None])
                     if counted is not None:
                         slope *= inside + unlabelled
                     if push is not None:
                         slope.addcmul_(push, unlabelled, value=-1)
-                    slope.scatter_add_(0, own[None], to_own.mul_(inside)[None])
+                    slope.scatter_add_(0, position, to_own.mul_(inside)[None])
                     block.put_gradients(slope, to_pixels, to_means)
                 _add_by_id(to_pixels, to_means / sizes[of_image], ids[image])
         return grad_embeddings, None, None, None, None
@@ -175,6 +189,11 @@ def _rows(
     inside = (ids > 0).to(dtype)
     unlabelled = 1 - inside if counted is None else counted[image, block.where].to(dtype) - inside
     return (ids - 1).clamp_(min=0), inside, unlabelled
+
+
+def _position(own: Tensor, rows: slice | Tensor) -> Tensor:
+    """int64 [1, n]: where in the rows of a block the own mean of each pixel is."""
+    return (own if isinstance(rows, slice) else torch.searchsorted(rows, own))[None]
 
 
 def _root(square: Tensor, block: PixelBlock) -> Tensor:

@@ -2,7 +2,8 @@
 
 Losses need only sums of their rows. So masks are made in blocks that fit a CPU's cache, and made again for
 the gradient, which is known in closed form: memory does not grow with K, and squared distances are one matrix
-product.
+product. Where embeddings are told apart, the pixels of a block are near some of the centres only, and the
+others, which no sum would notice, are left out of it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from panolib.distances import exact_products
 
 BLOCK = 2**19  # elements of K x n that fit a CPU's cache
 FLOOR = -43.0  # exponent: a mask stays at 2e-19 further out, as subnormal squares take CPUs ten times longer
+NEGLIGIBLE = 16.0  # squared distance over the kernel's width: the product of two such masks is 1e-14
 
 
 def soft_mask_overlap(
@@ -46,15 +48,19 @@ class _SoftMaskOverlap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pixels, centres, others, other_centres, counted, width):
         ctx.save_for_backward(pixels, centres, others, other_centres, counted)
-        ctx.width = width
+        ctx.width, ctx.rows = width, []
         overlap, squares, other_squares = pixels.new_zeros(3, centres.shape[1]).unbind()
         with exact_products(pixels.device):
             for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
+                near = block.is_near(NEGLIGIBLE * width) | other.is_near(NEGLIGIBLE * width)
+                ctx.rows.append(rows_of(near))
+                block.keep(ctx.rows[-1])
+                other.keep(ctx.rows[-1])
                 mask = soft_mask(block.square_distances(), width)
                 other_mask = soft_mask(other.square_distances(), width).mul_(counted[block.where])
-                overlap += torch.linalg.vecdot(mask, other_mask)
-                squares += mask.square_() @ counted[block.where].to(mask)
-                other_squares += other_mask.square_().sum(1)
+                overlap[block.rows] += torch.linalg.vecdot(mask, other_mask)
+                squares[block.rows] += mask.square_() @ counted[block.where].to(mask)
+                other_squares[block.rows] += other_mask.square_().sum(1)
         ctx.mark_non_differentiable(other_squares)
         return overlap, squares, other_squares
 
@@ -66,38 +72,62 @@ class _SoftMaskOverlap(torch.autograd.Function):
         if centres.shape[1] == 0:
             return grad_pixels.zero_(), grad_centres, None, None, None, None
         with exact_products(pixels.device):
-            for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
+            blocks = zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres), ctx.rows)
+            for block, other, rows in blocks:
+                block.keep(rows)
+                other.keep(rows)
                 mask = soft_mask(block.square_distances(), ctx.width)
-                slope = soft_mask(other.square_distances(), ctx.width).mul_(-grad_overlap[:, None])
-                slope.addcmul_(mask, grad_squares[:, None], value=-2)
+                slope = soft_mask(other.square_distances(), ctx.width).mul_(-grad_overlap[rows, None])
+                slope.addcmul_(mask, grad_squares[rows, None], value=-2)
                 slope.mul_(mask).mul_(counted[block.where]).div_(ctx.width)
                 block.put_gradients(slope, grad_pixels, grad_centres)
         return grad_pixels, grad_centres, None, None, None, None
 
 
 class PixelBlock:
-    """Some pixels and all centres around a common origin, so that a matrix product resolves the distances.
+    """Some pixels and centres around a common origin, so that a matrix product resolves the distances.
 
     Attributes
     ----------
     where : slice
         The pixels of the block.
+    rows : slice or int64 Tensor [R]
+        Its centres, ascending: first all K, then those to keep.
     rounding : float
         Squared distances below it may be 0.
     """
 
     def __init__(self, where: slice, lifted: Tensor, lifted_centres: Tensor, out: Tensor, rounding: float):
-        self.where, self.rounding = where, rounding
+        self.where, self.rounding, self.rows = where, rounding, slice(None)
         self._lifted, self._centres, self._out = lifted, lifted_centres, out  # p, 1, |p|^2 and -2c, |c|^2, 1
+        self._is_filled = False
+
+    def is_near(self, square_distance: float) -> Tensor:
+        """bool [K]: centres so near to a pixel of the block. On a GPU nobody looks, as that takes a wait."""
+        if self._out.is_cuda:
+            return self._out.new_ones(len(self._centres), dtype=torch.bool)
+        near = self.square_distances().amin(1) <= square_distance
+        self._is_filled = True
+        return near
+
+    def keep(self, rows: slice | Tensor) -> None:
+        """Leave out all centres but those of `rows_of`."""
+        if not isinstance(rows, slice):
+            self.rows, self._centres, self._is_filled = rows, self._centres[rows], False
+            self._out = self._out[: len(rows)]
 
     def square_distances(self) -> Tensor:
-        """[K, n], in memory that the next block takes again. Rounding may leave a 0 slightly negative."""
-        return torch.mm(self._centres, self._lifted, out=self._out)
+        """[R, n], in memory that the next block takes again. Rounding may leave a 0 slightly negative."""
+        if not self._is_filled:
+            torch.mm(self._centres, self._lifted, out=self._out)
+        self._is_filled = False  # callers write into it
+        return self._out
 
     def put_gradients(self, slope: Tensor, grad_pixels: Tensor, grad_centres: Tensor) -> None:
-        """From the gradient [K, n] with respect to squared distances to those of pixels and centres.
+        """From the gradient [R, n] with respect to squared distances to those of pixels and centres.
 
-        The block's columns of `grad_pixels` [E, N] are set; `grad_centres` [E, K] is added to.
+        The block's columns of `grad_pixels` [E, N] are set; the rows' columns of `grad_centres` [E, K] are
+        added to.
         """
         n_dims = len(grad_pixels)
         pixels = self._lifted[:n_dims]
@@ -106,7 +136,12 @@ class PixelBlock:
         pulls = weights.T @ slope  # rows -2 c·slope, and 2 slope summed over the centres
         torch.addcmul(pulls[:n_dims], pixels, pulls[n_dims], out=grad_pixels[:, self.where])
         sums = self._lifted[: n_dims + 1] @ slope.T  # rows p·slope, and slope summed over the pixels
-        grad_centres -= self._centres[:, :n_dims].T * sums[n_dims] + 2 * sums[:n_dims]
+        grad_centres[:, self.rows] -= self._centres[:, :n_dims].T * sums[n_dims] + 2 * sums[:n_dims]
+
+
+def rows_of(near: Tensor) -> slice | Tensor:
+    """Which rows are True: all, or their numbers, ascending."""
+    return slice(None) if near.is_cuda or near.all() else near.nonzero().squeeze(1)
 
 
 def pixel_blocks(pixels: Tensor, centres: Tensor) -> Iterator[PixelBlock]:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panolib.labels import VOID
+from panolib.losses import instance_sums, soft_masks
 from panolib.losses.embedding import (
     EmbeddingLossWeights,
     consistency_loss,
@@ -407,3 +408,41 @@ def test_semantic_shapes_are_checked():
         cross_entropy(logits, labels[..., :2])
     with pytest.raises(ValueError, match="class_prior has shape"):
         self_training_loss(logits, labels, torch.ones(1, 3, 3), torch.zeros(3))
+
+
+# --- instances that are far from a part of the image -------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["object_dice", "unlabelled_push", "consistency"])
+@pytest.mark.parametrize("ignored", [False, True])
+def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(40).view(12, 20)  # some rows each; 0 is unlabelled
+    means = 8.0 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    noise = 0.5 * torch.randn(4, 12, 20, generator=generator, dtype=torch.float64)
+    embeddings = means[labels].movedim(-1, 0) + noise
+    ignore = torch.rand(12, 20, generator=generator) < 0.2 if ignored else None
+    kept = []
+
+    def value_and_gradient():
+        leaf = embeddings.clone().requires_grad_()
+        if name == "consistency":
+            torch.manual_seed(0)  # anchors
+            value = consistency_loss(leaf, embeddings.flip(0), 0 * labels, ignore=ignore, max_anchors=9)
+        else:
+            value = TERMS[name](leaf, labels, ignore=ignore)
+        return value, *torch.autograd.grad(value, leaf)
+
+    def watched(near, rows_of=soft_masks.rows_of):
+        kept.append(int(near.sum()) / len(near))
+        return rows_of(near)
+
+    monkeypatch.setattr(soft_masks, "rows_of", watched)
+    monkeypatch.setattr(instance_sums, "rows_of", watched)
+    whole = value_and_gradient()
+    assert kept == [1.0]  # one block: every instance is near to itself
+    monkeypatch.setattr(soft_masks, "BLOCK", 5 * 20)
+    in_blocks = value_and_gradient()
+    assert len(kept) > 5 and min(kept) < 0.5
+    for one, other in zip(whole, in_blocks):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)

@@ -51,6 +51,17 @@ def test_quick_operations_are_repeated_and_slow_ones_are_not():
     assert (slow["repeats"], slow["reference_repeats"]) == (2 * bench.MANY, 2)
 
 
+def test_peak_memory_counts_what_is_held_at_once():
+    def one_after_the_other():
+        for _ in range(4):
+            np.ones(2**21)  # 16 MiB
+
+    measuring.with_peak_memory(one_after_the_other)
+    _, mib = measuring.with_peak_memory(one_after_the_other)
+    _, both = measuring.with_peak_memory(lambda: [np.ones(2**21) for _ in range(4)])
+    assert np.isnan(mib) or (12 < mib < 24 and 56 < both < 72)
+
+
 def test_threads_are_as_before(rows):
     before = torch.get_num_threads()
     with measuring.threads(before + 1):
