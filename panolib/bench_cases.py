@@ -146,7 +146,7 @@ def loss(
         ours={name: Ours(
             lambda: with_gradient(lambda: sum(embedding_loss(fields, labels, weights=weights).values())),
             target, check,
-            "two distances for every pair of a pixel and an instance, and where they are near two exponentials "
+            "two distances for every pair of a pixel and an instance; where they are near, two exponentials "
             "and the products of the gradients; soft masks are made twice so that they need no memory",
         )},
         input_mib=_mib(fields),

@@ -418,7 +418,7 @@ def test_semantic_shapes_are_checked():
 def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, monkeypatch):
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(6).repeat_interleave(40).view(12, 20)  # some rows each; 0 is unlabelled
-    means = 8.0 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    means = 1.5 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
     noise = 0.5 * torch.randn(4, 12, 20, generator=generator, dtype=torch.float64)
     embeddings = means[labels].movedim(-1, 0) + noise
     ignore = torch.rand(12, 20, generator=generator) < 0.2 if ignored else None
@@ -428,7 +428,8 @@ def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, mon
         leaf = embeddings.clone().requires_grad_()
         if name == "consistency":
             torch.manual_seed(0)  # anchors
-            value = consistency_loss(leaf, embeddings.flip(0), 0 * labels, ignore=ignore, max_anchors=9)
+            teacher = embeddings + 0.3 * noise.flip(0)
+            value = consistency_loss(leaf, teacher, 0 * labels, ignore=ignore, max_anchors=9)
         else:
             value = TERMS[name](leaf, labels, ignore=ignore)
         return value, *torch.autograd.grad(value, leaf)
@@ -443,6 +444,6 @@ def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, mon
     assert kept == [1.0]  # one block: every instance is near to itself
     monkeypatch.setattr(soft_masks, "BLOCK", 5 * 20)
     in_blocks = value_and_gradient()
-    assert len(kept) > 5 and min(kept) < 0.5
+    assert len(kept) > 5 and min(kept) < 0.7
     for one, other in zip(whole, in_blocks):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
