@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from panolib.runs import Record
-from panolib.tables import write_csv
+from panolib.tables import three_digits, write_csv
 
 WARN_BELOW = 0.8  # share of the recorded ratio
 
@@ -33,11 +33,11 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
     table = pd.DataFrame(index=one.index)
     for threads, part in rows.groupby("threads"):
         part = part.set_index(keys).reindex(one.index)
-        table[f"ratio, {threads} thread" + "s" * (threads > 1)] = part["ratio"].map("{:.3g}".format)
+        table[f"ratio, {threads} thread" + "s" * (threads > 1)] = part["ratio"].map(three_digits)
     table["to reach"] = one["target_ratio"].map("{:g}".format)
-    table["ours, ms"] = [f"{t:.3g} ± {s:.1g}" for t, s in zip(one["ours_ms"], one["ours_iqr_ms"])]
-    table["times its floor"] = (one["ours_ms"] / one["floor_ms"]).map("{:.3g}".format)
-    table["reference, ms"] = one["reference_ms"].map("{:.3g}".format)
+    table["ours, ms"] = [f"{three_digits(t)} ± {three_digits(s)}" for t, s in zip(one["ours_ms"], one["ours_iqr_ms"])]
+    table["times its floor"] = (one["ours_ms"] / one["floor_ms"]).map(three_digits)
+    table["reference, ms"] = one["reference_ms"].map(three_digits)
     table["memory, of the input"] = (one["ours_mib"] / one["input_mib"]).map("{:.1f}".format)
     table["memory of the reference"] = (one["reference_mib"] / one["input_mib"]).map("{:.1f}".format)
     return table.replace("nan", "")
@@ -51,7 +51,7 @@ def missed(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = rows[rows["ratio"] < rows["target_ratio"]]
     table = found[["operation", "size", "threads"]].copy()
-    table["ratio"] = found["ratio"].map("{:.3g}".format)
+    table["ratio"] = found["ratio"].map(three_digits)
     table["to reach"] = found["target_ratio"].map("{:g}".format)
     factors = {
         "the sketch's reference, times this one": found["sketch_ms"] / found["reference_ms"],
@@ -101,8 +101,8 @@ def slower_than(record: Record, before: Record | None) -> list[str]:
     keys = ["operation", "size", "threads"]
     both = operation_rows(record).merge(operation_rows(before), on=keys, suffixes=("", "_before"))
     return [
-        f"{row.operation}, {row.size}, {row.threads} thread(s): ratio {row.ratio:.3g}, "
-        f"recorded {row.ratio_before:.3g}"
+        f"{row.operation}, {row.size}, {row.threads} thread(s): ratio {three_digits(row.ratio)}, "
+        f"recorded {three_digits(row.ratio_before)}"
         for row in both.itertuples()
         if row.ratio < WARN_BELOW * row.ratio_before
     ]

@@ -11,7 +11,7 @@ import pandas as pd
 from panolib.profiles import load_yaml, project_root
 from panolib.runs import Record
 from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
-from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select
+from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 
 BATCH_NORM = tuple(RUNG_LABELS[rung] for rung in BATCH_NORM_RUNGS)
 COMPARED = {  # settings that a reader of the thesis knows
@@ -118,8 +118,8 @@ def ratios_reached(rows: pd.DataFrame) -> list[Claim]:
         Claim(
             f"{row.operation}, {row.size}, {row.threads} thread{'s' * (row.threads > 1)}: "
             f"at least {row.target_ratio:g} times as fast as the reference",
-            f"{row.ratio:.3g} times"
-            + (f", {row.ours_ms / row.floor_ms:.3g} times the floor" if row.floor_ms > 0 else "")
+            f"{three_digits(row.ratio)} times"
+            + (f", {three_digits(row.ours_ms / row.floor_ms)} times the floor" if row.floor_ms > 0 else "")
             + ("" if row.agrees else "; the results do not agree well enough"),
             bool(row.ratio >= row.target_ratio and row.agrees),
         )

@@ -371,6 +371,13 @@ def number(mean: float, spread: float = np.nan, decimals: int = 1) -> str:
     return text if not np.isfinite(spread) else f"{text} ± {spread:.{decimals}f}"
 
 
+def three_digits(value: float) -> str:
+    """"0.951", "62", "14900"; "" for no value."""
+    if not np.isfinite(value):
+        return ""
+    return np.format_float_positional(value, precision=3, fractional=False, trim="-")
+
+
 def instance_counts(record: Record) -> pd.DataFrame:
     """True objects of each thing class in the images that a panoptic run scored."""
     counts = pd.DataFrame({"objects": record.metrics["n_instances"]})
