@@ -35,7 +35,8 @@ def shown(rows: pd.DataFrame) -> pd.DataFrame:
         part = part.set_index(keys).reindex(one.index)
         table[f"ratio, {threads} thread" + "s" * (threads > 1)] = part["ratio"].map(three_digits)
     table["to reach"] = one["target_ratio"].map("{:g}".format)
-    table["ours, ms"] = [f"{three_digits(t)} ± {three_digits(s)}" for t, s in zip(one["ours_ms"], one["ours_iqr_ms"])]
+    times = (one[column].map(three_digits) for column in ("ours_ms", "ours_iqr_ms"))
+    table["ours, ms"] = [f"{median} ± {spread}" for median, spread in zip(*times)]
     table["times its floor"] = (one["ours_ms"] / one["floor_ms"]).map(three_digits)
     table["reference, ms"] = one["reference_ms"].map(three_digits)
     table["memory, of the input"] = (one["ours_mib"] / one["input_mib"]).map("{:.1f}".format)
