@@ -140,7 +140,8 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
     means = segment_sum(points.T, cell, len(count)) / count[:, None]
     left, climbed = torch.ones_like(cell, dtype=torch.bool), torch.zeros_like(count, dtype=torch.bool)
     modes = means[:0]
-    block = max(1, (2**24 if points.is_cuda else 2**18) // n_points)  # seeds with balls in memory at once
+    # seeds at once: their balls take no more memory than the points, or what a cache holds
+    block = max(n_dims, (2**24 if points.is_cuda else 2**18) // n_points)
 
     def balls(centres: Tensor) -> Tensor:
         """float [M, N]: 1 within the bandwidth of a centre: c·p - |p|²/2 >= (|c|² - h²)/2."""
