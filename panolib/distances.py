@@ -73,6 +73,7 @@ def ball_sums(points: Tensor, values: Tensor | None, radius: float) -> Callable[
         threshold = 0.5 * (centres.square().sum(1) - radius**2)
         ones = torch.ones_like(centres[:, :1])
         lifted_centres = torch.cat([centres, 0 * ones, ones], 1)
+        memory = values.new_empty(min(n, n_points), min(len(centres), n_centres))
         blocks = range(0, len(centres), n_centres)
         last = [min(start + n_centres, len(centres)) - 1 for start in blocks]
         low = torch.searchsorted(position, along[::n_centres] - reach).tolist()
@@ -81,9 +82,11 @@ def ball_sums(points: Tensor, values: Tensor | None, radius: float) -> Callable[
             some = slice(start, start + n_centres)
             centre_columns = lifted_centres[some].T.contiguous()
             for begin in range(first, stop, n_points):
-                near = lifted[begin : min(begin + n_points, stop)] @ centre_columns
+                these = slice(begin, min(begin + n_points, stop))
+                near = memory[: these.stop - begin, : centre_columns.shape[1]]
+                torch.mm(lifted[these], centre_columns, out=near)
                 near.ge_(threshold[some])  # in place: 1.0 inside, 0.0 outside
-                out[:, some] += values[begin : min(begin + n_points, stop)].T @ near
+                out[:, some] += values[these].T @ near
         unsorted = torch.empty_like(out)
         unsorted[:, order] = out
         return unsorted.T
