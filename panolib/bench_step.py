@@ -77,7 +77,7 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
                 clock = _Clock()
                 with _timed(stages, clock) if name == "ours" else contextlib.nullcontext():
                     run = functools.partial(inputs.run, clock, **way)
-                    _, memory[name] = with_peak_memory(run)
+                    _, memory[name] = with_peak_memory(run, timed=True)
                 times[name] += clock.durations[1:]
                 losses[name] = clock.losses
         inputs.nudged().run(nudged := _Clock(), **ways["reference"])

@@ -43,48 +43,53 @@ def iqr(values: Sequence[float]) -> float:
     return float(high - low)
 
 
-def with_peak_memory(function: Callable[[], Any]) -> tuple[Any, float]:
+def with_peak_memory(function: Callable[[], Any], *, timed: bool = False) -> tuple[Any, float]:
     """Result, and how far memory rose above where it began, in MiB.
 
-    Of the GPU's allocator once there is one, else of the process; NaN where the system does not tell.
+    Of the GPU's allocator if the call took any of it, else of the process; NaN where nobody tells.
+
+    `timed`: the function also measures time. Then freed memory stays with the process, as it does otherwise,
+    and may be counted although it was free; to give it back would make the function slower.
     """
-    if torch.cuda.is_initialized():
+    cuda = torch.cuda.is_initialized()
+    if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        result = function()
-        torch.cuda.synchronize()
-        return result, (torch.cuda.max_memory_allocated() - before) / 2**20
-    with _freed_memory_returned():
-        if not provenance.reset_peak_memory():
-            return function(), float("nan")
+        allocated = torch.cuda.memory_allocated()
+    with _allocator(returns_freed_memory=not timed):
+        known = provenance.reset_peak_memory()
         before = provenance.process_memory("VmRSS")
         result = function()
-        return result, max(0.0, provenance.process_memory("VmHWM") - before)
+        mib = max(0.0, provenance.process_memory("VmHWM") - before) if known else float("nan")
+    if cuda:
+        torch.cuda.synchronize()
+        mib = (torch.cuda.max_memory_allocated() - allocated) / 2**20 or mib
+    return result, mib
 
 
 @contextlib.contextmanager
-def _freed_memory_returned() -> Iterator[None]:
-    """Blocks above 128 KiB go back to the system when they are freed, so that they are not counted twice.
+def _allocator(*, returns_freed_memory: bool) -> Iterator[None]:
+    """What was freed goes back to the system; if wanted also, as it is freed, every block above 128 KiB.
 
-    Without it glibc keeps them, the more of them the longer a process has run. Elsewhere nothing changes.
+    Without it glibc keeps blocks, the more of them the longer a process has run. Elsewhere nothing changes.
     """
     try:
         libc = ctypes.CDLL(None)
-        libc.malloc_trim(0)  # what was freed before must not hide what is taken now
-        libc.mallopt(MMAP_THRESHOLD, 2**17)
+        libc.malloc_trim(0)
+        if returns_freed_memory:
+            libc.mallopt(MMAP_THRESHOLD, 2**17)
     except (OSError, AttributeError, TypeError):
-        yield
-        return
+        returns_freed_memory = False
     try:
         yield
-    finally:  # the values that glibc itself comes to in a process with large arrays
-        libc.mallopt(MMAP_THRESHOLD, 2**25)
-        libc.mallopt(TRIM_THRESHOLD, 2**26)
+    finally:
+        if returns_freed_memory:  # the values that glibc itself comes to in a process with large arrays
+            libc.mallopt(MMAP_THRESHOLD, 2**25)
+            libc.mallopt(TRIM_THRESHOLD, 2**26)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bf16; without them it is emulated, many times slower."""
+    """Whether the device has instructions for bf16; without them products are emulated, far slower."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())

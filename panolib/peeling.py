@@ -96,7 +96,8 @@ def mean_shift_grid(
     with exact_products(embeddings.device):
         field = embeddings.detach()
         field = field.to(torch.promote_types(field.dtype, torch.float32))
-        points = field.flatten(1).index_select(1, where)  # [E, N]
+        field = field.flatten(1)
+        points = field.index_select(1, where)  # [E, N]
         check_finite(points)
         origin = points.mean(1, keepdim=True)
         points.sub_(origin)
@@ -111,14 +112,17 @@ def mean_shift_grid(
 
 
 def _inner_cells(field: Tensor, mask: Tensor, tolerance: float) -> Tensor:
-    """[E, M]: means of the 2 x 2 cells that lie in the mask and whose pixels agree across both diagonals."""
+    """[E, M]: means of the 2 x 2 cells that lie in the mask and whose pixels agree across both diagonals.
+
+    `field` [E, H * W], `mask` [H, W].
+    """
     height, width = (side // 2 * 2 for side in mask.shape)
     even, odd = mask[0:height:2, :width], mask[1:height:2, :width]
     both = even & odd
     row, column = (both[:, 0::2] & both[:, 1::2]).nonzero().unbind(1)
     first = 2 * row * mask.shape[1] + 2 * column  # pixel numbers of the upper left corners
     corners = (first + i * mask.shape[1] + j for i in (0, 1) for j in (0, 1))
-    a, b, c, d = (field.flatten(1).index_select(1, corner) for corner in corners)
+    a, b, c, d = (field.index_select(1, corner) for corner in corners)
     apart = torch.maximum((a - d).square_().sum(0), (b - c).square_().sum(0))
     inner = (apart <= tolerance**2).nonzero().squeeze(1)
     return a.add_(d).add_(b).add_(c).mul_(0.25).index_select(1, inner)

@@ -55,7 +55,9 @@ class Measured:
     def call(self, function: Callable[[], Any]) -> Any:
         """Call it once; its result."""
         results = []
-        seconds, mib = with_peak_memory(lambda: measure_seconds(lambda: results.append(function())))
+        seconds, mib = with_peak_memory(
+            lambda: measure_seconds(lambda: results.append(function())), timed=True
+        )
         self.seconds.append(seconds)
         self.mib.append(mib)
         return results[0]

@@ -32,7 +32,7 @@ def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict
     """
     from torchvision.ops import box_convert, masks_to_boxes  # slow to import, and only for those who train
 
-    panoptic_map = torch.from_numpy(np.ascontiguousarray(panoptic_map))
+    panoptic_map = torch.from_numpy(np.ascontiguousarray(panoptic_map, dtype=np.int64))
     height, width = panoptic_map.shape
     objects = [segment for segment in segments_info if not segment.get("iscrowd", 0)]
     ids, classes = (

@@ -91,8 +91,9 @@ class _InstanceSums(torch.autograd.Function):
                 reach = max(NEGLIGIBLE * width, 0.0 if delta_dist is None else delta_dist**2)
                 for block in pixel_blocks(pixels, means[:, of_image]):
                     own, inside, unlabelled = _rows(ids, counted, image, block, embeddings.dtype)
-                    ctx.rows.append(rows_of(block.is_near(reach).index_fill_(0, own, True)))
-                    block.keep(ctx.rows[-1])
+                    if not own.is_cuda:
+                        block.keep(rows_of(block.is_near(reach).index_fill_(0, own, True)))
+                    ctx.rows.append(block.rows)
                     square = block.square_distances()
                     own_square = square.gather(0, _position(own, block.rows))[0]
                     overlap.index_add_(0, own, soft_mask(own_square.clone(), width) * inside)

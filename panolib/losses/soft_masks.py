@@ -52,10 +52,11 @@ class _SoftMaskOverlap(torch.autograd.Function):
         overlap, squares, other_squares = pixels.new_zeros(3, centres.shape[1]).unbind()
         with exact_products(pixels.device):
             for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
-                near = block.is_near(NEGLIGIBLE * width) | other.is_near(NEGLIGIBLE * width)
-                ctx.rows.append(rows_of(near))
-                block.keep(ctx.rows[-1])
-                other.keep(ctx.rows[-1])
+                if not pixels.is_cuda:
+                    rows = rows_of(block.is_near(NEGLIGIBLE * width) | other.is_near(NEGLIGIBLE * width))
+                    block.keep(rows)
+                    other.keep(rows)
+                ctx.rows.append(block.rows)
                 mask = soft_mask(block.square_distances(), width)
                 other_mask = soft_mask(other.square_distances(), width).mul_(counted[block.where])
                 overlap[block.rows] += torch.linalg.vecdot(mask, other_mask)
@@ -103,10 +104,8 @@ class PixelBlock:
         self._is_filled = False
 
     def is_near(self, square_distance: float) -> Tensor:
-        """bool [K]: centres so near to a pixel of the block. On a GPU nobody looks, as that takes a wait."""
-        if self._out.is_cuda:
-            return self._out.new_ones(len(self._centres), dtype=torch.bool)
-        near = self.square_distances().amin(1) <= square_distance
+        """bool [K]: centres so near to a pixel of the block, or to one that is not a number."""
+        near = ~(self.square_distances().amin(1) > square_distance)
         self._is_filled = True
         return near
 
@@ -140,8 +139,8 @@ class PixelBlock:
 
 
 def rows_of(near: Tensor) -> slice | Tensor:
-    """Which rows are True: all, or their numbers, ascending."""
-    return slice(None) if near.is_cuda or near.all() else near.nonzero().squeeze(1)
+    """Which rows are True: all, or their numbers, ascending. A GPU would have to be waited for."""
+    return slice(None) if near.all() else near.nonzero().squeeze(1)
 
 
 def pixel_blocks(pixels: Tensor, centres: Tensor) -> Iterator[PixelBlock]:

@@ -91,10 +91,10 @@ class _Scores:
             f"{best} {self.means[best]:.1f} against {other} {self.means[other]:.1f} %, {gain:+.1f} points "
             f"({self.seeds}; {findings.another_seed(self.spread)}: DeepLabV2, self-trained on the city)"
         )
-        claim = f"{self.target}: {claim}"
+        claim, spread = f"{self.target}: {claim}", max(self.spread, PRINTED)  # NaN stays NaN
         if not tolerance:
-            return findings.compared(claim, text, [gain], [max(self.spread, PRINTED)])
-        return findings.decided(claim, text, bool(gain >= -self.spread), clear=math.isfinite(self.spread))
+            return findings.compared(claim, text, [gain], [spread])
+        return findings.decided(claim, text, bool(gain >= -spread), clear=math.isfinite(spread))
 
     def _best(self, methods: tuple[str, ...]) -> str:
         return self.means[[LABEL[method] for method in methods]].idxmax()

@@ -447,3 +447,14 @@ def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, mon
     assert len(kept) > 5 and min(kept) < 0.7
     for one, other in zip(whole, in_blocks):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["object_dice", "unlabelled_push", "consistency"])
+def test_a_pixel_that_is_not_a_number_is_never_left_out(name):
+    (embeddings,), (labels,) = scene(3)
+    embeddings[:, 2, 3] = math.nan
+    if name == "consistency":
+        value = consistency_loss(embeddings, embeddings, 0 * labels)
+    else:
+        value = TERMS[name](embeddings, labels)
+    assert torch.isnan(value)
