@@ -60,7 +60,7 @@ def missed(rows: pd.DataFrame) -> pd.DataFrame:
         "ours, times its floor": found["ours_ms"] / found["floor_ms"],
     }
     for name, values in factors.items():
-        table[name] = values.map("{:.2f}".format).replace("nan", "")
+        table[name] = values.map(three_digits)
     table["what bounds it"] = found["bound"]
     return table.set_index(["operation", "size", "threads"])
 

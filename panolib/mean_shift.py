@@ -120,7 +120,7 @@ def _drop_duplicates(centres: Tensor, n_neighbours: Tensor, bandwidth: float) ->
     strongest_first = torch.sort(n_neighbours, descending=True, stable=True).indices
     left = centres[strongest_first].cpu().double().numpy()
     kept = []
-    while len(left):  # a block at a time: one after the other inside it, then all the rest at once
+    while len(left):  # a small block at a time: one after the other inside it, then all the rest at once
         block, left = left[:32], left[32:]
         near = _square_distances(block, block) <= bandwidth**2
         alive = np.ones(len(block), bool)

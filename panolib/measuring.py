@@ -54,7 +54,6 @@ def with_peak_memory(function: Callable[[], Any], *, timed: bool = False) -> tup
     cuda = torch.cuda.is_initialized()
     if cuda:
         torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
         allocated = torch.cuda.memory_allocated()
     with _allocator(returns_freed_memory=not timed):
         known = provenance.reset_peak_memory()

@@ -206,6 +206,10 @@ def load(
             runs |= grid.runs
     runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
     runs |= realtime_runs.declare_realtime(settings, sources, runs, path.name)
+    notebooks = notebook_runs(settings.seeds, settings.experiments) | {
+        "09_realtime_adaptation": realtime_runs.notebook_runs(settings),
+        "10_detr_panoptic": detr_runs.notebook_runs(detr, settings.seeds),
+    }
     functions = [module.make_kinds(sources) for module in (kinds, realtime_kinds, detr_kinds)]
     store = Store(
         root / "results" / profile,
@@ -217,11 +221,7 @@ def load(
         profile_name=profile,
         profile=settings,
         runs=runs,
-        notebooks=notebook_runs(settings.seeds, settings.experiments)
-        | {
-            "09_realtime_adaptation": realtime_runs.notebook_runs(settings),
-            "10_detr_panoptic": detr_runs.notebook_runs(detr, settings.seeds),
-        },
+        notebooks=dict(sorted(notebooks.items())),
         sources=sources,
         store=store,
         results=root / "results" / profile,
@@ -265,7 +265,7 @@ def experiment_seeds(seeds: tuple[int, ...], experiments: Experiments | None) ->
 def notebook_runs(
     seeds: tuple[int, ...], experiments: Experiments | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Runs that each numbered notebook asks for by name; without experiments those of the ladder."""
+    """Runs that each notebook of the thesis's experiments asks for by name; those of the ladder at least."""
     from panolib import progress_runs, threat_runs
 
     own_seeds = experiment_seeds(seeds, experiments)
@@ -299,7 +299,6 @@ def notebook_runs(
         + names("city", "panoptic")
         + variants("panoptic", ("abn", "self_trained"), networks),
         "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
-        **dict.fromkeys(("09_realtime_adaptation", "10_detr_panoptic"), ()),  # `load` knows those
         "14_performance": (PERFORMANCE,),
     }
 

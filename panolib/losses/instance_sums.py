@@ -92,7 +92,8 @@ class _InstanceSums(torch.autograd.Function):
                 for block in pixel_blocks(pixels, means[:, of_image]):
                     own, inside, unlabelled = _rows(ids, counted, image, block, embeddings.dtype)
                     if not own.is_cuda:
-                        block.keep(rows_of(block.is_near(reach).index_fill_(0, own, True)))
+                        near = torch.zeros_like(sizes[of_image], dtype=torch.bool).index_fill_(0, own, True)
+                        block.keep(rows_of(near if near.all() else near | block.is_near(reach)))
                     ctx.rows.append(block.rows)
                     square = block.square_distances()
                     own_square = square.gather(0, _position(own, block.rows))[0]

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from panolib.profiles import project_root
-from panolib.study import notebook_runs
+from panolib.study import load
 
 FOLDER = project_root() / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -58,7 +58,7 @@ def test_valid_small_and_numbered(path):
 
 
 def test_study_knows_its_runs(path):
-    assert path.stem in notebook_runs((0,))
+    assert path.stem in load("smoke").notebooks
 
 
 def test_opens_with_title_question_and_target(path):

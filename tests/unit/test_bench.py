@@ -124,7 +124,7 @@ def test_verdicts_and_warnings_follow_the_numbers(rows):
     # the sketch's reference took half as long as this one, and the sketch 5.2 ms where ours takes 13
     times = {"sketch_ms": 26.0, "reference_ms": 52.0, "ours_ms": 13.0, "ratio": 4.0}
     table = bench_tables.missed(bench_tables.operation_rows(record([rows[0] | good | times])))
-    assert table.iloc[0, 2:4].tolist() == ["0.50", "2.50"]
+    assert table.iloc[0, 2:4].tolist() == ["0.5", "2.5"]
 
 
 def test_wall_time_is_split_where_a_record_says_when_training_ended():
