@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from panolib import tables, threat_runs
+from panolib import oracles, tables, threat_runs
 from panolib.labels import CAMVID, CITYSCAPES
 from panolib.models.complexity import clean_operations, n_operations, n_parameters
 from panolib.models.discriminator import Discriminator
@@ -67,6 +67,17 @@ def comparison(rows: pd.DataFrame, target: str) -> pd.DataFrame:
         for column, (file, names) in PUBLISHED.items():
             table[column] = [_published(file, names, method, "mIoU") for method in table["method"]]
     return table.reset_index(drop=True)
+
+
+def oracle_lines(
+    found: Mapping[str, Mapping[str, list[Record]]], rows: pd.DataFrame, domain: str
+) -> list[str]:
+    """`oracles.lines` of one domain of {domain: {method: records}}; none if it is not there."""
+    if domain not in found:
+        return []
+    methods = found[domain].items()
+    ladder = {(method, place): record for method, records in methods for place, record in enumerate(records)}
+    return oracles.lines({TARGETS[domain]: ladder}, rows, [METRICS[TARGETS[domain]]])
 
 
 def class_table(rows: pd.DataFrame, target: str, methods: Iterable[str]) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,21 @@ def verdicts(found):
 def one(found, beginning):
     (finding,) = [f for f in found if f.thesis.partition(": ")[2].startswith(beginning)]
     return finding
+
+
+def test_the_oracle_is_said_to_have_trained_less(smoke):
+    records = {
+        label: [SimpleNamespace(run=smoke.runs[runs.method_name("city", method, 0)])]
+        for method, label in runs.METHODS.items()
+    }
+    rows = score_rows(fcd=70.0)
+    budget, above = rt.oracle_lines({"city": records}, rows, "city")
+    settings = runs.settings_of(smoke)
+    n, further = settings.baseline["iterations"], settings.adaptation["iterations"]
+    assert budget.startswith(f"iterations: oracle {n}, others up to {n + further}; trained less")
+    target = runs.TARGETS["city"]
+    assert f"(share over 100 %): {target}, adversarial, FCD in 1 of 1 seeds (mean 70.0, oracle" in above
+    assert rt.oracle_lines({"city": records}, rows, "camvid") == []
 
 
 def test_comparison_and_its_published_values():
