@@ -8,13 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from panolib.grid import INHERITED
 from panolib.profiles import load_yaml, project_root
 from panolib.runs import Record
 from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
 from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 
 BATCH_NORM = tuple(RUNG_LABELS[rung] for rung in BATCH_NORM_RUNGS)
-COMPARED = {  # settings that a reader of the thesis knows
+CONTROL = RUNG_LABELS["control"]
+COMPARED = {  # numbers that a reader of the thesis knows; differences in kind are found by `of_kind`
     "semantic_baseline": (
         "network.depth", "network.width", "network.weights", "optimiser.name", "optimiser.lr", "batch_size",
         "iterations",
@@ -26,7 +28,6 @@ COMPARED = {  # settings that a reader of the thesis knows
     "instance_baseline": ("network.depth", "network.width", "network.weights", "batch_size", "iterations"),
     "instance_self_training": ("batch_size", "iterations", "ema_decay"),
 }  # fmt: skip
-EMBEDDING, COMPONENTS = "embedding in predicted masks", "connected components in predicted masks"
 
 
 @dataclass(frozen=True)
@@ -88,27 +89,56 @@ def above_every_batch_norm(rows: pd.DataFrame, metric: str) -> Claim:
     )
 
 
-def embedding_over_components(rows: pd.DataFrame, *, method: str = SELF_TRAINED) -> Claim:
-    """Pooled threat score of clustered embeddings against connected components of the same masks."""
+def embedding_over_components(
+    rows: pd.DataFrame, *, method: str = SELF_TRAINED, masks: str = "predicted", score: str = "pooled"
+) -> Claim:
+    """Threat score of clustered embeddings against connected components of the same masks.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        What `tables.threat_rows` returns.
+    method : str
+        Label of a rung.
+    masks : str
+        "predicted" or "true".
+    score : str
+        "pooled" or "class mean".
+    """
     rows = select(rows, method=method)
-    embedding, components = (per_seed(select(rows, setting=s), "pooled") for s in (EMBEDDING, COMPONENTS))
+    embedding, components = (
+        per_seed(select(rows, setting=f"{way} in {masks} masks"), score)
+        for way in ("embedding", "connected components")
+    )
     gain = embedding.loc[method] - components.loc[method]
     return Claim(
-        f"{method}: embeddings beat components in every seed (pooled threat score, predicted masks)",
+        f"{method}: embeddings beat components in every seed ({score} threat score, {masks} masks)",
         f"{_mean(embedding, method)} against {_mean(components, method)}, {_signed(gain)}; {_wins(gain)}",
         bool((gain > 0).all()),
     )
 
 
 def gain_over_control(rows: pd.DataFrame, metric: str) -> Claim:
-    """Mean self-trained score against the same number of iterations on the source alone."""
+    """Self-trained score against the same number of iterations on the source alone, and its worst seed."""
     values = per_seed(rows, metric)
-    control = RUNG_LABELS["control"]
-    gain = values.loc[SELF_TRAINED] - values.loc[control]
+    trained, control = values.loc[SELF_TRAINED], values.loc[CONTROL]
+    gain = trained - control
+    worst = gain.idxmin()
     return Claim(
         f"self-trained {metric} is above its control (source-only continuation) in every seed",
-        f"{_mean(values, SELF_TRAINED)} against {_mean(values, control)}, {_signed(gain)}; {_wins(gain)}",
+        f"{_mean(values, SELF_TRAINED)} against {_mean(values, CONTROL)}, {_signed(gain)}; {_wins(gain)}"
+        f"; least in seed {worst}, {trained[worst]:.2f} against {control[worst]:.2f}",
         bool((gain > 0).all()),
+    )
+
+
+def control_line(rows: pd.DataFrame, metric: str) -> str:
+    """What self-training gains over source-only, and what its control gains without it, in words."""
+    mean = per_seed(rows, metric).mean(axis=1)
+    gain, alone = (mean[method] - mean[SOURCE_ONLY] for method in (SELF_TRAINED, CONTROL))
+    return (
+        f"{metric} over source only, points: self-trained {gain:+.1f}; its control, without pseudo-labels, "
+        f"{alone:+.1f}"
     )
 
 
@@ -218,11 +248,20 @@ def data_line(study: Study, domain: str) -> str:
 
 
 def differences_from_thesis(study: Study, sections: Iterable[str] = tuple(COMPARED)) -> list[str]:
-    """Where the street settings differ from those of the thesis's size, which profile "paper" holds."""
-    paper = paper_profile()["city"]
+    """Where the street settings differ from those of the thesis's size, which profile "paper" holds.
+
+    Named are the numbers of `COMPARED`, and whatever one of the two switches on or off or says in a word.
+    """
+    profiles = vars(study.profile.city), paper_profile()["city"]
     lines = []
     for section in sections:
-        found = differing(getattr(study.profile.city, section), paper[section], COMPARED[section])
+        branch = "instance" if section.startswith("instance") else "semantic"
+        stated = [name for name in INHERITED if any(name in profile[section] for profile in profiles)]
+        ours, theirs = (
+            {**{name: profile[f"{branch}_baseline"][name] for name in stated}, **profile[section]}
+            for profile in profiles
+        )
+        found = differing(ours, theirs, (*COMPARED[section], *of_kind(ours, theirs)))
         if found:
             lines.append(f"{section.replace('_', ' ')}: {', '.join(found)}")
     return lines
@@ -240,9 +279,28 @@ def differing(ours: Mapping, theirs: Mapping, keys: Iterable[str]) -> list[str]:
         name for key in keys for name in {**here, **there} if name == key or name.startswith(f"{key}.")
     ]
     return [
-        f"{name} {_plain(here.get(name))} instead of {_plain(there.get(name))}"
+        f"{name} {_said(here, name)} instead of {_said(there, name)}"
         for name in dict.fromkeys(chosen)
         if here.get(name) != there.get(name)
+    ]
+
+
+def of_kind(ours: Mapping, theirs: Mapping) -> list[str]:
+    """Settings that differ in kind, not in size: a switch, a word, or null on one side.
+
+    A setting that one side leaves to its default counts where the other gives a switch or a word.
+    """
+    here, there = _flat(ours), _flat(theirs)
+    kinds = bool | str
+    return [
+        name
+        for name in {**here, **there}
+        if here.get(name) != there.get(name)
+        and (
+            isinstance(here.get(name), kinds)
+            or isinstance(there.get(name), kinds)
+            or (name in here and name in there and None in (here[name], there[name]))
+        )
     ]
 
 
@@ -261,8 +319,9 @@ def seeds_line(rows: pd.DataFrame) -> str:
     return f"n = {len(seeds)} (seeds {', '.join(map(str, seeds))}); {spread}"
 
 
-def _plain(value) -> str:
+def _said(settings: Mapping, name: str) -> str:
     """A setting as a reader says it."""
+    value = settings.get(name, "default")
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

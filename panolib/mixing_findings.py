@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from panolib import findings
+from panolib.claims import CONTROL
 from panolib.data.samples import ImageSet
 from panolib.findings import Finding
 from panolib.mixing_tables import (
@@ -38,8 +39,8 @@ def mixing_findings(rows: pd.DataFrame) -> list[Finding]:
         gain = scores.difference((variant, SELF_TRAINED), (variant, BASELINE), metric)
         found.append(findings.decided(
             f"self-training raises {metric} of {variant} from {before:g} to {after:g}",
-            f"{scores.text(variant, BASELINE, metric)} to {scores.text(variant, SELF_TRAINED, metric)}; "
-            f"{scores.note(variant)}",
+            f"{scores.text(variant, BASELINE, metric)} to {scores.text(variant, SELF_TRAINED, metric)}, "
+            f"{scores.control(variant, metric)}; {scores.note(variant)}",
             bool((gain > 0).all()),
         ))  # fmt: skip
     pairs = (
@@ -241,6 +242,11 @@ class _Scores:
     def text(self, variant: str, method: str, metric: str) -> str:
         values = self(variant, method, metric)
         return number(values.mean(), values.std(ddof=1))
+
+    def control(self, variant: str, metric: str) -> str:
+        """What as many iterations on the source alone reach, in words."""
+        known = (variant, CONTROL, metric) in self._values.index
+        return f"its control {self.text(variant, CONTROL, metric)}" if known else "no control"
 
     def note(self, variant: str) -> str:
         values = self._values.loc[variant]

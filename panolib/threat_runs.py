@@ -101,11 +101,16 @@ def self_trained(seeds: Sequence[int]) -> Names:
     return {"self-trained": [run_name("city", "semantic", "self_trained", seed) for seed in seeds]}
 
 
+def components(seeds: Sequence[int]) -> dict[tuple[str, int], str]:
+    """E5: panoptic runs of the ladder's self-training, by (rung, seed): embeddings beside components."""
+    return {("self_trained", seed): run_name("city", "panoptic", "self_trained", seed) for seed in seeds}
+
+
 def guided_masks(settings: Experiments, seeds: Sequence[int]) -> tuple[str, ...]:
     """Runs of notebook 05; `seeds` of the ladder."""
     noise = (self_trained(seeds), by_weight(settings))
     parts = (by_mask(settings), {"": unguided(settings)}, learning(settings), painted(settings), *noise)
-    return _flat(*(part.values() for part in parts))
+    return _flat(*(part.values() for part in parts), [components(seeds).values()])
 
 
 def instance_results(settings: Experiments) -> tuple[str, ...]:

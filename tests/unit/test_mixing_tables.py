@@ -128,9 +128,16 @@ def test_spread_and_seeds_are_said(thesis):
     one = rows({k: v for k, v in thesis.items() if k[0] != "MIX V2"})
     found = mixing_findings.mixing_findings(pd.concat([one, several]))
     mix = next(f for f in found if f.thesis.startswith("self-training raises mIoU_19 of MIX V2"))
-    assert "41.8 ± 1.0 to 53.4 ± 1.0; n = 3 seeds" in mix.ours
+    assert "41.8 ± 1.0 to 53.4 ± 1.0, no control; n = 3 seeds" in mix.ours
     gta = next(f for f in found if f.thesis.startswith("GTA alone"))
     assert "+0.4 points, less than the spread over seeds" in gta.ours
+
+
+def test_a_gain_stands_beside_its_control(thesis):
+    found = mixing_findings.mixing_findings(rows(thesis | {("MIX V2", "control", "mIoU_19"): 51.0}))
+    ours = {f.thesis.split(" from ")[0]: f.ours for f in found if f.thesis.startswith("self-training raises")}
+    assert "40.8 to 52.4, its control 51.0; " in ours["self-training raises mIoU_19 of MIX V2"]
+    assert "41.8 to 53.8, no control; " in ours["self-training raises mIoU_19 of GTA V2"]
 
 
 def test_variants_without_others_give_fewer_findings(thesis):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from panolib import claims, tables
-from panolib.study import RUNG_LABELS, RUNGS
+from panolib.profiles import from_mapping, load_yaml, project_root
+from panolib.study import RUNG_LABELS, RUNGS, Profile
 
 MIOU = dict(zip(RUNGS, (0.20, 0.24, 0.23, 0.22, 0.30, 0.40)))
 STEP = 0.01  # added per seed
@@ -247,6 +248,68 @@ def test_one_bad_seed_breaks_what_must_hold_in_every_seed():
 def test_embedding_against_components():
     claim = claims.embedding_over_components(tables.threat_rows(panoptic_ladder()))
     assert claim.holds and "+5.0 ± 0.0 points" in claim.numbers
+
+
+def test_embedding_against_components_by_masks_and_score():
+    found = panoptic_ladder()
+    for record_ in found.values():
+        threat = record_.metrics["threat"]
+        threat["connected_components in true masks"]["pooled"] = 0.99
+    rows = tables.threat_rows(found)
+    for masks, score, holds in (
+        ("predicted", "pooled", True), ("true", "class mean", True), ("true", "pooled", False),
+    ):  # fmt: skip
+        claim = claims.embedding_over_components(rows, masks=masks, score=score)
+        assert claim.holds == holds and f"({score} threat score, {masks} masks)" in claim.statement
+    assert "55.0 ± 0.0 against 99.0 ± 0.0, -44.0 ± 0.0 points; above in 0 of 2 seeds" in claim.numbers
+
+
+def test_the_control_is_compared_seed_by_seed():
+    close = ladder()
+    close["control", 1].metrics["miou_19"] = 0.3092  # self-trained has 0.31
+    claim = claims.gain_over_control(tables.semantic_rows(close), "mIoU_19")
+    assert claim.holds and claim.numbers.endswith(
+        "; above in 2 of 2 seeds; least in seed 1, 31.00 against 30.92"
+    )
+    close["control", 0].metrics["miou_19"] = 0.32
+    claim = claims.gain_over_control(tables.semantic_rows(close), "mIoU_19")
+    assert not claim.holds and claim.numbers.endswith(
+        "; above in 1 of 2 seeds; least in seed 0, 30.00 against 32.00"
+    )
+
+
+def test_what_the_control_gains_alone():
+    line = claims.control_line(tables.semantic_rows(ladder()), "mIoU_19")
+    assert line.endswith("points: self-trained +10.0; its control, without pseudo-labels, +2.0")
+    worse = ladder(MIOU | {"control": 0.15})
+    assert claims.control_line(tables.semantic_rows(worse), "mIoU_19").endswith("-5.0")
+
+
+def test_differences_in_kind_are_found_and_sizes_are_not():
+    ours = {"network": {"coordinates": True, "depth": 10}, "min_stability": None, "lr": 0.1, "rates": [1]}
+    theirs = {"network": {"coordinates": False, "depth": 101}, "min_stability": 0.6, "lr": 0.2, "rates": [2]}
+    assert claims.of_kind(ours, theirs) == ["network.coordinates", "min_stability"]
+    assert claims.of_kind(theirs, ours) == ["network.coordinates", "min_stability"]
+    assert claims.of_kind(ours, ours) == []
+    found = claims.differing(ours, theirs, claims.of_kind(ours, theirs))
+    assert found == ["network.coordinates True instead of False", "min_stability none instead of 0.6"]
+    only_theirs = {**ours, "geometry": "first pixel", "margin": 3, "blur": None}
+    assert claims.of_kind(ours, only_theirs) == ["geometry"]  # a default says nothing of a number
+    assert claims.differing(ours, only_theirs, ["geometry"]) == ["geometry default instead of first pixel"]
+
+
+def test_the_recorded_study_names_its_differences_in_kind():
+    def study(name):
+        path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
+        return types.SimpleNamespace(profile=from_mapping(Profile, load_yaml(path), where=path))
+
+    sections = ["instance_baseline", "instance_self_training"]
+    instance = claims.differences_from_thesis(study("cpu"), sections)
+    assert "network.coordinates True instead of False" in instance[0]
+    assert "min_stability none instead of 0.6" in instance[1]
+    (semantic,) = claims.differences_from_thesis(study("cpu"), ["self_training"])
+    assert "default" not in semantic  # what it inherits from the baseline is compared, too
+    assert claims.differences_from_thesis(study("paper")) == []
 
 
 def test_classes_in_words(rows):
