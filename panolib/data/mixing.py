@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 from tqdm import tqdm
@@ -105,8 +106,7 @@ class Concatenation(ImageSet):
 
     def __getitem__(self, index: int) -> Sample:
         part, i = self._places[operator.index(index)]
-        sample = self._datasets[part][i]
-        return Sample(sample.image, sample.semantic, sample.instance, sample.crowd, self.ids[index])
+        return replace(self._datasets[part][i], id=self.ids[index])
 
     def semantic(self, index: int) -> np.ndarray | None:
         part, i = self._places[operator.index(index)]

@@ -54,7 +54,8 @@ class Cityscapes(FolderSet):
 
     An instance keeps its file value (label id * 1000 + number). Thing pixels whose value is below 1000 are
     groups: crowd. Label id 255 is the license plate's -1 in 8 bits and becomes void, like all classes that
-    the benchmark ignores.
+    the benchmark ignores. Its instance-level tool reads ignored pixels from the instance file, where only
+    values below 1000 can be such a class: a caravan or trailer with a number is void but not `ignored`.
 
     Parameters
     ----------
@@ -113,7 +114,8 @@ class Cityscapes(FolderSet):
                 f"{int(label_ids[wrong][0])}, expected that id or 1000 times it plus a number"
             )
         thing = is_thing(semantic, CITYSCAPES)
-        return semantic, np.where(is_object & thing, values, 0).astype(np.int32), thing & ~is_object
+        ignored = (self._table[values] == VOID) | (values == 65535)  # -1, the license plate, in 16 bits
+        return semantic, np.where(is_object & thing, values, 0).astype(np.int32), thing & ~is_object, ignored
 
 
 _SYNTHIA_IDS = {

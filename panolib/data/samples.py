@@ -30,6 +30,10 @@ class Sample:
     crowd : bool array [H, W] or None
         Thing pixels that are not one object: groups, or objects whose instances are not known.
     id : str
+    ignored : bool array [H, W] or None
+        Pixels on which the official instance evaluation of the data set counts no false instance. None where
+        these are the void pixels. Cityscapes is the exception: a single caravan or trailer is void, and yet
+        its tool counts predictions there.
     """
 
     image: np.ndarray
@@ -37,6 +41,7 @@ class Sample:
     instance: np.ndarray | None
     crowd: np.ndarray | None
     id: str
+    ignored: np.ndarray | None = None
 
 
 def id_table(names: Mapping[int, str | None], label_set: LabelSet) -> np.ndarray:
@@ -155,8 +160,11 @@ class FolderSet(ImageSet):
         self._images = [images[i] for i in self.ids]
         self._labels = [labels[i] for i in self.ids] if labels is not None else None
 
-    def _read_labels(self, paths: tuple[Path, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(semantic, instance, crowd) of one image. By default: semantic only, so things are crowd."""
+    def _read_labels(self, paths: tuple[Path, ...]) -> tuple[np.ndarray, ...]:
+        """(semantic, instance, crowd) of one image, and `ignored` where the data set says which pixels are.
+
+        By default: semantic only, so things are crowd.
+        """
         semantic = self._read_semantic(paths)
         return semantic, np.zeros(semantic.shape, np.int32), is_thing(semantic, self.label_set)
 
@@ -176,7 +184,8 @@ class FolderSet(ImageSet):
         if labels[0].shape != image.shape[:2]:
             found, expected = (f"{height} x {width}" for height, width in (labels[0].shape, image.shape[:2]))
             raise ValueError(f"{path}: label of {found} (height x width), expected {expected} as its image")
-        return Sample(image, *labels, sample_id)
+        semantic, instance, crowd, *ignored = labels
+        return Sample(image, semantic, instance, crowd, sample_id, *ignored)
 
     def semantic(self, index: int) -> np.ndarray | None:
         """uint8 [h, w] train ids of one sample at the size of its label file; the image is not opened."""
@@ -185,9 +194,9 @@ class FolderSet(ImageSet):
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     """Sample at another size; labels take the nearest pixel at each centre."""
-    parts = (sample.semantic, sample.instance, sample.crowd)
-    labels = (None if part is None else resize_labels(part, size) for part in parts)
-    return Sample(resize_image(sample.image, size), *labels, sample.id)
+    labels = {name: getattr(sample, name) for name in ("semantic", "instance", "crowd", "ignored")}
+    labels = {name: None if part is None else resize_labels(part, size) for name, part in labels.items()}
+    return replace(sample, image=resize_image(sample.image, size), **labels)
 
 
 class InMemory(ImageSet):

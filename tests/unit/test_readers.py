@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from panolib.data.images import resize_image, resize_labels
+from panolib.data.mixing import Concatenation
 from panolib.data.readers import (
     GTA5,
     CamVid,
@@ -186,6 +187,27 @@ def test_cityscapes(cityscapes):
     assert sample.instance[3].tolist() == [26000, 26000, 26001, 26001, 0, 0, 0, 0]
     assert sample.crowd.sum() == 4 and sample.crowd[3:5, 4:6].all()
     assert dataset.has_instances
+
+
+def test_cityscapes_ignores_what_its_instance_tool_ignores(cityscapes):
+    """By the values of the instance file: a numbered caravan is void, but predictions on it are false."""
+    path = next((cityscapes / "gtFine").rglob("*_instanceIds.png"))
+    labels = path.with_name(path.name.replace("instanceIds", "labelIds"))
+    values, label_ids = read_png16(path), np.array(Image.open(labels))
+    values[5, 0], values[5, 1] = 255, 65535  # license plates, -1 in 8 and in 16 bits
+    label_ids[5, 1] = 255
+    values[5, 2:4] = label_ids[5, 2:4] = (30, 14)  # a group of trailers, a guard rail
+    save16(path, values)
+    save(labels, label_ids)
+    sample = Cityscapes(cityscapes, "val")[0]
+    expected = np.zeros(SIZE, bool)
+    expected[0] = expected[5, :4] = True
+    np.testing.assert_array_equal(sample.ignored, expected)
+    assert ((sample.semantic == VOID) & ~expected).sum() == 4  # the caravan
+    memory = InMemory(Cityscapes(cityscapes, "val"), size=(12, 16), transform=lambda image: 255 - image)
+    (resized,) = Concatenation([memory])
+    np.testing.assert_array_equal(resized.ignored, np.repeat(np.repeat(expected, 2, 0), 2, 1))
+    assert Cityscapes(cityscapes, "val", with_labels=False)[0].ignored is None
 
 
 def test_synthia(synthia):
