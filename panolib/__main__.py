@@ -1,14 +1,16 @@
-"""The command line: ``python -m panolib {runs,train,reproduce,data,bench}``. The rest is notebooks."""
+"""The command line: ``python -m panolib {runs,train,reproduce,data,bench,export}``. The rest is notebooks."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import fnmatch
 import os
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the commands import torch, --help does not
@@ -123,6 +125,30 @@ def bench(options: argparse.Namespace) -> None:
         print(f"warning: {line}", file=sys.stderr)
 
 
+def export(options: argparse.Namespace) -> None:
+    """Write what a run predicts on its validation images, in the formats of the official tools."""
+    from panolib import study
+    from panolib.export_command import check_free, export_run, untrained
+
+    loaded = study.load(options.profile)
+    if options.run not in loaded.runs:
+        near = difflib.get_close_matches(options.run, loaded.runs, n=3, cutoff=0.0)
+        raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")
+    run = loaded.runs[options.run]
+    check_free(options.out, options.overwrite)
+    loaded.prepare_data()
+    missing = untrained(loaded.store, loaded.sources, run)
+    if missing and loaded.store.train:
+        print(
+            f"trained first, for {loaded.results} lacks their weights (records that are there are replaced): "
+            + ", ".join(needed.name for needed in missing),
+            file=sys.stderr,
+        )
+    written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
+    _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
+    print("\nREADME.md, 'Official tools', says how to score them")
+
+
 def _parser() -> argparse.ArgumentParser:
     """The options of every command."""
     parser = argparse.ArgumentParser(
@@ -165,6 +191,12 @@ def _parser() -> argparse.ArgumentParser:
     add_workers(sub)
     add_workers(add(data))
     add(bench, profile="cpu")
+    sub = add(export)
+    sub.add_argument(
+        "--run", required=True, metavar="NAME", help="a panoptic run, or a run of a semantic network"
+    )
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="an empty folder, or a new one")
+    sub.add_argument("--overwrite", action="store_true", help="replace an earlier export in that folder")
     return parser
 
 
@@ -177,12 +209,16 @@ def _positive(text: str) -> int:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message says all there is to say; another one shows where in the code it arose."""
+    from panolib.exports import ExportError
     from panolib.notebook import NotebookFailed
     from panolib.profiles import ProfileError
     from panolib.runs import MissingRun, RunsFailed
     from panolib.storage import CorruptCheckpoint
 
-    return (NotebookFailed, ProfileError, CorruptCheckpoint, MissingRun, RunsFailed, FileNotFoundError)
+    return (
+        NotebookFailed, ProfileError, CorruptCheckpoint, MissingRun, RunsFailed, FileNotFoundError,
+        ExportError, FileExistsError, NotADirectoryError, PermissionError,
+    )  # fmt: skip
 
 
 def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:

@@ -85,6 +85,32 @@ def predicted_instances(
     ]  # fmt: skip
 
 
+def found_instances(
+    prediction: Prediction, semantic: Tensor, label_set: LabelSet, *, opening: int, **options
+) -> tuple[Tensor, list[dict]]:
+    """`predict_instances` of one image with confidences, after the morphological clean-up.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        With embeddings.
+    semantic : integer Tensor [H, W]
+        Class masks in which instances are looked for: the predicted ones, or the true ones.
+    opening : int
+        Kernel of `clean_instances`, pixels; 0 switches it off. Rows of instances that vanish are left out.
+    **options
+        As `predict_instances`.
+    """
+    instances, table = predict_instances(
+        prediction.embeddings, semantic, label_set, probabilities=prediction.probabilities, **options
+    )
+    if opening:
+        instances = clean_instances(instances, kernel=opening)
+        present = set(instances.unique().tolist())
+        table = [row for row in table if row["id"] in present]
+    return instances, table
+
+
 def score_semantic(
     model: nn.Module,
     dataset: Sequence[Sample],
@@ -243,14 +269,10 @@ def score_panoptic(
             for method in methods:
                 algorithm = "mean_shift_plus" if method == "embedding" else method
                 options = {"bandwidth": bandwidth, "delta_dist": delta_dist} if method == "embedding" else {}
-                instances, table = predict_instances(
-                    prediction.embeddings, semantic, label_set,
-                    algorithm=algorithm, min_size=min_size, probabilities=prediction.probabilities, **options,
+                instances, table = found_instances(
+                    prediction, semantic, label_set,
+                    algorithm=algorithm, min_size=min_size, opening=opening, **options,
                 )  # fmt: skip
-                if opening:
-                    instances = clean_instances(instances, kernel=opening)
-                    present = set(instances.unique().tolist())
-                    table = [row for row in table if row["id"] in present]
                 threat[method, mask].update(*truth, instances, table)
                 if mask == "true":
                     continue
@@ -259,7 +281,7 @@ def score_panoptic(
                         *truth, *merge_panoptic(semantic, instances, label_set, rule=merge_rules[0])
                     )
                     continue
-                average_precision.update(*truth, instances, table)
+                average_precision.update(*truth, instances, table, void=sample.ignored)
                 for rule in merge_rules:
                     merged = merge_panoptic(semantic, instances, label_set, rule=rule)
                     panoptic[rule].update(*truth, *merged)

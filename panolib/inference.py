@@ -1,4 +1,4 @@
-"""From network outputs to panoptic maps, and to the files that official tools score.
+"""From network outputs to panoptic maps; `exports` writes them to the files that official tools score.
 
 Functions take arrays or tensors. A panoptic result is an id map (0 = void) and a list of segments
 ``{id, category_id (train id), isthing, area, iscrowd}``, whatever the label set.
@@ -6,10 +6,8 @@ Functions take arrays or tensors. A panoptic result is an id map (0 = void) and 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
@@ -20,11 +18,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panolib.cluster_labels import relabel_consecutive
+from panolib.exports import (
+    to_numpy,
+    write_cityscapes_instances,
+    write_cityscapes_semantic,
+    write_coco_panoptic,
+    write_coco_panoptic_json,
+)
 from panolib.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
 from panolib.labels import VOID, LabelSet
 
 if TYPE_CHECKING:
     from panolib.data.samples import Sample
+
+__all__ = [
+    "clean_instances", "evaluating", "merge_panoptic", "panoptic_truth", "predict_instances",
+    "predict_semantic", "resize_nearest", "semantic_from_logits", "write_cityscapes_instances",
+    "write_cityscapes_semantic", "write_coco_panoptic", "write_coco_panoptic_json",
+]  # fmt: skip
 
 MERGE_RULES = ("void", "nearest")
 
@@ -178,7 +189,7 @@ def clean_instances(
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel is {kernel}; expected an odd number of pixels")
-    labels = _to_numpy(instance_labels)
+    labels = to_numpy(instance_labels)
     element = np.ones((kernel, kernel), np.uint8)
     cleaned = np.zeros_like(labels)
     height, width = labels.shape
@@ -290,8 +301,8 @@ def panoptic_truth(sample: Sample, label_set: LabelSet) -> tuple[np.ndarray, lis
 
 def _named_instances(semantic_labels, instance_labels, label_set):
     """Semantic map, instance map with ids 1 .. K, and train id per instance (row 0 unused), as arrays."""
-    semantic = _to_numpy(semantic_labels).astype(np.int64)
-    instances = torch.from_numpy(_to_numpy(instance_labels).astype(np.int64))
+    semantic = to_numpy(semantic_labels).astype(np.int64)
+    instances = torch.from_numpy(to_numpy(instance_labels).astype(np.int64))
     if semantic.shape != tuple(instances.shape):
         raise ValueError(
             f"semantic map is {list(semantic.shape)}, instance map {list(instances.shape)}; "
@@ -361,116 +372,7 @@ def _join_nearest(
     return joined
 
 
-# ---- files for the official tools -------------------------------------------------------------------------
-
-
-def write_cityscapes_semantic(
-    path: Path | str, semantic_labels: Tensor | np.ndarray, label_set: LabelSet
-) -> Path:
-    """8-bit PNG of the label ids of the data set (not train ids), void as 0; for the pixel-level tool."""
-    return _write_png(Path(path), label_set.file_id_table()[_to_numpy(semantic_labels)])
-
-
-def write_cityscapes_instances(
-    folder: Path | str,
-    image_id: str,
-    instance_labels: Tensor | np.ndarray,
-    table: Sequence[Mapping],
-    label_set: LabelSet,
-) -> Path:
-    """Masks and text file of one image for the Cityscapes instance-level tool.
-
-    Parameters
-    ----------
-    folder : path
-        Gets `{image_id}_pred.txt` and `masks/{image_id}_{id}.png`.
-    image_id : str
-        `{city}_{sequence}_{frame}`.
-    instance_labels : integer Tensor or array [H, W]
-    table : sequence of mappings
-        `id`, `category_id` (train id) and `confidence` of every instance, as of `predict_instances`.
-    label_set : LabelSet
-
-    Returns
-    -------
-    Path
-        The text file: one line "mask, label id, confidence" per instance.
-    """
-    folder, labels = Path(folder), _to_numpy(instance_labels)
-    lines = []
-    for row in table:
-        name = f"masks/{image_id}_{row['id']}.png"
-        _write_png(folder / name, (labels == row["id"]).astype(np.uint8) * 255)
-        lines.append(f"{name} {label_set.file_ids[row['category_id']]} {row['confidence']:.6f}\n")
-    path = folder / f"{image_id}_pred.txt"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(lines))
-    return path
-
-
-def write_coco_panoptic(
-    folder: Path | str,
-    image_id: str,
-    panoptic_map: np.ndarray,
-    segments_info: Sequence[Mapping],
-    label_set: LabelSet,
-) -> dict:
-    """PNG of one image in COCO panoptic format (id = R + 256 G + 65536 B), named `{image_id}_panoptic.png`.
-
-    Returns
-    -------
-    dict
-        Its entry for `write_coco_panoptic_json`, with the class ids of the data set's files as categories.
-    """
-    ids = np.asarray(panoptic_map, np.int32)
-    blue_green_red = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], 2)
-    path = _write_png(Path(folder) / f"{image_id}_panoptic.png", blue_green_red)
-    boxes = scipy.ndimage.find_objects(ids)
-    return {
-        "image_id": image_id,
-        "file_name": path.name,
-        "segments_info": [
-            {
-                "id": segment["id"],
-                "category_id": label_set.file_ids[segment["category_id"]],
-                "area": segment["area"],
-                "bbox": _bounding_box(boxes[segment["id"] - 1]),
-                "iscrowd": segment["iscrowd"],
-            }
-            for segment in segments_info
-        ],
-    }
-
-
-def write_coco_panoptic_json(path: Path | str, annotations: Sequence[Mapping], label_set: LabelSet) -> Path:
-    """The JSON file beside the PNGs: images, annotations (of `write_coco_panoptic`) and categories."""
-    things = set(label_set.things)
-    content = {
-        "images": [{"id": entry["image_id"], "file_name": entry["file_name"]} for entry in annotations],
-        "annotations": list(annotations),
-        "categories": [
-            {"id": file_id, "name": name, "color": list(colour), "isthing": int(name in things)}
-            for file_id, name, colour in zip(label_set.file_ids, label_set.classes, label_set.colours)
-        ],
-    }
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-    return path
-
-
-def _bounding_box(box: tuple[slice, slice]) -> list[int]:
-    """[x, y, width, height] of a pair of slices."""
-    rows, columns = box
-    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-
-
-def _write_png(path: Path, image: np.ndarray) -> Path:
-    """Write an 8-bit image (channels in OpenCV's order). Raises OSError if that fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), np.ascontiguousarray(image, np.uint8)):
-        raise OSError(f"{path}: could not write the image")
-    return path
+# ---- label maps ------------------------------------------------------------------------------------------
 
 
 def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
@@ -481,8 +383,3 @@ def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     rows = (2 * torch.arange(new_height, device=labels.device) + 1) * height // (2 * new_height)
     columns = (2 * torch.arange(new_width, device=labels.device) + 1) * width // (2 * new_width)
     return labels[rows[:, None], columns]
-
-
-def _to_numpy(values: Tensor | np.ndarray) -> np.ndarray:
-    """An array of a tensor on any device, or of an array."""
-    return values.detach().cpu().numpy() if torch.is_tensor(values) else np.asarray(values)

@@ -36,6 +36,8 @@ class LabelSet:
     connected_things : bool
         Every object is one connected region (cells under a microscope); False where objects hide parts
         of each other (streets).
+    void_file_id : int
+        What the official files hold where there is no class; 255 where the data set has no id for it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class LabelSet:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     connected_things: bool = False
+    void_file_id: int = VOID
 
     @property
     def n_classes(self) -> int:
@@ -84,8 +87,18 @@ class LabelSet:
         """uint8 [H, W, 3] picture of a train-id map [H, W]."""
         return self.palette()[semantic]
 
-    def file_id_table(self, void: int = 0) -> np.ndarray:
-        """uint8 [256]: file id per train id; `void` elsewhere."""
+    def file_id_table(self, void: int | None = None) -> np.ndarray:
+        """uint8 [256]: file id per train id; `void` elsewhere (default: `void_file_id`).
+
+        Raises ValueError for a file id that 8 bits do not hold, and for a void that is a class.
+        """
+        void = self.void_file_id if void is None else void
+        for file_id in (*self.file_ids, void):
+            if not 0 <= file_id <= 255:
+                raise ValueError(f"{self.name}: file id {file_id}, expected 0 .. 255 for an 8-bit image")
+        if void in self.file_ids:
+            name = self.classes[self.file_ids.index(void)]
+            raise ValueError(f"{self.name}: void is written as {void}, which is the class {name!r}")
         table = np.full(256, void, np.uint8)
         table[: self.n_classes] = self.file_ids
         return table
@@ -120,6 +133,7 @@ CITYSCAPES = LabelSet(
     colours=tuple(row[3] for row in _CITYSCAPES),
     things=tuple(row[0] for row in _CITYSCAPES if row[2]),
     file_ids=tuple(row[1] for row in _CITYSCAPES),
+    void_file_id=0,  # "unlabeled"
     groups={
         "auto": ("car", "bus", "truck", "train"),
         "human": ("person", "rider"),
@@ -163,6 +177,7 @@ CAMVID = LabelSet(
     ),
     things=("car", "pedestrian", "bicyclist"),
     file_ids=tuple(range(11)),
+    void_file_id=11,  # "unlabelled"
     subsets={"11": _CAMVID},
 )
 

@@ -230,6 +230,10 @@ class Store:
                 return False
         return True
 
+    def has_weights(self, run: Run) -> bool:
+        """Whether `final_state` has something to load: otherwise it trains the run. Never trains."""
+        return self.load(run) is not None and self._final_state(run) is not None
+
     def final_state(self, run: Run) -> dict:
         """The state a run gave to `Job.finish`, on the CPU.
 

@@ -1,0 +1,182 @@
+"""What the networks of a run predict on its validation images, as files that the official tools score."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from panolib import evaluate
+from panolib.data.cache import FINGERPRINT, written_once
+from panolib.exports import (
+    ExportError,
+    file_stem,
+    write_cityscapes_instances,
+    write_cityscapes_semantic,
+    write_coco_panoptic,
+    write_coco_panoptic_json,
+)
+from panolib.inference import merge_panoptic
+from panolib.job import Job
+from panolib.kinds import Sources, clustering_of, open_data, parent_instance, parent_semantic
+from panolib.labels import LABEL_SETS, LabelSet, merged_ids
+from panolib.runs import Run, Store
+from panolib.training.setup import SemanticNetwork, build_semantic, launch
+
+SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """Maps [H, W] predicted for one image, with the rows of their segments; None where a run gives none."""
+
+    image_id: str
+    semantic: np.ndarray | Tensor  # train ids of the data set
+    instances: tuple[np.ndarray | Tensor, list[dict]] | None  # of `predict_instances`
+    panoptic: tuple[np.ndarray, list[dict]] | None  # of `merge_panoptic`
+
+
+def export_run(
+    store: Store, sources: Sources, run: Run, folder: Path | str, *, overwrite: bool = False
+) -> dict[str, int]:
+    """Write the predictions of a run: complete, or not at all.
+
+    A panoptic run gives "semantic" (label ids), "instances" (masks and text files) and "panoptic" (PNG) with
+    "panoptic.json" beside it, as they were scored: the first merge rule, the clustering of its parents. A run
+    of one semantic network gives "semantic" only, in the classes of the data set.
+
+    Parameters
+    ----------
+    store : Store
+        Weights that are not in it are trained first.
+    sources : mapping of domain to data sets
+    run : Run
+    folder : path
+        Empty or not there; with `overwrite` an earlier export may be there, which is replaced.
+    overwrite : bool
+
+    Returns
+    -------
+    dict
+        Files in each folder, by its name.
+
+    Raises
+    ------
+    ExportError
+        For a run of another kind.
+    FileExistsError
+        If there is something in the folder that may not be replaced.
+    """
+    folder = Path(folder)
+    label_set, networks = _exported_networks(sources, run)
+    check_free(folder, overwrite)
+    for network in networks:
+        store.final_state(network)
+    records = {network.name: store.get(network).info["recorded_at"] for network in networks}
+    made_by = {"export": run.name, "key": run.key, "recorded_at": records, "written_at": time.time()}
+    predictions = _predictions(store, sources, run)
+    written_once(folder, made_by, lambda work: write_predictions(work, predictions, label_set))
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    return {name: sum(path.is_file() for path in (folder / name).rglob("*")) for name in names}
+
+
+def write_predictions(folder: Path, predictions: Iterable[ImagePrediction], label_set: LabelSet) -> None:
+    """Write images into the three folders, and "panoptic.json" if there are panoptic maps.
+
+    Raises ExportError for an image that comes twice, and as the functions of `exports`.
+    """
+    written, annotations = set(), []
+    for prediction in predictions:
+        image_id = prediction.image_id
+        if image_id in written:
+            raise ExportError(f"image {image_id!r} comes twice, expected every image once")
+        written.add(image_id)
+        write_cityscapes_semantic(
+            folder / SEMANTIC / f"{file_stem(image_id)}_labelIds.png", prediction.semantic, label_set
+        )
+        if prediction.instances is not None:
+            write_cityscapes_instances(folder / INSTANCES, image_id, *prediction.instances, label_set)
+        if prediction.panoptic is not None:
+            annotations.append(
+                write_coco_panoptic(folder / PANOPTIC, image_id, *prediction.panoptic, label_set)
+            )
+    if annotations:
+        write_coco_panoptic_json(folder / f"{PANOPTIC}.json", annotations, label_set)
+
+
+def untrained(store: Store, sources: Sources, run: Run) -> list[Run]:
+    """Runs that `export_run` trains first because their weights are not in the store, parents first."""
+    found: dict[str, Run] = {}
+
+    def visit(needed: Run) -> None:
+        if needed.name in found or store.has_weights(needed):
+            return
+        for role, parent in needed.parents:
+            if not role.startswith("clustering") or store.load(parent) is None:  # its record is enough
+                visit(parent)
+        found[needed.name] = needed
+
+    for network in _exported_networks(sources, run)[1]:
+        visit(network)
+    return list(found.values())
+
+
+def _exported_networks(sources: Sources, run: Run) -> tuple[LabelSet, list[Run]]:
+    """Label set of the files of a run, and the runs whose weights predict them."""
+    if run.kind == "panoptic":
+        parents = dict(run.parents)
+        return LABEL_SETS[run.spec.label_set], [parents["semantic"], parents["instance"]]
+    if isinstance(getattr(run.spec, "network", None), SemanticNetwork) and hasattr(run.spec, "validation"):
+        return open_data(sources, run, run.spec.validation).label_set, [run]
+    raise ExportError(
+        f"run {run.name!r} is of kind {run.kind!r}; expected a panoptic run, or a run of one semantic network"
+    )
+
+
+def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePrediction]:
+    """Predictions of a run for its validation images, one at a time."""
+    spec, label_set, job = run.spec, LABEL_SETS[run.spec.label_set], Job(store, run)
+    fabric, data = launch(spec.compute), open_data(sources, run, spec.validation)
+    if run.kind != "panoptic":
+        model = build_semantic(spec.network, label_set.n_classes)
+        model.load_state_dict(store.final_state(run)["model"])
+        merged = merged_ids(label_set, data.label_set)
+        for prediction in evaluate.predict(fabric.to_device(model), None, data, label=f"{run.name}: export"):
+            semantic = merged[prediction.semantic.cpu().numpy()]
+            yield ImagePrediction(prediction.sample.id, semantic, None, None)
+        return
+    models = (parent_semantic(job, "semantic"), parent_instance(job, "instance"))
+    models, clustering = tuple(map(fabric.to_device, models)), clustering_of(job)
+    for prediction in evaluate.predict(*models, data, label=f"{run.name}: export"):
+        instances = evaluate.found_instances(
+            prediction, prediction.semantic, label_set,
+            algorithm="mean_shift_plus", min_size=spec.min_size, opening=spec.opening, **clustering,
+        )  # fmt: skip
+        merged = merge_panoptic(prediction.semantic, instances[0], label_set, rule=spec.merge_rules[0])
+        yield ImagePrediction(prediction.sample.id, prediction.semantic, instances, merged)
+
+
+def check_free(folder: Path, overwrite: bool) -> None:
+    """Raise FileExistsError if there is something in the way that `written_once` may not replace."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder}: is a file, expected a folder or nothing")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{folder}: holds files, expected an empty folder or none; --overwrite replaces an earlier export"
+        )
+    try:
+        made_by = json.loads((folder / FINGERPRINT).read_text())
+    except (OSError, ValueError):
+        made_by = None
+    if not isinstance(made_by, Mapping) or "export" not in made_by:
+        raise FileExistsError(
+            f"{folder}: holds files that no export wrote (its {FINGERPRINT} would say so); they stay, choose "
+            "another folder"
+        )

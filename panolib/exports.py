@@ -1,0 +1,291 @@
+"""Predictions as the files that the official tools score: Cityscapes and COCO panoptic formats.
+
+An image id becomes the path of its files: its folders stay folders, what a file system cannot hold is
+written as %XX (`file_stem`). A value that a format cannot hold is one `ExportError`.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import cv2
+import numpy as np
+import scipy  # loads its parts when they are used
+
+from panolib.labels import VOID, LabelSet
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGEST_COCO_ID = 2**24 - 1  # three bytes: R + 256 G + 65536 B
+LARGEST_ID = 2**63 - 1
+
+# what Windows or Linux cannot hold in a name, ends of a name that are hidden or dropped, device names
+_UNSAFE = re.compile(
+    r"""[%\\:*?"<>|\x00-\x1f\x7f]|^\.|[. ]\Z|^(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|\Z)""", re.IGNORECASE
+)
+
+
+class ExportError(ValueError):
+    """A value that an official format cannot hold."""
+
+
+def file_stem(image_id: str) -> str:
+    """Relative path of the files of an image, without their suffixes.
+
+    "/" separates folders. Characters that a file system may refuse become %XX, also "%" itself, so that
+    different ids have different files and `urllib.parse.unquote` gives the id back. The path never leaves
+    the folder to which it is joined: ".." becomes "%2E%2E". Spaces and letters of all alphabets stay,
+    because the official tools look for files by the name of the image.
+
+    Raises
+    ------
+    ExportError
+        For an empty id or an empty part of it, such as the one before the first "/" of an absolute path.
+    """
+    if not isinstance(image_id, str) or not all(image_id.split("/")):
+        raise ExportError(
+            f"image id {image_id!r}: expected a name, or names that a single '/' joins; it becomes a file"
+        )
+    return "/".join(_UNSAFE.sub(_percent, part) for part in image_id.split("/"))
+
+
+def write_cityscapes_semantic(
+    path: Path | str, semantic_labels: Tensor | np.ndarray, label_set: LabelSet
+) -> Path:
+    """8-bit PNG of the label ids of the data set (not train ids), for the pixel-level tool.
+
+    Parameters
+    ----------
+    path : path
+        Ends in ".png".
+    semantic_labels : integer Tensor or array [H, W]
+        Train ids; 255 is void and becomes `label_set.void_file_id`.
+    label_set : LabelSet
+
+    Raises
+    ------
+    ExportError
+        For a train id that the label set does not have, and for another suffix.
+    """
+    path = Path(path)
+    semantic = _as_ids(semantic_labels, str(path))
+    known = (semantic >= 0) & (semantic < label_set.n_classes) | (semantic == VOID)
+    if not known.all():
+        raise ExportError(
+            f"{path}: train id {semantic[~known][0]}, expected 0 .. {label_set.n_classes - 1} of "
+            f"{label_set.name} or {VOID} for void"
+        )
+    return _write_png(path, label_set.file_id_table()[semantic.astype(np.uint8)])
+
+
+def write_cityscapes_instances(
+    folder: Path | str,
+    image_id: str,
+    instance_labels: Tensor | np.ndarray,
+    table: Sequence[Mapping],
+    label_set: LabelSet,
+) -> Path:
+    """Masks and text file of one image for the Cityscapes instance-level tool.
+
+    The text file lists masks by names without spaces, which separate its columns: a space of the image id
+    is %20 there.
+
+    Parameters
+    ----------
+    folder : path
+        Gets `{image_id}_pred.txt` and beside it `masks/{image_id}_{id}.png`; folders of the id are created.
+    image_id : str
+        `{city}_{sequence}_{frame}` for Cityscapes; see `file_stem`.
+    instance_labels : integer Tensor or array [H, W]
+        0 = no instance.
+    table : sequence of mappings
+        `id`, `category_id` (train id) and `confidence` of every instance, as of `predict_instances`.
+    label_set : LabelSet
+
+    Returns
+    -------
+    Path
+        The text file: one line "mask, label id, confidence" per instance.
+
+    Raises
+    ------
+    ExportError
+        For an instance of the map that is not listed, one that is listed twice or has no pixel, an id below
+        1, a category that the label set does not have, or a confidence that is not finite.
+    """
+    where = f"image {image_id!r}"
+    path = Path(folder) / f"{file_stem(image_id)}_pred.txt"
+    labels = _as_ids(instance_labels, where)
+    _check_segments(labels, table, label_set, where, LARGEST_ID)
+    stem = quote(path.name.removesuffix("_pred.txt"), safe="%", errors="surrogateescape")
+    lines = []
+    for row in table:
+        name, confidence = f"masks/{stem}_{int(row['id'])}.png", row.get("confidence")
+        if confidence is None or not np.isfinite(float(confidence)):
+            raise ExportError(
+                f"{where}: segment {row['id']} has confidence {confidence}, expected a finite number"
+            )
+        _write_png(path.parent / name, (labels == row["id"]).astype(np.uint8) * 255)
+        digits = np.format_float_positional(float(confidence), min_digits=6)  # no two become equal
+        lines.append(f"{name} {label_set.file_ids[row['category_id']]} {digits}\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(lines), encoding="ascii", newline="\n")
+    return path
+
+
+def write_coco_panoptic(
+    folder: Path | str,
+    image_id: str,
+    panoptic_map: Tensor | np.ndarray,
+    segments_info: Sequence[Mapping],
+    label_set: LabelSet,
+) -> dict:
+    """PNG of one image in COCO panoptic format (id = R + 256 G + 65536 B), named `{image_id}_panoptic.png`.
+
+    Parameters
+    ----------
+    folder : path
+        Folders of the image id are created in it.
+    image_id : str
+        See `file_stem`.
+    panoptic_map : integer Tensor or array [H, W]
+        0 = void, else the id of a segment, at most 2**24 - 1.
+    segments_info : sequence of mappings
+        `id`, `category_id` (train id) and, optional, `iscrowd` of every segment. Areas are counted.
+    label_set : LabelSet
+
+    Returns
+    -------
+    dict
+        Its entry for `write_coco_panoptic_json`, with the class ids of the data set's files as categories.
+        `file_name` is relative to `folder`.
+
+    Raises
+    ------
+    ExportError
+        For a segment of the map that is not listed, one that is listed twice or has no pixel, an id outside
+        1 .. 2**24 - 1, or a category that the label set does not have.
+    """
+    where = f"image {image_id!r}"
+    name = f"{file_stem(image_id)}_panoptic.png"
+    ids = _as_ids(panoptic_map, where)
+    _check_segments(ids, segments_info, label_set, where, LARGEST_COCO_ID)
+    ids = ids.astype(np.int32)
+    _write_png(Path(folder) / name, np.stack([ids >> 16, ids >> 8 & 255, ids & 255], 2))  # B, G, R
+
+    found, place, area = np.unique(ids, return_inverse=True, return_counts=True)
+    boxes = scipy.ndimage.find_objects(place.reshape(ids.shape) + 1)
+    row_of = {segment_id: row for row, segment_id in enumerate(found.tolist())}
+    entries = []
+    for segment in segments_info:
+        row = row_of[int(segment["id"])]
+        entries.append(
+            {
+                "id": int(segment["id"]),
+                "category_id": label_set.file_ids[segment["category_id"]],
+                "area": int(area[row]),
+                "bbox": _bounding_box(boxes[row]),
+                "iscrowd": int(segment.get("iscrowd", 0)),
+            }
+        )
+    return {"image_id": image_id, "file_name": name, "segments_info": entries}
+
+
+def write_coco_panoptic_json(path: Path | str, annotations: Sequence[Mapping], label_set: LabelSet) -> Path:
+    """The JSON file beside the PNGs: images, annotations (of `write_coco_panoptic`) and categories.
+
+    Raises ExportError for an image that is annotated twice.
+    """
+    twice = _repeated(entry["image_id"] for entry in annotations)
+    if twice:
+        raise ExportError(f"{path}: image {twice[0]!r} is annotated twice, expected every image once")
+    things = set(label_set.things)
+    content = {
+        "images": [{"id": entry["image_id"], "file_name": entry["file_name"]} for entry in annotations],
+        "annotations": list(annotations),
+        "categories": [
+            {"id": file_id, "name": name, "color": list(colour), "isthing": int(name in things)}
+            for file_id, name, colour in zip(label_set.file_ids, label_set.classes, label_set.colours)
+        ],
+    }
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding="ascii")
+    return path
+
+
+def to_numpy(values: Tensor | np.ndarray) -> np.ndarray:
+    """An array of a tensor on any device, or of an array."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _as_ids(values: Tensor | np.ndarray, where: str) -> np.ndarray:
+    """Integer map [H, W]; raises ExportError for anything else."""
+    ids = to_numpy(values)
+    if ids.dtype.kind not in "iub" or ids.ndim != 2 or ids.size == 0:
+        raise ExportError(f"{where}: map {list(ids.shape)} of {ids.dtype}, expected integers [H, W]")
+    return ids
+
+
+def _check_segments(
+    ids: np.ndarray, listed: Sequence[Mapping], label_set: LabelSet, where: str, largest: int
+) -> None:
+    """Raise ExportError unless the map holds the listed segments and 0, and the format can hold them."""
+    numbers = []
+    for segment in listed:
+        try:
+            number, category = operator.index(segment["id"]), operator.index(segment["category_id"])
+        except (KeyError, TypeError) as error:
+            raise ExportError(
+                f"{where}: segment {dict(segment)}, expected an integer id and category_id"
+            ) from error
+        if not 0 <= category < label_set.n_classes:
+            raise ExportError(
+                f"{where}: segment {number} has category_id {category}, expected a train id "
+                f"0 .. {label_set.n_classes - 1} of {label_set.name}"
+            )
+        numbers.append(number)
+    present = set(np.unique(ids).tolist()) - {0}
+    beyond = sorted(number for number in {*numbers, *present} if not 1 <= number <= largest)
+    if beyond:
+        raise ExportError(f"{where}: segment id {beyond[0]}, expected 1 .. {largest} (0 is void)")
+    for wrong, what in (
+        (_repeated(numbers), "is listed twice, expected once"),
+        (sorted(present - set(numbers)), "is in the map but not listed, expected it among the segments"),
+        (sorted(set(numbers) - present), "is listed but has no pixel, expected it in the map"),
+    ):
+        if wrong:
+            raise ExportError(f"{where}: segment {wrong[0]} {what} ({len(wrong)} such segments)")
+
+
+def _repeated(values: Iterable) -> list:
+    """Values that come more than once, in order."""
+    return [value for value, count in Counter(values).items() if count > 1]
+
+
+def _percent(match: re.Match) -> str:
+    """%XX for every character of a match."""
+    return "".join(f"%{ord(character):02X}" for character in match[0])
+
+
+def _bounding_box(box: tuple[slice, slice]) -> list[int]:
+    """[x, y, width, height] of a pair of slices."""
+    rows, columns = box
+    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
+
+
+def _write_png(path: Path, image: np.ndarray) -> Path:
+    """Write an 8-bit image (channels in OpenCV's order). Raises OSError if that fails."""
+    if path.suffix.lower() != ".png":
+        raise ExportError(f"{path}: expected a name that ends in .png; other formats change label ids")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image, np.uint8))[1])
+    return path
