@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
 from torch import nn
 from tqdm import tqdm
 
@@ -28,6 +30,7 @@ from panolib.inference import panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.metrics.instance import ThreatScore
+from panolib.profiles import Count, Counts, Natural, Seed, Size
 from panolib.training.semantic import to_image
 
 MANY = 20  # calls of a quick operation in a row, and rounds of a quick pair
@@ -51,26 +54,26 @@ class PerformanceSpec:
 
     label_set: str
     validation: str  # images of the training domain, for clusterings of real embeddings
-    n_images: int
-    min_size: int
-    height: int  # of embedding and label maps, pixels
-    width: int
-    panoptic_height: int  # of the maps that panoptic and semantic scores compare, pixels
-    panoptic_width: int
-    embedding_dims: tuple[int, ...]
-    n_instances: tuple[int, ...]
-    batch_size: int
-    repeats: int
-    threads: tuple[int, ...]
+    n_images: Count
+    min_size: Natural
+    height: Count  # of embedding and label maps, pixels
+    width: Count
+    panoptic_height: Count  # of the maps that panoptic and semantic scores compare, pixels
+    panoptic_width: Count
+    embedding_dims: Counts
+    n_instances: Counts
+    batch_size: Count
+    repeats: Count
+    threads: Counts
     step: StepSpec
     scaling_step: StepSpec
-    step_sizes: tuple[tuple[int, int], ...]  # height and width, pixels
-    step_batches: tuple[int, ...]  # source crops, and as many target images
-    render_height: int
-    render_width: int
-    n_rendered: int
-    render_processes: tuple[int, ...]
-    seed: int
+    step_sizes: Annotated[tuple[Size, ...], MinLen(1)]  # height and width, pixels
+    step_batches: Counts  # source crops, and as many target images
+    render_height: Count
+    render_width: Count
+    n_rendered: Count
+    render_processes: Counts
+    seed: Seed
 
 
 # ---- pairs -----------------------------------------------------------------------------------------------

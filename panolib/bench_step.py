@@ -8,15 +8,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 from unittest import mock
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from tqdm import tqdm
 
 from panolib.bench_cases import close
 from panolib.data import city, views
 from panolib.measuring import has_bf16, iqr, threads, with_peak_memory
+from panolib.profiles import Count
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec
 from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
@@ -39,14 +42,14 @@ class StepSpec:
     """The semantic self-training step that is timed, on images of the embedded city."""
 
     network: SemanticNetwork
-    height: int
-    width: int
-    batch_size: int
-    n_target: int
-    n_views: int
-    iterations: int  # the first one is not timed
-    source_style: str
-    target_style: str
+    height: Count
+    width: Count
+    batch_size: Count
+    n_target: Count
+    n_views: Count
+    iterations: Annotated[int, Ge(2)]  # the first one is not timed
+    source_style: city.StyleName
+    target_style: city.StyleName
 
 
 def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:

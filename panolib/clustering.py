@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import scipy  # loads its parts when they are used
 import torch
@@ -250,3 +251,4 @@ ALGORITHMS: dict[str, Callable[..., Tensor]] = {
     "mean_shift_peel": mean_shift_peel,
 }
 IMAGE_ALGORITHMS: dict[str, Callable[..., Tensor]] = {"mean_shift_grid": mean_shift_grid}
+Algorithm = Literal[(*ALGORITHMS, *IMAGE_ALGORITHMS, "connected_components")]  # what a profile may name

@@ -8,14 +8,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import MinLen, Predicate
 from torch import nn
 
 from panolib import evaluate, evaluate_threat, guidance, provenance
+from panolib.clustering import Algorithm
 from panolib.data import city
 from panolib.data.samples import Sample
+from panolib.inference import MERGE_RULES
 from panolib.labels import LABEL_SETS
+from panolib.profiles import Count, Counts, Natural, Seed, Share, different
 from panolib.runs import Job, Run
 from panolib.training import instance, semantic
 from panolib.training.instance_monitor import InstanceMonitor
@@ -30,13 +35,13 @@ class PanopticSpec:
 
     label_set: str
     validation: str
-    merge_rules: tuple[str, ...]
-    min_size: int
-    opening: int
-    min_region: int
-    n_samples: int
+    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], MinLen(1), Predicate(different)]
+    min_size: Natural
+    opening: Natural
+    min_region: Natural
+    n_samples: Natural
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,14 @@ class GapSpec:
     """Which group of style parameters costs what: source scenes with one group taken from the target."""
 
     label_set: str
-    source_style: str
-    target_style: str
-    n_images: int
-    height: int
-    width: int
-    scene_seed: int
+    source_style: city.StyleName
+    target_style: city.StyleName
+    n_images: Count
+    height: Count
+    width: Count
+    scene_seed: Natural
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -65,12 +70,12 @@ class ThreatSpec:
 
     label_set: str
     validation: str
-    min_size: int
-    truth_shares: tuple[float, ...]  # of wrong pixels of the masks, corrected; 0: predicted, 1: true
-    kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
+    min_size: Natural
+    truth_shares: tuple[Share, ...]  # of wrong pixels of the masks, corrected; 0: predicted, 1: true
+    kernels: tuple[Natural, ...]  # of the morphology, pixels; 0: none
     guided: bool
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -78,13 +83,13 @@ class ClusteringCostSpec:
     """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
 
     label_set: str
-    algorithms: tuple[str, ...]
-    heights: tuple[int, ...]  # pixels of the embedding grid, with the first of `n_instances`
-    n_instances: tuple[int, ...]  # objects, on a map of the last height but one
-    embedding_dim: int
-    repeats: int
+    algorithms: tuple[Algorithm, ...]
+    heights: Annotated[tuple[Count, ...], MinLen(2)]  # of the embedding grid, with the first of `n_instances`
+    n_instances: Counts  # objects, on a map of the last height but one
+    embedding_dim: Count
+    repeats: Count
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 Sources = Mapping[str, object]  # domain -> its data sets

@@ -9,17 +9,44 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
+import math
+import os
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
+from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen, Predicate
 
 T = TypeVar("T")
+
+
+def in_rising_order(values: Sequence[float]) -> bool:
+    """Whether no value is below the one before it; equal ones are allowed."""
+    return all(low <= high for low, high in itertools.pairwise(values))
+
+
+def different(values: Sequence) -> bool:
+    """Whether no value is given twice."""
+    return len(set(values)) == len(values)
+
+
+# Ranges that fields share. `from_mapping` checks them, and says them where a value lies outside.
+Count = Annotated[int, Ge(1)]
+Natural = Annotated[int, Ge(0)]
+Seed = Annotated[int, Interval(ge=0, lt=2**32)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Counts = Annotated[tuple[Count, ...], MinLen(1)]
+Size = tuple[Count, Count]  # height and width, pixels
+PositivePair = Annotated[tuple[Positive, Positive], Predicate(in_rising_order)]
+NonNegativePair = Annotated[tuple[NonNegative, NonNegative], Predicate(in_rising_order)]
 
 
 class ProfileError(ValueError):
@@ -45,6 +72,21 @@ def project_root(start: str | Path | None = None) -> Path:
     )
 
 
+def expand_path(text: str) -> Path:
+    """A path of a profile: "~" and variables of the environment ($NAME) are replaced.
+
+    Raises
+    ------
+    ProfileError
+        Naming a variable that is not set.
+    """
+    expanded = os.path.expandvars(text)
+    unset = re.search(r"\$(\w+|\{\w*\})", expanded)
+    if unset:
+        raise ProfileError(f"path {text!r}: variable {unset[0]} is not set; expected one of the environment")
+    return Path(expanded).expanduser()
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file whose top level is a mapping.
 
@@ -62,7 +104,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         found = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise FileNotFoundError(f"{path}: no such file; found here: {', '.join(found) or 'no profile'}")
     try:
-        mapping = yaml.load(path.read_text(), Loader=_StrictLoader)
+        mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise ProfileError(f"{path}: {error}") from error
     if not isinstance(mapping, dict):
@@ -74,9 +116,9 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path)
     """Build a (nested) dataclass from a mapping of plain values, without any guess.
 
     Field types may be bool, int, float, str, None, ``Literal``, ``tuple[X, ...]``, ``tuple[X, Y]``,
-    ``dict[str, X]``, ``Mapping`` (kept as it is), another dataclass, and unions of these. Lists become
-    tuples and a whole number is accepted for a float; nothing else is converted. A field with a default
-    may be left out.
+    ``dict[str, X]``, ``Mapping`` (kept as it is), another dataclass, unions of these, and any of them in
+    ``Annotated`` with ranges of annotated_types. Lists become tuples and a whole number is accepted for a
+    float; nothing else is converted. Numbers are finite. A field with a default may be left out.
 
     Parameters
     ----------
@@ -157,6 +199,10 @@ def _convert(expected: Any, value: Any, where: str, path: str) -> Any:
     origin, args = typing.get_origin(expected), typing.get_args(expected)
     if dataclasses.is_dataclass(expected):
         return _build(expected, value, where, path)
+    if origin is Annotated:
+        found = _convert(args[0], value, where, path)
+        if all(_fits(found, mark) for mark in _marks(expected)):
+            return found
     if origin in (typing.Union, types.UnionType):
         return _convert_union(args, value, where, path)
     if origin is typing.Literal and any(value == arg and type(value) is type(arg) for arg in args):
@@ -173,7 +219,7 @@ def _convert(expected: Any, value: Any, where: str, path: str) -> Any:
         if not args:
             return dict(value)  # checked later, by whoever reads it
         return {key: _convert(args[1], item, where, _join(path, key)) for key, item in value.items()}
-    if expected is float and type(value) in (int, float):
+    if expected is float and type(value) in (int, float) and math.isfinite(value):
         return float(value)
     if expected in (bool, int, str, type(None)) and type(value) is expected:  # True is not an int here
         return value
@@ -185,7 +231,7 @@ def _convert_union(members: tuple, value: Any, where: str, path: str) -> Any:
     if value is None and type(None) in members:
         return None
     members = tuple(member for member in members if member is not type(None))
-    for member in sorted(members, key=lambda member: type(value) is not member):  # int | float: 3 stays int
+    for member in sorted(members, key=lambda member: type(value) is not _plain_type(member)):  # 3 stays int
         try:
             return _convert(member, value, where, path)
         except ProfileError:
@@ -218,18 +264,69 @@ def _plain(value: Any, path: str, *, everything: bool) -> Any:
 @functools.cache
 def _field_types(cls: type) -> dict[str, Any]:
     """Annotations of a dataclass as types, not as strings."""
-    return typing.get_type_hints(cls)
+    return typing.get_type_hints(cls, include_extras=True)
+
+
+def _plain_type(expected: Any) -> Any:
+    """A type without its ranges."""
+    return typing.get_args(expected)[0] if typing.get_origin(expected) is Annotated else expected
+
+
+def _marks(expected: Any) -> list:
+    """The ranges of an annotated type, one by one."""
+    marks = expected.__metadata__
+    return [part for mark in marks for part in (mark if isinstance(mark, Interval) else (mark,))]
+
+
+def _fits(value: Any, mark: Any) -> bool:
+    """Whether a value is in a range."""
+    match mark:
+        case Ge(bound):
+            return value >= bound
+        case Gt(bound):
+            return value > bound
+        case Le(bound):
+            return value <= bound
+        case Lt(bound):
+            return value < bound
+        case MinLen(length):
+            return len(value) >= length
+        case Predicate(condition):
+            return condition(value)
+    raise TypeError(f"range {mark!r}: expected Ge, Gt, Le, Lt, Interval, MinLen or Predicate")
+
+
+def _range_name(mark: Any) -> str:
+    """A range as the reader of a profile writes it."""
+    match mark:
+        case Ge(bound):
+            return f">= {bound}"
+        case Gt(bound):
+            return f"> {bound}"
+        case Le(bound):
+            return f"<= {bound}"
+        case Lt(bound):
+            return f"< {bound}"
+        case MinLen(length):
+            return f"of {length} or more"
+    return mark.func.__name__.replace("_", " ")
 
 
 def _type_name(expected: Any) -> str:
     """A type as the reader of a profile writes it."""
+    origin, args = typing.get_origin(expected), typing.get_args(expected)
     if dataclasses.is_dataclass(expected):
         return f"the keys of {expected.__name__}"
-    if typing.get_origin(expected) is typing.Literal:
-        return "one of " + ", ".join(repr(arg) for arg in typing.get_args(expected))
-    if typing.get_origin(expected) is None and isinstance(expected, type):
+    if origin is Annotated:
+        return f"{_type_name(args[0])} {' and '.join(map(_range_name, _marks(expected)))}"
+    if origin is typing.Literal:
+        return "one of " + ", ".join(map(repr, args))
+    if origin in (typing.Union, types.UnionType):
+        return " | ".join("None" if arg is type(None) else _type_name(arg) for arg in args)
+    if origin is None:
         return "null" if expected is type(None) else expected.__name__
-    return re.sub(r"(\w+\.)+(?=\w)", "", str(expected)).replace("tuple", "list")
+    inner = ", ".join("..." if arg is Ellipsis else _type_name(arg) for arg in args)
+    return f"{'list' if origin is tuple else origin.__name__}[{inner}]"
 
 
 def _show(value: Any) -> str:

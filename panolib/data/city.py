@@ -18,6 +18,7 @@ from dataclasses import asdict
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -31,10 +32,11 @@ from panolib.data.images import resize_labels, write_png16
 from panolib.labels import CITYSCAPES
 
 __all__ = [
-    "RENDERER_VERSION", "STYLES", "Geometry", "Photometry", "Scene", "Statistics", "Style", "Texture",
-    "fingerprint", "render", "write_city",
+    "RENDERER_VERSION", "STYLES", "Geometry", "Photometry", "Scene", "Statistics", "Style", "StyleName",
+    "Texture", "fingerprint", "render", "write_city",
 ]  # fmt: skip
 
+StyleName = Literal[tuple(STYLES)]
 RENDERER_VERSION = 1  # raise it whenever the pixels of a scene change
 
 _SPLITS = {"all": 0, "train": 0, "val": 1_000_000}  # index of the first scene: val never repeats train

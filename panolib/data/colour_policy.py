@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from panolib.profiles import NonNegativePair, Share
+
 CHANGES = ("brightness", "contrast", "saturation", "quality")
 
 
@@ -16,8 +18,8 @@ CHANGES = ("brightness", "contrast", "saturation", "quality")
 class ColourPolicy:
     """Which share of the images is changed, and how much. The slides give no numbers."""
 
-    probability: float
-    factors: tuple[float, float]  # of brightness, contrast and saturation; 1 changes nothing
+    probability: Share
+    factors: NonNegativePair  # of brightness, contrast and saturation; 1 changes nothing
     quality: tuple[int, int]  # of JPEG compression, 1 .. 100; both ends may be drawn
 
     def __post_init__(self):

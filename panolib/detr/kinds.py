@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from panolib import provenance
 from panolib.detr.network import build_detr
 from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
+from panolib.inference import MERGE_RULES
 from panolib.kinds import (
     Sources,
     clustering_of,
@@ -24,6 +26,7 @@ from panolib.kinds import (
 )
 from panolib.labels import LABEL_SETS
 from panolib.measuring import threads
+from panolib.profiles import Count, Natural, Seed
 from panolib.runs import Job, Run
 from panolib.training.setup import Compute, launch
 
@@ -37,9 +40,9 @@ class DetrScoresSpec:
     label_set: str
     validation: tuple[str, ...]
     rule: QueryRule
-    n_samples: int  # pictures of the first images of the first data set
+    n_samples: Natural  # pictures of the first images of the first data set
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -50,12 +53,12 @@ class DetrCostSpec:
     train: str
     validation: str
     rule: QueryRule
-    min_size: int  # of our instances, pixels of the embedding grid
-    merge_rule: str
-    batch_size: int
-    repeats: int
+    min_size: Natural  # of our instances, pixels of the embedding grid
+    merge_rule: Literal[MERGE_RULES]
+    batch_size: Count
+    repeats: Count
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:

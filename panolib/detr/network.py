@@ -6,10 +6,12 @@ References: Carion et al. 2020, arXiv:2005.12872; methods section 10.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
+
+from panolib.profiles import Count, NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from transformers import DetrForSegmentation
@@ -34,19 +36,19 @@ class DetrNetwork:
     their mean 1, which short trainings need.
     """
 
-    block: str  # "basic" or "bottleneck"
-    stem_channels: int
-    channels: tuple[int, ...]  # of every stage
-    depths: tuple[int, ...]
-    d_model: int
-    heads: int
-    encoder_layers: int
-    decoder_layers: int
-    feed_forward: int
-    n_queries: int
-    dropout: float
-    no_object_weight: float  # in the cross-entropy of the class head
-    attention_gain: float  # of the mask head's start weights for attention maps; 1: as the reference
+    block: Literal["basic", "bottleneck"]
+    stem_channels: Count
+    channels: tuple[Count, ...]  # of every stage
+    depths: tuple[Count, ...]
+    d_model: Count
+    heads: Count
+    encoder_layers: Count
+    decoder_layers: Count
+    feed_forward: Count
+    n_queries: Count
+    dropout: Share
+    no_object_weight: NonNegative  # in the cross-entropy of the class head
+    attention_gain: Positive  # of the mask head's start weights for attention maps; 1: as the reference
     trained_norms: bool  # batch norm learns; False: frozen, as DETR does with pre-trained weights
 
     def __post_init__(self):

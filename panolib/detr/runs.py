@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Predicate
 
 from panolib.data.colour_policy import ColourPolicy
 from panolib.detr.kinds import DetrCostSpec, DetrScoresSpec
@@ -24,7 +27,7 @@ from panolib.detr.network import DetrNetwork
 from panolib.detr.score import QueryRule
 from panolib.detr.training import DetrSpec
 from panolib.grid import Grid
-from panolib.profiles import from_mapping, to_plain
+from panolib.profiles import Count, Natural, Positive, Size, different, from_mapping, to_plain
 from panolib.study import run_name
 from panolib.training.setup import Optimiser
 
@@ -37,21 +40,21 @@ class DetrSettings:
     """Section `detr` of a profile."""
 
     seeds: tuple[int, ...]
-    n_images: int | None  # of the target's training images; None: all
-    curve_sizes: tuple[int, ...]  # smaller training sets
-    size: tuple[int, int] | None
+    n_images: Count | None  # of the target's training images; None: all
+    curve_sizes: Annotated[tuple[Count, ...], Predicate(different)]  # smaller training sets
+    size: Size | None
     network: DetrNetwork
     optimiser: Optimiser
-    clip: float
+    clip: Positive
     colours: ColourPolicy
-    mask_stride: int
-    iterations: int
-    batch_size: int
+    mask_stride: Count
+    iterations: Annotated[int, Ge(2)]  # one variant takes half of them
+    batch_size: Count
     rule: QueryRule
     elsewhere: tuple[str, ...]  # data sets of other styles
-    n_samples: int
-    cost_batch: int
-    cost_repeats: int
+    n_samples: Natural
+    cost_batch: Count
+    cost_repeats: Count
 
 
 def read_settings(section: Mapping, where: str) -> DetrSettings:

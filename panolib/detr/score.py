@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -18,6 +20,7 @@ from panolib.inference import evaluating, panoptic_truth
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
+from panolib.profiles import Natural, Share
 from panolib.training.semantic import to_image, upsample
 
 
@@ -25,8 +28,8 @@ from panolib.training.semantic import to_image, upsample
 class QueryRule:
     """How queries become a panoptic map (`targets.panoptic_from_queries`)."""
 
-    thresholds: tuple[float, ...]  # of the score of a query; the first one is the headline
-    min_area: int  # pixels; smaller segments are dropped
+    thresholds: Annotated[tuple[Share, ...], MinLen(2)]  # of scores; the first is the headline
+    min_area: Natural  # pixels; smaller segments are dropped
 
 
 def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ from panolib.detr.network import DetrNetwork, build_detr
 from panolib.detr.targets import detr_target
 from panolib.inference import panoptic_truth
 from panolib.labels import LABEL_SETS, LabelSet
+from panolib.profiles import Count, Positive, Seed, Size
 from panolib.runs import Job
 from panolib.training.semantic import to_image
 from panolib.training.setup import (
@@ -41,17 +42,17 @@ class DetrSpec:
 
     label_set: str
     source: str
-    n_images: int | None  # a random part of them, the larger ones holding the smaller; None: all
-    size: tuple[int, int] | None  # (height, width) to which images are resized; None: their own
+    n_images: Count | None  # a random part of them, the larger ones holding the smaller; None: all
+    size: Size | None  # (height, width) to which images are resized; None: their own
     network: DetrNetwork
     optimiser: Optimiser
-    clip: float  # norm of the gradient
+    clip: Positive  # norm of the gradient
     colours: ColourPolicy | None
-    mask_stride: int  # masks are learned at 1 / stride of the image size; 4 is that of the predicted ones
-    iterations: int
-    batch_size: int
+    mask_stride: Count  # masks are learned at 1 / stride of the image size; 4 is that of the predicted ones
+    iterations: Count
+    batch_size: Count
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from panolib.profiles import expand_path
 
 LAYOUTS = {  # torchvision's block, number of them in each stage
     10: ("BasicBlock", (1, 1, 1, 1)),
@@ -154,17 +157,30 @@ def _stage(block, in_channels, planes, n_blocks, *, stride, first_dilation, dila
     return stage
 
 
-def _find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
-    """State dict of a file, or of torchvision weights by name."""
-    if Path(weights).is_file():
-        return torch.load(weights, map_location="cpu", weights_only=True)
+@functools.cache
+def check_weights(weights: str | Path | None, depth: int) -> None:
+    """Raise ValueError unless `weights` is None, a file, or a name of torchvision for this depth.
+
+    Nothing is downloaded.
+    """
+    if weights is None or expand_path(str(weights)).is_file():
+        return
     from torchvision.models import get_model_weights
 
     try:
-        available = get_model_weights(f"resnet{depth}")
+        names = sorted(get_model_weights(f"resnet{depth}").__members__)
     except ValueError:
         raise ValueError(f"weights is {str(weights)!r}; torchvision has none for ResNet-{depth}") from None
-    names = sorted(available.__members__)
     if str(weights) not in names:
         raise ValueError(f"weights is {str(weights)!r}, expected a file or one of {names} (ResNet-{depth})")
-    return available[str(weights)].get_state_dict(progress=True, check_hash=True)
+
+
+def _find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
+    """State dict of a file, or of torchvision weights by name."""
+    path = expand_path(str(weights))
+    if path.is_file():
+        return torch.load(path, map_location="cpu", weights_only=True)
+    check_weights(weights, depth)
+    from torchvision.models import get_model_weights
+
+    return get_model_weights(f"resnet{depth}")[str(weights)].get_state_dict(progress=True, check_hash=True)

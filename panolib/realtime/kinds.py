@@ -12,6 +12,7 @@ from panolib import evaluate, provenance
 from panolib.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
 from panolib.labels import LABEL_SETS
 from panolib.layered_pseudo_labels import select_labels
+from panolib.profiles import Natural, Seed, Share
 from panolib.realtime import labelling, speed
 from panolib.runs import Job, Run
 from panolib.training import adversarial, meta_pseudo_labels
@@ -26,7 +27,7 @@ class TransferSpec:
     validation: str
     network: SemanticNetwork
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class LabelQualitySpec:
 
     label_set: str
     target: str  # with labels: for this table only, no training run opens them
-    threshold: float
+    threshold: Share
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class GallerySpec:
 
     label_set: str
     validation: str
-    n_samples: int
+    n_samples: Natural
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:

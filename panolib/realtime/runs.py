@@ -18,9 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from annotated_types import Predicate
 
 from panolib.grid import Grid
-from panolib.profiles import from_mapping, to_plain
+from panolib.layered_pseudo_labels import RULES
+from panolib.profiles import Natural, NonNegative, Share, different, from_mapping, to_plain
 from panolib.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
 from panolib.realtime.speed import SpeedSpec
 from panolib.runs import Record, Run
@@ -61,11 +65,11 @@ class Realtime:
     adaptation: Mapping  # of every method: optimiser, iterations, batch_size, n_target, batch_norm
     self_training: Mapping  # of SAC alone
     adversary: Mapping
-    weights: tuple[float, ...]  # lambdas that are tried beside that of the adversary, on the city
-    rule: str  # of the pseudo-labels: thresholds over the whole "set" or each "image"
-    threshold: float
+    weights: Annotated[tuple[NonNegative, ...], Predicate(different)]  # further lambdas, on the city
+    rule: Literal[RULES]  # of the pseudo-labels: thresholds over the whole "set" or each "image"
+    threshold: Share
     meta: Mapping
-    n_pictures: int
+    n_pictures: Natural
     speed: Mapping
 
 

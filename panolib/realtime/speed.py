@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from panolib.measuring import has_bf16, measure_seconds
 from panolib.models.complexity import n_operations, n_parameters
+from panolib.profiles import Count, NonNegative, Seed
 from panolib.training.setup import Compute, SemanticNetwork, build_semantic
 
 WAYS = ("contiguous", "channels-last", "bf16", "compiled")
@@ -24,17 +25,22 @@ class SpeedSpec:
     """Latency of one image. Weights do not matter for it, so networks here are not trained."""
 
     label_set: str
-    height: int
-    width: int
+    height: Count
+    width: Count
     networks: dict[str, SemanticNetwork]
     compiled: tuple[str, ...]  # networks that are compiled; it takes a minute or more each on a small machine
     own: dict[str, SemanticNetwork]  # those that this profile trains, at the size of its images
-    own_height: int
-    own_width: int
-    repeats: int
-    limit_s: float  # no further repeat of a network after it; every way is timed at least once
+    own_height: Count
+    own_width: Count
+    repeats: Count
+    limit_s: NonNegative  # no further repeat of a network after it; every way is timed at least once
     compute: Compute
-    seed: int
+    seed: Seed
+
+    def __post_init__(self):
+        unknown = sorted(set(self.compiled) - set(self.networks))
+        if unknown:
+            raise ValueError(f"compiled: expected names of {list(self.networks)}, found {unknown}")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.readers import Sample
+from panolib.layered_pseudo_labels import RULES
 from panolib.models.discriminator import Discriminator
+from panolib.profiles import Count, NonNegative, Positive, Seed, Share
 from panolib.runs import Job
 from panolib.training.semantic import (
     Augmentation,
@@ -48,10 +50,10 @@ BETAS = (0.9, 0.99)  # of the discriminator's Adam
 class AdversarySpec:
     """The discriminator, and how much the network is pulled by it."""
 
-    kind: str  # "fcd" or "light"
-    width: int  # channels after its first convolution
-    lr: float
-    weight: float  # lambda
+    kind: Literal["fcd", "light"]
+    width: Count  # channels after its first convolution
+    lr: Positive
+    weight: NonNegative  # lambda
     source_label: Literal[0, 1]  # only consistency matters
 
 
@@ -59,9 +61,9 @@ class AdversarySpec:
 class PseudoLabelSpec:
     """Pseudo-labels made once from the parent "labels" (`layered_pseudo_labels`)."""
 
-    n_layers: int  # heads that vote
-    rule: str
-    threshold: float
+    n_layers: Literal[1, 2, 3]  # heads that vote
+    rule: Literal[RULES]
+    threshold: Share
 
 
 @dataclass(frozen=True)
@@ -75,14 +77,14 @@ class AdversarialSpec:
     network: SemanticNetwork
     optimiser: Optimiser
     augmentation: Augmentation  # of source crops
-    iterations: int
-    batch_size: int  # source crops
-    n_target: int  # target images an iteration
+    iterations: Count
+    batch_size: Count  # source crops
+    n_target: Count  # target images an iteration
     batch_norm: Literal["both", "target"]  # which domains running statistics follow; the reference: both
     adversary: AdversarySpec
     pseudo_labels: PseudoLabelSpec | None
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 def fooling_loss(discriminator: nn.Module, target: Tensor, source_label: int) -> Tensor:

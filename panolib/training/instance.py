@@ -8,14 +8,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from annotated_types import MinLen
 from torch import Tensor, nn
 
 from panolib import guidance
 from panolib.cluster_labels import drop_small_clusters
-from panolib.clustering import find_algorithm
+from panolib.clustering import Algorithm, find_algorithm
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
@@ -23,7 +25,7 @@ from panolib.data.readers import Sample
 from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
-from panolib.profiles import later
+from panolib.profiles import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
 from panolib.runs import Job
 from panolib.training.semantic import (
     Augmentation,
@@ -53,11 +55,11 @@ from panolib.training.setup import (
 class Margins:
     """Hinge margins in embedding units, and the epsilon rings that widen them early (thesis 8.2)."""
 
-    delta_var: float
-    delta_dist: float
-    kernel_threshold: float
-    epsilon_0: float  # 0 switches the rings off
-    epsilon_tau: float  # iterations
+    delta_var: NonNegative
+    delta_dist: NonNegative
+    kernel_threshold: Share
+    epsilon_0: NonNegative  # 0 switches the rings off
+    epsilon_tau: Positive  # iterations
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class EmbeddingTrainingSpec:
     augmentation: Augmentation
     weights: EmbeddingLossWeights
     margins: Margins
-    min_area: int  # pixels of the embedding grid
-    iterations: int
-    batch_size: int
+    min_area: Natural  # pixels of the embedding grid
+    iterations: Count
+    batch_size: Count
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,9 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
     """Supervised embedding training, then the choice of clustering settings."""
 
     selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
-    n_selection: int
-    bandwidths: tuple[float, ...]
-    merge_distances: tuple[float, ...]
+    n_selection: Count
+    bandwidths: Annotated[tuple[Positive, ...], MinLen(1)]
+    merge_distances: Annotated[tuple[Positive, ...], MinLen(1)]
     classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
 
 
@@ -101,18 +103,18 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     """Self-training on pseudo-labels; `source_share` 1 is the control (source-only continuation)."""
 
     target: str
-    source_share: float
-    algorithm: str
-    min_stability: float | None
-    noise_blur: tuple[float, float]
-    rotation: float  # largest rotation of the teacher's view, degrees
-    momentum_mode: str  # "ema" every iteration, or "hard_copy" every `copy_interval`
-    ema_decay: float
-    copy_interval: int
-    batch_norm: str  # "frozen" or "target"
+    source_share: Share
+    algorithm: Algorithm
+    min_stability: Share | None
+    noise_blur: NonNegativePair
+    rotation: NonNegative  # largest rotation of the teacher's view, degrees
+    momentum_mode: Literal["ema", "hard_copy"]  # every iteration, or every `copy_interval`
+    ema_decay: Share
+    copy_interval: Count
+    batch_norm: Literal["frozen", "target"]
     classes: tuple[str, ...] | None = later(None)  # as in the baseline
     guided: bool = later(True)  # False: all pixels are clustered, the predicted map only names the clusters
-    truth_share: float = later(0.0)  # of the wrong regions of the masks, corrected with true labels
+    truth_share: Share = later(0.0)  # of the wrong regions of the masks, corrected with true labels
     monitor: Monitor | None = later(None)
 
 

@@ -21,6 +21,7 @@ from panolib.data.readers import Sample
 from panolib.labels import VOID
 from panolib.layered_pseudo_labels import select_labels
 from panolib.losses.semantic import cross_entropy
+from panolib.profiles import Count, NonNegative, Seed, Share
 from panolib.runs import Job
 from panolib.training.adversarial import (
     AdversarySpec,
@@ -66,19 +67,19 @@ class MetaSpec:
     network: SemanticNetwork
     optimiser: Optimiser  # of both networks
     augmentation: Augmentation  # of source crops
-    iterations: int
-    batch_size: int  # source crops
-    n_target: int  # target images an iteration
+    iterations: Count
+    batch_size: Count  # source crops
+    n_target: Count  # target images an iteration
     batch_norm: Literal["both", "target"]  # as in adversarial adaptation
     mode: Literal["paper", "rt"]  # "rt" has an adversarial teacher
     feedback: Literal["old_minus_new", "new_minus_old"]  # of "paper": the Taylor argument's, or public code's
     student_pretrained: bool
-    threshold: float | None  # cap of the median thresholds of each image; None labels every pixel
-    uda_weight: float
-    epochs: int  # that the iterations stand for in the ramp of "rt"
+    threshold: Share | None  # cap of the median thresholds of each image; None labels every pixel
+    uda_weight: NonNegative
+    epochs: Count  # that the iterations stand for in the ramp of "rt"
     adversary: AdversarySpec  # of "rt"
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 def paper_feedback(old_loss: Tensor, new_loss: Tensor, sign: str) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from panolib.data.readers import Sample
 from panolib.ema import make_teacher, update_teacher
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
-from panolib.profiles import later
+from panolib.profiles import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
 from panolib.pseudo_labels import (
     draw_rare_class,
     fuse_views,
@@ -51,14 +52,14 @@ from panolib.training.setup import (
 class Augmentation:
     """Joint image and label augmentation of a training crop (pixels, shares, radii in pixels)."""
 
-    height: int
-    width: int
-    scale: tuple[float, float]
-    scale_of: str  # "window": share of the image; "image": factor by which the image is resized
-    hflip: float
-    jitter: float
-    jitter_probability: float
-    blur: tuple[float, float] | None
+    height: Count
+    width: Count
+    scale: PositivePair
+    scale_of: Literal["window", "image"]  # share of the image; factor by which the image is resized
+    hflip: Share
+    jitter: NonNegative
+    jitter_probability: Share
+    blur: NonNegativePair | None
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,10 @@ class BaselineSpec:
     network: SemanticNetwork
     optimiser: Optimiser
     augmentation: Augmentation
-    iterations: int
-    batch_size: int
+    iterations: Count
+    batch_size: Count
     compute: Compute
-    seed: int
+    seed: Seed
     monitor: Monitor | None = later(None)
 
 
@@ -91,11 +92,11 @@ class BatchNormSpec:
     source: str | None
     target: str
     augmentation: Augmentation
-    batch_size: int
-    n_batches: int
-    momentum: float
+    batch_size: Count
+    n_batches: Count
+    momentum: Share
     compute: Compute
-    seed: int
+    seed: Seed
 
 
 @dataclass(frozen=True)
@@ -117,28 +118,28 @@ class SelfTrainingSpec:
     network: SemanticNetwork
     optimiser: Optimiser
     augmentation: Augmentation  # of source crops
-    iterations: int
-    batch_size: int  # source crops
-    n_target: int  # target images an iteration
-    n_views: int
-    zoom: tuple[float, float]
-    noise_blur: tuple[float, float]
-    fusion_stride: int  # fusion and target loss at 1 / stride of the image size
-    target_weight: float
-    focal_exponent: float
-    threshold_scale: float
-    prior_scale: float
-    prior_momentum: float
-    minimum_threshold: float
-    ema_decay: float
-    ema_interval: int
-    batch_norm: str  # "frozen" as in SAC, or "target": running statistics follow the target
+    iterations: Count
+    batch_size: Count  # source crops
+    n_target: Count  # target images an iteration
+    n_views: Count
+    zoom: PositivePair
+    noise_blur: NonNegativePair
+    fusion_stride: Count  # fusion and target loss at 1 / stride of the image size
+    target_weight: NonNegative
+    focal_exponent: NonNegative
+    threshold_scale: Share
+    prior_scale: Positive
+    prior_momentum: Share
+    minimum_threshold: Share
+    ema_decay: Share
+    ema_interval: Count
+    batch_norm: Literal["frozen", "target"]  # as in SAC, or running statistics follow the target
     rare_class_sampling: bool
     compute: Compute
-    seed: int
+    seed: Seed
     monitor: Monitor | None = later(None)
-    painted: str | None = later(None)  # instances on pseudo-labels: "true" (an upper bound) or "predicted"
-    painted_share: float = later(1.0)  # of the instances of every image, drawn anew every iteration
+    painted: Literal["true", "predicted"] | None = later(None)  # instances on pseudo-labels
+    painted_share: Share = later(1.0)  # of the instances of every image, drawn anew every iteration
 
 
 def to_image(sample: Sample) -> Tensor:

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
@@ -17,12 +17,15 @@ from torch import nn
 from panolib.data.loading import batches, iteration_seed
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, ResNetEncoder, check_weights
 from panolib.models.unet import EmbeddingUNet
-from panolib.profiles import later
+from panolib.profiles import Count, Natural, NonNegative, Positive, Share, later
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+Depth = Literal[tuple(LAYOUTS)]  # of a ResNet
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,12 @@ class Compute:
     "bf16-mixed"). `loader_workers` = 0 loads in the training process.
     """
 
-    accelerator: str
-    precision: str
-    loader_workers: int
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps", "tpu"]
+    precision: Literal[
+        "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true",
+        "transformer-engine", "transformer-engine-float16",
+    ]  # fmt: skip
+    loader_workers: Natural
     channels_last: bool
 
 
@@ -43,36 +49,50 @@ class Compute:
 class SemanticNetwork:
     """A network on a ResNet encoder; `weights` names torchvision weights, or None for from scratch."""
 
-    version: str  # of DeepLab, or "bisenet", which has no rates
-    depth: int
-    width: int
-    output_stride: int
+    version: Literal["v2", "v3", "v3+", "bisenet"]  # of DeepLab, or "bisenet", which has no rates
+    depth: Depth
+    width: Count
+    output_stride: Literal[OUTPUT_STRIDES]
     stem_pool: bool
-    rates: tuple[int, ...]
+    rates: tuple[Count, ...]
     weights: str | None
-    head_channels: int = later(256)  # of V3 and V3+
+    head_channels: Count = later(256)  # of V3 and V3+
+
+    def __post_init__(self):
+        if self.version != "bisenet" and not self.rates:
+            raise ValueError(f"rates: expected one or more for DeepLab {self.version}, found none")
+        check_weights(self.weights, self.depth)
 
 
 @dataclass(frozen=True)
 class InstanceNetwork:
     """The embedding U-Net; `coordinates` appends x and y as input channels."""
 
-    depth: int
-    width: int
+    depth: Depth
+    width: Count
     stem_pool: bool
-    embedding_dim: int
-    decoder_channels: tuple[int, ...]
-    output_stride: int
+    embedding_dim: Count
+    decoder_channels: tuple[Count, ...]
+    output_stride: Literal[1, 2]
     coordinates: bool
     weights: str | None
+
+    def __post_init__(self):
+        n_wanted = 4 if self.output_stride == 2 else 5
+        if len(self.decoder_channels) < n_wanted:
+            raise ValueError(
+                f"decoder_channels: expected {n_wanted} widths or more for output stride "
+                f"{self.output_stride}, found {self.decoder_channels}"
+            )
+        check_weights(self.weights, self.depth)
 
 
 @dataclass(frozen=True)
 class Monitor:
     """Labelled images on which a run is scored while it trains; training never sees their labels."""
 
-    interval: int  # iterations; the start and the end are scored too
-    n_images: int  # the first ones of every data set
+    interval: Count  # iterations; the start and the end are scored too
+    n_images: Count  # the first ones of every data set
     data: tuple[str, ...]
 
 
@@ -80,13 +100,13 @@ class Monitor:
 class Optimiser:
     """`head_lr_scale` multiplies the rate of layers that do not come with pre-trained weights."""
 
-    name: str  # "adamw", "adam" or "sgd"
-    lr: float
-    weight_decay: float
-    momentum: float
-    head_lr_scale: float
-    schedule: str  # "constant", "poly" (power 0.9) or "cosine"
-    warmup: int  # iterations of linear warm-up
+    name: Literal["adamw", "adam", "sgd"]
+    lr: Positive
+    weight_decay: NonNegative
+    momentum: Share
+    head_lr_scale: NonNegative
+    schedule: Literal["constant", "poly", "cosine"]  # poly: power 0.9
+    warmup: Natural  # iterations of linear warm-up
 
 
 def launch(compute: Compute) -> Fabric:
