@@ -24,9 +24,11 @@ from collections.abc import Mapping
 from panolib.grid import Grid
 from panolib.kinds import ClusteringCostSpec, ThreatSpec
 from panolib.labels import LABEL_SETS
+from panolib.profiles import from_mapping, to_plain
 from panolib.progress_runs import clustering_variants
 from panolib.runs import Run
 from panolib.study import Experiments
+from panolib.training.setup import SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
 
@@ -46,7 +48,10 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
     """E1, E10, E11: V2 on each source alone; V3 and V3+ on MIX, with their own oracles; panoptic scores."""
     base, mix = dict(grid.settings.semantic_baseline["network"]), grid.settings.semantic_source
     variants = {f"{name}.v2": (source, base) for name, source in settings.sources.items()}
-    variants |= {f"mix.{name}": (mix, base | dict(other)) for name, other in settings.networks.items()}
+    for name, other in settings.networks.items():
+        where = f"{grid.where}: experiments.networks.{name}"
+        network = from_mapping(SemanticNetwork, base | dict(other), where=where)
+        variants[f"mix.{name}"] = mix, to_plain(network)
     for variant, (source, network) in variants.items():
         start = grid.semantic_baseline("source_only", source, variant, network=network)
         adabn = grid.semantic_batch_norm("adabn", start, source, variant, network=network)
@@ -79,7 +84,7 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
         _threat(grid, settings, variant, {"all": _self_trained(grid, settings, variant, **options)})
     grid.add(
         "clustering_cost", "clustering_cost", "", ClusteringCostSpec, "", {}, (),
-        algorithms=settings.algorithms, **settings.clustering_cost,
+        where="experiments.clustering_cost", algorithms=settings.algorithms, **settings.clustering_cost,
         embedding_dim=grid.settings.instance_baseline["network"]["embedding_dim"],
     )  # fmt: skip
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from panolib.kinds import GapSpec, PanopticSpec
-from panolib.profiles import from_mapping
+from panolib.profiles import ProfileError, from_mapping
 from panolib.runs import Run
-from panolib.study import BATCH_NORM_RUNGS, RUNGS, Domain, run_name
+from panolib.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, run_name
 from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
 
@@ -21,16 +21,19 @@ class Grid:
     Attributes
     ----------
     runs : dict of str to Run
+    where : str
+        The file, and within it what the runs are for; begins the messages of errors.
     train, val, unlabelled : str
         Data sets of the target.
     """
 
     def __init__(self, domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str):
         self.domain, self.settings, self.compute, self.seed = domain, settings, compute, seed
+        self.where = where
         self.runs: dict[str, Run] = {}
         self.train, self.val = f"{settings.target}/train", f"{settings.target}/val"
         self.unlabelled = f"{self.train}:unlabelled"
-        self._sources, self._where = sources, where
+        self._sources = sources
 
     def run(self, branch: str, rung: str, variant: str = "") -> Run:
         """A run that was declared."""
@@ -47,6 +50,7 @@ class Grid:
         data: Iterable[str],
         *,
         variant: str = "",
+        where: str | None = None,
         **values,
     ) -> Run:
         """Declare a run.
@@ -64,6 +68,8 @@ class Grid:
         parents : mapping of role to Run
         data : iterable of str
             Data sets whose fingerprints enter the key.
+        where : str, optional
+            Key path of `values`, for messages; that of the section by default.
         **values
             Fields of the spec beside or instead of those of the section.
         """
@@ -78,15 +84,22 @@ class Grid:
             "seed": self.seed,
             **values,
         }
-        run = Run(
-            name=run_name(self.domain, branch, rung, self.seed, variant),
-            kind=kind,
-            spec=from_mapping(cls, fields, where=f"{self._where}: {self.domain}.{section or variant}"),
-            parents=tuple(parents.items()),
-            data=tuple(self._sources.fingerprint(name) for name in data),
-        )
+        where = f"{self.where}: {f'{self.domain}.{section or kind}' if where is None else where}"
+        try:
+            run = Run(
+                name=run_name(self.domain, branch, rung, self.seed, variant),
+                kind=kind,
+                spec=from_mapping(cls, fields, where=where),
+                parents=tuple(parents.items()),
+                data=tuple(self._sources.fingerprint(name) for name in data),
+                domain=self.domain,
+            )
+        except ProfileError:
+            raise
+        except ValueError as error:  # a name in the profile that cannot be a folder
+            raise ProfileError(f"{where}: {error}") from error
         if run.name in self.runs:
-            raise ValueError(f"run {run.name} is declared twice")
+            raise ProfileError(f"{where}: run {run.name} is declared twice; expected settings that differ")
         self.runs[run.name] = run
         return run
 
@@ -190,5 +203,5 @@ def declare_ladder(grid: Grid) -> None:
         clustering = instance["oracle" if rung == "oracle" else "source_only"]
         grid.panoptic(rung, semantic[rung], instance[rung], clustering)
     if settings.gap is not None:
-        for rung in BATCH_NORM_RUNGS[:2]:
+        for rung in GAP_RUNGS:
             grid.add("gap", "gap", rung, GapSpec, "gap", {"semantic": semantic[rung]}, (grid.unlabelled,))

@@ -20,7 +20,7 @@ from panolib.data import city
 from panolib.data.samples import Sample
 from panolib.inference import MERGE_RULES
 from panolib.labels import LABEL_SETS
-from panolib.profiles import Count, Counts, Natural, Seed, Share, different
+from panolib.profiles import Count, Counts, Natural, Seed, Share, with_different_items
 from panolib.runs import Job, Run
 from panolib.training import instance, semantic
 from panolib.training.instance_monitor import InstanceMonitor
@@ -35,7 +35,7 @@ class PanopticSpec:
 
     label_set: str
     validation: str
-    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], MinLen(1), Predicate(different)]
+    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], MinLen(1), Predicate(with_different_items)]
     min_size: Natural
     opening: Natural
     min_region: Natural
@@ -322,7 +322,7 @@ def gap_styles(source: str, target: str) -> dict[str, city.Style]:
 
 def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
     """A data set of the run's domain, by name."""
-    return sources[run.name.split("-")[0]].open(name)
+    return sources[run.domain].open(name)
 
 
 def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from panolib.data.samples import ImageSet
 from panolib.runs import Record
-from panolib.study import RUNG_LABELS, Study, experiment_seeds, run_name
+from panolib.study import RUNG_LABELS, Study, run_name
 from panolib.tables import SELF_TRAINED, Ladder, published, select, with_published
 
 BASELINE = RUNG_LABELS["abn"]  # what the thesis calls baseline refreshes batch-norm statistics
@@ -51,9 +51,9 @@ def semantic_variants(study: Study) -> dict[str, Ladder]:
 
     The oracle of a source is that of the ladder (the same network); other networks have their own.
     """
-    experiments, base = study.profile.experiments, study.ladder("city", "semantic")
+    experiments, base = study.section("experiments"), study.ladder("city", "semantic")
     version = study.profile.city.semantic_baseline["network"]["version"].upper()
-    seeds = experiment_seeds(study.seeds, experiments)
+    seeds = experiments.seeds
     oracles = {("oracle", seed): base["oracle", seed] for seed in seeds}
     found = {
         f"{name.upper()} {version}": _ladder(study, "semantic", RUNGS, seeds, f"{name}.v2") | oracles
@@ -71,15 +71,15 @@ def panoptic_variants(study: Study) -> dict[str, Ladder]:
     experiments, rungs = study.profile.experiments, ("abn", "self_trained")
     version = study.profile.city.semantic_baseline["network"]["version"].upper()
     found = {f"MIX {version}": _ladder(study, "panoptic", rungs, study.seeds, "")}
-    seeds = experiment_seeds(study.seeds, experiments)
-    for name, network in experiments.networks.items():
-        found[f"MIX {network['version'].upper()}"] = _ladder(study, "panoptic", rungs, seeds, f"mix.{name}")
+    for name, network in ({} if experiments is None else experiments.networks).items():
+        label = f"MIX {network['version'].upper()}"
+        found[label] = _ladder(study, "panoptic", rungs, experiments.seeds, f"mix.{name}")
     return found
 
 
 def monitored(study: Study) -> dict[str, Record]:
     """The runs that were scored while they trained, first seed of the experiments: baseline, self-trained."""
-    seed = experiment_seeds(study.seeds, study.profile.experiments)[0]
+    seed = study.section("experiments").seeds[0]
     names = {"source only": "source_only", SELF_TRAINED: "self_trained"}
     return {
         label: study.get(run_name("city", "semantic", rung, seed, "monitored"))

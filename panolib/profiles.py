@@ -26,12 +26,12 @@ from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen, Predicate
 T = TypeVar("T")
 
 
-def in_rising_order(values: Sequence[float]) -> bool:
+def in_rising_order(values: Sequence[float]) -> bool:  # the names of conditions stand in messages
     """Whether no value is below the one before it; equal ones are allowed."""
     return all(low <= high for low, high in itertools.pairwise(values))
 
 
-def different(values: Sequence) -> bool:
+def with_different_items(values: Sequence) -> bool:
     """Whether no value is given twice."""
     return len(set(values)) == len(values)
 
@@ -308,7 +308,7 @@ def _range_name(mark: Any) -> str:
         case Lt(bound):
             return f"< {bound}"
         case MinLen(length):
-            return f"of {length} or more"
+            return f"with {length} or more items"
     return mark.func.__name__.replace("_", " ")
 
 

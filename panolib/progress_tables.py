@@ -40,9 +40,9 @@ Named = Mapping[tuple[str, str, int], Record]  # (method, setting, seed) -> reco
 def clusterings(study: Study, kind: str) -> dict[tuple[str, str, int], Record]:
     """Records of E2 by (algorithm, ring, seed) in words; `kind` is "instance" or "threat"."""
     name = progress_runs.network if kind == "instance" else progress_runs.threat
-    experiments = study.profile.experiments
+    experiments = study.section("experiments")
     return {
-        (ALGORITHM_LABELS[algorithm], RING_LABELS[ring], seed): study.get(name(variant, seed))
+        (ALGORITHM_LABELS.get(algorithm, algorithm), RING_LABELS[ring], seed): study.get(name(variant, seed))
         for seed in experiments.seeds
         for (algorithm, ring), variant in progress_runs.clustering_variants(experiments).items()
     }
@@ -50,7 +50,7 @@ def clusterings(study: Study, kind: str) -> dict[tuple[str, str, int], Record]:
 
 def workflows(study: Study) -> dict[tuple[str, str, int], Record]:
     """Threat records of E3 and E4 by (workflow, share of source in words, seed)."""
-    experiments = study.profile.experiments
+    experiments = study.section("experiments")
     return {
         (WORKFLOW_LABELS[workflow], share_label(share), seed): study.get(
             progress_runs.threat(progress_runs.threat_variant(workflow, share), seed)
@@ -66,7 +66,7 @@ def baselines(study: Study) -> dict[tuple[str, str, int], Record]:
     variants = {"baseline (ABN), all": "baseline", "baselines (AdaBN) of CCM": "ccm.baseline"}
     return {
         (label, "no self-training", seed): study.get(progress_runs.threat(variant, seed))
-        for seed in study.profile.experiments.seeds
+        for seed in study.section("experiments").seeds
         for label, variant in variants.items()
     }
 
@@ -83,7 +83,7 @@ def branches(study: Study, threat: Record) -> dict[str, Record]:
 def monitored_data(study: Study) -> tuple[str, str, str]:
     """Data sets that the monitors look at: target train, target validation, source validation."""
     variant = progress_runs.threat_variant("all", 0.0)
-    run = study.runs[progress_runs.network(variant, study.profile.experiments.seeds[0])]
+    run = study.runs[progress_runs.network(variant, study.section("experiments").seeds[0])]
     return run.spec.monitor.data
 
 
@@ -226,7 +226,7 @@ def seed_spread(study: Study) -> pd.Series:
 
 def costs(study: Study) -> list[dict]:
     """Time and memory of single calls (`clustering_cost.cost_rows`), of the first seed."""
-    seed = study.profile.experiments.seeds[0]
+    seed = study.section("experiments").seeds[0]
     return study.get(run_name("city", progress_runs.CLUSTERING_COST, "", seed)).metrics["rows"]
 
 
@@ -352,6 +352,6 @@ def crop_test(study: Study) -> dict[tuple[str, str, int], Record]:
     names = {"smaller source crops": "crops", "as elsewhere": progress_runs.threat_variant("all", 0.25)}
     return {
         (label, "", seed): study.get(progress_runs.threat(variant, seed))
-        for seed in study.profile.experiments.seeds
+        for seed in study.section("experiments").seeds
         for label, variant in names.items()
     }

@@ -24,6 +24,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import socket
 import sys
 import time
@@ -77,6 +78,8 @@ class Run:
         Fingerprints of the data sets used.
     version : int
         Raised by hand when the training function changes what it computes.
+    domain : str
+        Key of the study's data sets that are opened by name. No part of the key: `data` says what they hold.
     """
 
     name: str
@@ -85,6 +88,7 @@ class Run:
     parents: tuple[tuple[str, Run], ...] = ()
     data: tuple[str, ...] = ()
     version: int = 1
+    domain: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", self.name):
@@ -149,6 +153,8 @@ class Store:
         POSIX time; what was recorded (or begun) before it counts as missing.
     train : bool
         False: never train, raise `MissingRun` instead.
+    profile : str, optional
+        What the option --profile takes for this store, for advice; the name of the folder by default.
     checkpoint_s : float
         Least number of seconds between two checkpoints.
     """
@@ -160,12 +166,14 @@ class Store:
         *,
         retrain_since: float | None = None,
         train: bool = True,
+        profile: str | None = None,
         checkpoint_s: float = 20.0,
     ) -> None:
         self.root = Path(root)
         self.kinds = dict(kinds)
         self.retrain_since = retrain_since
         self.train = train
+        self.profile = profile or self.root.name
         self.checkpoint_s = checkpoint_s
 
     def folder(self, run: Run) -> Path:
@@ -296,7 +304,7 @@ class Store:
             state = self.state(run)
             raise MissingRun(
                 f"run '{run.name}' {what} in {self.root} (state: {state}); train it with "
-                f"`python -m panolib train --profile {self.root.name} --only {run.name}`"
+                f"`python -m panolib train --profile {shlex.quote(self.profile)} --only {run.name}`"
             )
 
     @contextlib.contextmanager

@@ -23,17 +23,26 @@ inside the masks that the semantic baseline of the same rung predicts there.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from panolib.profiles import from_mapping, load_yaml, project_root
+from panolib.profiles import ProfileError, from_mapping, project_root
 from panolib.runs import Record, Run, Store
+from panolib.settings import Domain, Experiments, MissingSection, Profile, find_profile, read_profile
+
+__all__ = [
+    "BATCH_NORM_RUNGS", "PERFORMANCE", "RUNGS", "RUNG_LABELS", "UNSUPERVISED_RUNGS", "Domain", "Experiments",
+    "MissingSection", "Profile", "Study", "is_available", "load", "run_name",
+]  # fmt: skip
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 UNSUPERVISED_RUNGS = RUNGS[:-1]
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
+GAP_RUNGS = ("source_only", "abn")
 RUNG_LABELS = {
     "source_only": "source only",
     "abn": "ABN",
@@ -44,75 +53,63 @@ RUNG_LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Domain:
-    """A pair of source and target data, and the settings of every kind of run on it.
-
-    The settings are mappings checked against the spec class of each kind when a run is built;
-    `data` is checked against the class of the domain's data sets.
-    """
-
-    data: Mapping
-    label_set: str
-    semantic_source: str
-    instance_source: str
-    instance_selection: str
-    target: str
-    semantic_baseline: Mapping
-    batch_norm: Mapping
-    self_training: Mapping
-    instance_baseline: Mapping
-    instance_batch_norm: Mapping
-    instance_self_training: Mapping
-    panoptic: Mapping
-    gap: Mapping | None
+# notebook -> sections of the profile without which it has nothing to say
+NEEDS = {
+    "00_data": (),
+    "01_dataset_mixing": ("experiments",),
+    "02_clustering_comparison": ("experiments",),
+    "03_category_models": ("experiments",),
+    "04_forgetting": ("experiments",),
+    "05_guided_masks": ("experiments",),
+    "06_instance_results": ("experiments",),
+    "07_panoptic_results": (),
+    "08_nuclei": ("nuclei",),
+    "09_realtime_adaptation": ("realtime",),
+    "10_detr_panoptic": ("detr",),
+    "14_performance": ("performance",),
+}
 
 
-@dataclass(frozen=True)
-class Experiments:
-    """Settings of the thesis's experiments beside the ladder; `experiments` says what each is for."""
+class Notebooks(dict[str, tuple[str, ...]]):
+    """{notebook: runs that it asks for}; MissingSection for one whose section the profile leaves out."""
 
-    seeds: tuple[int, ...]
-    sources: Mapping[str, str]  # name -> data set, beside MIX
-    networks: Mapping[str, Mapping]  # name -> what differs from the network of the semantic baseline
-    monitor_interval: int  # iterations
-    monitor_images: int  # of every data set
-    algorithms: tuple[str, ...]
-    epsilon_0: float  # of the decaying rings
-    epsilon_tau: float  # iterations
-    shares: tuple[float, ...]  # of the source, in a batch of BASE and CCM
-    individual_shares: tuple[float, ...]  # the same of ICM
-    truth_shares: tuple[float, ...]  # of wrong mask regions that are corrected
-    painted_share: float  # of the true instances that guide the semantic branch
-    consistency_weights: tuple[float, ...]
-    consistency_seeds: tuple[int, ...]
-    kernels: tuple[int, ...]  # of the morphology, pixels; 0: none
-    crop_scale: tuple[float, float]  # of the side test with smaller source crops
-    clustering_cost: Mapping  # sizes of the synthetic inputs, `kinds.ClusteringCostSpec`
+    def __init__(self, runs: Mapping[str, tuple[str, ...]], profile: Profile, where: str):
+        missing = {name: [part for part in NEEDS[name] if part in profile.left_out()] for name in NEEDS}
+        self.left_out = {
+            name: f"{where}: no section {parts[0]!r}, which {name} needs"
+            for name, parts in missing.items()
+            if parts
+        }
+        super().__init__((name, runs[name]) for name in NEEDS if name not in self.left_out)
 
-
-@dataclass(frozen=True)
-class Profile:
-    """One YAML file of `notebooks/profiles`."""
-
-    description: str
-    seeds: tuple[int, ...]
-    compute: Mapping
-    city: Domain
-    nuclei: Domain
-    camvid: Mapping  # real streets, `data.sources.CamVidData`
-    experiments: Experiments
-    detr: Mapping  # DETR-panoptic, `detr.runs.DetrSettings`
-    performance: Mapping  # sizes of the inputs of `bench`
-    realtime: Mapping  # notebook 09, `realtime.runs.Realtime`
+    def __missing__(self, name: str) -> tuple[str, ...]:
+        if name in self.left_out:
+            raise MissingSection(self.left_out[name])
+        raise KeyError(name)
 
 
 @dataclass(frozen=True)
 class Study:
+    """Attributes
+    ----------
+    profile_name : str
+        Folder of the results.
+    profile_argument : str
+        What `load` and the option --profile take for this profile from every folder: its name, or a path.
+    profile : Profile
+    runs : mapping of str to Run
+    notebooks : Notebooks
+    sources : mapping of str to data sets
+        By domain: "city", and "nuclei" and "camvid" where the profile has them.
+    store : Store
+    results, figures : Path
+    """
+
     profile_name: str
+    profile_argument: str
     profile: Profile
     runs: Mapping[str, Run]
-    notebooks: Mapping[str, tuple[str, ...]]
+    notebooks: Notebooks
     sources: Mapping[str, object]  # domain -> its data sets
     store: Store
     results: Path
@@ -123,10 +120,21 @@ class Study:
         return self.profile.seeds
 
     def get(self, name: str) -> Record:
-        """The record of a run, trained first if it has to be. KeyError with near names for an unknown one."""
+        """The record of a run, trained first if it has to be. LookupError, with near names, for none."""
         if name not in self.runs:
-            raise KeyError(f"no run {name!r} in the study; it has {sorted(self.runs)}")
+            near = ", ".join(difflib.get_close_matches(name, self.runs)) or "none"
+            raise LookupError(
+                f"no run {name!r} in the study of profile {self.profile_name}; near names: {near}; sections "
+                f"that the profile leaves out: {', '.join(self.profile.left_out()) or 'none'}"
+            )
         return self.store.get(self.runs[name])
+
+    def section(self, name: str) -> Any:
+        """Settings of a section that may be left out. MissingSection where it is."""
+        settings = getattr(self.profile, name)
+        if settings is None:
+            raise MissingSection(f"profile {self.profile_name}: expected section {name!r}, which is left out")
+        return settings
 
     def ladder(self, domain: str, kind: str) -> dict[tuple[str, int], Record]:
         """{(rung, seed): record} of one kind ("semantic", "instance" or "panoptic") in one domain."""
@@ -136,10 +144,12 @@ class Study:
             for seed in self.seeds
         }
 
-    def prepare_data(self, *, n_workers: int = 1, progress: bool = True) -> None:
-        """Render the embedded data sets that are not on disk yet."""
-        for sources in self.sources.values():
-            sources.prepare(n_workers=n_workers, progress=progress)
+    def prepare_data(
+        self, *, n_workers: int = 1, progress: bool = True, domains: Iterable[str] | None = None
+    ) -> None:
+        """Render the embedded data sets that are not on disk yet; of some domains only, or of all."""
+        for domain in self.sources if domains is None else domains:
+            self.sources[domain].prepare(n_workers=n_workers, progress=progress)
 
     def headline(self, record: Record) -> str:
         """The one number of a run that a list of runs shows."""
@@ -166,7 +176,8 @@ def load(
     Parameters
     ----------
     profile : str or Path
-        Name of a file in `notebooks/profiles` without ".yaml", or the path of another profile.
+        Name of a file in `notebooks/profiles` without ".yaml", or the path of another profile, whose results
+        then lie in the folder of its own name.
     root : Path, optional
         Folder that holds `cache`, `results` and `figures`; the project's by default.
     retrain_since : float, optional
@@ -183,92 +194,125 @@ def load(
     from panolib.realtime import kinds as realtime_kinds
     from panolib.realtime import runs as realtime_runs
 
+    path = find_profile(profile)
+    name, shipped = path.stem, project_root() / "notebooks" / "profiles" / path.name
     root = project_root() if root is None else root
-    path = (
-        profile
-        if isinstance(profile, Path)
-        else project_root() / "notebooks" / "profiles" / f"{profile}.yaml"
-    )
-    profile = path.stem
-    settings = from_mapping(Profile, load_yaml(path), where=path.name)
-    sources = open_sources(settings, root, path.name)
-    detr = detr_runs.read_settings(settings.detr, path.name)
+    if root == project_root() and path != shipped and shipped.is_file():
+        raise ProfileError(f"{path}: its results would be those of {shipped}; expected another file name")
+    settings, where = read_profile(path), path.name
+    sources = open_sources(settings, root, where)
+    detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
+    check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
-    for domain in ("city", "nuclei"):
+    for domain in (domain for domain in ("city", "nuclei") if domain in sources):
         for seed in settings.seeds:
-            grid = Grid(
-                domain, getattr(settings, domain), settings.compute, sources[domain], seed, path.name
-            )
+            grid = Grid(domain, getattr(settings, domain), settings.compute, sources[domain], seed, where)
             declare_ladder(grid)
-            if domain == "city":
+            if domain == "city" and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
-                detr_runs.declare_detr(grid, detr, sources["camvid"])
+            if domain == "city" and detr is not None:
+                detr_runs.declare_detr(grid, detr, sources.get("camvid"))
             runs |= grid.runs
-    runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], path.name)
-    runs |= realtime_runs.declare_realtime(settings, sources, runs, path.name)
-    notebooks = notebook_runs(settings.seeds, settings.experiments) | {
-        "09_realtime_adaptation": realtime_runs.notebook_runs(settings),
-        "10_detr_panoptic": detr_runs.notebook_runs(detr, settings.seeds),
-    }
+    if settings.performance is not None:
+        runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], where)
+    if settings.realtime is not None:
+        runs |= realtime_runs.declare_realtime(settings, sources, runs, where)
+    notebooks = notebook_runs(settings)
+    if settings.realtime is not None:
+        notebooks["09_realtime_adaptation"] = realtime_runs.notebook_runs(settings)
+    if detr is not None:
+        notebooks["10_detr_panoptic"] = detr_runs.notebook_runs(detr, camvid="camvid" in sources)
+    notebooks = Notebooks(notebooks, settings, where)
+    for notebook, asked in notebooks.items():
+        undeclared = [run for run in asked if run not in runs]
+        if undeclared:
+            raise ProfileError(
+                f"{where}: {notebook} asks for runs that nothing declares: {', '.join(undeclared)}"
+            )
     functions = [module.make_kinds(sources) for module in (kinds, realtime_kinds, detr_kinds)]
+    argument = name if path == shipped else str(path)
     store = Store(
-        root / "results" / profile,
+        root / "results" / name,
         {kind: function for found in functions for kind, function in found.items()},
         retrain_since=retrain_since,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
+        profile=argument,
     )
     return Study(
-        profile_name=profile,
+        profile_name=name,
+        profile_argument=argument,
         profile=settings,
         runs=runs,
-        notebooks=dict(sorted(notebooks.items())),
+        notebooks=notebooks,
         sources=sources,
         store=store,
-        results=root / "results" / profile,
-        figures=root / "figures" / profile,
+        results=root / "results" / name,
+        figures=root / "figures" / name,
     )
 
 
-def open_sources(settings: Profile, root: Path, where: str) -> dict[str, object]:
+def open_sources(settings: Profile, root: Path, where: str) -> dict[str, Any]:
     """Data sets by domain; the folders of real images may be set in the environment."""
     from panolib.data import sources
 
-    nuclei, camvid = (
-        {**section, "root": os.environ.get(variable, section["root"])}
-        for section, variable in (
-            (settings.nuclei.data, "PANOLIB_NUCLEI_ROOT"),
-            (settings.camvid, "PANOLIB_CAMVID_ROOT"),
-        )
-    )
     city = from_mapping(sources.CityData, settings.city.data, where=f"{where}: city.data")
-    city = sources.CitySources(city, root)
-    nuclei = from_mapping(sources.NucleiData, nuclei, where=f"{where}: nuclei.data")
-    camvid = from_mapping(sources.CamVidData, camvid, where=f"{where}: camvid")
-    return {
-        "city": city,
-        "camvid": sources.CamVidSources(camvid, city, root),
-        "nuclei": sources.NucleiSources(nuclei, root),
-    }
+    found: dict[str, Any] = {"city": sources.CitySources(city, root)}
+    if settings.camvid is not None:
+        section = _with_root(settings.camvid, "PANOLIB_CAMVID_ROOT")
+        camvid = from_mapping(sources.CamVidData, section, where=f"{where}: camvid")
+        found["camvid"] = sources.CamVidSources(camvid, found["city"], root)
+    if settings.nuclei is not None:
+        section = _with_root(settings.nuclei.data, "PANOLIB_NUCLEI_ROOT")
+        nuclei = from_mapping(sources.NucleiData, section, where=f"{where}: nuclei.data")
+        found["nuclei"] = sources.NucleiSources(nuclei, root)
+    return found
+
+
+def _with_root(section: Mapping, variable: str) -> Mapping:
+    """A section whose folder is that of the environment where it says one."""
+    return {**section, "root": os.environ[variable]} if variable in os.environ else section
+
+
+def check_data_sets(
+    settings: Profile, elsewhere: Iterable[str], sources: Mapping[str, Any], where: str
+) -> None:
+    """Raise ProfileError for a data set that its domain does not have, or that has other classes.
+
+    `elsewhere`: further data sets of the city on which DETR is scored.
+    """
+    named = [("city", "detr.elsewhere", name) for name in elsewhere]
+    for domain in (domain for domain in ("city", "nuclei") if domain in sources):
+        section, label_set = getattr(settings, domain), sources[domain].label_set
+        if section.label_set != label_set:
+            raise ProfileError(
+                f"{where}: {domain}.label_set: expected {label_set!r}, found {section.label_set!r}"
+            )
+        keys = ("semantic_source", "instance_source", "instance_selection")
+        named += [(domain, f"{domain}.{key}", getattr(section, key)) for key in keys]
+        named += [(domain, f"{domain}.target", f"{section.target}/{split}") for split in ("train", "val")]
+    if settings.experiments is not None:
+        found = settings.experiments.sources.items()
+        named += [("city", f"experiments.sources.{key}", name) for key, name in found]
+    for domain, key, name in named:
+        try:
+            sources[domain].check(name)
+        except ValueError as error:
+            raise ProfileError(f"{where}: {key}: {error}") from error
 
 
 def is_available(study: Study, name: str) -> bool:
     """Whether a run is recorded, or the data of its domain is on this machine so that it can be trained."""
-    recorded = study.store.load(study.runs[name]) is not None
-    return recorded or study.sources[name.split("-")[0]].available()
+    if name not in study.runs:  # of a section that the profile leaves out
+        return False
+    run = study.runs[name]
+    return study.store.load(run) is not None or study.sources[run.domain].available()
 
 
-def experiment_seeds(seeds: tuple[int, ...], experiments: Experiments | None) -> tuple[int, ...]:
-    """Seeds of a profile with which the experiments beside the ladder are run."""
-    return () if experiments is None else tuple(seed for seed in experiments.seeds if seed in seeds)
-
-
-def notebook_runs(
-    seeds: tuple[int, ...], experiments: Experiments | None = None
-) -> dict[str, tuple[str, ...]]:
-    """Runs that each notebook of the thesis's experiments asks for by name; those of the ladder at least."""
+def notebook_runs(profile: Profile) -> dict[str, tuple[str, ...]]:
+    """Runs that each notebook of the thesis's experiments asks for by name, where its sections are there."""
     from panolib import progress_runs, threat_runs
 
-    own_seeds = experiment_seeds(seeds, experiments)
+    seeds, experiments = profile.seeds, profile.experiments
 
     def names(domain: str, kind: str) -> tuple[str, ...]:
         return tuple(run_name(domain, kind, rung, seed) for seed in seeds for rung in RUNGS)
@@ -276,31 +320,35 @@ def notebook_runs(
     def variants(kind: str, rungs: tuple[str, ...], found: Iterable[str]) -> tuple[str, ...]:
         return tuple(
             run_name("city", kind, rung, seed, variant)
-            for variant in found for seed in own_seeds for rung in rungs
+            for variant in found for seed in experiments.seeds for rung in rungs
         )  # fmt: skip
 
-    sources = [] if experiments is None else [f"{name}.v2" for name in experiments.sources]
-    networks = [] if experiments is None else [f"mix.{name}" for name in experiments.networks]
-
-    gaps = tuple(run_name("city", "gap", rung, seed) for seed in seeds for rung in ("source_only", "abn"))
-    return {
-        "00_data": gaps,
-        "01_dataset_mixing": names("city", "semantic")
-        + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained"), sources)
-        + variants("semantic", (*BATCH_NORM_RUNGS, "self_trained", "oracle"), networks)
-        + variants("semantic", ("source_only", "self_trained"), ["monitored"]),
-        "02_clustering_comparison": progress_runs.clustering_comparison(experiments) if experiments else (),
-        "03_category_models": progress_runs.category_models(experiments) if experiments else (),
-        "04_forgetting": progress_runs.forgetting(experiments) if experiments else (),
-        "05_guided_masks": () if experiments is None else threat_runs.guided_masks(experiments, seeds),
-        "06_instance_results": () if experiments is None else threat_runs.instance_results(experiments),
-        "07_panoptic_results": names("city", "semantic")
-        + names("city", "instance")
-        + names("city", "panoptic")
-        + variants("panoptic", ("abn", "self_trained"), networks),
-        "08_nuclei": names("nuclei", "semantic") + names("nuclei", "instance") + names("nuclei", "panoptic"),
+    gap_rungs = () if profile.city.gap is None else GAP_RUNGS
+    ladder = {kind: names("city", kind) for kind in ("semantic", "instance", "panoptic")}
+    found = {
+        "00_data": tuple(run_name("city", "gap", rung, seed) for seed in seeds for rung in gap_rungs),
+        "07_panoptic_results": ladder["semantic"] + ladder["instance"] + ladder["panoptic"],
         "14_performance": (PERFORMANCE,),
     }
+    if profile.nuclei is not None:
+        kinds = ("semantic", "instance", "panoptic")
+        found["08_nuclei"] = tuple(name for kind in kinds for name in names("nuclei", kind))
+    if experiments is not None:
+        sources = [f"{name}.v2" for name in experiments.sources]
+        networks = [f"mix.{name}" for name in experiments.networks]
+        found["01_dataset_mixing"] = (
+            *ladder["semantic"],
+            *variants("semantic", (*BATCH_NORM_RUNGS, "self_trained"), sources),
+            *variants("semantic", (*BATCH_NORM_RUNGS, "self_trained", "oracle"), networks),
+            *variants("semantic", ("source_only", "self_trained"), ["monitored"]),
+        )
+        found["02_clustering_comparison"] = progress_runs.clustering_comparison(experiments)
+        found["03_category_models"] = progress_runs.category_models(experiments)
+        found["04_forgetting"] = progress_runs.forgetting(experiments)
+        found["05_guided_masks"] = threat_runs.guided_masks(experiments, seeds)
+        found["06_instance_results"] = threat_runs.instance_results(experiments)
+        found["07_panoptic_results"] += variants("panoptic", ("abn", "self_trained"), networks)
+    return found
 
 
 def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: str) -> Run:
@@ -310,11 +358,10 @@ def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: 
     network = runs[run_name("city", "instance", "source_only", settings.seeds[0])]
     parents = {"instance": network, "clustering": network}
     values = {"label_set": settings.city.label_set, "validation": settings.city.instance_selection}
-    spec = from_mapping(
-        PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance"
-    )
+    spec = from_mapping(PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance")
     return Run(
         name=PERFORMANCE,
+        domain="city",
         kind="performance",
         spec=spec,
         parents=tuple(parents.items()),

@@ -11,23 +11,28 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from panolib.data import city, nuclei_scenes, readers
 from panolib.data.mixing import Concatenation, select_mix
 from panolib.data.readers import InMemory, Sample
+from panolib.labels import CAMVID, CITYSCAPES, NUCLEI
+from panolib.profiles import Count, Natural, Size, expand_path
+
+STREETS = ("synthia", "gta5", "mix", "cityscapes")
 
 
 @dataclass(frozen=True)
 class EmbeddedCity:
     """Sizes of the rendered street scenes (images, pixels)."""
 
-    n_synthia: int
-    n_gta5: int
-    n_train: int
-    n_val: int
-    height: int
-    width: int
-    seed: int
+    n_synthia: Count
+    n_gta5: Count
+    n_train: Count
+    n_val: Count
+    height: Count
+    width: Count
+    seed: Natural
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class CamVidData:
     """
 
     root: str
-    size: tuple[int, int] | None
+    size: Size | None
     fingerprint: str | None
 
 
@@ -56,21 +61,27 @@ class CityData:
     gta5: str
     cityscapes: str
     embedded: EmbeddedCity | None
-    n_val_synthia: int
-    n_val_gta5: int
-    train_size: tuple[int, int] | None
-    mix_requires: tuple[str, ...]
+    n_val_synthia: Natural
+    n_val_gta5: Natural
+    train_size: Size | None
+    mix_requires: tuple[Literal[CITYSCAPES.classes], ...]
+
+    def __post_init__(self):
+        for kind in ("synthia", "gta5") if self.embedded else ():
+            held_out, images = getattr(self, f"n_val_{kind}"), getattr(self.embedded, f"n_{kind}")
+            if held_out >= images:
+                raise ValueError(f"n_val_{kind}: expected less than the {images} images, found {held_out}")
 
 
 @dataclass(frozen=True)
 class EmbeddedNuclei:
     """Sizes of the rendered nuclei images (images, pixels)."""
 
-    n_train: int
-    n_val: int
-    height: int
-    width: int
-    seed: int
+    n_train: Count
+    n_val: Count
+    height: Count
+    width: Count
+    seed: Natural
 
 
 @dataclass(frozen=True)
@@ -85,8 +96,8 @@ class NucleiData:
     embedded: EmbeddedNuclei
     root: str
     modality: str | None
-    n_train: int | None  # only the first images in name order; None takes all
-    n_val: int | None
+    n_train: Count | None  # only the first images in name order; None takes all
+    n_val: Count | None
     fingerprint: str | None
 
 
@@ -111,8 +122,19 @@ def check_real_data(folder: Path, expected: str | None, what: str, variable: str
 class _Sources:
     """Data sets of one domain by name, decoded into memory on first use."""
 
+    label_set: str  # name of the classes of the labelled ones
+    names: tuple[str, ...]
+
     def __init__(self):
         self._opened: dict[str, Sequence[Sample]] = {}
+
+    def check(self, name: str) -> None:
+        """Raise ValueError unless `name` is a data set of this domain. Opens no file."""
+        path, colon, mode = name.partition(":")
+        if path not in self.names or (colon and mode != "unlabelled"):
+            raise ValueError(
+                f"expected one of {', '.join(self.names)}, or one of these with ':unlabelled', found {name!r}"
+            )
 
     def open(self, name: str) -> Sequence[Sample]:
         """The data set called `name`. KeyError for an unknown one, MissingData without its files."""
@@ -124,9 +146,13 @@ class _Sources:
 class CitySources(_Sources):
     """Opens the street data sets: synthia, gta5, mix, cityscapes."""
 
+    label_set = CITYSCAPES.name
+    names = tuple(f"{kind}/{split}" for kind in STREETS for split in ("train", "val"))
+
     def __init__(self, settings: CityData, root: Path):
         self.settings = settings
-        self.folders = {name: root / getattr(settings, name) for name in ("synthia", "gta5", "cityscapes")}
+        kinds = ("synthia", "gta5", "cityscapes")
+        self.folders = {kind: root / expand_path(getattr(settings, kind)) for kind in kinds}
         super().__init__()
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
@@ -195,12 +221,16 @@ class CitySources(_Sources):
 class CamVidSources(_Sources):
     """Opens CamVid, and beside it the street data sets that networks come from."""
 
+    label_set = CAMVID.name
+    names = ("camvid/train", "camvid/val", "camvid/test", *CitySources.names)
+
     def __init__(self, settings: CamVidData, city: CitySources, root: Path):
-        self.settings, self.city, self.root = settings, city, root / settings.root
+        self.settings, self.city, self.root = settings, city, root / expand_path(settings.root)
         super().__init__()
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
-        """Nothing of its own to render."""
+        """What the city renders; nothing of its own."""
+        self.city.prepare(n_workers=n_workers, progress=progress)
 
     def fingerprint(self, name: str) -> str:
         if not name.startswith("camvid/"):
@@ -224,9 +254,12 @@ class CamVidSources(_Sources):
 class NucleiSources(_Sources):
     """Opens the rendered source (nuclei_scenes) and the real target (nuclei)."""
 
+    label_set = NUCLEI.name
+    names = tuple(f"{kind}/{split}" for kind in ("nuclei_scenes", "nuclei") for split in ("train", "val"))
+
     def __init__(self, settings: NucleiData, root: Path):
         self.settings = settings
-        self.scenes, self.root = root / settings.scenes, root / settings.root
+        self.scenes, self.root = (root / expand_path(p) for p in (settings.scenes, settings.root))
         super().__init__()
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:

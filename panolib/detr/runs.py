@@ -15,7 +15,7 @@ beside our pipeline with the same supervision (rung "oracle").
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -27,7 +27,7 @@ from panolib.detr.network import DetrNetwork
 from panolib.detr.score import QueryRule
 from panolib.detr.training import DetrSpec
 from panolib.grid import Grid
-from panolib.profiles import Count, Natural, Positive, Size, different, from_mapping, to_plain
+from panolib.profiles import Count, Natural, Positive, Size, from_mapping, to_plain, with_different_items
 from panolib.study import run_name
 from panolib.training.setup import Optimiser
 
@@ -41,7 +41,7 @@ class DetrSettings:
 
     seeds: tuple[int, ...]
     n_images: Count | None  # of the target's training images; None: all
-    curve_sizes: Annotated[tuple[Count, ...], Predicate(different)]  # smaller training sets
+    curve_sizes: Annotated[tuple[Count, ...], Predicate(with_different_items)]  # smaller training sets
     size: Size | None
     network: DetrNetwork
     optimiser: Optimiser
@@ -72,7 +72,7 @@ def variants(settings: DetrSettings) -> dict[str, dict]:
 def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
     """Declare training and scores of every variant, and the comparison, with the seed of the grid.
 
-    `camvid`: the data sets of the domain CamVid, for their fingerprints.
+    `camvid`: the data sets of the domain CamVid, for their fingerprints; None where there are none.
     """
     if grid.seed not in settings.seeds:
         return
@@ -89,7 +89,7 @@ def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
         for place, names, n_samples in (
             (grid, (grid.val, *settings.elsewhere), settings.n_samples),
             (camvid_grid, (CAMVID,), 0),  # no picture of CamVid may be kept
-        ):
+        )[: 1 if camvid is None else 2]:
             place.add(
                 "detr_scores", "detr_scores", variant, DetrScoresSpec, "", {"detr": trained}, names,
                 validation=names, rule=section["rule"], n_samples=n_samples,
@@ -105,12 +105,12 @@ def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
     )  # fmt: skip
 
 
-def notebook_runs(settings: DetrSettings, seeds: Sequence[int]) -> tuple[str, ...]:
-    """Names of the runs that the notebook asks for."""
-    kinds = (("city", "detr"), ("city", "detr_scores"), ("camvid", "detr_scores"))
-    own = tuple(seed for seed in settings.seeds if seed in seeds)
+def notebook_runs(settings: DetrSettings, *, camvid: bool) -> tuple[str, ...]:
+    """Names of the runs that the notebook asks for; `camvid`: the profile has these streets."""
+    kinds = (("city", "detr"), ("city", "detr_scores"), ("camvid", "detr_scores"))[: 2 + camvid]
+    seeds, own = settings.seeds, variants(settings)
     return (
-        *(run_name(*kind, variant, seed) for variant in variants(settings) for seed in own for kind in kinds),
-        *(run_name("city", "detr_cost", "", seed) for seed in own),
-        *(run_name("city", "panoptic", "oracle", seed) for seed in own),
+        *(run_name(*kind, variant, seed) for variant in own for seed in seeds for kind in kinds),
+        *(run_name("city", "detr_cost", "", seed) for seed in seeds),
+        *(run_name("city", "panoptic", "oracle", seed) for seed in seeds),
     )

@@ -39,14 +39,14 @@ class Runs:
 
 
 def settings_of(study: Study) -> DetrSettings:
-    return read_settings(study.profile.detr, study.profile_name)
+    return read_settings(study.section("detr"), study.profile_name)
 
 
 def gather(study: Study) -> list[Runs]:
     """Records of every variant and seed, trained where they are missing."""
     settings = settings_of(study)
     found = []
-    for seed in (seed for seed in settings.seeds if seed in study.seeds):
+    for seed in settings.seeds:
         for variant in variants(settings):
             name = run_name("camvid", "detr_scores", variant, seed)
             found.append(

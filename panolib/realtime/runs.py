@@ -24,7 +24,7 @@ from annotated_types import Predicate
 
 from panolib.grid import Grid
 from panolib.layered_pseudo_labels import RULES
-from panolib.profiles import Natural, NonNegative, Share, different, from_mapping, to_plain
+from panolib.profiles import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
 from panolib.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
 from panolib.realtime.speed import SpeedSpec
 from panolib.runs import Record, Run
@@ -65,7 +65,7 @@ class Realtime:
     adaptation: Mapping  # of every method: optimiser, iterations, batch_size, n_target, batch_norm
     self_training: Mapping  # of SAC alone
     adversary: Mapping
-    weights: Annotated[tuple[NonNegative, ...], Predicate(different)]  # further lambdas, on the city
+    weights: Annotated[tuple[NonNegative, ...], Predicate(with_different_items)]  # more lambdas, on the city
     rule: Literal[RULES]  # of the pseudo-labels: thresholds over the whole "set" or each "image"
     threshold: Share
     meta: Mapping
@@ -75,14 +75,20 @@ class Realtime:
 
 def declare_realtime(profile: Profile, sources: Mapping, ladder: Mapping[str, Run], where: str) -> dict:
     """All runs by name. `ladder`: runs of the city that are timed beside."""
-    settings = from_mapping(Realtime, profile.realtime, where=f"{where}: realtime")
+    where = f"{where}: realtime"
+    settings = from_mapping(Realtime, profile.realtime, where=where)
     runs: dict[str, Run] = {}
     for seed in settings.seeds:
-        for domain in DOMAINS:
+        for domain in domains_of(profile):
             grid = _grid(domain, profile, settings, sources[domain], seed, where)
             _declare_methods(grid, settings, runs)
             runs |= grid.runs
     return runs | _latency(profile, settings, {**ladder, **runs}, where)
+
+
+def domains_of(profile: Profile) -> tuple[str, ...]:
+    """The targets that a profile has."""
+    return DOMAINS if profile.camvid is not None else DOMAINS[:1]
 
 
 def method_name(domain: str, method: str, seed: int) -> str:
@@ -100,7 +106,7 @@ def city_extras(settings: Realtime) -> dict[str, str]:
 
 
 def settings_of(study: Study) -> Realtime:
-    return from_mapping(Realtime, study.profile.realtime, where=f"{study.profile_name}: realtime")
+    return from_mapping(Realtime, study.section("realtime"), where=f"{study.profile_name}: realtime")
 
 
 def notebook_runs(profile: Profile) -> tuple[str, ...]:
@@ -108,12 +114,12 @@ def notebook_runs(profile: Profile) -> tuple[str, ...]:
     settings = from_mapping(Realtime, profile.realtime, where="realtime")
     names = [
         method_name(domain, method, seed)
-        for domain in DOMAINS
+        for domain in domains_of(profile)
         for method in (*METHODS, *(city_extras(settings) if domain == "city" else ()))
         for seed in settings.seeds
     ]
     seed = settings.seeds[0]
-    names += [run_name(domain, "labels", "", seed, BISENET) for domain in DOMAINS]
+    names += [run_name(domain, "labels", "", seed, BISENET) for domain in domains_of(profile)]
     names += [run_name("city", "gallery", "", seed, BISENET), run_name("city", "latency", "", seed)]
     names += own_networks(profile, settings).values()
     names += [run_name("city", "semantic", "self_trained", seed) for seed in profile.seeds]
@@ -123,8 +129,8 @@ def notebook_runs(profile: Profile) -> tuple[str, ...]:
 def here(study: Study) -> tuple[str, ...]:
     """The domains whose runs are all recorded or can be trained here."""
     names = study.notebooks["09_realtime_adaptation"]
-    missing = {name.split("-")[0] for name in names if not is_available(study, name)}
-    return tuple(domain for domain in DOMAINS if domain not in missing)
+    missing = {study.runs[name].domain for name in names if not is_available(study, name)}
+    return tuple(domain for domain in domains_of(study.profile) if domain not in missing)
 
 
 def get(study: Study, domain: str, methods: Iterable[str] = METHODS) -> dict[str, list[Record]]:
@@ -141,7 +147,7 @@ def records(study: Study) -> list[Record]:
     """All records of notebook 09 that can be had here."""
     domains = here(study)
     names = study.notebooks["09_realtime_adaptation"]
-    return [study.get(name) for name in names if name.split("-")[0] in domains]
+    return [study.get(name) for name in names if study.runs[name].domain in domains]
 
 
 def get_one(study: Study, domain: str, branch: str, *, variant: str = BISENET) -> Record:
@@ -193,7 +199,8 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
             labels = {"rule": settings.rule, "threshold": settings.threshold, **labels}
         return grid.add(
             "adversarial_adaptation", "semantic", method, AdversarialSpec, "", parents, data,
-            variant=BISENET, **shared, pseudo_labels=labels, adversary={**settings.adversary, **values},
+            variant=BISENET, where="adaptation", **shared, pseudo_labels=labels,
+            adversary={**settings.adversary, **values},
         )  # fmt: skip
 
     for kind in ("fcd", "light"):
@@ -214,7 +221,7 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
         thresholds = {"threshold": settings.threshold if mode == "rt" else None}
         grid.add(
             "meta_labels", "semantic", method, MetaSpec, "", {"start": adabn}, data, variant=BISENET,
-            **shared, **thresholds, **settings.meta, mode=mode, feedback=feedback,
+            where="meta", **shared, **thresholds, **settings.meta, mode=mode, feedback=feedback,
             adversary={**settings.adversary, "kind": "light"},
         )  # fmt: skip
 
@@ -235,8 +242,9 @@ def own_networks(profile: Profile, settings: Realtime) -> dict[str, str]:
     """{label: run} of the target-supervised networks of this profile that are timed at their own size."""
     seed = settings.seeds[0]
     names = {"BiSeNet": method_name("city", "oracle", seed)}
+    networks = [] if profile.experiments is None else [f"mix.{n}" for n in profile.experiments.networks]
     for label, variant in LADDER_NETWORKS.items():
-        if not variant or variant.partition(".")[2] in profile.experiments.networks:
+        if variant in ("", *networks):
             names[f"DeepLab{label}"] = run_name("city", "semantic", "oracle", seed, variant)
     return names
 
@@ -251,5 +259,5 @@ def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], wher
         "own": {label: to_plain(runs[run].spec.network) for label, run in own.items()},
     }  # fmt: skip
     name = run_name("city", "latency", "", settings.seeds[0])
-    spec = from_mapping(SpeedSpec, values, where=f"{where}: realtime.speed")
-    return {name: Run(name=name, kind="latency", spec=spec)}
+    spec = from_mapping(SpeedSpec, values, where=f"{where}.speed")
+    return {name: Run(name=name, kind="latency", spec=spec, domain="city")}

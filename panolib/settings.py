@@ -1,0 +1,194 @@
+"""The sections of a profile, a YAML file of `notebooks/profiles`, and which of them may be left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import MinLen, Predicate
+
+from panolib.clustering import Algorithm
+from panolib.labels import LABEL_SETS
+from panolib.profiles import (
+    Count,
+    Natural,
+    NonNegative,
+    Positive,
+    PositivePair,
+    ProfileError,
+    Seed,
+    Share,
+    expand_path,
+    from_mapping,
+    load_yaml,
+    project_root,
+    with_different_items,
+)
+
+Seeds = Annotated[tuple[Seed, ...], MinLen(1), Predicate(with_different_items)]
+Shares = Annotated[tuple[Share, ...], MinLen(1), Predicate(with_different_items)]
+
+# {section: {key of the file, a number of seeds: field that holds those seeds}}
+OWN_SEEDS = {
+    "experiments": {"n_seeds": "seeds", "n_consistency_seeds": "consistency_seeds"},
+    "detr": {"n_seeds": "seeds"},
+    "realtime": {"n_seeds": "seeds"},
+}
+
+
+class MissingSection(ProfileError):
+    """Something needs a section that the profile leaves out."""
+
+
+@dataclass(frozen=True)
+class Domain:
+    """A pair of source and target data, and the settings of every kind of run on it.
+
+    The settings are mappings checked against the spec class of each kind when a run is built;
+    `data` is checked against the class of the domain's data sets.
+    """
+
+    data: Mapping
+    label_set: Literal[tuple(LABEL_SETS)]
+    semantic_source: str
+    instance_source: str
+    instance_selection: str
+    target: str
+    semantic_baseline: Mapping
+    batch_norm: Mapping
+    self_training: Mapping
+    instance_baseline: Mapping
+    instance_batch_norm: Mapping
+    instance_self_training: Mapping
+    panoptic: Mapping
+    gap: Mapping | None = None
+
+
+@dataclass(frozen=True)
+class Experiments:
+    """Settings of the thesis's experiments beside the ladder; `experiments` says what each is for."""
+
+    seeds: tuple[int, ...]
+    sources: Mapping[str, str]  # name -> data set, beside MIX
+    networks: Mapping[str, Mapping]  # name -> what differs from the network of the semantic baseline
+    monitor_interval: Count  # iterations
+    monitor_images: Count  # of every data set
+    algorithms: Annotated[tuple[Algorithm, ...], MinLen(1), Predicate(with_different_items)]
+    epsilon_0: NonNegative  # of the decaying rings
+    epsilon_tau: Positive  # iterations
+    shares: Shares  # of the source, in a batch of BASE and CCM
+    individual_shares: Shares  # the same of ICM
+    truth_shares: Shares  # of wrong mask regions that are corrected
+    painted_share: Share  # of the true instances that guide the semantic branch
+    consistency_weights: Annotated[tuple[NonNegative, ...], MinLen(1), Predicate(with_different_items)]
+    consistency_seeds: tuple[int, ...]
+    kernels: Annotated[
+        tuple[Natural, ...], Predicate(with_different_items)
+    ]  # of the morphology; 0: none
+    crop_scale: PositivePair  # of the side test with smaller source crops
+    clustering_cost: Mapping  # sizes of the synthetic inputs, `kinds.ClusteringCostSpec`
+
+    def __post_init__(self):
+        for key, needed, reason in (
+            ("algorithms", "mean_shift_plus", "E3 compares with it"),
+            ("individual_shares", 0.25, "E5, E6 and E9 take its networks"),
+            ("kernels", 0, "scores without morphology"),
+            ("truth_shares", 1.0, "E5 compares with true masks"),
+        ):
+            found = getattr(self, key)
+            if needed not in found:
+                raise ValueError(f"{key}: expected {needed!r} among them ({reason}), found {list(found)}")
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One YAML file. Sections with a default may be left out; nothing then asks for their runs."""
+
+    description: str
+    seeds: Seeds
+    compute: Mapping
+    city: Domain
+    nuclei: Domain | None = None
+    camvid: Mapping | None = None  # real streets, `data.sources.CamVidData`
+    experiments: Experiments | None = None
+    detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
+    performance: Mapping | None = None  # sizes of the inputs of `bench`
+    realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
+
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the sections that are not there."""
+        return tuple(field.name for field in fields(self) if getattr(self, field.name) is None)
+
+
+def find_profile(profile: str | Path) -> Path:
+    """The file of a profile.
+
+    Parameters
+    ----------
+    profile : str or Path
+        Name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file, searched from the
+        working folder and from the project's.
+
+    Raises
+    ------
+    ProfileError
+        For an unknown name, listing the known ones, and for a path without a file.
+    """
+    folder = project_root() / "notebooks" / "profiles"
+    text = str(profile)
+    if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
+        path = folder / f"{text}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+            raise ProfileError(f"profile {text!r}: expected one of {known}, or the path of a YAML file")
+        return path
+    path = expand_path(text)
+    for candidate in (path, project_root() / path):
+        if candidate.is_file():
+            return candidate.resolve()
+    raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
+
+
+def read_profile(path: Path) -> Profile:
+    """A checked profile.
+
+    Seeds stand in one place, the key `seeds`. A section says how many of them it takes, the first ones; all
+    if it does not say.
+
+    Raises
+    ------
+    ProfileError
+        Naming file, key path, value found and what was expected.
+    """
+    mapping, where = load_yaml(path), path.name
+    seeds = from_mapping(_AllSeeds, {k: v for k, v in mapping.items() if k == "seeds"}, where=where).seeds
+    for section, keys in OWN_SEEDS.items():
+        if isinstance(mapping.get(section), Mapping):
+            mapping[section] = _with_seeds(mapping[section], keys, seeds, f"{where}: {section}")
+    return from_mapping(Profile, mapping, where=where)
+
+
+@dataclass(frozen=True)
+class _AllSeeds:
+    seeds: Seeds
+
+
+@dataclass(frozen=True)
+class _OwnSeeds:
+    n_seeds: Count | None = None
+    n_consistency_seeds: Count | None = None
+
+
+def _with_seeds(section: Mapping[str, Any], keys: Mapping[str, str], seeds: tuple, where: str) -> dict:
+    """A section with its own seeds in place of how many it takes."""
+    for key, field in keys.items():
+        if field in section:
+            raise ProfileError(
+                f"{where}: {field}: unknown key, found with value {section[field]!r}; seeds are given once, "
+                f"at the top of the profile, expected {key}: how many of them"
+            )
+    numbers = from_mapping(_OwnSeeds, {key: section[key] for key in keys if key in section}, where=where)
+    own = {field: list(seeds[: getattr(numbers, key)]) for key, field in keys.items()}
+    return {key: value for key, value in section.items() if key not in keys} | own
