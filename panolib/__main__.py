@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the commands import torch, --help does not
+    from pathlib import Path
+
     from panolib.runs import Run
     from panolib.study import Study
 
@@ -22,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status: 0, 1 for an error that a user can mend, 130 if stopped."""
     options = _parser().parse_args(arguments)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
         return 130
@@ -34,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 def list_runs(options: argparse.Namespace) -> None:
@@ -55,6 +56,8 @@ def list_runs(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train the chosen runs, and those they start from."""
     from panolib import study
+    from panolib.runs import with_parents
+    from panolib.workers import missing_runs
 
     loaded = study.load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
@@ -63,32 +66,38 @@ def train(options: argparse.Namespace) -> None:
             f"--only {options.only}: expected a pattern that fits a run; "
             f"the runs of this study are {', '.join(loaded.runs)}"
         )
-    loaded.prepare_data(n_workers=options.workers)
+    needed = with_parents(missing_runs(loaded.store, chosen))
+    loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
     loaded.store.get_all(chosen, options.workers)
 
 
-def reproduce(options: argparse.Namespace) -> None:
+def reproduce(options: argparse.Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
     from panolib import study
     from panolib.notebook import execute, numbered_notebooks
     from panolib.profiles import project_root
-    from panolib.runs import retraining
+    from panolib.runs import retraining, with_parents
 
     began = time.monotonic()
     loaded = study.load(options.profile)
-    notebooks = numbered_notebooks(project_root() / "notebooks", options.notebook)
+    notebooks = _with_sections(loaded, numbered_notebooks(project_root() / "notebooks", options.notebook))
     names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
+    if options.dry_run:
+        return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, options.workers)
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
-        loaded.prepare_data(n_workers=options.workers)
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
+        needed = with_parents(runs) if options.notebook else loaded.runs.values()
+        loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
         loaded.store.get_all(runs, options.workers)
         for notebook in notebooks:
-            execute(notebook, loaded.results / "executed", {"profile": options.profile, "retrain": False})
+            parameters = {"profile": loaded.profile_argument, "retrain": False}
+            execute(notebook, loaded.results / "executed", parameters)
     print(
         f"{len(runs)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
         f"Executed notebooks and tables: {loaded.results}; figures: {loaded.figures}"
     )
+    return 0
 
 
 def data(options: argparse.Namespace) -> None:
@@ -98,8 +107,10 @@ def data(options: argparse.Namespace) -> None:
     loaded = study.load(options.profile)
     loaded.prepare_data(n_workers=options.workers)
     sources = loaded.sources
-    folders = {**sources["city"].folders, "nuclei scenes": sources["nuclei"].scenes}
-    folders |= {name: sources[name].root for name in ("nuclei", "camvid")}
+    folders = dict(sources["city"].folders)
+    if "nuclei" in sources:
+        folders["nuclei scenes"] = sources["nuclei"].scenes
+    folders |= {name: sources[name].root for name in ("nuclei", "camvid") if name in sources}
     rows = [("data set", "files", "MB", "folder")]
     for name, folder in folders.items():
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
@@ -114,8 +125,9 @@ def bench(options: argparse.Namespace) -> None:
     from panolib import bench_tables, study
 
     loaded = study.load(options.profile)
-    loaded.prepare_data()
+    loaded.section("performance")
     run = loaded.runs[study.PERFORMANCE]
+    loaded.prepare_data(domains=[run.domain])
     before = loaded.store.load(run)
     record = loaded.store.get(run, anew=True)
     rows = bench_tables.write_performance(record, loaded.results / "tables")
@@ -165,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
             "--profile",
             default=profile,
             required=profile is None,
-            help="a file of notebooks/profiles: smoke, cpu, gpu or paper",
+            help="smoke, cpu, gpu or paper of notebooks/profiles, or the path of a YAML file, whose results "
+            "are kept under its name",
         )
         return sub
 
@@ -187,6 +200,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--notebook", metavar="NN", help="only the notebooks whose name begins so, such as 07")
     sub.add_argument(
         "--retrain", action="store_true", help="train recorded runs again; a stopped one goes on"
+    )
+    sub.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only open the data, build every run and network, check what the notebooks ask for, and print "
+        "runs, iterations, disk, memory and hours; exit status 0 if it could run, 1 with a line for each "
+        "problem if not",
     )
     add_workers(sub)
     add_workers(add(data))
@@ -219,6 +239,33 @@ def _user_errors() -> tuple[type[Exception], ...]:
         NotebookFailed, ProfileError, CorruptCheckpoint, MissingRun, RunsFailed, FileNotFoundError,
         ExportError, FileExistsError, NotADirectoryError, PermissionError,
     )  # fmt: skip
+
+
+def _with_sections(loaded: Study, notebooks: Sequence[Path]) -> list[Path]:
+    """Notebooks whose sections the profile has. Says which ones are left out; an error if none remains."""
+    from panolib.study import MissingSection
+
+    left_out = loaded.notebooks.left_out
+    reasons = [left_out[path.stem] for path in notebooks if path.stem in left_out]
+    kept = [path for path in notebooks if path.stem not in left_out]
+    if not kept:
+        raise MissingSection("; ".join(reasons))
+    for reason in reasons:
+        print(f"left out: {reason}", file=sys.stderr)
+    return kept
+
+
+def _print_plan(loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], workers: int) -> int:
+    """What `reproduce` would do. Exit status: 0 if it could, 1 with a line for each problem."""
+    from panolib.dry_run import make_plan
+
+    plan = make_plan(loaded, runs, workers=workers)
+    _print_table(plan.rows)
+    print(f"\n{loaded.profile_name}: {len(notebooks)} notebooks, whose runs are all declared")
+    print(*plan.lines, sep="\n")
+    for problem in plan.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if plan.problems else 0
 
 
 def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:

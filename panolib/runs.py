@@ -423,6 +423,18 @@ class Store:
         return self._read(run)
 
 
+def with_parents(runs: Iterable[Run]) -> list[Run]:
+    """Runs and all those that they start from, each once."""
+    found: dict[str, Run] = {}
+    waiting = list(runs)
+    while waiting:
+        run = waiting.pop()
+        if run.name not in found:
+            found[run.name] = run
+            waiting += [parent for _, parent in run.parents]
+    return list(found.values())
+
+
 def retrain_started(root: str | Path) -> float:
     """When the retraining in progress below `root` began (POSIX time): now, if none is in progress."""
     text = read_text(Path(root) / "retrain_since")

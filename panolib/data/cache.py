@@ -64,6 +64,11 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
     return folder
 
 
+def is_complete(folder: Path, fingerprint: Mapping) -> bool:
+    """Whether a folder already holds what `fingerprint` says."""
+    return _fingerprint(folder) == json.loads(json.dumps(dict(fingerprint)))
+
+
 def _fingerprint(folder: Path) -> dict | None:
     """Stored fingerprint; {} if it cannot be parsed, None if there is none."""
     try:

@@ -33,7 +33,7 @@ from panolib.labels import CITYSCAPES
 
 __all__ = [
     "RENDERER_VERSION", "STYLES", "Geometry", "Photometry", "Scene", "Statistics", "Style", "StyleName",
-    "Texture", "fingerprint", "render", "write_city",
+    "Texture", "fingerprint", "is_written", "render", "write_city",
 ]  # fmt: skip
 
 StyleName = Literal[tuple(STYLES)]
@@ -128,10 +128,9 @@ def write_city(
     if n_images < 1:
         raise ValueError(f"{root}: n_images = {n_images}, expected at least 1")
     style = STYLES[style] if isinstance(style, str) else style
-    write_scene, parts = _FORMATS[style.name]
-    parts = [part.format(split=split) for part in parts]
-    suffix = f"_{split}" if style.name == "cityscapes" else ""
-    stamp, work = f"city{suffix}.json", root / f".writing{suffix}"
+    write_scene, _ = _FORMATS[style.name]
+    stamp, parts = _layout(style.name, split)
+    work = root / stamp.replace("city", ".writing").removesuffix(".json")
 
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".lock"):
@@ -156,7 +155,22 @@ def write_city(
     return root
 
 
+def is_written(root: Path, style: str, *, split: str, **arguments) -> bool:
+    """Whether `write_city` would find the data set of these arguments in its folder.
+
+    Raises ValueError where another one lies there.
+    """
+    wanted = fingerprint(style, split=split, **arguments)
+    return _usable(Path(root), *_layout(style, split), wanted, overwrite=False)
+
+
 # ---------------------------------------------------------------------------------- complete or not at all
+
+
+def _layout(style: str, split: str) -> tuple[str, list[str]]:
+    """(stamp of a complete data set, folders in the order a reader opens them)."""
+    suffix = f"_{split}" if style == "cityscapes" else ""
+    return f"city{suffix}.json", [part.format(split=split) for part in _FORMATS[style][1]]
 
 
 def _usable(root: Path, stamp: str, parts: list[str], wanted: dict, overwrite: bool) -> bool:

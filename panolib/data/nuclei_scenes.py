@@ -24,7 +24,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from tqdm import tqdm
 
-from panolib.data.cache import written_once
+from panolib.data.cache import is_complete, written_once
 from panolib.data.images import write_png16
 from panolib.data.samples import Sample
 
@@ -355,10 +355,7 @@ def write_nuclei(
     """
     if n_images < 1:
         raise ValueError(f"n_images = {n_images}, expected at least 1")
-    fingerprint = {
-        "renderer": "nuclei_scenes", "version": RENDERER_VERSION, "split": split, "n_images": n_images,
-        "height": height, "width": width, "seed": seed,
-    }  # fmt: skip
+    sizes = {"n_images": n_images, "height": height, "width": width}
 
     def write(folder: Path) -> None:
         for name in ("images", "labels", "splits"):
@@ -374,7 +371,17 @@ def write_nuclei(
             table.writeheader()
             table.writerows(rows)
 
-    return written_once(Path(root), fingerprint, write)
+    return written_once(Path(root), _fingerprint(split=split, seed=seed, **sizes), write)
+
+
+def is_written(root: Path, **arguments) -> bool:
+    """Whether `write_nuclei` would find the images of these arguments in their folder."""
+    return is_complete(Path(root), _fingerprint(**arguments))
+
+
+def _fingerprint(**arguments) -> dict:
+    """What the content of a folder depends on."""
+    return {"renderer": "nuclei_scenes", "version": RENDERER_VERSION, **arguments}
 
 
 def _split_seed(seed: int, split: str) -> int:

@@ -160,6 +160,19 @@ class CitySources(_Sources):
         for style, arguments in self._embedded_sets():
             city.write_city(self.folders[style], style, n_workers=n_workers, progress=progress, **arguments)
 
+    def to_render(self) -> dict[str, tuple[int, int]]:
+        """{how the names of data sets begin that `prepare` would write: (images, pixels)}.
+
+        Raises ValueError where another data set lies in its place.
+        """
+        found = {}
+        for style, arguments in self._embedded_sets():
+            if not city.is_written(self.folders[style], style, **arguments):
+                name = f"{style}/{arguments['split'] if style == 'cityscapes' else ''}"
+                n_images = arguments["n_images"]
+                found[name] = n_images, n_images * arguments["height"] * arguments["width"]
+        return found
+
     def _embedded_sets(self) -> list[tuple[str, dict]]:
         """(style, arguments of the renderer) of every data set to render; none for real data."""
         embedded = self.settings.embedded
@@ -232,6 +245,9 @@ class CamVidSources(_Sources):
         """What the city renders; nothing of its own."""
         self.city.prepare(n_workers=n_workers, progress=progress)
 
+    def to_render(self) -> dict[str, tuple[int, int]]:
+        return self.city.to_render()
+
     def fingerprint(self, name: str) -> str:
         if not name.startswith("camvid/"):
             return self.city.fingerprint(name)
@@ -263,18 +279,24 @@ class NucleiSources(_Sources):
         super().__init__()
 
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
+        for arguments in self._embedded_sets():
+            folder = self.scenes / arguments["split"]
+            nuclei_scenes.write_nuclei(folder, n_workers=n_workers, progress=progress, **arguments)
+
+    def to_render(self) -> dict[str, tuple[int, int]]:
+        """As `CitySources.to_render`."""
+        return {
+            f"nuclei_scenes/{a['split']}": (a["n_images"], a["n_images"] * a["height"] * a["width"])
+            for a in self._embedded_sets()
+            if not nuclei_scenes.is_written(self.scenes / a["split"], **a)
+        }
+
+    def _embedded_sets(self) -> list[dict]:
+        """Arguments of the renderer for every split."""
         embedded = self.settings.embedded
-        for split, n_images in (("train", embedded.n_train), ("val", embedded.n_val)):
-            nuclei_scenes.write_nuclei(
-                self.scenes / split,
-                split=split,
-                n_images=n_images,
-                height=embedded.height,
-                width=embedded.width,
-                seed=embedded.seed,
-                n_workers=n_workers,
-                progress=progress,
-            )
+        sizes = {"height": embedded.height, "width": embedded.width, "seed": embedded.seed}
+        splits = (("train", embedded.n_train), ("val", embedded.n_val))
+        return [{"split": split, "n_images": n_images, **sizes} for split, n_images in splits]
 
     def fingerprint(self, name: str) -> str:
         kind = name.split("/")[0]

@@ -1,0 +1,338 @@
+"""What `reproduce` would do, without doing it: nothing is trained, rendered, downloaded or written.
+
+Data sets are opened and their first sample is read, every network is built without memory for its weights,
+and what recorded runs took says what the others will take.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from panolib.data.sources import MissingData
+from panolib.detr.network import DetrNetwork, build_detr
+from panolib.labels import LABEL_SETS
+from panolib.runs import Record, Run, with_parents
+from panolib.study import Study
+from panolib.training.meta_pseudo_labels import MetaSpec
+from panolib.training.setup import InstanceNetwork, SemanticNetwork, build_instance, build_semantic
+
+BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
+MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps for every parameter
+NOT_MEASURED = "not measured"
+
+Network = SemanticNetwork | InstanceNetwork | DetrNetwork
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be done.
+
+    Attributes
+    ----------
+    rows : list of tuple of str
+        A table by domain and kind of run, headings first.
+    lines : list of str
+        Data, disk, memory and time in all, and what would be left out.
+    problems : list of str
+        What keeps it from running, a line each.
+    """
+
+    rows: list[tuple[str, ...]]
+    lines: list[str]
+    problems: list[str]
+
+
+@dataclass(frozen=True)
+class _Size:
+    """Of a network: number of parameters, and bytes of these and of its buffers."""
+
+    parameters: int
+    n_bytes: int
+
+
+def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
+    """What recording some runs, and those that they start from, would take.
+
+    Parameters
+    ----------
+    study : Study
+    runs : iterable of Run
+    workers : int
+        Runs at a time.
+    """
+    runs = with_parents(runs)
+    records = {run.name: study.store.load(run) for run in runs}
+    missing = _to_train(study, runs, records)
+    recorded = [record for record in records.values() if record is not None]
+    sizes, problems = _build_networks(runs)
+    problems += _device_problems(missing)
+    to_render, data_lines, found = _open_data(study, runs, missing)
+    problems += found
+    disk_line, found = _disk(study, missing, sizes, to_render, workers)
+    problems += found
+    hours = {run.name: _expected_hours(run, recorded) for run in missing}
+    n_iterations = sum(map(_iterations, missing))
+    total = f"{len(runs)} runs, {len(missing)} of them to do, {n_iterations:,} iterations"
+    lines = [
+        total,
+        *data_lines,
+        disk_line,
+        _memory_line(missing, recorded, sizes, workers),
+        _time_line(hours),
+    ]
+    return Plan(_rows(runs, sizes, hours), lines, list(dict.fromkeys(problems)))
+
+
+def _to_train(study: Study, runs: Sequence[Run], records: Mapping[str, Record | None]) -> list[Run]:
+    """Runs without a record, and those that they start from whose record is here without its weights."""
+    missing = [run for run in runs if records[run.name] is None]
+    names = {run.name for run in missing}
+    for run in missing:  # which grows
+        for role, parent in run.parents:
+            reads_weights = role.partition(".")[0] != "clustering"  # chosen settings, which the record says
+            here = (study.store.folder(parent) / "checkpoint.pt").is_file()
+            if reads_weights and parent.name not in names and not here:
+                names.add(parent.name)
+                missing.append(parent)
+    return missing
+
+
+# --- networks ---------------------------------------------------------------------------------------------
+
+
+def _build_networks(runs: Sequence[Run]) -> tuple[dict[str, _Size], list[str]]:
+    """({run: size of the network that it trains or adapts}, problems)."""
+    built: dict[tuple[Network, int], _Size | None] = {}
+    sizes, problems = {}, []
+    for run in runs:
+        n_classes = LABEL_SETS[run.spec.label_set].n_classes
+        for network in _networks(run.spec):
+            if (network, n_classes) not in built:
+                try:
+                    built[network, n_classes] = _build(network, n_classes)
+                except (ValueError, RuntimeError, ImportError) as error:
+                    built[network, n_classes] = None
+                    problems.append(f"network of {run.name}: {_one_line(error)}")
+        own = built.get((getattr(run.spec, "network", None), n_classes))
+        if own is not None:
+            sizes[run.name] = own
+    return sizes, problems
+
+
+def _networks(value: Any) -> Iterator[Network]:
+    """Every network in a spec, also those that are only timed."""
+    if isinstance(value, Network):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _networks(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _networks(item)
+
+
+def _build(network: Network, n_classes: int) -> _Size:
+    """Size of a network, whose weights are neither read nor drawn."""
+    if not isinstance(network, DetrNetwork):
+        network = replace(network, weights=None)
+    with torch.device("meta"):
+        if isinstance(network, DetrNetwork):
+            model = build_detr(network, n_classes)
+        elif isinstance(network, InstanceNetwork):
+            model = build_instance(network)
+        else:
+            model = build_semantic(network, n_classes)
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    tensors = (*model.parameters(), *model.buffers())
+    return _Size(n_parameters, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+
+
+def _device_problems(missing: Sequence[Run]) -> list[str]:
+    """The accelerator that the runs ask for, if it is not there."""
+    asked = {run.spec.compute.accelerator for run in missing if hasattr(run.spec, "compute")}
+    if torch.cuda.is_available():
+        return []
+    return [f"compute.accelerator: {name!r}, but no CUDA device is here" for name in asked & {"cuda", "gpu"}]
+
+
+# --- data -------------------------------------------------------------------------------------------------
+
+
+def _open_data(
+    study: Study, runs: Sequence[Run], missing: Sequence[Run]
+) -> tuple[dict[str, tuple[int, int]], list[str], list[str]]:
+    """({data sets to render: (images, pixels)}, what was found, problems): what missing runs read.
+
+    Notebooks replay the others, but may show the rendered data of their domains.
+    """
+    to_render: dict[str, tuple[int, int]] = {}
+    lines, problems = [], []
+    for domain in dict.fromkeys(run.domain for run in runs):
+        sources, opened, absent = study.sources[domain], [], []
+        try:
+            to_render |= sources.to_render()
+        except ValueError as error:  # another data set lies in the place of a rendered one
+            problems.append(f"data: {_one_line(error)}")
+            continue
+        for name in dict.fromkeys(
+            name for run in missing if run.domain == domain for name in _data_sets(run, sources)
+        ):
+            if name.startswith(tuple(to_render)):
+                continue
+            try:
+                dataset = sources.open(name)
+                dataset[0]
+                opened.append(f"{name} {len(dataset)}")
+            except MissingData as error:  # `reproduce` leaves these runs out
+                absent.append(_one_line(error))
+            except (OSError, ValueError) as error:
+                problems.append(f"data: {_one_line(error)}")
+        lines += [f"data of {domain}, images: {', '.join(opened)}"] if opened else []
+        lines += [f"left out: runs of {domain}, for {reason}" for reason in dict.fromkeys(absent)]
+    if to_render:
+        scenes = ", ".join(f"{name.strip('/')} {n}" for name, (n, _) in to_render.items())
+        lines.append(f"data to be rendered, images: {scenes}")
+    return to_render, lines, problems
+
+
+def _data_sets(run: Run, sources: Any) -> Iterator[str]:
+    """Names of the data sets that a run reads; for MIX its parts, as choosing its frames takes minutes."""
+    for text in _strings(run.spec):
+        try:
+            sources.check(text)
+        except ValueError:
+            continue
+        kind, _, split = text.partition("/")
+        yield from (f"{part}/{split}" for part in (("synthia", "gta5") if kind == "mix" else (kind,)))
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a spec."""
+    if isinstance(value, str):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _strings(getattr(value, field.name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+
+
+# --- disk, memory, time -----------------------------------------------------------------------------------
+
+
+def _disk(
+    study: Study, missing: Sequence[Run], sizes: Mapping[str, _Size], to_render: Mapping, workers: int
+) -> tuple[str, list[str]]:
+    """What is written in all, and a problem if it does not fit."""
+    own = [sizes[run.name] for run in missing if run.name in sizes]
+    checkpoints = sum(size.n_bytes for size in own)
+    resumable = workers * max(
+        (_training_bytes(run, sizes[run.name]) for run in missing if run.name in sizes), default=0
+    )
+    rendered = BYTES_PER_PIXEL * sum(pixels for _, pixels in to_render.values())
+    wanted = checkpoints + resumable + rendered
+    folder = next(folder for folder in (study.results, *study.results.parents) if folder.exists())
+    free = shutil.disk_usage(folder).free
+    line = (
+        f"disk: {_gb(checkpoints)} final weights, {_gb(resumable)} checkpoints of runs in training, "
+        f"{_gb(rendered)} rendered data (estimate); {_gb(free)} are free"
+    )
+    problem = f"disk of {folder}: expected {_gb(wanted)} free space, found {_gb(free)}"
+    return line, [problem] if wanted > free else []
+
+
+def _training_bytes(run: Run, size: _Size) -> int:
+    """Weights, state of the optimiser, and teacher, that training keeps in memory and in its checkpoint."""
+    optimiser = getattr(run.spec, "optimiser", None)
+    if optimiser is None:
+        return size.n_bytes
+    trained = 1 + MOMENTS[optimiser.name]
+    networks = 2 * trained if isinstance(run.spec, MetaSpec) else trained + hasattr(run.spec, "ema_decay")
+    return networks * size.n_bytes
+
+
+def _memory_line(
+    missing: Sequence[Run], recorded: Sequence[Record], sizes: Mapping[str, _Size], workers: int
+) -> str:
+    """What the largest run needs: counted for weights, measured for everything where runs are recorded."""
+    trained = [run for run in missing if run.name in sizes and hasattr(run.spec, "optimiser")]
+    counted = "nothing is left to train"
+    if trained:
+
+        def need(run: Run) -> int:
+            return _training_bytes(run, sizes[run.name]) + sizes[run.name].n_bytes  # and gradients
+
+        run = max(trained, key=need)
+        counted = (
+            f"{_gb(need(run))} for weights, gradients, optimiser and teacher of {run.name}, {workers} run(s) "
+            "at a time; activations come on top"
+        )
+    peaks = [
+        (record.info["peak_memory_mb"], record.run.name)
+        for record in recorded
+        if record.info.get("peak_memory_mb")
+    ]
+    measured = f"{_gb(2**20 * max(peaks)[0])} in {max(peaks)[1]}" if peaks else NOT_MEASURED
+    return f"memory: {counted}; largest peak of a recorded run: {measured}"
+
+
+def _expected_hours(run: Run, recorded: Sequence[Record]) -> float | None:
+    """From recorded runs of the same kind in this profile, by iterations; None where there is none."""
+    alike = [record for record in recorded if record.run.kind == run.kind]
+    wall = sum(record.info["wall_s"] for record in alike)
+    work = sum(max(1, _iterations(record.run)) for record in alike)
+    return wall / work * max(1, _iterations(run)) / 3600 if alike else None
+
+
+def _iterations(run: Run) -> int:
+    """Steps of training, or batches of which statistics are taken; 0 for scores."""
+    return getattr(run.spec, "iterations", getattr(run.spec, "n_batches", 0))
+
+
+def _time_line(hours: Mapping[str, float | None]) -> str:
+    """What the missing runs take one after another."""
+    known = [value for value in hours.values() if value is not None]
+    if not hours:
+        return "time: every run is recorded"
+    if not known:
+        return f"time: {NOT_MEASURED}: no run of these kinds is recorded in this profile"
+    rest = f"; {len(hours) - len(known)} runs {NOT_MEASURED}" if len(known) < len(hours) else ""
+    return f"time: {sum(known):.1f} h one after another, as recorded runs of the same kinds took{rest}"
+
+
+def _rows(
+    runs: Sequence[Run], sizes: Mapping[str, _Size], hours: Mapping[str, float | None]
+) -> list[tuple[str, ...]]:
+    """The table by domain and kind."""
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.domain, run.kind].append(run)
+    rows = [("domain", "kind", "runs", "to do", "iterations to do", "M parameters", "hours to do")]
+    for (domain, kind), members in sorted(groups.items()):
+        left = [run for run in members if run.name in hours]
+        parameters = sorted(
+            {round(sizes[run.name].parameters / 1e6, 2) for run in members if run.name in sizes}
+        )
+        expected = [hours[run.name] for run in left]
+        rows.append((
+            domain, kind, str(len(members)), str(len(left)), f"{sum(map(_iterations, left)):,}",
+            " to ".join(dict.fromkeys(f"{value:g}" for value in (parameters[:1] + parameters[-1:]))) or "-",
+            NOT_MEASURED if None in expected else f"{sum(expected):.1f}",
+        ))  # fmt: skip
+    return rows
+
+
+def _gb(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.2g} GB" if n_bytes < 1e11 else f"{n_bytes / 1e9:.0f} GB"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
