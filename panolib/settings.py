@@ -84,9 +84,7 @@ class Experiments:
     painted_share: Share  # of the true instances that guide the semantic branch
     consistency_weights: Annotated[tuple[NonNegative, ...], MinLen(1), Predicate(with_different_items)]
     consistency_seeds: tuple[int, ...]
-    kernels: Annotated[
-        tuple[Natural, ...], Predicate(with_different_items)
-    ]  # of the morphology; 0: none
+    kernels: Annotated[tuple[Natural, ...], Predicate(with_different_items)]  # of the morphology; 0: none
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `kinds.ClusteringCostSpec`
 

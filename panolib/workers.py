@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from panolib.data.processes import GUARD, leave_unguarded_import
 from panolib.job import BAR_OPTIONS
 from panolib.runs import Run, RunsFailed, Store
 
@@ -38,6 +39,7 @@ def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:
     RunsFailed
         At the end, naming each failed run and its error.
     """
+    leave_unguarded_import()
     waiting = missing_runs(store, runs)
     if not waiting:
         return
@@ -57,7 +59,9 @@ def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:
             for future in done:
                 run, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
-                    raise RunsFailed(f"run '{run.name}': its worker process died (enough memory?)") from error
+                    raise RunsFailed(
+                        f"run '{run.name}': its worker process died; {GUARD}, or there was not enough memory"
+                    ) from error
                 if error is not None:
                     tqdm.write("".join(traceback.format_exception(error)), sys.stderr)
                     failed[run.name] = f"{type(error).__name__}: {error}"

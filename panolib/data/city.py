@@ -8,15 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
-from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +24,7 @@ from tqdm import tqdm
 from panolib.data.city_scenes import Scene, render
 from panolib.data.city_styles import STYLES, Geometry, Photometry, Statistics, Style, Texture
 from panolib.data.images import resize_labels, write_png16
+from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.labels import CITYSCAPES
 
 __all__ = [
@@ -122,7 +118,10 @@ def write_city(
     ValueError
         If n_images < 1, and if the folder holds a data set with another fingerprint or files that were not
         written by this function.
+    RuntimeError
+        If a worker process ends early, as it does where the main guard is missing.
     """
+    leave_unguarded_import()
     root = Path(root)
     wanted = fingerprint(style, split=split, n_images=n_images, height=height, width=width, seed=seed)
     if n_images < 1:
@@ -142,7 +141,7 @@ def write_city(
             _render_and_write, work, style, write_scene, split=split, height=height, width=width, seed=seed
         )
         label = f"{style.name} {split} {height}x{width}"
-        done = _run(job, n_images, n_workers)
+        done = map_in_processes(job, n_images, n_workers)
         for _ in tqdm(done, total=n_images, desc=label, unit="image", disable=not progress):
             pass
         _sync(work)
@@ -229,29 +228,7 @@ def _sync(path: Path, *, recursive: bool = True) -> None:
             os.close(handle)
 
 
-# ---------------------------------------------------------------------------------- processes
-
-
-def _run(job: Callable[[int], None], n: int, n_workers: int) -> Iterator[None]:
-    """job(0) .. job(n - 1), here or in worker processes."""
-    if n_workers <= 1 or n == 1:
-        yield from map(job, range(n))
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process with running threads may hang
-    with ProcessPoolExecutor(min(n_workers, n), mp_context=context, initializer=_start_worker) as pool:
-        yield from pool.map(job, range(n), chunksize=max(1, min(16, n // (4 * n_workers))))
-
-
-def _start_worker() -> None:
-    """One thread per process; end with the parent, even if that is killed."""
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-
-    def leave() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=leave, daemon=True).start()
+# ---------------------------------------------------------------------------------- scenes
 
 
 def _render_and_write(work: Path, style: Style, write_scene, i: int, *, split, height, width, seed) -> None:

@@ -10,10 +10,6 @@ follow. Looks and ranges were chosen by eye on training images; no score was use
 from __future__ import annotations
 
 import csv
-import multiprocessing
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -26,6 +22,7 @@ from tqdm import tqdm
 
 from panolib.data.cache import is_complete, written_once
 from panolib.data.images import write_png16
+from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.data.samples import Sample
 
 RENDERER_VERSION = 1  # raise when pixels change; part of fingerprints
@@ -337,7 +334,8 @@ def write_nuclei(
     n_images, height, width, seed : int
         See `render_nuclei`.
     n_workers : int
-        Processes. The files do not depend on it.
+        Processes; the files do not depend on it. With more than one, a script must call this below
+        ``if __name__ == "__main__"``.
     progress : bool
         Show a tqdm bar.
 
@@ -352,7 +350,10 @@ def write_nuclei(
         For `n_images` below 1, or sizes and seeds that `render_nuclei` refuses.
     FileExistsError
         If `root` holds files that were not written here.
+    RuntimeError
+        If a worker process ends early, as it does where the main guard is missing.
     """
+    leave_unguarded_import()
     if n_images < 1:
         raise ValueError(f"n_images = {n_images}, expected at least 1")
     sizes = {"n_images": n_images, "height": height, "width": width}
@@ -361,10 +362,8 @@ def write_nuclei(
         for name in ("images", "labels", "splits"):
             (folder / name).mkdir()
         draw = partial(_write_one, folder, split, height, width, _split_seed(seed, split))
-        with ExitStack() as stack:
-            rows = _map(stack, draw, n_images, n_workers)
-            bar = tqdm(rows, total=n_images, desc=f"render nuclei {split}", disable=not progress)
-            rows = list(bar)
+        rows = map_in_processes(draw, n_images, n_workers)
+        rows = list(tqdm(rows, total=n_images, desc=f"render nuclei {split}", disable=not progress))
         (folder / "splits" / f"{split}.txt").write_text("".join(f"{row['id']}\n" for row in rows))
         with (folder / "index.csv").open("w", newline="") as file:
             table = csv.DictWriter(file, rows[0])
@@ -387,18 +386,6 @@ def _fingerprint(**arguments) -> dict:
 def _split_seed(seed: int, split: str) -> int:
     """Seed of one split's series."""
     return int.from_bytes(sha256(f"{seed}/{split}".encode()).digest()[:8], "big")
-
-
-def _map(stack: ExitStack, draw: partial, n_images: int, n_workers: int) -> Iterator[dict]:
-    """Results of `draw` for 0 .. n_images - 1 in order, from this process or from workers."""
-    if n_workers <= 1:
-        return map(draw, range(n_images))
-    context = multiprocessing.get_context("spawn")  # a fork may inherit a locked thread pool
-    pool = ProcessPoolExecutor(
-        min(n_workers, n_images), mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)
-    )
-    stack.enter_context(pool)
-    return pool.map(draw, range(n_images), chunksize=4)
 
 
 def _write_one(folder: Path, split: str, height: int, width: int, seed: int, index: int) -> dict:
