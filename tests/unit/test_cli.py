@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import nbformat
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
 import panolib.notebook
 import panolib.study
-from panolib.__main__ import main
+from panolib.__main__ import _parser, main
 from panolib.notebook import NotebookFailed, execute, numbered_notebooks
-from panolib.runs import Store
+from panolib.profiles import load_yaml, project_root
+from panolib.runs import MissingRun, Store
 
 
 def write_notebook(path: Path, code: str) -> None:
@@ -30,6 +35,10 @@ def write_notebook(path: Path, code: str) -> None:
     kernel = {"name": "some-environment", "display_name": "x", "language": "python"}
     cells = [parameters, nbformat.v4.new_code_cell(code)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+
+
+class ToyNotebooks(dict):
+    left_out: ClassVar = {}
 
 
 @pytest.fixture
@@ -52,12 +61,14 @@ def project(tmp_path, monkeypatch):
 
     def load(profile, *, retrain_since=None, train=True):
         results = tmp_path / "results" / profile
+        notebooks = {"00_data": (runs[0].name,), "07_results": (runs[1].name, runs[2].name)}
         folders = {"synthia": tmp_path / "cache", "cityscapes": tmp_path / "nowhere"}
         return SimpleNamespace(
             profile_name=profile,
+            profile_argument=profile,
             runs={run.name: run for run in runs},
             store=Store(results, KINDS, retrain_since=retrain_since, train=train),
-            notebooks={"00_data": (runs[0].name,), "07_results": (runs[1].name, runs[2].name)},
+            notebooks=ToyNotebooks(notebooks),
             results=results,
             figures=tmp_path / "figures" / profile,
             prepare_data=lambda **options: prepared.append(options),
@@ -81,7 +92,7 @@ def project(tmp_path, monkeypatch):
 def test_help_does_not_wait_for_torch():
     code = """if True:
         import sys
-        from panolib.__main__ import main
+        from panolib.__main__ import _parser, main
         try:
             main(["reproduce", "--help"])
         except SystemExit as end:
@@ -118,7 +129,10 @@ def test_runs_lists_state_age_wall_and_headline(project, capsys):
 def test_train_takes_the_runs_that_fit_and_their_parents(project):
     assert main(["train", "--profile", "smoke", "--only", "city-self*", "--workers", "1"]) == 0
     assert trained(project.results) == ["city-source_only-s0", "city-self_trained-s0"]
-    assert project.prepared == [{"n_workers": 1}]
+    assert [set(call["domains"]) for call in project.prepared] == [{"city"}]  # nuclei stay as they are
+    project.prepared.clear()
+    assert main(["train", "--profile", "smoke", "--only", "city-self*", "--workers", "1"]) == 0
+    assert [set(call["domains"]) for call in project.prepared] == [set()]  # all recorded: nothing is rendered
     with pytest.raises(SystemExit, match=r"--only mars-\*: expected a pattern that fits a run; .*nuclei-s0"):
         main(["train", "--profile", "smoke", "--only", "mars-*"])
 
@@ -179,6 +193,17 @@ def test_reproduce_trains_then_executes_the_notebooks_in_order(project, capsys):
     assert captured.out.startswith("2 runs and 2 notebooks in")
 
 
+def test_a_notebook_whose_section_is_left_out_is_passed_over_in_one_line(project, monkeypatch, capsys):
+    monkeypatch.setattr(
+        ToyNotebooks, "left_out", {"07_results": "smoke.yaml: no section 'detr', which it needs"}
+    )
+    assert main(["reproduce", "--profile", "smoke", "--workers", "1"]) == 0
+    assert [file.name for file in (project.results / "executed").iterdir()] == ["00_data.ipynb"]
+    assert "left out: smoke.yaml: no section 'detr', which it needs\n" in capsys.readouterr().err
+    assert main(["reproduce", "--profile", "smoke", "--notebook", "07"]) == 1
+    assert capsys.readouterr().err == "MissingSection: smoke.yaml: no section 'detr', which it needs\n"
+
+
 def test_failing_notebook_stops_with_its_name_and_error(project, capsys):
     write_notebook(project.root / "notebooks" / "00_data.ipynb", "raise ValueError('a wrong folder')")
     assert main(["reproduce", "--profile", "smoke", "--workers", "1"]) == 1
@@ -237,3 +262,59 @@ def test_sigkill_during_the_command_then_the_command_again(project, tmp_path):
     subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
     assert trained(project.results) == [run.name] * 2
     assert not (project.results / "work" / run.name).exists()
+
+
+def test_advice_names_only_options_that_a_command_has(project, tmp_path):
+    """What a missing run advises is a command that trains it, also for a profile that is a path."""
+    path = tmp_path / "my profiles" / "x.yaml"
+    store = Store(project.results, KINDS, train=False, profile=str(path))
+    with pytest.raises(MissingRun) as error:
+        store.get(project.runs[0])
+    words = shlex.split(re.search(r"`python -m panolib (.*)`", str(error.value))[1])
+    options = _parser().parse_args(words)
+    assert (options.profile, options.only) == (str(path), project.runs[0].name)
+    texts = [file.read_text() for file in Path(panolib.study.__file__).parent.rglob("*.py")]
+    advised = {word for text in texts for word in re.findall(r"python -m panolib \w+ [^`\"\n]*", text)}
+    for command in advised:
+        for option in re.findall(r"--[a-z-]+", command):
+            sub = _parser()._subparsers._group_actions[0].choices[command.split()[3]]
+            assert option in sub._option_string_actions, command
+
+
+SMALL = ("camvid", "nuclei", "realtime", "detr", "performance", "experiments")
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
+    profile = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
+    small = {name: section for name, section in profile.items() if name not in SMALL}
+    small["city"]["data"] |= {name: str(tmp_path / name) for name in ("synthia", "gta5", "cityscapes")}
+    path = tmp_path / "dry.yaml"
+    path.write_text(yaml.safe_dump(small))
+    assert main(["reproduce", "--dry-run", "--profile", str(path), "--notebook", "07"]) == 0
+    found = capsys.readouterr()
+    assert re.search(r"^city +self_training +2 +2 +40 +0\.11 +not measured$", found.out, re.MULTILINE)
+    assert (
+        "data to be rendered, images: synthia 60, gta5 60, cityscapes/train 48, cityscapes/val 16"
+        in found.out
+    )
+    assert re.search(r"disk: .* GB final weights", found.out) and re.search(r"memory: .* GB for", found.out)
+    assert "dry: 1 notebooks" in found.out and "time: not measured" in found.out and not found.err
+    assert [file.name for file in tmp_path.iterdir()] == ["dry.yaml"]
+    assert not (project_root() / "results" / "dry").exists()
+
+    small["city"]["data"] |= {"embedded": None, "gta5": str(tmp_path / "no such folder")}
+    path.write_text(yaml.safe_dump(small))
+    assert main(["reproduce", "--dry-run", "--profile", str(path), "--notebook", "07"]) == 1
+    found = capsys.readouterr()
+    assert re.search(rf"^problem: data: {tmp_path}/no such folder.*$", found.err, re.MULTILINE)
+    assert re.search(r"^city +self_training +2 +2 +40 ", found.out, re.MULTILINE)  # the plan stands
+
+
+def test_a_dry_run_counts_what_is_recorded_and_what_that_took(capsys):
+    assert main(["reproduce", "--dry-run", "--profile", "cpu", "--notebook", "07"]) == 0
+    found = capsys.readouterr().out
+    assert (
+        re.search(r"\d+ runs, 0 of them to do, 0 iterations", found)
+        and "time: every run is recorded" in found
+    )
+    assert re.search(r"largest peak of a recorded run: [\d.]+ GB in city-", found)

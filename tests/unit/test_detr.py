@@ -25,6 +25,7 @@ from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.profiles import from_mapping, load_yaml, project_root
 from panolib.runs import Run, Store
+from panolib.settings import find_profile, read_profile
 
 TINY = DetrNetwork(
     block="basic", stem_channels=8, channels=(8, 8, 16), depths=(1, 1, 1), d_model=32, heads=8,
@@ -420,11 +421,11 @@ def test_scores_at_the_image_s_own_size():
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
 def test_profiles(name):
-    profile = load_yaml(project_root() / "notebooks" / "profiles" / f"{name}.yaml")
-    settings = from_mapping(DetrSettings, profile["detr"], where=name)
+    profile = read_profile(find_profile(name))
+    settings = from_mapping(DetrSettings, profile.detr, where=name)
     found = variants(settings)
     assert found["plain"] == {} and found["colour-half"]["iterations"] == settings.iterations // 2
-    assert set(settings.seeds) <= set(profile["seeds"])
+    assert set(settings.seeds) <= set(profile.seeds)
     assert [v["n_images"] for k, v in found.items() if "-n" in k] == list(settings.curve_sizes)
 
 

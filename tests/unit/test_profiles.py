@@ -7,11 +7,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from annotated_types import MinLen, Predicate
 
-from panolib.profiles import ProfileError, canonical_json, from_mapping, load_yaml, project_root, to_plain
+from panolib.profiles import (
+    Count,
+    PositivePair,
+    ProfileError,
+    Share,
+    canonical_json,
+    expand_path,
+    from_mapping,
+    load_yaml,
+    project_root,
+    to_plain,
+    with_different_items,
+)
 
 
 @dataclass(frozen=True)
@@ -181,3 +194,47 @@ def test_profiles_of_the_project_are_found():
     }
     for file in (root / "notebooks" / "profiles").glob("*.yaml"):
         assert load_yaml(file)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    batch: Count = 1
+    share: Share | None = 0.5
+    pair: PositivePair = (1.0, 2.0)
+    seeds: Annotated[tuple[Count, ...], MinLen(1), Predicate(with_different_items)] = (1,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch": 0}, r"batch: expected int >= 1, found 0 \(int\)"),
+        ({"batch": "many"}, r"batch: expected int, found 'many' \(str\)"),
+        ({"share": 1.5}, r"share: expected float >= 0 and <= 1, found 1.5 \(float\)"),
+        ({"share": -1}, r"share: expected float >= 0 and <= 1, found -1 \(int\)"),
+        ({"share": float("nan")}, r"share: expected float, found nan"),
+        ({"share": float("inf")}, r"share: expected float, found inf"),
+        ({"pair": [2.0, 1.0]}, r"pair: expected list\[float > 0, float > 0\] in rising order, found \[2"),
+        ({"pair": [0.0, 1.0]}, r"pair\[0\]: expected float > 0, found 0.0"),
+        ({"seeds": []}, r"seeds: expected list\[int >= 1, ...\] with 1 or more items and with diff"),
+        ({"seeds": [3, 3]}, r"seeds: expected .* with different items, found \[3, 3\]"),
+    ],
+)
+def test_numbers_lie_in_their_range(changes, message):
+    with pytest.raises(ProfileError, match=f"^cpu.yaml: {message}"):
+        from_mapping(Ranges, changes, where="cpu.yaml")
+
+
+def test_the_ends_of_a_range_and_none_are_inside():
+    values = {"batch": 1, "share": 1, "pair": [2, 2], "seeds": [1, 2]}
+    assert from_mapping(Ranges, values, where="x") == Ranges(1, 1.0, (2.0, 2.0), (1, 2))
+    assert from_mapping(Ranges, {"share": None}, where="x").share is None
+
+
+def test_paths_expand(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", "/disk")
+    assert expand_path("~/a") == tmp_path / "a"
+    assert expand_path("$DATA/a") == expand_path("${DATA}/a") == Path("/disk/a")
+    assert expand_path("a/b") == Path("a/b")
+    with pytest.raises(ProfileError, match=r"path '\$NOWHERE/a': variable \$NOWHERE is not set"):
+        expand_path("$NOWHERE/a")

@@ -64,8 +64,9 @@ def train_toy(run: Run, job: Job) -> dict:
 
 
 def toy_run(name: str = "toy", parent: Run | None = None, **spec) -> Run:
-    """A run of the toy study."""
-    return Run(name, "toy", ToySpec(**spec), parents=() if parent is None else (("start", parent),))
+    """A run of the toy study; what stands before the first "-" of its name is its domain."""
+    parents = () if parent is None else (("start", parent),)
+    return Run(name, "toy", ToySpec(**spec), parents=parents, domain=name.partition("-")[0])
 
 
 def train_and_count(run: Run, job: Job) -> dict:

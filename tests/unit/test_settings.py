@@ -1,0 +1,378 @@
+"""What a user may change in a profile: seeds, sections, words, numbers, names and paths."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from panolib import mixing_tables, progress_tables, study
+from panolib.clustering import ALGORITHMS, IMAGE_ALGORITHMS
+from panolib.detr import tables as detr_tables
+from panolib.models.encoder import check_weights
+from panolib.profiles import ProfileError, load_yaml, project_root
+from panolib.realtime import runs as realtime_runs
+from panolib.study import MissingSection
+
+PROFILES = project_root() / "notebooks" / "profiles"
+OPTIONAL = ("nuclei", "camvid", "experiments", "detr", "performance", "realtime")
+EXPERIMENTS = ("01_dataset_mixing", "02_clustering_comparison", "03_category_models", "04_forgetting",
+               "05_guided_masks", "06_instance_results")  # fmt: skip
+
+
+@functools.cache
+def shipped(name):
+    return load_yaml(PROFILES / f"{name}.yaml")
+
+
+def load(tmp_path, changes, *, base="smoke"):
+    """The study of a profile with changed values: {"city.batch_norm.momentum": 0.2}; `...` removes a key.
+
+    The changed values are handed over without writing and parsing YAML, which takes longer than all the rest.
+    """
+    profile = copy.deepcopy(shipped(base))
+    for path, value in changes.items():
+        *parents, key = path.split(".")
+        section = functools.reduce(lambda found, name: found[name], parents, profile)
+        if value is ...:
+            del section[key]
+        else:
+            section[key] = value
+    file = tmp_path / "my.yaml"
+    file.touch()
+    with mock.patch("panolib.settings.load_yaml", lambda path: profile):
+        return study.load(file, root=tmp_path, train=False)
+
+
+def asked(loaded):
+    """Runs that the notebooks ask for; each must be declared."""
+    names = {name for runs in loaded.notebooks.values() for name in runs}
+    assert names <= set(loaded.runs)
+    return names
+
+
+# --- what notebooks ask for -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
+def test_what_notebooks_ask_for_is_declared_in_every_profile(name, tmp_path):
+    loaded = study.load(name, root=tmp_path, train=False)
+    assert len(asked(loaded)) > 150
+    notebooks = {file.stem for file in (project_root() / "notebooks").glob("[0-9]*.ipynb")}
+    assert set(loaded.notebooks) == set(study.NEEDS) and set(study.NEEDS) <= notebooks
+
+
+@pytest.mark.parametrize(("base", "seeds"), [("cpu", [42]), ("smoke", [1]), ("smoke", [7, 3])])
+def test_seeds_are_changed_in_one_place(base, seeds, tmp_path):
+    loaded = load(tmp_path, {"seeds": seeds}, base=base)
+    assert {run.spec.seed for name, run in loaded.runs.items() if name != study.PERFORMANCE} == set(seeds)
+    for section in (
+        loaded.profile.experiments,
+        detr_tables.settings_of(loaded),
+        realtime_runs.settings_of(loaded),
+    ):
+        assert section.seeds == tuple(seeds[:1])  # both profiles take the first one
+    assert loaded.profile.experiments.consistency_seeds == tuple(seeds)
+    assert all(name.rpartition("-s")[2] in map(str, seeds) for name in asked(loaded) - {study.PERFORMANCE})
+
+
+def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
+    seeds = {"seeds": [4, 5, 6]}
+    loaded = load(
+        tmp_path, seeds | {"detr.n_seeds": ..., "realtime.n_seeds": 2, "experiments.n_consistency_seeds": 1}
+    )
+    assert detr_tables.settings_of(loaded).seeds == (4, 5, 6)
+    assert realtime_runs.settings_of(loaded).seeds == (4, 5)
+    assert loaded.profile.experiments.consistency_seeds == (4,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, r"my\.yaml: seeds: expected list.* with 1 or more items.*, found \[\]"),
+        ({"seeds": ...}, r"my\.yaml: seeds: missing key"),
+        ({"seeds": [1, 1]}, r"my\.yaml: seeds: expected .*different items, found \[1, 1\]"),
+        ({"seeds": [-1]}, r"my\.yaml: seeds\[0\]: expected int >= 0"),
+        ({"seeds": 3}, r"my\.yaml: seeds: expected list.*, found 3 \(int\)"),
+        (
+            {"detr.seeds": [0]},
+            r"my\.yaml: detr: seeds: unknown key.*at the top of the profile, expected n_seeds",
+        ),
+        ({"realtime.n_seeds": 0}, r"my\.yaml: realtime: n_seeds: expected int >= 1, found 0"),
+        (
+            {"experiments.individual_shares": [0.5]},
+            r"my\.yaml: experiments: individual_shares: expected 0\.25 among",
+        ),
+        (
+            {"experiments.algorithms": ["hdbscan"]},
+            r"my\.yaml: experiments: algorithms: expected 'mean_shift_plus'",
+        ),
+        ({"experiments.kernels": [3]}, r"my\.yaml: experiments: kernels: expected 0 among them"),
+        ({"experiments.shares": [0.0, 0.251, 0.252]}, r"my\.yaml: .*base\.auto\.25.* is declared twice"),
+        ({"experiments.sources": {"Syn": "synthia/train"}}, r"my\.yaml: .*Syn.*expected only a-z"),
+    ],
+)
+def test_what_cannot_be_declared_is_one_error(changes, message, tmp_path):
+    with pytest.raises(ProfileError, match=f"^{message}"):
+        load(tmp_path, changes)
+
+
+# --- sections that are left out ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("section", [*OPTIONAL, "city.gap"])
+def test_each_optional_section_may_be_left_out(section, tmp_path):
+    loaded = load(tmp_path, {section: ...})
+    assert list(load(tmp_path, {section: None}).runs) == list(loaded.runs)
+    whole, names = set(load(tmp_path, {}).runs), asked(loaded)
+    assert set(loaded.runs) < whole
+    needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei",), "realtime": ("09_realtime_adaptation",),
+              "detr": ("10_detr_panoptic",), "performance": ("14_performance",)}.get(section, ())  # fmt: skip
+    assert set(study.NEEDS) - set(loaded.notebooks) == set(needed)
+    for notebook in needed:
+        with pytest.raises(
+            MissingSection, match=rf"^my\.yaml: no section '{section}', which {notebook} needs$"
+        ):
+            loaded.notebooks[notebook]
+    assert not any(name.startswith(f"{section}-") for name in names)
+
+
+def test_a_profile_of_the_ladder_alone_works(tmp_path):
+    loaded = load(tmp_path, dict.fromkeys((*OPTIONAL, "city.gap"), ...))
+    assert list(loaded.sources) == ["city"] and len(loaded.runs) == 18
+    assert list(loaded.notebooks) == ["00_data", "07_panoptic_results"]
+    asked(loaded)
+
+
+def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
+    """What their first cells call; a name that only a left-out section declares says so, too."""
+    loaded = load(tmp_path, dict.fromkeys(OPTIONAL, ...))
+    calls = {
+        "experiments": [
+            lambda: progress_tables.clusterings(loaded, "instance"),
+            lambda: progress_tables.workflows(loaded),
+            lambda: mixing_tables.monitored(loaded),
+            lambda: loaded.section("experiments"),
+        ],
+        "detr": [lambda: detr_tables.settings_of(loaded), lambda: detr_tables.gather(loaded)],
+        "realtime": [lambda: realtime_runs.settings_of(loaded)],
+    }
+    for section, functions in calls.items():
+        for function in functions:
+            with pytest.raises(
+                MissingSection, match=f"^profile my: expected section '{section}', which is left out$"
+            ):
+                function()
+    with pytest.raises(
+        LookupError, match=r"no run 'city-performance' in the study of profile my.*performance"
+    ):
+        loaded.get(study.PERFORMANCE)
+    for notebook in ("05_guided_masks", "06_instance_results"):
+        text = (project_root() / "notebooks" / f"{notebook}.ipynb").read_text()
+        assert "profile.experiments" not in text and "study.section(" in text
+
+
+@pytest.mark.parametrize(
+    "section", ["description", "compute", "city", "city.self_training", "city.data", "city.panoptic"]
+)
+def test_each_other_section_is_one_clear_error(section, tmp_path):
+    where = rf"^my\.yaml: {section}: "
+    with pytest.raises(ProfileError, match=where + "missing key, expected"):
+        load(tmp_path, {section: ...})
+    with pytest.raises(ProfileError, match=where + "expected .*found None"):
+        load(tmp_path, {section: None})
+
+
+# --- words, numbers and names -----------------------------------------------------------------------------
+
+NETWORK = {
+    "version": "v2",
+    "depth": 10,
+    "width": 8,
+    "output_stride": 4,
+    "stem_pool": False,
+    "rates": [1],
+    "weights": None,
+}
+BAD = [  # key, value; the message names the last part of the key, or its section where it is another one
+    ("compute.accelerator", "cdua"), ("compute.precision", "bf16"), ("compute.loader_workers", -1),
+    ("city.label_set", "cityscape"), ("city.label_set", "nuclei"), ("city.semantic_source", "mixx/train"),
+    ("city.instance_source", "synthia/trian"), ("city.instance_selection", "synthia"),
+    ("city.target", "cityscape"), ("city.semantic_source", "mix/train:unlabeled"),
+    ("city.data.mix_requires", ["lorry"]), ("city.data.n_val_synthia", 60),
+    ("city.data.train_size", [0, 64]), ("city.data.embedded.n_train", 0),
+    ("city.semantic_baseline.network", NETWORK | {"version": "v4"}),
+    ("city.semantic_baseline.network", NETWORK | {"depth": 34}),
+    ("city.semantic_baseline.network", NETWORK | {"rates": []}),
+    ("city.semantic_baseline.network", NETWORK | {"depth": 50, "weights": "IMAGENETK"}),
+    ("city.semantic_baseline.optimiser.name", "adm"),
+    ("city.semantic_baseline.optimiser.schedule", "cosin"), ("city.semantic_baseline.optimiser.lr", 0.0),
+    ("city.semantic_baseline.optimiser.momentum", 1.5),
+    ("city.semantic_baseline.augmentation.scale_of", "windw"),
+    ("city.semantic_baseline.augmentation.scale", [1.0, 0.5]),
+    ("city.semantic_baseline.augmentation.hflip", 1.5), ("city.semantic_baseline.augmentation.height", 0),
+    ("city.semantic_baseline.augmentation.blur", [-0.1, 1.0]), ("city.semantic_baseline.iterations", -5),
+    ("city.semantic_baseline.batch_size", 0), ("city.batch_norm.n_batches", 0),
+    ("city.batch_norm.momentum", 2.0), ("city.self_training.batch_norm", "froze"),
+    ("city.self_training.ema_decay", 1.01), ("city.self_training.n_views", 0),
+    ("city.self_training.zoom", [1.0, 0.5]), ("city.self_training.zoom", [0.0, 0.5]),
+    ("city.self_training.target_weight", -1.0), ("city.self_training.minimum_threshold", 1.2),
+    ("city.self_training.ema_interval", 0), ("city.self_training.painted", "tru"),
+    ("city.instance_baseline.network.decoder_channels", [8]),
+    ("city.instance_baseline.network.output_stride", 3), ("city.instance_baseline.bandwidths", []),
+    ("city.instance_baseline.bandwidths", [0.0]), ("city.instance_baseline.weights.pull", -1.0),
+    ("city.instance_baseline.margins.delta_var", -0.5),
+    ("city.instance_self_training.algorithm", "meanshift"),
+    ("city.instance_self_training.momentum_mode", "emma"),
+    ("city.instance_self_training.batch_norm", "both"), ("city.instance_self_training.source_share", 1.1),
+    ("city.instance_self_training.min_stability", 60), ("city.panoptic.merge_rules", ["voi"]),
+    ("city.panoptic.merge_rules", []), ("city.panoptic.min_size", -1),
+    ("city.gap.target_style", "cityscape"), ("nuclei.semantic_source", "nuclei_scene/train"),
+    ("nuclei.target", "nucleus"), ("nuclei.data.n_train", 0), ("nuclei.self_training.batch_norm", "targt"),
+    ("nuclei.gap", {"n_images": 3}), ("camvid.size", [96, -128]), ("experiments.sources.syn", "synthia/al"),
+    ("experiments.networks.v3.version", "v33"), ("experiments.algorithms", ["mean_shift_plus", "kmeans"]),
+    ("experiments.shares", [0.0, 25]), ("experiments.painted_share", 30),
+    ("experiments.crop_scale", [0.5, 0.25]), ("experiments.monitor_interval", 0),
+    ("experiments.consistency_weights", [-1.0]), ("experiments.clustering_cost.heights", [8]),
+    ("detr.network.block", "botleneck"), ("detr.network.dropout", 1.5), ("detr.elsewhere", ["gta/val"]),
+    ("detr.rule.thresholds", [85, 50]), ("detr.iterations", 0), ("detr.colours.probability", 2.0),
+    ("detr.curve_sizes", [12, 12]), ("performance.step.source_style", "sinthia"),
+    ("performance.threads", []), ("performance.step_sizes", [[0, 64]]), ("performance.repeats", 0),
+    ("realtime.rule", "sett"), ("realtime.threshold", 90), ("realtime.network.version", "bisnet"),
+    ("realtime.adversary.width", 0), ("realtime.adaptation.batch_norm", "bth"),
+    ("realtime.weights", [0.1, 0.1]), ("realtime.meta.epochs", 0),
+    ("realtime.speed.compiled", ["BiSeNet-99"]), ("realtime.speed.limit_s", -1.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={str(value)[-20:]}" for key, value in BAD])
+def test_a_wrong_word_number_or_name_fails_at_loading(key, value, tmp_path):
+    with pytest.raises(ProfileError, match=r"^my\.yaml: .*(expected|unknown)") as error:
+        load(tmp_path, {key: value})
+    message = str(error.value)
+    assert "\n" not in message
+    parts = key.split(".")
+    assert parts[-1] in message or parts[0] in message
+
+
+def test_words_are_those_that_the_libraries_know():
+    """Fabric's precisions and accelerators; the clustering registry; the names of torchvision's weights."""
+    from typing import get_args
+
+    from lightning_fabric import connector
+    from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
+
+    from panolib.clustering import Algorithm
+    from panolib.training.setup import Compute
+
+    types = study.from_mapping.__globals__["_field_types"](Compute)
+    assert set(get_args(types["precision"])) == set(get_args(connector._PRECISION_INPUT_STR))
+    known = set(ACCELERATOR_REGISTRY.available_accelerators()) | {"auto", "gpu"}
+    assert set(get_args(types["accelerator"])) <= known
+    assert set(get_args(Algorithm)) == {*ALGORITHMS, *IMAGE_ALGORITHMS, "connected_components"}
+    check_weights("IMAGENET1K_V1", 101), check_weights(None, 10)
+    for weights, depth in (("IMAGENET1K_V1", 10), ("IMAGENETK", 50), ("no/such/file.pth", 18)):
+        with pytest.raises(ValueError, match=f"weights is '{weights}'"):
+            check_weights(weights, depth)
+
+
+def test_paths_of_a_profile_expand(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DATA", str(tmp_path / "disk"))
+    monkeypatch.setenv("PANOLIB_CAMVID_ROOT", "$DATA/streets")
+    changes = {
+        "city.data.synthia": "~/synthia",
+        "city.data.gta5": "$DATA/gta5",
+        "nuclei.data.root": "${DATA}/nuclei",
+    }
+    sources = load(tmp_path, changes).sources
+    assert sources["city"].folders["synthia"] == tmp_path / "home" / "synthia"
+    assert sources["city"].folders["gta5"] == tmp_path / "disk" / "gta5"
+    assert sources["nuclei"].root == tmp_path / "disk" / "nuclei"
+    assert sources["camvid"].root == tmp_path / "disk" / "streets"
+    with pytest.raises(ProfileError, match=r"'\$NOT_SET_AT_ALL/x': variable \$NOT_SET_AT_ALL is not set"):
+        load(tmp_path, {"city.data.gta5": "$NOT_SET_AT_ALL/x"})
+
+
+# --- a profile is a name or a path ------------------------------------------------------------------------
+
+
+def test_a_profile_may_be_a_path(tmp_path, monkeypatch):
+    loaded = load(tmp_path, {})
+    file = tmp_path / "my.yaml"
+    file.write_text((PROFILES / "smoke.yaml").read_text())
+    assert (loaded.profile_name, loaded.profile_argument) == ("my", str(file))
+    assert loaded.results == tmp_path / "results" / "my" and loaded.store.profile == str(file)
+    assert study.load(str(file), root=tmp_path).runs.keys() == loaded.runs.keys()
+    monkeypatch.chdir(project_root() / "notebooks")  # where notebooks run
+    assert study.load("notebooks/profiles/smoke.yaml", root=tmp_path).profile_argument == "smoke"
+
+
+def test_unknown_profiles_say_what_there_is(tmp_path):
+    with pytest.raises(
+        ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, paper, smoke, or the path"
+    ):
+        study.load("cpuu", root=tmp_path)
+    with pytest.raises(
+        ProfileError, match=r"^profile .*none\.yaml: expected a YAML file, found no such file"
+    ):
+        study.load(tmp_path / "none.yaml", root=tmp_path)
+
+
+def test_a_path_never_takes_the_results_of_a_profile_of_the_project(tmp_path):
+    file = tmp_path / "cpu.yaml"
+    file.write_text((PROFILES / "cpu.yaml").read_text())
+    assert study.load(file, root=tmp_path).results == tmp_path / "results" / "cpu"
+    with pytest.raises(
+        ProfileError, match=r"cpu\.yaml: its results would be those of .*expected another file name"
+    ):
+        study.load(file)
+
+
+# --- a run says its domain --------------------------------------------------------------------------------
+
+
+def test_a_run_says_whose_data_it_reads(tmp_path):
+    from dataclasses import replace
+
+    from panolib.kinds import open_data
+
+    loaded = load(tmp_path, {})
+    assert {run.domain for run in loaded.runs.values()} == {"city", "camvid", "nuclei"}
+    run = replace(loaded.runs["nuclei-semantic-oracle-s0"], name="another-name")
+    assert run.key == loaded.runs["nuclei-semantic-oracle-s0"].key
+    opened = {
+        domain: type(domain, (), {"open": lambda self, name: (type(self).__name__, name)})()
+        for domain in loaded.sources
+    }
+    assert open_data(opened, run, "nuclei/val") == ("nuclei", "nuclei/val")
+    package = project_root() / "panolib"
+    parsed = [file.name for file in package.rglob("*.py") if 'name.split("-")' in file.read_text()]
+    assert parsed == []
+
+
+# --- writers with several processes -----------------------------------------------------------------------
+
+WRITERS = {
+    "city": "from panolib.data.city import *\nwrite_city({folder!r}, 'synthia', split='all', {sizes})",
+    "nuclei": "from panolib.data.nuclei_scenes import *\nwrite_nuclei({folder!r}, split='train', {sizes})",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_script_without_a_main_guard_gets_one_clear_error(writer, tmp_path):
+    sizes = "n_images=4, height=64, width=64, seed=1, n_workers=2, progress=False"
+    script = tmp_path / "script.py"
+    script.write_text(WRITERS[writer].format(folder=str(tmp_path / "data"), sizes=sizes) + "\n")
+    environment = {**os.environ, "PYTHONPATH": str(project_root())}
+    done = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, timeout=100, env=environment, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: 2 worker processes: one ended before")
+    assert "if __name__ == '__main__'" in done.stderr and done.stderr.count("Traceback") == 1
