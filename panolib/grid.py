@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping
 
 from panolib.kinds import GapSpec, PanopticSpec
@@ -33,7 +34,7 @@ class Grid:
         self.runs: dict[str, Run] = {}
         self.train, self.val = f"{settings.target}/train", f"{settings.target}/val"
         self.unlabelled = f"{self.train}:unlabelled"
-        self._sources = sources
+        self._fingerprint = functools.cache(sources.fingerprint)  # of a data set that many runs read
 
     def run(self, branch: str, rung: str, variant: str = "") -> Run:
         """A run that was declared."""
@@ -91,7 +92,7 @@ class Grid:
                 kind=kind,
                 spec=from_mapping(cls, fields, where=where),
                 parents=tuple(parents.items()),
-                data=tuple(self._sources.fingerprint(name) for name in data),
+                data=tuple(self._fingerprint(name) for name in data),
                 domain=self.domain,
             )
         except ProfileError:

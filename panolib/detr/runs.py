@@ -80,21 +80,22 @@ def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
     shared = {name: section[name] for name in DetrSpec.__dataclass_fields__ if name in section}
     # the library computes boxes and losses in the precision of the network: bf16 has steps of 1/256
     shared["compute"] = dict(grid.compute) | {"precision": "32-true"}
-    camvid_grid = Grid("camvid", grid.settings, grid.compute, camvid, grid.seed, "camvid")
+    places = [(grid, (grid.val, *settings.elsewhere), settings.n_samples)]
+    if camvid is not None:
+        camvid_grid = Grid("camvid", grid.settings, grid.compute, camvid, grid.seed, grid.where)
+        places.append((camvid_grid, (CAMVID,), 0))  # no picture of CamVid may be kept
     for variant, values in variants(settings).items():
         trained = grid.add(
             "detr", "detr", variant, DetrSpec, "", {}, (grid.train,),
             **(shared | {"source": grid.train, "colours": None} | values),
         )  # fmt: skip
-        for place, names, n_samples in (
-            (grid, (grid.val, *settings.elsewhere), settings.n_samples),
-            (camvid_grid, (CAMVID,), 0),  # no picture of CamVid may be kept
-        )[: 1 if camvid is None else 2]:
+        for place, names, n_samples in places:
             place.add(
                 "detr_scores", "detr_scores", variant, DetrScoresSpec, "", {"detr": trained}, names,
                 validation=names, rule=section["rule"], n_samples=n_samples,
             )  # fmt: skip
-    grid.runs |= camvid_grid.runs
+    for place, _, _ in places[1:]:
+        grid.runs |= place.runs
     parents = {"semantic": grid.run("semantic", "oracle"), "instance": grid.run("instance", "oracle")}
     grid.add(
         "detr_cost", "detr_cost", "", DetrCostSpec, "",
