@@ -315,6 +315,8 @@ def _flat(settings: Mapping, prefix: str = "") -> dict:
 def seeds_line(rows: pd.DataFrame) -> str:
     """Which seeds the rows hold, and what "±" then means."""
     seeds = sorted(set(rows["seed"]))
+    if not seeds:
+        return "n = 0: no run of these is in the profile"
     spread = "± is the sample standard deviation" if len(seeds) > 1 else "one seed, so there is no spread"
     return f"n = {len(seeds)} (seeds {', '.join(map(str, seeds))}); {spread}"
 

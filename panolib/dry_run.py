@@ -181,10 +181,12 @@ def _open_data(
         except ValueError as error:  # another data set lies in the place of a rendered one
             problems.append(f"data: {_one_line(error)}")
             continue
-        for name in dict.fromkeys(
+        named = dict.fromkeys(
             name for run in missing if run.domain == domain for name in _data_sets(run, sources)
-        ):
-            if name.startswith(tuple(to_render)):
+        )
+        for name in named:
+            images, colon, _ = name.partition(":")
+            if images.startswith(tuple(to_render)) or (colon and images in named):  # read with their labels
                 continue
             try:
                 dataset = sources.open(name)

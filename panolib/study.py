@@ -293,6 +293,8 @@ def check_data_sets(
     if settings.experiments is not None:
         found = settings.experiments.sources.items()
         named += [("city", f"experiments.sources.{key}", name) for key, name in found]
+    if settings.nuclei is not None and settings.nuclei.gap is not None:
+        raise ProfileError(f"{where}: nuclei.gap: expected null: only streets have styles, found settings")
     for domain, key, name in named:
         try:
             sources[domain].check(name)
