@@ -141,6 +141,7 @@ def export(options: argparse.Namespace) -> None:
     """Write what a run predicts on its validation images, in the formats of the official tools."""
     from panolib import study
     from panolib.export_command import check_free, export_run, untrained
+    from panolib.runs import with_parents
 
     loaded = study.load(options.profile)
     if options.run not in loaded.runs:
@@ -148,7 +149,7 @@ def export(options: argparse.Namespace) -> None:
         raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")
     run = loaded.runs[options.run]
     check_free(options.out, options.overwrite)
-    loaded.prepare_data()
+    loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
     missing = untrained(loaded.store, loaded.sources, run)
     if missing and loaded.store.train:
         print(

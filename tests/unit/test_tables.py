@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from panolib import claims, tables
-from panolib.profiles import from_mapping, load_yaml, project_root
-from panolib.study import RUNG_LABELS, RUNGS, Profile
+from panolib.settings import find_profile, read_profile
+from panolib.study import RUNG_LABELS, RUNGS
 
 MIOU = dict(zip(RUNGS, (0.20, 0.24, 0.23, 0.22, 0.30, 0.40)))
 STEP = 0.01  # added per seed
@@ -300,8 +300,7 @@ def test_differences_in_kind_are_found_and_sizes_are_not():
 
 def test_the_recorded_study_names_its_differences_in_kind():
     def study(name):
-        path = project_root() / "notebooks" / "profiles" / f"{name}.yaml"
-        return types.SimpleNamespace(profile=from_mapping(Profile, load_yaml(path), where=path))
+        return types.SimpleNamespace(profile=read_profile(find_profile(name)))
 
     sections = ["instance_baseline", "instance_self_training"]
     instance = claims.differences_from_thesis(study("cpu"), sections)
