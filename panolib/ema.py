@@ -70,12 +70,14 @@ def epsilon(iteration: int, epsilon_0: float = 0.5, tau: float = 5000.0) -> floa
     epsilon_0 : float
         Value at the start, embedding units; 0 gives the thesis's variant "zero".
     tau : float
-        Decay time in iterations, > 0.
+        Decay time in iterations, > 0. Not looked at when `epsilon_0` is 0.
 
     References
     ----------
     Thesis section 8.2; the formula is lost there, this one is the proposal of methods.md section 4.5.
     """
+    if epsilon_0 == 0 and iteration >= 0:
+        return 0.0
     if iteration < 0 or epsilon_0 < 0 or tau <= 0:
         raise ValueError(
             f"iteration={iteration}, epsilon_0={epsilon_0}, tau={tau}: "

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil, floor
+from math import ceil, floor, inf
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from panolib.label_maps import as_labels
 from panolib.labels import VOID
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,6 +36,11 @@ def normalise(image: Tensor, padding: Tensor | None = None) -> Tensor:
     image : uint8 Tensor [..., 3, H, W] in 0..255, or float Tensor in [0, 1]
     padding : bool Tensor [..., H, W], optional
         Pixels that become exactly 0.
+
+    Raises
+    ------
+    ValueError
+        For integers other than uint8, whose range nobody knows.
     """
     image = as_unit_float(image)
     result = (image - _channels(IMAGENET_MEAN, image)) / _channels(IMAGENET_STD, image)
@@ -47,8 +53,11 @@ def denormalise(image: Tensor) -> Tensor:
 
 
 def as_unit_float(image: Tensor) -> Tensor:
-    """float32 image in [0, 1] from uint8 in 0..255; a float image keeps its values."""
-    return image.float() / 255 if image.dtype == torch.uint8 else image.float()
+    """float32 image in [0, 1] from uint8 in 0..255; a float image keeps its values. Errors of `normalise`."""
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    _check_float(image)
+    return image.float()
 
 
 def photometric_noise(
@@ -75,19 +84,27 @@ def photometric_noise(
     jitter_probability, grayscale : float
         Share of images that are jittered; that lose their colour.
     blur : (low, high) or None
-        Range of the standard deviation of the Gaussian, pixels; applied to every image.
+        Range of the standard deviation of the Gaussian, pixels; applied to every image. (0, 0), as None,
+        blurs nothing.
 
     Returns
     -------
     float32 Tensor, same shape, in [0, 1]
+
+    Raises
+    ------
+    ValueError
+        If the image is no float image of three channels, or `blur` is no range of numbers >= 0.
 
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097.
     """
     _check_image(image, (3, 4))
+    _check_float(image)
     images = image.float() if image.ndim == 4 else image[None].float()
     if blur is not None:
+        check_range("blur", blur)
         images = gaussian_blur(images, _uniform(blur, len(images)), max_sigma=blur[1])
     images = _random_jitter(images, jitter, hue, jitter_probability)
     if grayscale > 0:
@@ -128,14 +145,15 @@ def gaussian_blur(images: Tensor, sigma: Tensor, *, max_sigma: float) -> Tensor:
     ----------
     images : float Tensor [B, C, H, W]
     sigma : float Tensor [B]
-        Pixels; positive.
+        Pixels; >= 0, and 0 leaves an image as it is.
     max_sigma : float
         Bound of `sigma`; the kernel reaches 3 `max_sigma`.
     """
     n, c, h, w = images.shape
     radius = max(1, ceil(3 * max_sigma))
     offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
-    weights = torch.exp(-0.5 * (offsets / sigma.to(images, non_blocking=True)[:, None]).square())
+    sigma = sigma.to(images, non_blocking=True).clamp(min=torch.finfo(images.dtype).tiny)
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]).square())
     weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(c, 0)             # [B * C, 2 r + 1]
     flat = F.pad(images.reshape(1, n * c, h, w), [radius] * 4, mode="replicate")
     flat = F.conv2d(flat, weights[:, None, :, None], groups=n * c)
@@ -162,7 +180,7 @@ def train_view(
     Parameters
     ----------
     image : uint8 Tensor [3, H, W], or float Tensor in [0, 1]
-    labels : mapping of "semantic", "instance", "crowd" to Tensor [H, W]
+    labels : mapping of "semantic", "instance", "crowd" to integer Tensor [H, W]
         Any subset of the three.
     size : (height, width)
         Of the result, pixels.
@@ -191,7 +209,8 @@ def train_view(
     Raises
     ------
     ValueError
-        If a label map has another height or width than the image, an unknown name, or `scale_of` is unknown.
+        If a label map has another height or width than the image, an unknown name, or is not of integers; if
+        `scale_of` is unknown; if `scale` is no range of positive numbers or `blur` none of numbers >= 0.
 
     References
     ----------
@@ -207,6 +226,9 @@ def train_view(
             )
     if scale_of not in ("window", "image"):
         raise ValueError(f"scale_of is {scale_of!r}; expected 'window' or 'image'")
+    check_range("scale", scale, positive=True)
+    if blur is not None:
+        check_range("blur", blur)
 
     (height, width), (h, w) = image.shape[1:], size
     drawn, flipped = _uniform(scale, 1).item(), torch.rand(()).item() < hflip
@@ -231,7 +253,7 @@ def train_view(
     maps = {}
     for name, values in labels.items():
         # not torchvision's Mask: its nearest rule is half a pixel off and its float32 rounds large ids
-        values = values[rows.nearest()][:, columns.nearest()]
+        values = as_labels(values, name)[rows.nearest()][:, columns.nearest()]
         values = values.flip(-1) if flipped else values
         values = values.bool() if name == "crowd" else values.long()
         maps[name] = F.pad(values, (left, right, top, bottom), value=PADDING_VALUES[name])
@@ -344,14 +366,24 @@ def warp_labels(labels: Tensor, affine: Tensor, *, fill: int | bool = VOID, size
     Returns
     -------
     Tensor [N, h, w], type of `labels`
+
+    Raises
+    ------
+    ValueError
+        For labels that are not integers, or a `fill` that their type cannot hold.
     """
+    dtype, labels = labels.dtype, as_labels(labels, "labels")
+    low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+    if not low <= fill <= high:
+        raise ValueError(f"fill is {fill}, expected {low} .. {high} for labels of {dtype}")
     n, height, width = labels.shape
     grid = sampling_grid(affine, tuple(size or (height, width)))
     column = ((grid[..., 0] + 1) * (width / 2)).floor().long()
     row = ((grid[..., 1] + 1) * (height / 2)).floor().long()
     index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
     values = labels.reshape(n, -1).gather(1, index.flatten(1)).view(index.shape)
-    return values.masked_fill((row < 0) | (row >= height) | (column < 0) | (column >= width), fill)
+    outside = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+    return values.masked_fill(outside, fill).to(dtype)
 
 
 # --- several crops of one image -----------------------------------------------------------------------------
@@ -454,12 +486,11 @@ def multi_view_crops(
     Araslanov & Roth 2021, arXiv:2105.00097.
     """
     _check_image(images, (4,))
-    if not images.is_floating_point():
-        raise ValueError(f"images are {images.dtype}; expected float in [0, 1]")
+    _check_float(images)
     if n_views < 1:
         raise ValueError(f"n_views is {n_views}; expected at least 1")
-    if min(zoom) <= 0 or min(reference_scale) <= 0:
-        raise ValueError(f"zoom {zoom} and reference_scale {reference_scale} must be positive")
+    check_range("zoom", zoom, positive=True)
+    check_range("reference_scale", reference_scale, positive=True)
 
     n, size = len(images), images.shape[-2:]
     _, canvas_to_image = view_affines(
@@ -577,6 +608,20 @@ def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
     hue = hue[:, None] + 6 * turns                                                       # [B, 1, H, W]
     k = (hue + torch.arange(5, 0, -2, device=images.device)[:, None, None]) % 6          # red, green, blue
     return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def check_range(name: str, bounds: tuple[float, float], *, positive: bool = False) -> None:
+    """ValueError unless `bounds` are (low, high) with 0 <= low <= high; `positive`: 0 < low."""
+    low, high = bounds
+    if not (0 <= low <= high < inf) or (positive and low == 0):
+        what = "positive" if positive else "finite, not negative"
+        raise ValueError(f"{name} is {tuple(bounds)}; expected (low, high), {what}, with low <= high")
+
+
+def _check_float(image: Tensor) -> None:
+    """ValueError unless the values are floating-point numbers."""
+    if not image.is_floating_point():
+        raise ValueError(f"image is {image.dtype}; expected float in [0, 1]")
 
 
 def _check_image(image: Tensor, ndims: tuple[int, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 KINDS = ("fcd", "light")
@@ -51,8 +52,12 @@ class Discriminator(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, probabilities: Tensor) -> Tensor:
-        """Logits [B, 1, H, W] of `probabilities` [B, n_classes, H, W], H and W multiples of 32."""
+        """Logits [B, 1, H, W] of `probabilities` [B, n_classes, H, W].
+
+        Sides that are no multiples of 32 are padded with zeros, as the convolutions do, and cut off again.
+        """
         height, width = probabilities.shape[-2:]
-        if height % STRIDE or width % STRIDE:
-            raise ValueError(f"discriminator input is {height} x {width}, expected multiples of {STRIDE}")
-        return self.layers(probabilities)
+        missing = (0, -width % STRIDE, 0, -height % STRIDE)
+        if any(missing):
+            probabilities = F.pad(probabilities, missing)
+        return self.layers(probabilities)[..., :height, :width]

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import MinLen
+from annotated_types import Interval, MinLen
 from torch import Tensor, nn
 
 from panolib import guidance
@@ -23,6 +23,7 @@ from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
 from panolib.data.readers import Sample
 from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
+from panolib.inference import resize_nearest
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.profiles import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
@@ -55,9 +56,9 @@ from panolib.training.setup import (
 class Margins:
     """Hinge margins in embedding units, and the epsilon rings that widen them early (thesis 8.2)."""
 
-    delta_var: NonNegative
-    delta_dist: NonNegative
-    kernel_threshold: Share
+    delta_var: NonNegative  # 0 pulls every pixel; object Dice and consistency need more
+    delta_dist: NonNegative  # 0 pushes nothing
+    kernel_threshold: Annotated[float, Interval(gt=0, lt=1)]
     epsilon_0: NonNegative  # 0 switches the rings off
     epsilon_tau: Positive  # iterations
 
@@ -79,6 +80,14 @@ class EmbeddingTrainingSpec:
     compute: Compute
     seed: Seed
 
+    def __post_init__(self):
+        kernels = [name for name in ("object_dice", "consistency") if getattr(self.weights, name) > 0]
+        if self.margins.delta_var == 0 and kernels:
+            raise ValueError(
+                f"margins.delta_var is 0, which leaves the kernel of weights.{' and weights.'.join(kernels)} "
+                "without a width; expected a margin > 0, or 0 for these weights as well"
+            )
+
 
 @dataclass(frozen=True)
 class InstanceBaselineSpec(EmbeddingTrainingSpec):
@@ -87,7 +96,7 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
     selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
     n_selection: Count
     bandwidths: Annotated[tuple[Positive, ...], MinLen(1)]
-    merge_distances: Annotated[tuple[Positive, ...], MinLen(1)]
+    merge_distances: Annotated[tuple[NonNegative, ...], MinLen(1)]
     classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
 
 
@@ -106,7 +115,7 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     source_share: Share
     algorithm: Algorithm
     min_stability: Share | None
-    noise_blur: NonNegativePair
+    noise_blur: NonNegativePair | None  # pixels; None: the student sees sharp crops
     rotation: NonNegative  # largest rotation of the teacher's view, degrees
     momentum_mode: Literal["ema", "hard_copy"]  # every iteration, or every `copy_interval`
     ema_decay: Share
@@ -138,9 +147,11 @@ class MaskedBatches:
 
 
 def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:
-    """Label maps [B, H, W] sampled at the pixel centres of the embedding grid [B, E, h, w]."""
-    stride = labels.shape[-1] // embeddings.shape[-1]
-    return labels[:, stride // 2 :: stride, stride // 2 :: stride]
+    """Label maps [B, H, W] sampled at the pixel centres of the embedding grid [B, E, h, w], of any size.
+
+    The rule of `predict_instances`, so that a network is asked where it was taught.
+    """
+    return resize_nearest(labels, embeddings.shape[-2:])
 
 
 def source_targets(
@@ -153,9 +164,8 @@ def source_targets(
     """
     instances = to_embedding_grid(batch["instance"], embeddings)
     kept = torch.stack([drop_small_clusters(labels, min_area) for labels in instances])
-    ignore = to_embedding_grid(batch["crowd"], embeddings).bool()
     semantic = to_embedding_grid(batch["semantic"], embeddings)
-    ignore |= semantic == VOID
+    ignore = to_embedding_grid(batch["crowd"], embeddings).bool() | (semantic == VOID)
     ignore |= (kept == 0) & (instances != 0)
     if class_ids is not None:
         wanted = torch.isin(semantic, torch.tensor(list(class_ids), device=semantic.device))

@@ -123,8 +123,8 @@ class SelfTrainingSpec:
     n_target: Count  # target images an iteration
     n_views: Count
     zoom: PositivePair
-    noise_blur: NonNegativePair
-    fusion_stride: Count  # fusion and target loss at 1 / stride of the image size
+    noise_blur: NonNegativePair | None  # pixels; None: the student sees sharp crops
+    fusion_stride: Count  # fusion and target loss at 1 / stride of the image size, rounded up
     target_weight: NonNegative
     focal_exponent: NonNegative
     threshold_scale: Share
@@ -369,7 +369,7 @@ def self_train(
     loaders = stream_loaders(
         fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
     )
-    fusion_size = tuple(side // spec.fusion_stride for side in size)
+    fusion_size = fusion_grid(size, spec.fusion_stride)
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
     label_set = LABEL_SETS[spec.label_set]
     watch = SemanticMonitor(spec.monitor, job, monitored or {}, label_set, spec.iterations)
@@ -460,14 +460,20 @@ def thresholds(spec: SelfTrainingSpec) -> dict[str, float]:
     }
 
 
+def fusion_grid(size: tuple[int, int] | torch.Size, stride: int) -> tuple[int, int]:
+    """Height and width of the maps that are fused, for images of `size`: never without a pixel."""
+    height, width = (-(-side // stride) for side in size)
+    return height, width
+
+
 def whole_image_labels(spec: SelfTrainingSpec, teacher: nn.Module, prior: Tensor, image: Tensor) -> Tensor:
     """Pseudo-labels of whole images, to look at: one view without augmentation, hence nothing to fuse.
 
     Classes, class prior and thresholds are those of training; training itself fuses several crops and takes
-    the thresholds of each crop. float [B, 3, H, W] in [0, 1] -> int64 [B, H / stride, W / stride].
+    the thresholds of each crop. float [B, 3, H, W] in [0, 1] -> int64 [B, h, w] of `fusion_grid`.
     """
     image = image.to(prior.device)
-    size = tuple(side // spec.fusion_stride for side in image.shape[-2:])
+    size = fusion_grid(image.shape[-2:], spec.fusion_stride)
     probabilities = upsample(teacher(views.normalise(image)).float(), size).softmax(1)
     everywhere = torch.ones_like(probabilities[:, 0], dtype=torch.bool)
     return semantic_pseudo_labels(probabilities, everywhere, prior, **thresholds(spec))[0]

@@ -267,6 +267,19 @@ def test_padding_marks_the_outside():
     assert torch.equal(labels == VOID, views.padding)
 
 
+@pytest.mark.parametrize("blur", [None, (0.0, 0.0), (0.0, 1e-30)])
+def test_no_blur_leaves_the_image(blur):
+    image = torch.rand(2, 3, 16, 16)
+    noisy = photometric_noise(image, jitter_probability=0.0, grayscale=0.0, blur=blur)
+    torch.testing.assert_close(noisy, image, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("blur", [(-0.1, 1.0), (1.0, 0.5), (0.0, float("nan")), (0.0, float("inf"))])
+def test_a_range_that_is_none_is_named(blur):
+    with pytest.raises(ValueError, match=r"blur is \(.*expected \(low, high\)"):
+        photometric_noise(torch.rand(1, 3, 8, 8), blur=blur)
+
+
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
