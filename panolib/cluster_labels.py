@@ -7,7 +7,15 @@ import torch
 from skimage import measure
 from torch import Tensor
 
-from panolib.distances import ball_sums, centred, exact_products, segment_mean
+from panolib.distances import (
+    ball_sums,
+    centred,
+    check_bandwidth,
+    check_finite,
+    exact_products,
+    segment_mean,
+)
+from panolib.label_maps import as_ids, as_labels, consecutive
 
 
 @torch.no_grad()
@@ -21,10 +29,10 @@ def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> T
     ----------
     points : float Tensor [N, E]
         In embedding units.
-    labels : int64 Tensor [N]
+    labels : integer Tensor [N]
         0 for noise.
     delta_dist : float
-        Embedding units.
+        Embedding units; 0 joins none.
 
     Returns
     -------
@@ -55,21 +63,17 @@ def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> T
 
 
 def relabel_consecutive(labels: Tensor) -> Tensor:
-    """Ids 1 .. K in the order of the old ones, any shape; 0 stays 0, by value. Memory grows with the ids."""
-    if labels.numel() == 0:
-        return labels
-    present = torch.bincount(labels.flatten()) > 0
-    present[0] = False
-    number = torch.where(present, present.long().cumsum(0), 0)
-    return number.index_select(0, labels.flatten()).view_as(labels)
+    """int64 ids 1 .. K in the order of the old ones, any shape; 0 stays 0, by value (`consecutive`)."""
+    return consecutive(labels)[0]
 
 
 def drop_small_clusters(labels: Tensor, min_size: int) -> Tensor:
     """Set clusters of fewer than `min_size` pixels to 0; the others become 1 .. K. Any shape."""
-    if labels.numel() == 0:
-        return labels
-    sizes = torch.bincount(labels.flatten())
-    return relabel_consecutive(torch.where(sizes[labels] >= min_size, labels, 0))
+    labels = relabel_consecutive(labels)
+    keep = torch.bincount(labels.flatten(), minlength=1) >= min_size
+    keep[0] = False
+    number = keep.cumsum(0).mul_(keep)
+    return number.index_select(0, labels.flatten()).view_as(labels)
 
 
 def split_disconnected(labels: Tensor) -> Tensor:
@@ -80,14 +84,15 @@ def split_disconnected(labels: Tensor) -> Tensor:
 
     Parameters
     ----------
-    labels : int64 Tensor [H, W]
-        0 or 1 .. K.
+    labels : integer Tensor [H, W]
+        0 or ids >= 1.
 
     Returns
     -------
     int64 Tensor [H, W]
         0 where `labels` is 0, else 1 .. R.
     """
+    labels = as_ids(labels, "labels")
     regions = measure.label(labels.cpu().numpy(), background=0, connectivity=2)
     return torch.as_tensor(regions, dtype=torch.int64, device=labels.device)
 
@@ -111,7 +116,7 @@ def stability_filter(
 
     Parameters
     ----------
-    labels : int64 Tensor [H, W]
+    labels : integer Tensor [H, W]
         Clusters found in the student's embeddings; 0 outside.
     teacher_embeddings : float Tensor [E, H, W]
         In embedding units.
@@ -133,17 +138,26 @@ def stability_filter(
     stability : float Tensor [K]
         Median IoU of each of them.
 
+    Raises
+    ------
+    ValueError
+        For a bandwidth that is not positive, or embeddings in the mask that are not finite.
+
     References
     ----------
     Wolny et al. 2022, consistency clustering; thesis ch. 7 ("filtering step").
     """
+    check_bandwidth(bandwidth)
+    labels = as_labels(labels, "labels").long()
     mask = mask.bool() | (labels != 0)
     inside = relabel_consecutive(labels[mask])  # [N]
     n_clusters = int(inside.max()) if len(inside) else 0
     if n_clusters == 0:
         return torch.zeros_like(labels), teacher_embeddings.new_zeros(0)
     with exact_products(labels.device):
-        points = centred(teacher_embeddings.movedim(0, -1)[mask], bandwidth)  # [N, E]
+        points = teacher_embeddings.movedim(0, -1)[mask]  # [N, E]
+        check_finite(points)
+        points = centred(points, bandwidth)
         by_label = torch.argsort(inside, stable=True)
         sizes = torch.bincount(inside, minlength=n_clusters + 1)
         starts = sizes.cumsum(0) - sizes

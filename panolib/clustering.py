@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
-from panolib.distances import check_finite, nearest, segment_mean
+from panolib.distances import check_bandwidth, check_finite, nearest, segment_mean
 from panolib.mean_shift import mean_shift_plus
 from panolib.peeling import mean_shift_grid, mean_shift_peel
 
@@ -84,8 +84,6 @@ def cluster(
         return drop_small_clusters(function(embeddings, mask, **options), min_size)
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=embeddings.device)
     points = embeddings.detach().movedim(0, -1)[mask]  # [N, E]
-    if len(points) == 0:
-        return labels
     check_finite(points)
     labels[mask] = drop_small_clusters(function(points, **options), min_size)
     return labels
@@ -109,6 +107,7 @@ def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | No
 
     Parameters and result as in `mean_shift_plus`.
     """
+    check_bandwidth(bandwidth)
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     from sklearn.cluster import MeanShift  # a second to import: only for those who use it

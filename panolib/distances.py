@@ -21,6 +21,12 @@ def exact_products(device: torch.device) -> Iterator[None]:
         torch.set_float32_matmul_precision(precision)
 
 
+def check_bandwidth(bandwidth: float) -> None:
+    """Raise ValueError for a bandwidth that is not a positive number."""
+    if not bandwidth > 0:
+        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+
+
 def check_finite(points: Tensor) -> None:
     """Raise ValueError if embeddings that are to be clustered hold nan or infinity."""
     if not torch.isfinite(points.sum()) and not torch.isfinite(points).all():  # a sum may just be too large

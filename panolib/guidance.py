@@ -9,14 +9,12 @@ import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import (
-    drop_small_clusters,
-    relabel_consecutive,
-    split_disconnected,
-    stability_filter,
-)
+from panolib.cluster_labels import drop_small_clusters, split_disconnected, stability_filter
 from panolib.clustering import cluster, find_algorithm
+from panolib.label_maps import as_ids, as_labels, consecutive
 from panolib.labels import VOID
+
+MAX_TABLE = 2**24  # rows of a table by instance id; COCO's ids end there
 
 
 @torch.no_grad()
@@ -45,8 +43,8 @@ def cluster_in_class_masks(
     ----------
     embeddings : float Tensor [E, h, w]
         Usually of the momentum network. Embedding units.
-    semantic_labels : integer Tensor [h, w]
-        Train ids on the grid and the device of the embeddings.
+    semantic_labels : integer Tensor or array [h, w]
+        Train ids on the grid of the embeddings.
     thing_ids : sequence of int
         Classes to look for.
     algorithm, bandwidth, delta_dist, **options
@@ -81,6 +79,7 @@ def cluster_in_class_masks(
     ----------
     Thesis chapter 7, algorithm 2.
     """
+    semantic_labels = as_labels(semantic_labels, "semantic_labels", device=embeddings.device)
     for name, other in {"embeddings": embeddings, "teacher_embeddings": teacher_embeddings}.items():
         if other is not None and other.shape[1:] != semantic_labels.shape:
             raise ValueError(
@@ -156,10 +155,11 @@ def cluster_unguided(
     table : list of dict
         As `cluster_in_class_masks`.
     """
+    semantic_labels = as_labels(semantic_labels, "semantic_labels", device=embeddings.device)
     everything = torch.zeros_like(semantic_labels)
     labels, table = cluster_in_class_masks(embeddings, everything, (0,), **options)
     winner = vote_categories(semantic_labels, labels, range(VOID))
-    kept = torch.isin(winner, torch.tensor(list(thing_ids), device=winner.device))
+    kept = torch.isin(winner, torch.tensor(list(thing_ids), dtype=torch.int64, device=winner.device))
     kept[0] = False
     number = kept.long().cumsum(0) * kept
     rows = [
@@ -178,7 +178,7 @@ def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids:
     semantic_labels : integer Tensor [H, W]
         Train ids below 256.
     instance_labels : integer Tensor [H, W]
-        0 or ids >= 1.
+        0 or ids >= 1, below 2**24: `cluster_labels.relabel_consecutive` makes larger ones small.
     thing_ids : sequence of int
         Classes that may win; of two with equal counts the lower id does.
 
@@ -186,17 +186,25 @@ def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids:
     -------
     int64 Tensor [largest id + 1]
         Train id per instance id; -1 for id 0 and for instances without any thing pixel.
+
+    Raises
+    ------
+    ValueError
+        For an id outside of these ranges, or that is not an integer.
     """
+    semantic_labels = as_labels(semantic_labels, "semantic_labels")
+    instance_labels = as_ids(instance_labels, "instance_labels", highest=MAX_TABLE - 1)
     inside = instance_labels > 0
-    ids = instance_labels[inside].long()
-    n_rows = int(ids.max()) + 1 if len(ids) else 1
-    pairs = ids * 256 + semantic_labels[inside].long()
-    counts = torch.bincount(pairs, minlength=n_rows * 256).view(n_rows, 256)
+    instances, ids = consecutive(instance_labels[inside])
+    pairs = instances * 256 + as_ids(semantic_labels[inside], "semantic_labels", highest=VOID)
+    counts = torch.bincount(pairs, minlength=len(ids) * 256).view(len(ids), 256)
+    table = torch.full((int(ids[-1]) + 1,), -1, device=counts.device)
     things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=counts.device)
     if len(things) == 0:
-        return torch.full((n_rows,), -1, device=counts.device)
+        return table
     most, winner = counts[:, things].max(dim=1)
-    return torch.where(most > 0, things[winner], -1)
+    table[ids] = torch.where(most > 0, things[winner], -1)
+    return table
 
 
 def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
@@ -223,7 +231,7 @@ def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_
             f"semantic_labels are {list(semantic_labels.shape)} and "
             f"instance_labels {list(instance_labels.shape)}; expected one grid"
         )
-    instance_labels = relabel_consecutive(instance_labels.long())
+    instance_labels, _ = consecutive(instance_labels, "instance_labels")
     voted = vote_categories(semantic_labels, instance_labels, thing_ids)[instance_labels]
     return torch.where(voted >= 0, voted, semantic_labels.long()).to(semantic_labels.dtype)
 
@@ -235,10 +243,10 @@ def paint_instances(
 
     Parameters
     ----------
-    pseudo_labels : int64 Tensor [..., H, W]
+    pseudo_labels : integer Tensor [..., H, W]
         Train ids, 255 void.
-    instance_labels : int64 Tensor [..., H, W]
-        0 or ids >= 1.
+    instance_labels : integer Tensor [..., H, W]
+        0 or ids >= 1, none beyond the table.
     categories : int64 Tensor [largest id + 1]
         Train id per instance id; -1 for those that are not painted, and for id 0. From `vote_categories`.
 
@@ -249,13 +257,18 @@ def paint_instances(
     inside : bool Tensor [..., H, W]
         The painted pixels.
 
+    Raises
+    ------
+    ValueError
+        For an instance that `categories` does not have.
+
     References
     ----------
     Thesis 8.5.
     """
-    category = categories[instance_labels]
+    category = categories[as_ids(instance_labels, "instance_labels", highest=len(categories) - 1)]
     inside = category >= 0
-    return torch.where(inside, category, pseudo_labels), inside
+    return torch.where(inside, category, as_labels(pseudo_labels, "pseudo_labels")), inside
 
 
 def corrected(semantic: np.ndarray, truth: np.ndarray, share: float, *, seed: int = 0) -> np.ndarray:

@@ -26,6 +26,7 @@ from panolib.exports import (
     write_coco_panoptic_json,
 )
 from panolib.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
+from panolib.label_maps import as_labels, consecutive
 from panolib.labels import VOID, LabelSet
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def predict_instances(
     probabilities : float Tensor or array [C, H, W], optional
         Semantic probabilities, for the confidence of an instance: their mean over its mask.
     thing_ids : sequence of int, optional
-        Look for these classes only (default: all things of the label set).
+        Look for these classes only, none if it is empty (default: all things of the label set).
     guided : bool
         False: the semantic map only names clusters of all pixels (`guidance.cluster_unguided`), and does not
         cut them.
@@ -129,11 +130,12 @@ def predict_instances(
         probabilities).
     """
     device = embeddings.device
-    semantic = torch.as_tensor(semantic_labels, device=device).long()
+    semantic = as_labels(semantic_labels, "semantic_labels", device=device).long()
     small = resize_nearest(semantic, embeddings.shape[1:])
     options = {"connected": label_set.connected_things} | options
     cluster = cluster_in_class_masks if guided else cluster_unguided
-    labels, rows = cluster(embeddings, small, thing_ids or label_set.thing_ids, **options)
+    class_ids = label_set.thing_ids if thing_ids is None else thing_ids
+    labels, rows = cluster(embeddings, small, class_ids, **options)
 
     category = torch.tensor([-1] + [row["category_id"] for row in rows], device=device)
     labels = resize_nearest(labels, semantic.shape)
@@ -143,7 +145,14 @@ def predict_instances(
     if probabilities is None:
         confidence = torch.ones(len(category))
     else:
-        probabilities = torch.as_tensor(probabilities, device=device)
+        if not torch.is_tensor(probabilities):
+            probabilities = torch.as_tensor(np.ascontiguousarray(probabilities))  # torch cannot flip
+        probabilities = probabilities.to(device)
+        if probabilities.shape[1:] != semantic.shape:
+            raise ValueError(
+                f"probabilities are {list(probabilities.shape)} and semantic_labels {list(semantic.shape)}; "
+                "expected [C, H, W] and [H, W]"
+            )
         y, x = torch.nonzero(labels, as_tuple=True)
         ids = labels[y, x]
         own = probabilities[category[ids], y, x].double()
@@ -181,7 +190,7 @@ def clean_instances(
     Raises
     ------
     ValueError
-        For an even kernel.
+        For an even kernel, or an id that is negative or not an integer.
 
     References
     ----------
@@ -189,13 +198,12 @@ def clean_instances(
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel is {kernel}; expected an odd number of pixels")
-    labels = to_numpy(instance_labels)
+    given = to_numpy(instance_labels)
+    labels, ids = (part.cpu().numpy() for part in consecutive(instance_labels, "instance_labels"))
     element = np.ones((kernel, kernel), np.uint8)
     cleaned = np.zeros_like(labels)
     height, width = labels.shape
     for k, box in enumerate(scipy.ndimage.find_objects(labels.astype(np.int32)), start=1):
-        if box is None:
-            continue
         rows, columns = box
         window = (
             slice(max(rows.start - kernel, 0), min(rows.stop + kernel, height)),
@@ -209,6 +217,7 @@ def clean_instances(
         if fill_holes:
             shape = scipy.ndimage.binary_fill_holes(shape)
         cleaned[window][(shape > 0) & ((before == k) | (before == 0))] = k
+    cleaned = ids[cleaned].astype(given.dtype)
     if torch.is_tensor(instance_labels):
         return torch.as_tensor(cleaned, device=instance_labels.device)
     return cleaned
@@ -252,7 +261,8 @@ def merge_panoptic(
     Raises
     ------
     ValueError
-        For an unknown rule, different sizes, or a train id that the label set does not have.
+        For an unknown rule, different sizes, a train id that the label set does not have, or an instance id
+        that is negative or not an integer.
 
     References
     ----------
@@ -301,8 +311,8 @@ def panoptic_truth(sample: Sample, label_set: LabelSet) -> tuple[np.ndarray, lis
 
 def _named_instances(semantic_labels, instance_labels, label_set):
     """Semantic map, instance map with ids 1 .. K, and train id per instance (row 0 unused), as arrays."""
-    semantic = to_numpy(semantic_labels).astype(np.int64)
-    instances = torch.from_numpy(to_numpy(instance_labels).astype(np.int64))
+    semantic = as_labels(semantic_labels, "semantic map").cpu().long().numpy()
+    instances = as_labels(instance_labels, "instance map").cpu()
     if semantic.shape != tuple(instances.shape):
         raise ValueError(
             f"semantic map is {list(semantic.shape)}, instance map {list(instances.shape)}; "
@@ -314,7 +324,7 @@ def _named_instances(semantic_labels, instance_labels, label_set):
             f"semantic map holds train id {semantic[~known][0]}; {label_set.name} has "
             f"0 .. {label_set.n_classes - 1} and void {VOID}"
         )
-    instances = relabel_consecutive(instances)
+    instances, _ = consecutive(instances, "instance map")
     categories = vote_categories(torch.from_numpy(semantic), instances, label_set.thing_ids)
     named = categories >= 0
     instances = torch.where(named[instances], instances, 0)
@@ -376,10 +386,10 @@ def _join_nearest(
 
 
 def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """[H, W] labels at another size; every pixel takes the label under its centre."""
-    if labels.shape == torch.Size(size):
+    """[..., H, W] labels at another size; every pixel takes the label under its centre."""
+    if labels.shape[-2:] == torch.Size(size):
         return labels
-    (height, width), (new_height, new_width) = labels.shape, size
+    (height, width), (new_height, new_width) = labels.shape[-2:], size
     rows = (2 * torch.arange(new_height, device=labels.device) + 1) * height // (2 * new_height)
     columns = (2 * torch.arange(new_width, device=labels.device) + 1) * width // (2 * new_width)
-    return labels[rows[:, None], columns]
+    return labels[..., rows[:, None], columns]

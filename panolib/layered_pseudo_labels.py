@@ -75,11 +75,16 @@ def median_thresholds(
     float64 array [n_classes]
         `cap` for a class that is never predicted.
 
+    Raises
+    ------
+    ValueError
+        For a label that is none of the classes.
+
     References
     ----------
     Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set; methods.md section 9.4.
     """
-    labels, confidence = labels.ravel(), confidence.ravel()
+    labels, confidence = _classes(labels, n_classes).ravel(), confidence.ravel()
     thresholds = np.full(n_classes, cap)
     for class_id in np.unique(labels):
         thresholds[class_id] = min(cap, np.median(confidence[labels == class_id]))
@@ -102,7 +107,7 @@ def reference_thresholds(
     ----------
     methods.md section 9.6, bug 1.
     """
-    labels, confidence = labels.ravel(), confidence.ravel()
+    labels, confidence = _classes(labels, n_classes).ravel(), confidence.ravel()
     thresholds: list[float] = []
     for class_id in range(n_classes):
         own = confidence[labels == class_id]
@@ -114,7 +119,19 @@ def reference_thresholds(
 
 def keep_confident(labels: np.ndarray, confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """uint8 labels, `VOID` where the confidence is below the threshold of the class (NaN: never)."""
+    labels = _classes(labels, len(thresholds))
     return np.where(confidence < thresholds[labels], VOID, labels).astype(np.uint8)
+
+
+def _classes(labels: np.ndarray, n_classes: int) -> np.ndarray:
+    """Labels of an integer type; raises ValueError for one that is none of the classes."""
+    labels = np.asarray(labels)
+    labels = labels.view(np.uint8) if labels.dtype == bool else labels  # numpy takes bool for a mask
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"labels are {labels.dtype}, expected an integer type")
+    if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
+        raise ValueError(f"labels are {labels.min()} .. {labels.max()}, expected 0 .. {n_classes - 1}")
+    return labels
 
 
 def select_labels(

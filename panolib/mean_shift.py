@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
-from panolib.distances import ball_sums, centred, exact_products, grid_cells, nearest, segment_sum
+from panolib.distances import (
+    ball_sums,
+    centred,
+    check_bandwidth,
+    exact_products,
+    grid_cells,
+    nearest,
+    segment_sum,
+)
 
 CONVERGED = 1e-3  # a trajectory stops when it moves by less than this share of the bandwidth (scikit-learn)
 EQUAL = 0.1  # trajectories in one grid cell of this share of the bandwidth go on as one
@@ -26,11 +34,15 @@ def mean_shift_plus(
 ) -> Tensor:
     """Flat-kernel mean shift of all seeds at once, then a merge of close clusters.
 
-    The result is scikit-learn's ``MeanShift(bin_seeding=True)`` up to points without neighbours, at a
-    fraction of its time: distances come from matrix products on blocks, blocks hold only points that can
-    be within the bandwidth (exact: both are sorted along the main axis of the points), and trajectories
-    that have met go on as one. Extra memory is a few copies of the points and some blocks, whatever the
-    number of seeds.
+    Clusters much narrower than the bandwidth are those of scikit-learn's ``MeanShift(bin_seeding=True)``, at
+    a fraction of its time. Clusters as wide as the bandwidth have many weak modes; which of them are found
+    depends on where the seeds start, and scikit-learn's start elsewhere. Then both agree only after the
+    merge, which joins the modes of a cluster, and only if clusters are further apart than `delta_dist`:
+    adjusted Rand index 0.6 without the merge and above 0.95 with it for a deviation of one bandwidth.
+
+    Distances come from matrix products on blocks, blocks hold only points that can be within the bandwidth
+    (exact: both are sorted along the main axis of the points), and trajectories that have met go on as one.
+    Extra memory is a few copies of the points and some blocks, whatever the number of seeds.
 
     Parameters
     ----------
@@ -62,8 +74,7 @@ def mean_shift_plus(
     ----------
     Thesis 8.2 eq. 2 ("mean-shift+"); Comaniciu & Meer 2002.
     """
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+    check_bandwidth(bandwidth)
     if n_seeds is not None and n_seeds < 1:
         raise ValueError(f"n_seeds is {n_seeds}; expected None or at least 1")
     if len(points) == 0:

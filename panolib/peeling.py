@@ -14,6 +14,7 @@ from torch import Tensor
 from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
 from panolib.distances import (
     centred,
+    check_bandwidth,
     check_finite,
     exact_products,
     grid_cells,
@@ -89,6 +90,7 @@ def mean_shift_grid(
         As `mean_shift_peel`, and for embeddings inside the mask that are not finite.
     """
     _check(bandwidth, min_points)
+    mask = mask.bool()
     labels = torch.zeros(mask.shape, dtype=torch.int64, device=mask.device)
     where = mask.flatten().nonzero().squeeze(1)
     if len(where) == 0:
@@ -201,7 +203,6 @@ def _apart(points: Tensor, distance: float) -> Tensor:
 
 
 def _check(bandwidth: float, min_points: int) -> None:
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+    check_bandwidth(bandwidth)
     if min_points < 1:
         raise ValueError(f"min_points is {min_points}; expected at least 1")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panolib.data.views import warp
+from panolib.label_maps import as_labels
 from panolib.labels import VOID
 
 SEEN = 0.1          # share of the probability mass of a pixel below which it counts as unseen
@@ -192,13 +193,23 @@ def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable
     float64 Tensor [C, n_images]
         Rows sum to 1.
 
+    Raises
+    ------
+    ValueError
+        Without an image, for ratios that are negative or not finite, or a missing class that is none.
+
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097 (importance sampling).
     """
     share = ratios.double().T.clone()                                                       # [C, n_images]
-    share[list(missing)] = 0
-    n_images = share.shape[1]
+    n_classes, n_images = share.shape
+    if n_images == 0 or not torch.isfinite(share).all() or (share < 0).any():
+        raise ValueError(f"ratios of {n_images} images, expected at least one, all finite and not negative")
+    missing = [int(class_id) for class_id in missing]
+    if any(not 0 <= class_id < n_classes for class_id in missing):
+        raise ValueError(f"missing classes are {missing}, expected 0 .. {n_classes - 1}")
+    share[missing] = 0
     total = share.sum(1, keepdim=True)
     share = torch.where(total > 0, share / torch.where(total > 0, total, 1), 1 / n_images)
     return (1 - alpha) * share + alpha / n_images
@@ -230,10 +241,11 @@ def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, 
     Returns
     -------
     coverage : float Tensor []
-        Share of pixels with a pseudo label.
+        Share of pixels with a pseudo label; NaN without a pixel that has a truth.
     accuracy : float Tensor []
         Share of those that are right; NaN when there is none.
     """
+    pseudo_labels, truth = as_labels(pseudo_labels, "pseudo_labels"), as_labels(truth, "truth")
     known = truth != VOID
     labelled = known & (pseudo_labels != VOID)
     correct = labelled & (pseudo_labels == truth)

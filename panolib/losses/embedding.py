@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from panolib.distances import exact_products
+from panolib.label_maps import as_labels
 from panolib.losses.instance_sums import InstanceSums
 from panolib.losses.segments import Segments, at_least_float32, check_same_grid, length
 from panolib.losses.soft_masks import soft_mask_overlap
+from panolib.profiles import later
 
 
 def pull_loss(
@@ -29,10 +32,10 @@ def pull_loss(
     ----------
     embeddings : float Tensor [E, H, W]
         Pixel embeddings, in embedding units.
-    instance_labels : int64 Tensor [H, W]
+    instance_labels : integer Tensor [H, W]
         Instance ids >= 1, in any numbering; 0 means unlabelled.
     delta_var : float
-        Pixels nearer than this to their mean are not pulled. Embedding units.
+        Pixels nearer than this to their mean are not pulled; 0 pulls all. Embedding units.
     ignore : bool Tensor [H, W], optional
         True where a pixel belongs to no term at all (crowds, void).
 
@@ -50,6 +53,7 @@ def pull_loss(
     ----------
     Thesis eq. 5; De Brabandere et al. 2017, arXiv:1708.02551, L_var.
     """
+    _check_margin("delta_var", delta_var)
     segments = _of_one_image(embeddings, instance_labels, ignore)
     return _pull(segments, segments.sums(1.0, delta_var))
 
@@ -64,7 +68,7 @@ def push_loss(
     embeddings, instance_labels, ignore
         As in `pull_loss`.
     delta_dist : float
-        Means further apart than 2 * delta_dist are not pushed. Embedding units.
+        Means further apart than 2 * delta_dist are not pushed; 0 pushes none. Embedding units.
 
     Returns
     -------
@@ -76,6 +80,7 @@ def push_loss(
     ----------
     Thesis eq. 6; De Brabandere et al. 2017, arXiv:1708.02551, L_dist.
     """
+    _check_margin("delta_dist", delta_dist)
     segments = _of_one_image(embeddings, instance_labels, ignore)
     return _push(segments, segments.sums(), delta_dist)
 
@@ -147,7 +152,7 @@ def unlabelled_push_loss(
     embeddings, instance_labels, ignore
         As in `pull_loss`.
     delta_dist : float
-        Pixels further than this from a mean are not pushed from it. Embedding units.
+        Pixels further than this from a mean are not pushed from it; 0 pushes none. Embedding units.
 
     Returns
     -------
@@ -159,6 +164,7 @@ def unlabelled_push_loss(
     ----------
     Thesis eq. 9; Wolny et al. 2022, arXiv:2103.14572. Label 0 is told by value, not by position.
     """
+    _check_margin("delta_dist", delta_dist)
     segments = _of_one_image(embeddings, instance_labels, ignore)
     return _unlabelled_push(segments, segments.sums(1.0, delta_dist=delta_dist))
 
@@ -181,7 +187,7 @@ def consistency_loss(
     ----------
     student_embeddings, teacher_embeddings : float Tensor [E, H, W]
         On the same grid: the teacher's view has been rotated back. No gradient reaches the teacher's.
-    instance_labels : int64 Tensor [H, W]
+    instance_labels : integer Tensor [H, W]
         Anchors are drawn where it is 0.
     valid : bool Tensor [H, W], optional
         False where a view left the canvas: no anchors there, and nothing is summed. All valid by default.
@@ -209,9 +215,10 @@ def consistency_loss(
         )
     student = at_least_float32(student_embeddings).flatten(1)                  # [E, N]
     teacher = at_least_float32(teacher_embeddings.detach()).flatten(1)         # [E, N]
-    counted = torch.ones_like(instance_labels, dtype=torch.bool) if valid is None else valid
+    instance_labels = as_labels(instance_labels, "instance_labels")
+    counted = torch.ones_like(instance_labels, dtype=torch.bool) if valid is None else valid.bool()
     if ignore is not None:
-        counted = counted & ~ignore
+        counted = counted & ~ignore.bool()
     counted = counted.flatten()                                                 # [N]
     anchors = draw_anchors(
         student.detach(), teacher, counted & (instance_labels.flatten() == 0),
@@ -278,6 +285,10 @@ class EmbeddingLossWeights:
     """Weight of each term of `embedding_loss`, each >= 0; 0 leaves the term out.
 
     Thesis eq. 11 with SPOCO's values; 0.1 for the consistency is the thesis's choice (chapter 11, table 1).
+
+    `consistency_reduction` says how the consistency terms of the images of a batch become one: "mean", as in
+    all other terms, or "sum", as in the code of Wolny et al. 2022 (SPOCO), where its share of the loss grows
+    with the batch: with 16 images a weight of 0.1 there is one of 1.6 here.
     """
 
     pull: float = 1.0
@@ -286,11 +297,16 @@ class EmbeddingLossWeights:
     object_dice: float = 1.0
     unlabelled_push: float = 1.0
     consistency: float = 0.1
+    consistency_reduction: Literal["mean", "sum"] = later("mean")
 
     def __post_init__(self):
+        if self.consistency_reduction not in ("mean", "sum"):
+            raise ValueError(
+                f"consistency_reduction is {self.consistency_reduction!r}, expected 'mean' or 'sum'"
+            )
         for field in fields(self):
             value = getattr(self, field.name)
-            if not 0 <= value < math.inf:
+            if field.name != "consistency_reduction" and not 0 <= value < math.inf:
                 raise ValueError(f"loss weight {field.name} is {value!r}, expected a finite value >= 0")
 
 
@@ -308,15 +324,18 @@ def embedding_loss(
 ) -> dict[str, Tensor]:
     """The weighted terms of the instance loss, each a mean over the images of a batch; their sum is the loss.
 
+    The consistency alone may be a sum over images (`EmbeddingLossWeights.consistency_reduction`).
+
     Parameters
     ----------
     embeddings : float Tensor [B, E, H, W]
-    instance_labels : int64 Tensor [B, H, W]
+    instance_labels : integer Tensor [B, H, W]
         Ids >= 1, in any numbering; 0 means unlabelled.
     weights : EmbeddingLossWeights
         A term of weight 0 is neither computed nor returned.
     delta_var, delta_dist : float
-        Margins in embedding units, `epsilon` of the rings included.
+        Margins in embedding units, `epsilon` of the rings included; >= 0. A kernel, hence object Dice and
+        consistency, needs a `delta_var` above 0.
     kernel_threshold : float
         As in `object_dice_loss`.
     ignore : bool Tensor [B, H, W], optional
@@ -335,13 +354,16 @@ def embedding_loss(
     Raises
     ------
     ValueError
-        If shapes differ, or an id is negative or not an integer.
+        If shapes differ, an id is negative or not an integer, or a margin does not fit the weights.
 
     References
     ----------
     Thesis eq. 11; methods.md section 3.2.
     """
-    width = _kernel_width(delta_var, kernel_threshold)
+    _check_margin("delta_var", delta_var)
+    _check_margin("delta_dist", delta_dist)
+    has_kernel = delta_var > 0 or weights.object_dice > 0  # if not, no term looks at its width
+    width = _kernel_width(delta_var, kernel_threshold) if has_kernel else 1.0
     n_images = len(embeddings)
     others = {"ignore": ignore, "teacher_embeddings": teacher_embeddings, "valid": valid}
     for name, value in {"instance_labels": instance_labels, **others}.items():
@@ -362,10 +384,11 @@ def embedding_loss(
     if teacher_embeddings is not None:
         valid = [None] * n_images if valid is None else valid
         ignore = [None] * n_images if ignore is None else ignore
-        terms["consistency"] = lambda: torch.stack([
+        reduce = torch.mean if weights.consistency_reduction == "mean" else torch.sum
+        terms["consistency"] = lambda: reduce(torch.stack([
             consistency_loss(*image, delta_var=delta_var, kernel_threshold=kernel_threshold, ignore=ignored)
             for *image, ignored in zip(embeddings, teacher_embeddings, instance_labels, valid, ignore)
-        ]).mean()  # fmt: skip
+        ]))  # fmt: skip
     return {
         name: getattr(weights, name) * term() for name, term in terms.items() if getattr(weights, name) > 0
     }
@@ -420,12 +443,18 @@ def _mean(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
+def _check_margin(name: str, value: float) -> None:
+    """Raise ValueError for a margin that is negative or not finite."""
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} is {value}, expected a finite margin >= 0")
+
+
 def _kernel_width(delta_var: float, kernel_threshold: float) -> float:
     """2 sigma^2 of the kernel that falls to `kernel_threshold` at distance `delta_var`."""
-    if delta_var <= 0 or not 0 < kernel_threshold < 1:
+    if not 0 < delta_var < math.inf or not 0 < kernel_threshold < 1:
         raise ValueError(
-            f"delta_var={delta_var}, kernel_threshold={kernel_threshold}: "
-            "expected delta_var > 0 and 0 < kernel_threshold < 1"
+            f"delta_var={delta_var}, kernel_threshold={kernel_threshold}: the kernel of object Dice and "
+            "consistency needs a finite delta_var > 0 and 0 < kernel_threshold < 1"
         )
     return delta_var**2 / -math.log(kernel_threshold)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import relabel_consecutive
+from panolib.label_maps import as_labels, consecutive
 from panolib.losses.instance_sums import InstanceSums, instance_sums
 
 
@@ -36,16 +36,14 @@ class Segments:
 
     def __init__(self, embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None = None):
         check_same_grid(embeddings, batch=True, instance_labels=instance_labels, ignore=ignore)
-        if instance_labels.is_floating_point():
-            raise ValueError(f"instance_labels has dtype {instance_labels.dtype}, expected an integer type")
-        labels = instance_labels.flatten(1).long()
+        if len(embeddings) == 0:
+            raise ValueError("a batch of no image has no mean, expected at least one")
+        labels = as_labels(instance_labels, "instance_labels").flatten(1).long()
         self.embeddings = at_least_float32(embeddings).flatten(2)
-        self.counted = None if ignore is None else ~ignore.flatten(1)
+        self.counted = None if ignore is None else ~ignore.bool().flatten(1)
         if self.counted is not None:
             labels = labels * self.counted
-        if labels.numel() and (lowest := int(labels.min())) < 0:
-            raise ValueError(f"instance_labels has the id {lowest}, expected ids >= 0")
-        self.ids = torch.stack([relabel_consecutive(image) for image in labels]) if len(labels) else labels
+        self.ids = torch.stack([consecutive(image, "instance_labels")[0] for image in labels])
         counts = [torch.bincount(image, minlength=1) for image in self.ids]
         self.n = tuple(len(image) - 1 for image in counts)
         real = {"dtype": self.embeddings.dtype, "device": self.embeddings.device}
@@ -62,7 +60,8 @@ class Segments:
         self, width: float | None = None, delta_var: float = 0.0, delta_dist: float | None = None
     ) -> InstanceSums:
         """`instance_sums` of the batch."""
-        margins = {"width": width, "delta_var": delta_var, "delta_dist": delta_dist}
+        # a push of margin 0 is 0 everywhere; its slope at distance 0 would be 0 / 0
+        margins = {"width": width, "delta_var": delta_var, "delta_dist": delta_dist or None}
         return instance_sums(self.embeddings, self.ids, self.counted, self.sizes, self.n, **margins)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from panolib.label_maps import as_labels
 from panolib.labels import VOID
 
 
@@ -17,26 +18,26 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     ----------
     semantic_logits : float Tensor [B, C, H, W]
         Scores before softmax, at the size of the labels.
-    semantic_labels : int64 Tensor [B, H, W]
+    semantic_labels : integer Tensor [B, H, W]
         Train ids, or `VOID`.
 
     Returns
     -------
     Tensor []
-        Non-negative. Exactly 0, with zero gradient, when every pixel is void.
+        Non-negative. Exactly 0, with zero gradient, when every pixel is void or there is none.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit.
+        If the shapes do not fit, or a label is neither a class nor void (on a GPU: CUDA's assertion).
 
     References
     ----------
     Thesis eq. 1; Araslanov & Roth 2021, arXiv:2105.00097.
     """
     _check_shapes(semantic_logits, semantic_labels=semantic_labels)
-    total = F.cross_entropy(semantic_logits, semantic_labels, ignore_index=VOID, reduction="sum")
-    return total / semantic_labels.numel()
+    total = _pixel_losses(semantic_logits, semantic_labels, "semantic_labels", reduction="sum")
+    return total / max(semantic_labels.numel(), 1)
 
 
 def self_training_loss(
@@ -53,7 +54,7 @@ def self_training_loss(
     ----------
     semantic_logits : float Tensor [B, C, H, W]
         Student scores before softmax, at the size of the labels.
-    pseudo_labels : int64 Tensor [B, H, W]
+    pseudo_labels : integer Tensor [B, H, W]
         Train ids, or `VOID` where the teacher is not sure.
     confidence : float Tensor [B, H, W]
         Teacher probability of the pseudo-label, in [0, 1].
@@ -65,12 +66,14 @@ def self_training_loss(
     Returns
     -------
     Tensor []
-        Mean over all pixels, void ones included. No gradient reaches `confidence` and `class_prior`.
+        Mean over all pixels, void ones included; 0 without any. No gradient reaches `confidence` and
+        `class_prior`.
 
     Raises
     ------
     ValueError
-        If the shapes do not fit; a confidence [B, 1, H, W] would otherwise mix the images of the batch.
+        If the shapes do not fit; a confidence [B, 1, H, W] would otherwise mix the images of the batch. For a
+        label that is neither a class nor void (on a GPU: CUDA's assertion).
 
     References
     ----------
@@ -80,10 +83,24 @@ def self_training_loss(
     n_classes = semantic_logits.shape[1]
     if class_prior.shape != (n_classes,):
         raise ValueError(f"class_prior has shape {tuple(class_prior.shape)}, expected ({n_classes},)")
-    per_pixel = F.cross_entropy(semantic_logits, pseudo_labels, ignore_index=VOID, reduction="none")
+    pseudo_labels = as_labels(pseudo_labels, "pseudo_labels").long()
+    per_pixel = _pixel_losses(semantic_logits, pseudo_labels, "pseudo_labels", reduction="none")
     class_weight = (1.0 - class_prior.detach()).pow(focal_exponent)
     known = pseudo_labels.masked_fill(pseudo_labels == VOID, 0)         # void has loss 0: any class will do
-    return (confidence.detach() * class_weight[known] * per_pixel).mean()
+    weighted = confidence.detach() * class_weight[known] * per_pixel
+    return weighted.mean() if weighted.numel() else weighted.sum()
+
+
+def _pixel_losses(semantic_logits: Tensor, labels: Tensor, name: str, *, reduction: str) -> Tensor:
+    """Cross-entropy without void."""
+    labels = as_labels(labels, name).long()
+    try:
+        return F.cross_entropy(semantic_logits, labels, ignore_index=VOID, reduction=reduction)
+    except IndexError as error:  # torch looks at every label anyway
+        n_classes = semantic_logits.shape[1]
+        raise ValueError(
+            f"{name} hold {labels.min()} .. {labels.max()}, expected 0 .. {n_classes - 1} or {VOID}"
+        ) from error
 
 
 def _check_shapes(semantic_logits: Tensor, **maps: Tensor) -> None:

@@ -21,7 +21,7 @@ from panolib.metrics.panoptic import (
     compare_segments,
     match_segments,
 )
-from panolib.metrics.semantic import mean_of_defined, ratio, score_rows
+from panolib.metrics.semantic import as_class_ids, mean_of_defined, ratio, score_rows
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # written as in cityscapesScripts: its rounding decides ties
 
@@ -331,7 +331,7 @@ class CityscapesAP:
         """
         truth_map = as_id_map(truth_map, "truth")
         masks = np.asarray(masks, bool) if len(masks) else np.zeros((0, *truth_map.shape), bool)
-        class_ids = np.asarray(class_ids, np.int64)
+        class_ids = np.asarray(class_ids)
         if not len(masks) == len(class_ids) == len(confidences):
             raise ValueError(
                 f"{len(masks)} masks but {len(class_ids)} class ids and {len(confidences)} confidences"
@@ -340,10 +340,7 @@ class CityscapesAP:
             raise ValueError(f"truth map is {truth_map.shape} but masks are {masks.shape[1:]}")
         overlaps = compare_segments(truth_map, truth_segments, np.zeros_like(truth_map), [])
         check_categories(overlaps, self.label_set)
-        if not np.isin(class_ids, np.arange(self.label_set.n_classes)).all():
-            raise ValueError(
-                f"masks have class ids {class_ids.tolist()}, expected train ids of {self.label_set.name}"
-            )
+        class_ids = as_class_ids(class_ids, self.label_set.n_classes)
 
         keep = np.isin(class_ids, self.label_set.thing_ids) & masks.any(axis=(1, 2))
         confidence = _confidences(confidences, range(len(masks)))[keep]
@@ -450,7 +447,7 @@ def _average_precision(records: np.ndarray, n_truth: int, threshold: float) -> f
 
 def _class_ids(label_set: LabelSet, class_ids: Sequence[int] | None) -> np.ndarray:
     """int64 [n]; the things of the label set if not given."""
-    return np.asarray(label_set.thing_ids if class_ids is None else class_ids, np.int64)
+    return as_class_ids(label_set.thing_ids if class_ids is None else class_ids, label_set.n_classes)
 
 
 def _check_addable(first, second, options: Sequence[str]) -> None:

@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from panolib.label_maps import as_labels
 from panolib.labels import LabelSet
-from panolib.metrics.semantic import mean_of_defined, ratio, score_rows
+from panolib.metrics.semantic import as_class_ids, mean_of_defined, ratio, score_rows
 
 
 class Segments(NamedTuple):
@@ -56,7 +57,7 @@ def compare_segments(
     Parameters
     ----------
     truth_map, prediction_map : integer array or Tensor [H, W]
-        Segment ids, 0 = void, at most 2**31 - 1.
+        Segment ids, 0 = void, at most 2**63 - 1.
     truth_segments, prediction_segments : list of dict
         One per segment, with `id` and `category_id` (train id); `iscrowd` is optional. A listed `area` is not
         used: areas are counted in the maps.
@@ -64,7 +65,8 @@ def compare_segments(
     Raises
     ------
     ValueError
-        If the shapes differ, an id of a map is not listed, or a listed id is absent, 0 or listed twice.
+        If the shapes differ, an id of a map is negative or not listed, or a listed id is absent, 0 or listed
+        twice.
     """
     truth_map, prediction_map = as_id_map(truth_map, "truth"), as_id_map(prediction_map, "prediction")
     if truth_map.shape != prediction_map.shape:
@@ -74,13 +76,17 @@ def compare_segments(
     starts = np.concatenate([np.zeros(min(t.size, 1), np.int64), starts])
     lengths = np.diff(starts, append=t.size)
     t, p = t[starts].astype(np.int64), p[starts].astype(np.int64)
-    for name, ids in (("truth", t), ("prediction", p)):
-        if ids.size and not (0 <= ids.min() and ids.max() < 2**31):
-            raise ValueError(f"{name} map holds ids {ids.min()} .. {ids.max()}, expected 0 .. {2**31 - 1}")
+    names = [None, None]
+    for i, (name, ids) in enumerate((("truth", t), ("prediction", p))):
+        if ids.size and ids.min() < 0:
+            raise ValueError(f"{name} map holds the id {ids.min()}, expected ids >= 0")
+        if ids.size and ids.max() >= 2**31:  # two of them would not fit into 64 bits
+            ids[:], names[i] = pd.factorize(ids)
 
     pair, pairs = pd.factorize((t << 31) | p)  # hashed: three times as fast as np.unique, which sorts
     pixels = _sum_by(pair, lengths, pairs.size).astype(np.int64)
     t, p = pairs >> 31, pairs & (2**31 - 1)
+    t, p = (ids if table is None else table[ids] for ids, table in zip((t, p), names))
     truth, truth_row = _segments(t, pixels, truth_segments, "truth")
     prediction, prediction_row = _segments(p, pixels, prediction_segments, "prediction")
     return Overlaps(truth, prediction, truth_row, prediction_row, pixels)
@@ -238,7 +244,8 @@ class PanopticStats:
         class_ids : sequence of int, optional
             Classes to score and to average over. Default: all.
         """
-        ids = np.arange(self.label_set.n_classes) if class_ids is None else np.asarray(class_ids, np.int64)
+        n_classes = self.label_set.n_classes
+        ids = as_class_ids(range(n_classes) if class_ids is None else class_ids, n_classes)
         tp, fp, fn, iou_sum = self.tp[ids], self.fp[ids], self.fn[ids], self.iou_sum[ids]
         weight = tp + 0.5 * fp + 0.5 * fn
         pq, rq = ratio(iou_sum, weight), ratio(tp, weight)
@@ -299,7 +306,7 @@ def as_id_map(labels, name: str) -> np.ndarray:
     labels = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
     if labels.dtype.kind not in "iub":
         raise ValueError(f"{name} map is {labels.dtype}, expected integer segment ids")
-    return labels
+    return as_labels(labels, f"{name} map").numpy() if labels.dtype.name == "uint64" else labels
 
 
 def _sum_by(group: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from panolib.label_maps import as_labels
 from panolib.labels import VOID, LabelSet
 
 MAX_EXACT = 2**24  # pixels at a time: OpenCV counts in float32
@@ -43,15 +44,15 @@ def confusion_matrix(truth, prediction, n_classes: int) -> np.ndarray:
     ----------
     cityscapesScripts, evalPixelLevelSemanticLabeling.
     """
-    if tuple(truth.shape) != tuple(prediction.shape):
+    if not 1 <= n_classes <= VOID:
+        raise ValueError(f"n_classes is {n_classes}, expected 1 .. {VOID}")
+    prediction = as_labels(prediction, "prediction")
+    truth = as_labels(truth, "truth", device=prediction.device)
+    if truth.shape != prediction.shape:
         raise ValueError(f"truth is {tuple(truth.shape)} but prediction is {tuple(prediction.shape)}")
-    prediction = torch.as_tensor(prediction)
-    truth = torch.as_tensor(truth, device=prediction.device)
     for name, labels in (("truth", truth), ("prediction", prediction)):
-        if labels.is_floating_point():
-            raise ValueError(f"{name} is {labels.dtype}, expected integer train ids")
-        if labels.dtype != torch.uint8 and labels.numel():
-            low, high = labels.min().item(), labels.max().item()
+        if labels.dtype not in (torch.uint8, torch.bool) and labels.numel():
+            low, high = torch.stack(torch.aminmax(labels)).tolist()
             if low < 0 or high > VOID:
                 raise ValueError(f"{name} holds {low} .. {high}, expected 0 .. {VOID}")
 
@@ -94,11 +95,16 @@ def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray
     float64 array [n]
         Fractions; NaN for a class without any true or falsely predicted pixel.
 
+    Raises
+    ------
+    ValueError
+        For an id that is no class.
+
     References
     ----------
     cityscapesScripts, evalPixelLevelSemanticLabeling; methods 8.2.
     """
-    ids = np.asarray(class_ids, np.int64)
+    ids = as_class_ids(class_ids, len(confusion) - 1)
     hit = confusion[ids, ids].astype(np.float64)
     missed = confusion[ids].sum(1) - hit
     false = confusion[np.ix_(ids, ids)].sum(0) - hit
@@ -159,6 +165,14 @@ def score_rows(scores: Mapping[str, float], *, method: str, setting: str, seed: 
             }
         )
     return rows
+
+
+def as_class_ids(class_ids: Sequence[int], n_classes: int) -> np.ndarray:
+    """int64 [n] train ids to score; raises ValueError for one that is no class."""
+    ids = np.asarray(class_ids)
+    if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n_classes):
+        raise ValueError(f"class_ids are {ids.tolist()}, expected train ids 0 .. {n_classes - 1}")
+    return ids.astype(np.int64)
 
 
 def ratio(numerator, denominator) -> np.ndarray:

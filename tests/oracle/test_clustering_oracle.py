@@ -43,6 +43,17 @@ def test_same_clusters_as_scikit_learn(n, k, e, sigma, seed):
     assert adjusted_rand_score(truth, labels) >= 0.9995
 
 
+def test_on_spread_clusters_only_the_merge_makes_both_agree():
+    """A deviation of one bandwidth: many weak modes, which depend on where the seeds start."""
+    points, _ = blobs(1500, 4, 4, 0.5, seed=0)
+    official = MeanShift(bandwidth=0.5, bin_seeding=True).fit(points.numpy()).labels_ + 1
+    joined = merge_close_clusters(points, torch.from_numpy(official), 2.0)
+    alone = mean_shift_plus(points, bandwidth=0.5, delta_dist=None)
+    merged = mean_shift_plus(points, bandwidth=0.5, delta_dist=2.0)
+    assert adjusted_rand_score(official, alone) < 0.8
+    assert adjusted_rand_score(joined, merged) > 0.95
+
+
 def test_where_clusters_touch_modes_are_those_of_a_float64_loop():
     rng = np.random.default_rng(0)
     array = np.concatenate([rng.normal(m, 0.3, (200, 2)) for m in ((0, 0), (1.2, 0), (0.6, 1.1))])

@@ -278,7 +278,7 @@ def all_terms(weights, **options):
     )
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(EmbeddingLossWeights)])
+@pytest.mark.parametrize("name", [*TERMS, "consistency"])
 def test_changing_each_weight_changes_the_loss(name):
     weights = EmbeddingLossWeights()
     base = all_terms(weights)
@@ -289,6 +289,36 @@ def test_changing_each_weight_changes_the_loss(name):
     assert all(torch.equal(doubled[other], base[other]) for other in base if other != name)
     without = all_terms(dataclasses.replace(weights, **{name: 0.0}))
     assert set(without) == set(base) - {name}
+
+
+def test_the_consistency_of_a_batch_is_a_mean_or_as_in_spoco_a_sum():
+    mean = EmbeddingLossWeights()
+    summed = all_terms(dataclasses.replace(mean, consistency_reduction="sum"))
+    base = all_terms(mean)
+    torch.testing.assert_close(summed["consistency"], 2 * base["consistency"])  # two images
+    assert all(torch.equal(summed[name], base[name]) for name in base if name != "consistency")
+    with pytest.raises(ValueError, match=r"consistency_reduction is 'median', expected 'mean' or 'sum'"):
+        EmbeddingLossWeights(consistency_reduction="median")
+
+
+@pytest.mark.parametrize(
+    "margins", [{"delta_var": 0.0}, {"delta_dist": 0.0}, {"delta_var": 0.0, "delta_dist": 0.0}]
+)
+def test_a_margin_of_zero_switches_off_and_is_finite(margins):
+    embeddings, _ = scene(3, n_images=2)
+    embeddings = embeddings.clone().requires_grad_()
+    labels = torch.zeros(2, 6, 8, dtype=torch.int64)
+    labels[0, :2], labels[0, 2, :5], labels[1, 3:5] = 4, 9, 1
+    weights = EmbeddingLossWeights(object_dice=0.0, consistency=0.0)
+    terms = embedding_loss(embeddings, labels, weights=weights, **margins)
+    sum(terms.values()).backward()
+    assert embeddings.grad.isfinite().all()
+    if "delta_dist" in margins:
+        assert terms["push"] == terms["unlabelled_push"] == 0
+    if "delta_var" in margins:  # every pixel is pulled
+        assert terms["pull"] > embedding_loss(embeddings, labels, weights=weights)["pull"]
+        with pytest.raises(ValueError, match="the kernel of object Dice and consistency needs"):
+            embedding_loss(embeddings, labels, weights=EmbeddingLossWeights(consistency=0.0), **margins)
 
 
 @pytest.mark.parametrize(

@@ -283,5 +283,5 @@ def test_quality_by_hand():
     labels = torch.tensor([[0, 1, VOID, 2]])
     coverage, accuracy = pseudo_label_quality(labels, torch.tensor([[0, 2, 1, VOID]]))
     assert coverage.item() == pytest.approx(2 / 3) and accuracy.item() == pytest.approx(1 / 2)
-    coverage, accuracy = pseudo_label_quality(torch.full((1, 4), VOID), torch.zeros(1, 4))
+    coverage, accuracy = pseudo_label_quality(torch.full((1, 4), VOID), torch.zeros(1, 4, dtype=torch.long))
     assert coverage.item() == 0 and accuracy.isnan()
