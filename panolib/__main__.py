@@ -231,6 +231,7 @@ def _positive(text: str) -> int:
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message says all there is to say; another one shows where in the code it arose."""
     from panolib.exports import ExportError
+    from panolib.models.weights import WeightsError
     from panolib.notebook import NotebookFailed
     from panolib.profiles import ProfileError
     from panolib.runs import MissingRun, RunsFailed
@@ -238,7 +239,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
     return (
         NotebookFailed, ProfileError, CorruptCheckpoint, MissingRun, RunsFailed, FileNotFoundError,
-        ExportError, FileExistsError, NotADirectoryError, PermissionError,
+        ExportError, WeightsError, FileExistsError, NotADirectoryError, PermissionError,
     )  # fmt: skip
 
 

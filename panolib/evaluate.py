@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from panolib.data import views
 from panolib.data.readers import Sample
-from panolib.inference import clean_instances, merge_panoptic, panoptic_truth, predict_instances
+from panolib.inference import clean_instances, embed_images, merge_panoptic, panoptic_truth, predict_instances
 from panolib.labels import LabelSet, merged_ids
 from panolib.metrics.instance import CityscapesAP, ThreatScore
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.models.geometry import placement_of, upsample_to
 from panolib.training.semantic import to_image
 
 
@@ -51,10 +51,10 @@ def predict(
             probabilities = embeddings = None
             if semantic_model is not None:
                 logits = semantic_model(image).float()
-                logits = F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+                logits = upsample_to(logits, image.shape[-2:], placement_of(semantic_model))
                 probabilities = logits[0].softmax(0)
             if instance_model is not None:
-                embeddings = instance_model(image)[0].float()
+                embeddings = embed_images(instance_model, image)[0]
             yield Prediction(sample, probabilities, embeddings)
 
 

@@ -16,6 +16,7 @@ from panolib.data.samples import Sample
 from panolib.evaluate import panoptic_picture, predict
 from panolib.inference import (
     clean_instances,
+    embed_images,
     merge_panoptic,
     panoptic_truth,
     predict_instances,
@@ -124,10 +125,10 @@ def score_threat(
 
 @torch.inference_mode()
 def embed(model: nn.Module, sample: Sample) -> Tensor:
-    """float [E, h, w]: embeddings of one image at its own size."""
+    """float [E, h, w]: embeddings of one image."""
     model.eval()
     device = next(model.parameters()).device
-    return model(views.normalise(to_image(sample)[None]).to(device))[0].float()
+    return embed_images(model, views.normalise(to_image(sample)[None]).to(device))[0]
 
 
 def fused_instances(

@@ -28,6 +28,7 @@ from panolib.exports import (
 from panolib.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
 from panolib.label_maps import as_labels, consecutive
 from panolib.labels import VOID, LabelSet
+from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 
 if TYPE_CHECKING:
     from panolib.data.samples import Sample
@@ -44,7 +45,13 @@ MERGE_RULES = ("void", "nearest")
 # ---- predictions ------------------------------------------------------------------------------------------
 
 
-def semantic_from_logits(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def semantic_from_logits(
+    logits: Tensor,
+    size: tuple[int, int],
+    placement: Placement = CELL_CENTRES,
+    *,
+    image_size: tuple[int, int] | None = None,
+) -> tuple[Tensor, Tensor]:
     """Class map at full size from logits at the head's stride.
 
     Parameters
@@ -52,13 +59,17 @@ def semantic_from_logits(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor,
     logits : float Tensor [B, C, h, w]
     size : (int, int)
         Height and width of the result; logits are resized bilinearly, then decided.
+    placement : Placement
+        Where the cells of the logits sit: `geometry.placement_of` the network.
+    image_size : (int, int), optional
+        Height and width of the image that the network saw; `size` by default.
 
     Returns
     -------
     semantic_labels : uint8 Tensor [B, H, W]
     probabilities : float32 Tensor [B, C, H, W]
     """
-    logits = F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    logits = upsample_to(logits.float(), size, placement, image_size=image_size)
     return logits.argmax(1).to(torch.uint8), logits.softmax(1)
 
 
@@ -75,7 +86,24 @@ def predict_semantic(model: nn.Module, image: Tensor, size: tuple[int, int]) -> 
         Height and width of the result.
     """
     with evaluating(model), torch.inference_mode():
-        return semantic_from_logits(model(image), size)
+        return semantic_from_logits(model(image), size, placement_of(model), image_size=image.shape[-2:])
+
+
+def to_input_width(image: Tensor, width: int | None) -> Tensor:
+    """Images [B, C, H, W] at the width (pixels) that a network sees, aspect ratio kept; None: unchanged."""
+    if width is None or image.shape[-1] == width:
+        return image
+    height = max(1, round(image.shape[-2] * width / image.shape[-1]))
+    return F.interpolate(image, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
+
+
+def embed_images(model: nn.Module, image: Tensor) -> Tensor:
+    """Embeddings float32 [B, E, h, w] of whole normalised images [B, 3, H, W] at the network's scale.
+
+    A network with an `input_width` sees them resized to it: objects then have the size that it was trained
+    on. `predict_instances` brings instances back to the size of the semantic map.
+    """
+    return model(to_input_width(image, getattr(model, "input_width", None))).float()
 
 
 @contextmanager

@@ -160,7 +160,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = build_instance(run.spec.network)
+    model = build_instance(run.spec.network, pretrained=False)
     model.load_state_dict(job.parent("start")["model"])
     finish(job, semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
     return {}
@@ -385,14 +385,14 @@ def parent_spec(job: Job, role: str):
 def parent_semantic(job: Job, role: str) -> nn.Module:
     """The semantic network of a parent, with its final weights."""
     spec = parent_spec(job, role)
-    model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes)
+    model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
     model.load_state_dict(job.parent(role)["model"])
     return model
 
 
 def parent_instance(job: Job, role: str) -> nn.Module:
     """The embedding network of a parent, with its final weights."""
-    model = build_instance(parent_spec(job, role).network)
+    model = build_instance(parent_spec(job, role).network, pretrained=False)
     model.load_state_dict(job.parent(role)["model"])
     return model
 

@@ -21,12 +21,12 @@ from panolib.evaluate import panoptic_scores, predict
 from panolib.inference import merge_panoptic, panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
-from panolib.losses.semantic import cross_entropy
 from panolib.measuring import measure_seconds, with_peak_memory
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import n_parameters
+from panolib.models.geometry import placement_of
 from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
-from panolib.training.semantic import BaselineSpec, LabelledBatches, upsample
+from panolib.training.semantic import BaselineSpec, LabelledBatches, supervised_loss
 from panolib.training.setup import build_optimizer
 
 Panoptic = Callable[[Sample], tuple]  # sample -> (panoptic map, segments)
@@ -111,8 +111,7 @@ def our_system(
 
     def losses():
         logits = semantic(batches[0]["image"])
-        labels = batches[0]["semantic"]
-        yield cross_entropy(upsample(logits, labels.shape[-2:]), labels)
+        yield supervised_loss((logits,), batches[0]["semantic"], placement_of(semantic))
         embeddings = instance(batches[1]["image"])
         labels, ignore = source_targets(batches[1], embeddings, specs[1].min_area, None)
         margins = ring_margins(specs[1].margins, 0)

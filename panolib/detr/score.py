@@ -20,8 +20,9 @@ from panolib.inference import evaluating, panoptic_truth
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
+from panolib.models.geometry import upsample_to
 from panolib.profiles import Natural, Share
-from panolib.training.semantic import to_image, upsample
+from panolib.training.semantic import to_image
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | No
         image = resize_sample(image, (size[0], round(width * size[0] / height)))
     image = views.normalise(to_image(image)[None]).to(next(model.parameters()).device)
     outputs = model(pixel_values=image)
-    return outputs.logits[0].float(), upsample(outputs.pred_masks.float(), sample.image.shape[:2])[0]
+    return outputs.logits[0].float(), upsample_to(outputs.pred_masks.float(), sample.image.shape[:2])[0]
 
 
 def score_detr(

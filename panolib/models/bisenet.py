@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from panolib.models.deeplab import normalise_pooled
 from panolib.models.encoder import ResNetEncoder
+from panolib.models.geometry import Alignment, Placement, enlarge
 
 
 class BiSeNet(nn.Module):
@@ -29,11 +30,15 @@ class BiSeNet(nn.Module):
         encoder's stem, and 2 and 4 times that.
     n_classes : int
         Channels of the logits, and of the fused features (256 in the original BiSeNet).
+    alignment : {"cell_centre", "receptive_field", "corners"}
+        Where cells are taken to sit when a map is upsampled; the reference: "cell_centre".
 
     Attributes
     ----------
     output_stride : int
         Stride of all logits.
+    placement : Placement
+        Of all logits, for `geometry.upsample_to`.
 
     References
     ----------
@@ -42,10 +47,11 @@ class BiSeNet(nn.Module):
 
     n_heads = 3  # main, the finer and the coarser map of the context path
 
-    def __init__(self, encoder: ResNetEncoder, n_classes: int):
+    def __init__(self, encoder: ResNetEncoder, n_classes: int, *, alignment: Alignment = "cell_centre"):
         super().__init__()
         self.encoder = encoder
         self.output_stride = encoder.strides[3] // 2
+        self.placement = Placement(alignment, self.output_stride)
         width, (fine, coarse) = encoder.channels[0], encoder.channels[3:]
         halvings = round(math.log2(self.output_stride))
         steps = [2 if i < halvings else 1 for i in range(3)]
@@ -76,14 +82,18 @@ class BiSeNet(nn.Module):
         fine, coarse = self.encoder(image)[3:]
         tail = coarse.mean(dim=(2, 3), keepdim=True)
         fine, coarse = self.attention_fine(fine), self.attention_coarse(coarse) * tail
-        context = [_resize(features, size) for features in (fine, coarse)]
+        fine_ratio, coarse_ratio = (stride // self.output_stride for stride in self.encoder.strides[3:])
+        alignment = self.placement.alignment
+        context = [
+            enlarge(fine, size, alignment, fine_ratio), enlarge(coarse, size, alignment, coarse_ratio)
+        ]  # fmt: skip
         logits = self.classifier(self.fusion(torch.cat([spatial, *context], dim=1)))
         if not every_head:
             return logits
         return (
             logits,
-            _resize(self.auxiliary_fine(fine), size),
-            _resize(self.auxiliary_coarse(coarse), size),
+            enlarge(self.auxiliary_fine(fine), size, alignment, fine_ratio),
+            enlarge(self.auxiliary_coarse(coarse), size, alignment, coarse_ratio),
         )
 
 
@@ -124,7 +134,3 @@ def _conv_norm_relu(in_channels: int, channels: int, *, stride: int = 1) -> nn.S
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
     )
-
-
-def _resize(features: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(features, size=size, mode="bilinear", align_corners=False)

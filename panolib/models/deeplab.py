@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.models.encoder import ResNetEncoder
+from panolib.models.geometry import Alignment, Placement, enlarge
 
 VERSIONS = ("v2", "v3", "v3+")
 
 
 class DeepLab(nn.Module):
-    """Semantic segmentation network; the caller upsamples its logits.
+    """Semantic segmentation network; the caller upsamples its logits, by `placement`.
 
     Parameters
     ----------
@@ -33,11 +34,15 @@ class DeepLab(nn.Module):
         Width of the v3 and v3+ head; the reduced layer1 features of v3+ are 3/16 as wide.
     dropout : float
         Dropout before the classifier of v3 and v3+.
+    alignment : {"cell_centre", "receptive_field", "corners"}
+        Where cells are taken to sit when a map is upsampled: the logits, and inside v3+. SAC: "corners".
 
     Attributes
     ----------
     output_stride : int
         Stride of the logits: the encoder's last stride; for v3+ that of layer1.
+    placement : Placement
+        Of the logits, for `geometry.upsample_to`.
 
     Raises
     ------
@@ -59,6 +64,7 @@ class DeepLab(nn.Module):
         rates: Sequence[int] | None = None,
         head_channels: int = 256,
         dropout: float = 0.1,
+        alignment: Alignment = "cell_centre",
     ):
         super().__init__()
         if version not in VERSIONS:
@@ -71,6 +77,7 @@ class DeepLab(nn.Module):
             raise ValueError(f"DeepLab rates are {rates}, expected at least one integer >= 1")
         self.encoder, self.version, self.rates = encoder, version, rates
         self.output_stride = encoder.strides[1] if version == "v3+" else encoder.strides[-1]
+        self.placement = Placement(alignment, self.output_stride)
         channels = encoder.channels[-1]
 
         if version == "v2":
@@ -93,7 +100,10 @@ class DeepLab(nn.Module):
         _init_classifier(self.classifier)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Logits [B, n_classes, h, w] of `image` [B, in_channels, H, W]; h = ceil(H / output_stride)."""
+        """Logits [B, n_classes, h, w] of `image` [B, in_channels, H, W]; h = ceil(H / output_stride).
+
+        With an encoder of geometry "sac" up to one row and one column more.
+        """
         features = self.encoder(image)
         if self.version == "v2":
             logits = self.branches[0](features[-1])
@@ -103,13 +113,42 @@ class DeepLab(nn.Module):
         hidden = self.aspp(features[-1])
         if self.version == "v3+":
             low_level = self.reduce(features[1])
-            hidden = F.interpolate(hidden, size=low_level.shape[-2:], mode="bilinear", align_corners=False)
+            ratio = self.encoder.strides[-1] // self.output_stride
+            hidden = enlarge(hidden, low_level.shape[-2:], self.placement.alignment, ratio)
             hidden = self.decoder(torch.cat([hidden, low_level], dim=1))
         return self.classifier(hidden)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """All parameters but the encoder's; SAC trains these new layers with ten times the rate."""
         return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
+
+
+def from_sac(state: Mapping[str, Tensor], *, network: str = "backbone") -> dict[str, Tensor]:
+    """State dict of a `DeepLab` of version "v2" from one of SAC's DeepLabV2 on ResNet-101.
+
+    The networks agree on an encoder of geometry "sac" at output stride 8, with alignment "corners".
+
+    Parameters
+    ----------
+    state : mapping of str to Tensor
+        The reference code's names, perhaps behind "module.".
+    network : {"backbone", "slow_net"}
+        The trained network, or the momentum network.
+
+    Raises
+    ------
+    ValueError
+        If no name belongs to that network.
+    """
+    renamed = {}
+    for name, value in state.items():
+        part, _, rest = name.removeprefix("module.").partition(".model.")
+        if part == network:
+            branch = rest.removeprefix("layer5.conv2d_list.")
+            renamed[f"encoder.{rest}" if branch == rest else f"branches.{branch}"] = value
+    if not renamed:
+        raise ValueError(f"no name begins with '{network}.model.', found {list(state)[:3]}")
+    return renamed
 
 
 class AtrousPyramid(nn.Module):

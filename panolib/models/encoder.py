@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from panolib.profiles import expand_path
+from panolib.models.weights import WeightsError, find_weights
 
 LAYOUTS = {  # torchvision's block, number of them in each stage
     10: ("BasicBlock", (1, 1, 1, 1)),
@@ -18,6 +18,7 @@ LAYOUTS = {  # torchvision's block, number of them in each stage
     101: ("Bottleneck", (3, 4, 23, 3)),
 }
 OUTPUT_STRIDES = (4, 8, 16, 32)
+Geometry = Literal["torchvision", "sac"]
 
 
 class ResNetEncoder(nn.Module):
@@ -25,6 +26,14 @@ class ResNetEncoder(nn.Module):
 
     Module names are torchvision's, so its checkpoints load unchanged. From `output_stride` on, strides are
     replaced by dilation, the à trous way: a dilated map, subsampled, equals the map of the strided network.
+
+    Cell i of a map of stride s is centred on pixel i * s (`geometry.Placement`, "receptive_field"), whatever
+    the `geometry`. SAC's ResNet differs from torchvision's in three ways, which change neither the shape nor
+    the name of a weight. It strides in the first, 1x1 convolution of a bottleneck, as in Caffe, so that the
+    3x3 one already works on the coarse grid. It pools the stem in ceil mode, so that maps have one more cell
+    where an even size is halved: 65 x 129 at stride 8 for 512 x 1024. And a stage that lost its stride is
+    dilated from its first 3x3 convolution on. Beside it SAC upsamples logits between aligned corners. The
+    ImageNet weights of torchvision belong to its own geometry, SAC's checkpoints to "sac".
 
     Parameters
     ----------
@@ -40,7 +49,10 @@ class ResNetEncoder(nn.Module):
         Channels of the image. Beyond three, loaded weights get zeros for the further channels.
     weights : str, Path or None
         Name of torchvision weights ("IMAGENET1K_V1", downloaded once by torchvision) or a file with a
-        torchvision ResNet state dict. None initialises as He et al. 2015 (fan-out).
+        torchvision ResNet state dict; "~" and variables are expanded, a relative path is searched from the
+        working folder and from the project's. None initialises as He et al. 2015 (fan-out).
+    geometry : {"torchvision", "sac"}
+        Where bottlenecks stride, how the stem pools and what the first block of a dilated stage sees; above.
 
     Attributes
     ----------
@@ -50,11 +62,14 @@ class ResNetEncoder(nn.Module):
     Raises
     ------
     ValueError
-        For a depth, stride or weights name that does not exist, or weights of another shape.
+        For a depth, stride or geometry that does not exist.
+    WeightsError
+        A ValueError: for weights that do not exist, cannot be downloaded or read, or are of another shape.
 
     References
     ----------
-    He et al. 2016, arXiv:1512.03385; dilation as Chen et al. 2017, arXiv:1706.05587; methods.md section 2.
+    He et al. 2016, arXiv:1512.03385; dilation as Chen et al. 2017, arXiv:1706.05587; "sac": Araslanov & Roth
+    2021, arXiv:2105.00097, reference code.
     """
 
     def __init__(
@@ -66,12 +81,15 @@ class ResNetEncoder(nn.Module):
         stem_pool: bool = True,
         in_channels: int = 3,
         weights: str | Path | None = None,
+        geometry: Geometry = "torchvision",
     ):
         super().__init__()
         if depth not in LAYOUTS:
             raise ValueError(f"encoder depth is {depth!r}, expected one of {sorted(LAYOUTS)}")
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(f"encoder output_stride is {output_stride!r}, expected one of {OUTPUT_STRIDES}")
+        if geometry not in get_args(Geometry):
+            raise ValueError(f"encoder geometry is {geometry!r}, expected one of {list(get_args(Geometry))}")
         from torchvision.models import resnet  # seconds to import: only for those who build a network
 
         block, n_blocks = getattr(resnet, LAYOUTS[depth][0]), LAYOUTS[depth][1]
@@ -80,7 +98,8 @@ class ResNetEncoder(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1) if stem_pool else nn.Identity()
+        sac = geometry == "sac"
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=sac) if stem_pool else nn.Identity()
 
         self.channels, self.strides = [width], [2]
         stride, dilation = (4 if stem_pool else 2), 1       # of the map that enters the next stage
@@ -90,9 +109,11 @@ class ResNetEncoder(nn.Module):
             stage = _stage(
                 block, self.channels[-1], width * 2**index, n,
                 stride=1 if dilate else step,
-                first_dilation=dilation,
+                first_dilation=dilation * step if dilate and sac else dilation,
                 dilation=dilation * step if dilate else dilation,
             )
+            if sac:
+                _stride_early(stage[0])
             self.add_module(f"layer{index + 1}", stage)
             stride, dilation = (stride, dilation * step) if dilate else (stride * step, dilation)
             self.channels.append(width * 2**index * block.expansion)
@@ -102,12 +123,17 @@ class ResNetEncoder(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if weights is not None:
-            self.load_torchvision_state(_find_weights(weights, depth))
+            state = find_weights(weights, depth)
+            try:
+                self.load_torchvision_state(state)
+            except ValueError as error:
+                raise WeightsError(f"weights {str(weights)!r}: {error}") from error
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Feature maps [stem, layer1, layer2, layer3, layer4] of `image` [B, in_channels, H, W].
 
-        Map i has shape [B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])].
+        Map i has shape [B, channels[i], ceil(H / strides[i]), ceil(W / strides[i])]; with the pool of "sac"
+        up to one row and one column more, centred beyond the last pixel.
         """
         features = [self.relu(self.bn1(self.conv1(image)))]
         features.append(self.layer1(self.maxpool(features[0])))
@@ -131,8 +157,9 @@ class ResNetEncoder(nn.Module):
         try:
             self.load_state_dict(state)
         except RuntimeError as error:
+            first = " ".join(line.strip()[:300] for line in str(error).splitlines()[:8])
             raise ValueError(
-                f"weights do not fit a ResNet-{self.depth} of width {self.channels[0]}: {error}"
+                f"weights do not fit a ResNet-{self.depth} of width {self.channels[0]}: {first}"
             ) from error
 
 
@@ -157,30 +184,7 @@ def _stage(block, in_channels, planes, n_blocks, *, stride, first_dilation, dila
     return stage
 
 
-@functools.cache
-def check_weights(weights: str | Path | None, depth: int) -> None:
-    """Raise ValueError unless `weights` is None, a file, or a name of torchvision for this depth.
-
-    Nothing is downloaded.
-    """
-    if weights is None or expand_path(str(weights)).is_file():
-        return
-    from torchvision.models import get_model_weights
-
-    try:
-        names = sorted(get_model_weights(f"resnet{depth}").__members__)
-    except ValueError:
-        raise ValueError(f"weights is {str(weights)!r}; torchvision has none for ResNet-{depth}") from None
-    if str(weights) not in names:
-        raise ValueError(f"weights is {str(weights)!r}, expected a file or one of {names} (ResNet-{depth})")
-
-
-def _find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
-    """State dict of a file, or of torchvision weights by name."""
-    path = expand_path(str(weights))
-    if path.is_file():
-        return torch.load(path, map_location="cpu", weights_only=True)
-    check_weights(weights, depth)
-    from torchvision.models import get_model_weights
-
-    return get_model_weights(f"resnet{depth}")[str(weights)].get_state_dict(progress=True, check_hash=True)
+def _stride_early(block: nn.Module) -> None:
+    """Move the stride of a bottleneck from its 3x3 convolution to the 1x1 one before; others stay."""
+    if hasattr(block, "conv3"):
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, (1, 1)

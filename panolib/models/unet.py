@@ -9,10 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.models.encoder import ResNetEncoder
+from panolib.models.geometry import Alignment, Placement, enlarge
 
 
 class EmbeddingUNet(nn.Module):
     """U-Net decoder on a ResNet encoder; one embedding per pixel, without activation.
+
+    Where embeddings sit: at output stride 1 on their pixel. At stride 2 cell j is centred on pixel 2 j, where
+    the stem's convolution and its skip connection centre it. Training takes the labels of pixel 2 j + 1, and
+    an instance is painted on pixels 2 j and 2 j + 1: half a pixel between what is learned and what is
+    painted, one between the label and the skip, which the decoder's 3x3 convolutions see. Inside the decoder
+    "cell_centre" puts each coarser map beside the skip it meets, by half the skip's stride: 1, 2, 4 and 8
+    pixels from stride 4, 8, 16 and 32, in sum 15. "receptive_field" puts it where its layers centred it.
 
     Parameters
     ----------
@@ -27,11 +35,20 @@ class EmbeddingUNet(nn.Module):
     coordinates : bool
         Append the pixel's x and y, each in [-1, 1], to the image; `in_channels` of the encoder counts them.
     upsampling : {"bilinear", "nearest"}
+    alignment : {"cell_centre", "receptive_field", "corners"}
+        Where the cells of a coarser map are taken to sit when it is upsampled, with "bilinear".
+    input_width : int, optional
+        Width, pixels, at which the network is trained to see whole images: evaluation resizes them to it
+        (`inference.embed_images`). None: it sees them as they are.
+
+    Attributes
+    ----------
+    input_width : int or None
 
     Raises
     ------
     ValueError
-        For another output stride, or too few `decoder_channels`.
+        For another output stride, upsampling or alignment, or too few `decoder_channels`.
 
     References
     ----------
@@ -47,6 +64,8 @@ class EmbeddingUNet(nn.Module):
         output_stride: int = 1,
         coordinates: bool = False,
         upsampling: str = "bilinear",
+        alignment: Alignment = "cell_centre",
+        input_width: int | None = None,
     ):
         super().__init__()
         if output_stride not in (1, 2):
@@ -63,6 +82,7 @@ class EmbeddingUNet(nn.Module):
             )
         self.encoder, self.output_stride = encoder, output_stride
         self.coordinates, self.upsampling = coordinates, upsampling
+        self.alignment, self.input_width = Placement(alignment).alignment, input_width
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
         for skip, width in zip(skip_channels, decoder_channels):
@@ -100,8 +120,9 @@ class EmbeddingUNet(nn.Module):
         """Bring `hidden` to the grid of the next skip; twice its size where the encoder has a stride."""
         if hidden.shape[-2:] == size:
             return hidden
-        align_corners = False if self.upsampling == "bilinear" else None
-        return F.interpolate(hidden, size=size, mode=self.upsampling, align_corners=align_corners)
+        if self.upsampling == "nearest":
+            return F.interpolate(hidden, size=size, mode="nearest")
+        return enlarge(hidden, size, self.alignment, 2)
 
 
 def append_coordinates(image: Tensor) -> Tensor:

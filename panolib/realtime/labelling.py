@@ -13,6 +13,7 @@ from panolib.data import views
 from panolib.data.samples import Sample
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.layered_pseudo_labels import RULES, select_labels, vote
+from panolib.models.geometry import placement_of
 from panolib.training.adversarial import probabilities
 from panolib.training.semantic import head_logits, to_image
 
@@ -106,4 +107,5 @@ def _head_probabilities(
         image = views.normalise(to_image(dataset[index])[None]).to(device)
         with torch.inference_mode():
             outputs = head_logits(model, image)
-        yield tuple(probabilities(logits.float(), image.shape[-2:]) for logits in outputs[:n_heads])
+        size, placement = image.shape[-2:], placement_of(model)
+        yield tuple(probabilities(logits.float(), size, placement) for logits in outputs[:n_heads])

@@ -19,6 +19,7 @@ from panolib.data.loading import iteration_seed
 from panolib.data.readers import Sample
 from panolib.layered_pseudo_labels import RULES
 from panolib.models.discriminator import Discriminator
+from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.profiles import Count, NonNegative, Positive, Seed, Share
 from panolib.runs import Job
 from panolib.training.semantic import (
@@ -28,7 +29,6 @@ from panolib.training.semantic import (
     clean_view,
     head_logits,
     supervised_loss,
-    upsample,
 )
 from panolib.training.setup import (
     Compute,
@@ -101,9 +101,9 @@ def discriminator_loss(discriminator: nn.Module, source: Tensor, target: Tensor,
     return sum(halves) / 2
 
 
-def probabilities(logits: Tensor, size: tuple[int, int]) -> Tensor:
+def probabilities(logits: Tensor, size: tuple[int, int], placement: Placement = CELL_CENTRES) -> Tensor:
     """Softmax of logits at the size of the image: what a discriminator sees."""
-    return upsample(logits, size).softmax(1)
+    return upsample_to(logits, size, placement).softmax(1)
 
 
 def build_adversary(fabric, spec: AdversarySpec, n_classes: int) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -139,8 +139,10 @@ def adversarial_train(
     """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
+    model = build_semantic(spec.network, n_classes, pretrained=False)
+    model = model.to(memory_format=memory_format(spec.compute))
     model.load_state_dict(start_state)
+    placement = placement_of(model)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
     adversary = spec.adversary
     discriminator, judge_optimizer = build_adversary(fabric, adversary, n_classes)
@@ -170,16 +172,17 @@ def adversarial_train(
         discriminator.requires_grad_(False)
         with batch_norm_momentum(model, source_momentum):
             outputs = head_logits(model, source_batch["image"])
-        source_loss = supervised_loss(outputs, source_batch["semantic"])
+        source_loss = supervised_loss(outputs, source_batch["semantic"], placement)
         fabric.backward(source_loss)
-        source_seen = probabilities(outputs[0].detach(), size)
+        source_seen = probabilities(outputs[0].detach(), size, placement)
 
         outputs = head_logits(model, views.normalise(target_batch["image"]))
-        target_seen = probabilities(outputs[0], size)
+        target_seen = probabilities(outputs[0], size, placement)
         fooling = fooling_loss(discriminator, target_seen, adversary.source_label)
         target_loss = adversary.weight * fooling
         if maps is not None:
-            target_loss = target_loss + supervised_loss(outputs, target_batch["semantic"].long())
+            labels = target_batch["semantic"].long()
+            target_loss = target_loss + supervised_loss(outputs, labels, placement)
         fabric.backward(target_loss)
 
         discriminator.requires_grad_(True)

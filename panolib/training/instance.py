@@ -222,10 +222,12 @@ def train_instance_baseline(
     class_ids = None if spec.classes is None else learned_ids(spec, label_set)
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_instance(spec.network).to(memory_format=memory_format(spec.compute))
+    state = job.resume()
+    model = build_instance(spec.network, pretrained=state is None)
+    model = model.to(memory_format=memory_format(spec.compute))
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
 
-    if (state := job.resume()) is not None:
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
 
@@ -285,7 +287,8 @@ def instance_self_train(
         raise ValueError(f"momentum_mode is {spec.momentum_mode!r}; expected 'ema' or 'hard_copy'")
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_instance(spec.network).to(memory_format=memory_format(spec.compute))
+    model = build_instance(spec.network, pretrained=False)
+    model = model.to(memory_format=memory_format(spec.compute))
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))
     student, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))

@@ -18,7 +18,13 @@ from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.evaluate import panoptic_picture, predicted_masks
-from panolib.inference import evaluating, panoptic_truth, predict_instances
+from panolib.inference import (
+    evaluating,
+    panoptic_truth,
+    predict_instances,
+    resize_nearest,
+    to_input_width,
+)
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.instance import ThreatScore
@@ -37,9 +43,9 @@ N_PICTURES = 1
 class _Labelled:
     """One image on the device, the mask predicted for it, and its truth."""
 
-    image: Tensor  # float [1, 3, H, W], normalised
+    image: Tensor  # float [1, 3, h, w], normalised, at the width that the network sees
     mask: np.ndarray  # uint8 [H, W], predicted train ids
-    maps: dict[str, Tensor]  # "semantic", "instance", "crowd" [1, H, W]
+    maps: dict[str, Tensor]  # "semantic", "instance", "crowd" [1, h, w]
     truth: tuple[np.ndarray, list[dict]]  # panoptic
 
 
@@ -84,7 +90,7 @@ class InstanceMonitor:
             samples = [dataset[i] for i in range(min(spec.monitor.n_images, len(dataset)))]
             masks = predicted_masks(guide, samples)
             self.images[name] = [
-                _labelled(sample, mask, label_set, device)
+                _labelled(sample, mask, label_set, device, spec.network.input_width)
                 for sample, mask in zip(samples, masks, strict=True)
             ]
 
@@ -173,10 +179,13 @@ def embedding_picture(embeddings: Tensor) -> np.ndarray:
     return _as_bytes(channels.reshape(*embeddings.shape[1:], 3))
 
 
-def _labelled(sample: Sample, mask: np.ndarray, label_set: LabelSet, device: torch.device) -> _Labelled:
-    maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name)))[None].long().to(device)
+def _labelled(
+    sample: Sample, mask: np.ndarray, label_set: LabelSet, device: torch.device, width: int | None
+) -> _Labelled:
+    image = to_input_width(views.normalise(to_image(sample)[None]).to(device), width)
+    maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name))).long().to(device)
             for name in ("semantic", "instance", "crowd")}  # fmt: skip
-    image = views.normalise(to_image(sample)[None]).to(device)
+    maps = {name: resize_nearest(values, image.shape[-2:])[None] for name, values in maps.items()}
     return _Labelled(image, mask, maps, panoptic_truth(sample, label_set))
 
 

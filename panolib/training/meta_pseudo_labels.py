@@ -21,6 +21,7 @@ from panolib.data.readers import Sample
 from panolib.labels import VOID
 from panolib.layered_pseudo_labels import select_labels
 from panolib.losses.semantic import cross_entropy
+from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.profiles import Count, NonNegative, Seed, Share
 from panolib.runs import Job
 from panolib.training.adversarial import (
@@ -37,7 +38,6 @@ from panolib.training.semantic import (
     clean_view,
     head_logits,
     supervised_loss,
-    upsample,
 )
 from panolib.training.setup import (
     Compute,
@@ -100,9 +100,11 @@ def rt_feedback(target_loss: Tensor, source_loss: Tensor, *, lr: float, epoch: i
     return ramp * lr * target_loss * source_loss
 
 
-def hard_labels(logits: Tensor, size: tuple[int, int], threshold: float | None) -> Tensor:
+def hard_labels(
+    logits: Tensor, size: tuple[int, int], threshold: float | None, placement: Placement = CELL_CENTRES
+) -> Tensor:
     """int64 [B, H, W]: best class of logits [B, C, h, w], void below the median of its class in the image."""
-    confidence, labels = probabilities(logits.detach(), size).max(1)
+    confidence, labels = probabilities(logits.detach(), size, placement).max(1)
     if threshold is None:
         return labels
     arrays = [part.cpu().numpy() for part in (labels, confidence)]
@@ -149,17 +151,19 @@ def meta_train(
     """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
+    state = job.resume()
     networks, optimizers = {}, {}
-    for name, pretrained in (("teacher", True), ("student", spec.student_pretrained)):
-        model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
-        if pretrained:
+    for name, started in (("teacher", True), ("student", spec.student_pretrained)):
+        model = build_semantic(spec.network, n_classes, pretrained=state is None and not started)
+        model = model.to(memory_format=memory_format(spec.compute))
+        if started:
             model.load_state_dict(start_state)
         networks[name], optimizers[name] = fabric.setup(model, build_optimizer(spec.optimiser, model))
     adversary = spec.adversary
     networks["discriminator"], optimizers["discriminator"] = build_adversary(fabric, adversary, n_classes)
     parts = {f"{name}.model": part for name, part in networks.items()}
     parts |= {f"{name}.optimizer": part for name, part in optimizers.items()}
-    if (state := job.resume()) is not None:
+    if state is not None:
         for name, part in parts.items():
             part.load_state_dict(state[name])
 
@@ -173,6 +177,7 @@ def meta_train(
     )
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
     teacher, student, discriminator = networks.values()
+    placement = placement_of(teacher)
     teacher.train()
     student.train()
     for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
@@ -186,12 +191,13 @@ def meta_train(
         with batch_norm_momentum(teacher, source_momentum):
             source_outputs = head_logits(teacher, source_batch["image"])
         outputs = head_logits(teacher, images)
-        labels = hard_labels(outputs[0], size, spec.threshold)
+        labels = hard_labels(outputs[0], size, spec.threshold, placement)
 
-        pseudo_loss = supervised_loss(head_logits(student, images), labels)
+        pseudo_loss = supervised_loss(head_logits(student, images), labels, placement)
         if spec.mode == "rt":
             with batch_norm_momentum(student, source_momentum):
-                student_source = supervised_loss(head_logits(student, source_batch["image"]), truth)
+                student_outputs = head_logits(student, source_batch["image"])
+            student_source = supervised_loss(student_outputs, truth, placement)
             fabric.backward(pseudo_loss + student_source)
             lr = optimizers["student"].param_groups[0]["lr"]
             epoch = iteration * spec.epochs // spec.iterations
@@ -203,21 +209,21 @@ def meta_train(
             optimizers["student"].step()
             weight = paper_feedback(old, _source_loss(student, source_batch), spec.feedback)
 
-        source_loss = supervised_loss(source_outputs, truth)
-        own_loss = cross_entropy(upsample(outputs[0], size), labels)
+        source_loss = supervised_loss(source_outputs, truth, placement)
+        own_loss = cross_entropy(upsample_to(outputs[0], size, placement), labels)
         with batch_norm_momentum(teacher, 0.0):
             noisy = teacher(noise_rectangles(images))
         teacher_loss = source_loss + weight * own_loss
         teacher_loss = teacher_loss + spec.uda_weight * consistency_loss(outputs[0], noisy)
         if spec.mode == "rt":
             discriminator.requires_grad_(False)
-            seen = probabilities(outputs[0], size)
+            seen = probabilities(outputs[0], size, placement)
             fooling = fooling_loss(discriminator, seen, adversary.source_label)
             teacher_loss = teacher_loss + adversary.weight * fooling
         fabric.backward(teacher_loss)
         if spec.mode == "rt":
             discriminator.requires_grad_(True)
-            source_seen = probabilities(source_outputs[0].detach(), size)
+            source_seen = probabilities(source_outputs[0].detach(), size, placement)
             fabric.backward(
                 discriminator_loss(discriminator, source_seen, seen.detach(), adversary.source_label)
             )
@@ -240,4 +246,4 @@ def _source_loss(student: nn.Module, batch: Mapping[str, Tensor]) -> Tensor:
     """Source loss of the main head with the statistics of the batch, without a gradient or a trace."""
     with torch.no_grad(), batch_norm_momentum(student, 0.0):
         logits = student(batch["image"])
-    return cross_entropy(upsample(logits, batch["semantic"].shape[-2:]), batch["semantic"])
+    return supervised_loss((logits,), batch["semantic"], placement_of(student))

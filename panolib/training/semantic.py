@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
@@ -21,6 +20,7 @@ from panolib.data.readers import Sample
 from panolib.ema import make_teacher, update_teacher
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
+from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.profiles import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
 from panolib.pseudo_labels import (
     draw_rare_class,
@@ -219,19 +219,18 @@ def augment(
     )
 
 
-def upsample(logits: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-
-
 def head_logits(model: nn.Module, image: Tensor) -> tuple[Tensor, ...]:
     """Logits of every head of a network, the main one first: one for DeepLab, three for BiSeNet."""
     heads = getattr(getattr(model, "module", model), "n_heads", 1)
     return (model(image),) if heads == 1 else model(image, every_head=True)
 
 
-def supervised_loss(outputs: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Cross-entropy of labels int64 [B, H, W], summed over heads [B, C, h, w] of any size."""
-    first, *others = (cross_entropy(upsample(logits, labels.shape[-2:]), labels) for logits in outputs)
+def supervised_loss(
+    outputs: Sequence[Tensor], labels: Tensor, placement: Placement = CELL_CENTRES
+) -> Tensor:
+    """Cross-entropy of labels int64 [B, H, W], summed over heads [B, C, h, w] of this placement."""
+    size = labels.shape[-2:]
+    first, *others = (cross_entropy(upsample_to(logits, size, placement), labels) for logits in outputs)
     return sum(others, first)
 
 
@@ -248,10 +247,12 @@ def train_baseline(
     """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
+    state = job.resume()
+    model = build_semantic(spec.network, n_classes, pretrained=state is None)
+    model = model.to(memory_format=memory_format(spec.compute))
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
 
-    if (state := job.resume()) is not None:
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
 
@@ -270,7 +271,7 @@ def train_baseline(
         scores = watch(iteration, model)
         torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
         set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
-        loss = supervised_loss(head_logits(model, batch["image"]), batch["semantic"])
+        loss = supervised_loss(head_logits(model, batch["image"]), batch["semantic"], placement_of(model))
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(loss)
         optimizer.step()
@@ -346,7 +347,8 @@ def self_train(
         raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes).to(memory_format=memory_format(spec.compute))
+    model = build_semantic(spec.network, n_classes, pretrained=False)
+    model = model.to(memory_format=memory_format(spec.compute))
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))
     class_weights = None
@@ -370,6 +372,7 @@ def self_train(
         fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
     )
     fusion_size = fusion_grid(size, spec.fusion_stride)
+    placement = placement_of(teacher)
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
     label_set = LABEL_SETS[spec.label_set]
     watch = SemanticMonitor(spec.monitor, job, monitored or {}, label_set, spec.iterations)
@@ -385,7 +388,7 @@ def self_train(
 
         with batch_norm_momentum(student, source_momentum):
             outputs = head_logits(student, source_batch["image"])
-        source_loss = supervised_loss(outputs, source_batch["semantic"])
+        source_loss = supervised_loss(outputs, source_batch["semantic"], placement)
         fabric.backward(source_loss)
 
         crops = views.multi_view_crops(target_batch["image"], n_views=spec.n_views, zoom=spec.zoom)
@@ -395,13 +398,12 @@ def self_train(
                 student(noisy)
             target_loss, coverage = source_loss.new_zeros(()), source_loss.new_zeros(())
         else:
-            student_logits = upsample(student(noisy), fusion_size)
+            student_logits = upsample_to(student(noisy), fusion_size, placement, image_size=size)
             if iteration % spec.ema_interval == 0:
                 update_teacher(teacher, student.module, decay=spec.ema_decay)
             with torch.no_grad():
-                probabilities = upsample(teacher(views.normalise(crops.clean)).float(), fusion_size).softmax(
-                    1
-                )
+                logits = teacher(views.normalise(crops.clean)).float()
+                probabilities = upsample_to(logits, fusion_size, placement, image_size=size).softmax(1)
                 prior = update_class_prior(
                     prior, probabilities, momentum=spec.prior_momentum, prior_scale=spec.prior_scale
                 )
@@ -473,7 +475,9 @@ def whole_image_labels(spec: SelfTrainingSpec, teacher: nn.Module, prior: Tensor
     the thresholds of each crop. float [B, 3, H, W] in [0, 1] -> int64 [B, h, w] of `fusion_grid`.
     """
     image = image.to(prior.device)
-    size = fusion_grid(image.shape[-2:], spec.fusion_stride)
-    probabilities = upsample(teacher(views.normalise(image)).float(), size).softmax(1)
+    image_size = image.shape[-2:]
+    size = fusion_grid(image_size, spec.fusion_stride)
+    logits = teacher(views.normalise(image)).float()
+    probabilities = upsample_to(logits, size, placement_of(teacher), image_size=image_size).softmax(1)
     everywhere = torch.ones_like(probabilities[:, 0], dtype=torch.bool)
     return semantic_pseudo_labels(probabilities, everywhere, prior, **thresholds(spec))[0]

@@ -17,8 +17,10 @@ from torch import nn
 from panolib.data.loading import batches, iteration_seed
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, ResNetEncoder, check_weights
+from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, Geometry, ResNetEncoder
+from panolib.models.geometry import Alignment
 from panolib.models.unet import EmbeddingUNet
+from panolib.models.weights import check_weights
 from panolib.profiles import Count, Natural, NonNegative, Positive, Share, later
 
 if TYPE_CHECKING:
@@ -47,7 +49,11 @@ class Compute:
 
 @dataclass(frozen=True)
 class SemanticNetwork:
-    """A network on a ResNet encoder; `weights` names torchvision weights, or None for from scratch."""
+    """A network on a ResNet encoder; `weights`: torchvision's name, a file, or None for from scratch.
+
+    `alignment` says where the cells of maps sit when they are upsampled, in training and evaluation
+    (`models.geometry`). SAC's checkpoints want geometry "sac" and alignment "corners".
+    """
 
     version: Literal["v2", "v3", "v3+", "bisenet"]  # of DeepLab, or "bisenet", which has no rates
     depth: Depth
@@ -57,6 +63,8 @@ class SemanticNetwork:
     rates: tuple[Count, ...]
     weights: str | None
     head_channels: Count = later(256)  # of V3 and V3+
+    alignment: Alignment = later("cell_centre")
+    geometry: Geometry = later("torchvision")  # of the encoder
 
     def __post_init__(self):
         if self.version != "bisenet" and not self.rates:
@@ -66,7 +74,7 @@ class SemanticNetwork:
 
 @dataclass(frozen=True)
 class InstanceNetwork:
-    """The embedding U-Net; `coordinates` appends x and y as input channels."""
+    """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
 
     depth: Depth
     width: Count
@@ -76,6 +84,8 @@ class InstanceNetwork:
     output_stride: Literal[1, 2]
     coordinates: bool
     weights: str | None
+    alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
+    input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
 
     def __post_init__(self):
         n_wanted = 4 if self.output_stride == 2 else 5
@@ -107,6 +117,7 @@ class Optimiser:
     head_lr_scale: NonNegative
     schedule: Literal["constant", "poly", "cosine"]  # poly: power 0.9
     warmup: Natural  # iterations of linear warm-up
+    decay_biases: bool = later(False)  # SAC does not decay them, torch's optimisers (SPOCO) do
 
 
 def launch(compute: Compute) -> Fabric:
@@ -147,33 +158,39 @@ def memory_format(compute: Compute) -> torch.memory_format:
     return torch.channels_last if compute.channels_last else torch.contiguous_format
 
 
-def build_semantic(network: SemanticNetwork, n_classes: int) -> DeepLab | BiSeNet:
+def build_semantic(
+    network: SemanticNetwork, n_classes: int, *, pretrained: bool = True
+) -> DeepLab | BiSeNet:
+    """The network; with `pretrained` False without its weights, for one whose state is loaded next."""
     encoder = ResNetEncoder(
         network.depth,
         width=network.width,
         output_stride=network.output_stride,
         stem_pool=network.stem_pool,
-        weights=network.weights,
+        weights=network.weights if pretrained else None,
+        geometry=network.geometry,
     )
     if network.version == "bisenet":
-        return BiSeNet(encoder, n_classes)
+        return BiSeNet(encoder, n_classes, alignment=network.alignment)
     return DeepLab(
         encoder,
         n_classes,
         version=network.version,
         rates=network.rates,
         head_channels=network.head_channels,
+        alignment=network.alignment,
     )
 
 
-def build_instance(network: InstanceNetwork) -> EmbeddingUNet:
+def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> EmbeddingUNet:
+    """The network; `pretrained` as above."""
     encoder = ResNetEncoder(
         network.depth,
         width=network.width,
         output_stride=32 if network.stem_pool else 16,
         stem_pool=network.stem_pool,
         in_channels=5 if network.coordinates else 3,
-        weights=network.weights,
+        weights=network.weights if pretrained else None,
     )
     return EmbeddingUNet(
         encoder,
@@ -181,13 +198,15 @@ def build_instance(network: InstanceNetwork) -> EmbeddingUNet:
         decoder_channels=network.decoder_channels,
         output_stride=network.output_stride,
         coordinates=network.coordinates,
+        alignment=network.alignment,
+        input_width=network.input_width,
     )
 
 
 def build_optimizer(
     optimiser: Optimiser, model: nn.Module, *, encoder: str = "encoder."
 ) -> torch.optim.Optimizer:
-    """Optimizer with separate groups for encoder and new layers; no weight decay on biases (SAC).
+    """Optimizer with separate groups for encoder and new layers, and for biases.
 
     `encoder` is how the names of the encoder's parameters begin.
     """
@@ -197,7 +216,7 @@ def build_optimizer(
         bias = name.endswith("bias")
         if bias and optimiser.name == "sgd":
             scale *= 2.0  # SAC doubles the rate of biases
-        decay = 0.0 if bias else optimiser.weight_decay
+        decay = 0.0 if bias and not optimiser.decay_biases else optimiser.weight_decay
         groups.setdefault((optimiser.lr * scale, decay), []).append(parameter)
     parameters = [
         {"params": group, "lr": lr, "base_lr": lr, "weight_decay": decay}

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from urllib.error import URLError
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from panolib.models.deeplab import DeepLab
+from panolib.models.deeplab import DeepLab, from_sac
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.unet import EmbeddingUNet, append_coordinates
+from panolib.models.weights import WeightsError, weights_fingerprint
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +114,8 @@ def test_encoder_rejects_what_does_not_exist(tmp_path):
         ResNetEncoder(34)
     with pytest.raises(ValueError, match="output_stride is 2"):
         ResNetEncoder(18, output_stride=2)
+    with pytest.raises(ValueError, match=r"geometry is 'caffe'.*sac"):
+        ResNetEncoder(18, geometry="caffe")
     with pytest.raises(ValueError, match=r"IMAGENET1K_V7.*IMAGENET1K_V1"):
         ResNetEncoder(18, weights="IMAGENET1K_V7")
     with pytest.raises(ValueError, match="none for ResNet-10"):
@@ -129,6 +134,127 @@ def test_named_weights_come_from_torchvision(monkeypatch):
     monkeypatch.setattr(weights, "get_state_dict", lambda self, *args, **kwargs: state)
     encoder = ResNetEncoder(18, weights="IMAGENET1K_V1")
     assert torch.equal(encoder.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+
+
+def test_weights_that_cannot_be_downloaded_are_one_error(monkeypatch, tmp_path):
+    """It names the weights, what was tried and how to go on."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.ResNet18_Weights
+
+    def fails(self, *args, **options):
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(weights, "get_state_dict", fails)
+    with pytest.raises(WeightsError) as caught:
+        ResNetEncoder(18, weights="IMAGENET1K_V1")
+    url = weights.IMAGENET1K_V1.url
+    for part in ("'IMAGENET1K_V1'", "ResNet-18", "no route to host", url, str(tmp_path), "its path as"):
+        assert part in str(caught.value)
+
+    cached = tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2]
+    cached.parent.mkdir(parents=True)
+    cached.write_bytes(b"half a download")
+    monkeypatch.undo()
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=f"{cached.name} is damaged: delete it"):
+        ResNetEncoder(18, weights="IMAGENET1K_V1")
+
+
+def test_weights_come_from_a_file_at_home_and_from_a_variable(monkeypatch, tmp_path):
+    state = ResNetEncoder(18, width=8).state_dict()
+    torch.save(state, tmp_path / "resnet.pth")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("WEIGHTS_FOLDER", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for path in ("~/resnet.pth", "$WEIGHTS_FOLDER/resnet.pth", "resnet.pth", tmp_path / "resnet.pth"):
+        encoder = ResNetEncoder(18, width=8, weights=path)
+        assert torch.equal(encoder.conv1.weight, state["conv1.weight"])
+
+
+def test_a_wrong_file_of_weights_is_one_error(tmp_path):
+    path = tmp_path / "resnet.pth"
+    with pytest.raises(WeightsError, match=rf"no such file \(tried {path}\), expected the state dict"):
+        ResNetEncoder(18, weights=path)
+    for content in (b"", b"a picture", b"PK\x03\x04 half an archive"):
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=r"resnet.pth cannot be read .*, expected a state dict"):
+            ResNetEncoder(18, weights=path)
+    torch.save({"epoch": 3, "model": {}}, path)
+    with pytest.raises(WeightsError, match=r"resnet.pth hold the keys \['epoch', 'model'\]"):
+        ResNetEncoder(18, weights=path)
+    torch.save(torchvision.models.resnet18(weights=None).state_dict(), path)
+    with pytest.raises(WeightsError, match=r"resnet.pth.*do not fit a ResNet-10") as caught:
+        ResNetEncoder(10, weights=path)
+    assert len(str(caught.value)) < 3000
+
+
+def test_the_key_follows_a_file_of_weights(tmp_path):
+    path = tmp_path / "resnet.pth"
+    assert weights_fingerprint(None) == weights_fingerprint("IMAGENET1K_V1") == ()
+    assert weights_fingerprint(str(path)) == ("weights:missing",)
+    path.write_bytes(b"one")
+    first = weights_fingerprint(str(path))
+    path.write_bytes(b"another")
+    assert first != weights_fingerprint(str(path))
+    link = tmp_path / "link.pth"
+    link.symlink_to(path)
+    assert weights_fingerprint(str(link)) == weights_fingerprint(str(path))
+
+
+def test_sac_geometry_strides_early_pools_in_ceil_mode_and_dilates_the_first_block():
+    """Strides, dilations and shapes of the reference code (methods 1.2.10 and section 2)."""
+    ours, sac = (
+        ResNetEncoder(50, width=8, output_stride=8, geometry=geometry).eval()
+        for geometry in ("torchvision", "sac")
+    )
+    assert sac.maxpool.ceil_mode and not ours.maxpool.ceil_mode
+    assert sac.strides == ours.strides == [2, 4, 8, 8, 8]
+    for name, stride, dilation in (("layer1", 1, 1), ("layer2", 2, 1), ("layer3", 1, 2), ("layer4", 1, 4)):
+        blocks = getattr(sac, name)
+        assert [b.conv1.stride for b in blocks] == [(stride,) * 2, *[(1, 1)] * (len(blocks) - 1)]
+        assert blocks[0].downsample[0].stride == (stride, stride)
+        assert {b.conv2.stride for b in blocks} == {(1, 1)}
+        assert {b.conv2.dilation for b in blocks} == {b.conv2.padding for b in blocks} == {(dilation,) * 2}
+    assert [stage[0].conv2.dilation[0] for stage in (ours.layer3, ours.layer4)] == [1, 2]
+    assert ours.layer2[0].conv1.stride == (1, 1) and ours.layer2[0].conv2.stride == (2, 2)
+    sac.load_state_dict(ours.state_dict())  # neither a name nor a shape differs
+    image = torch.zeros(1, 3, 512, 1024)
+    with torch.no_grad():
+        assert [tuple(features.shape[-2:]) for features in sac(image)[1:3]] == [(129, 257), (65, 129)]
+        assert [tuple(features.shape[-2:]) for features in ours(image)[1:3]] == [(128, 256), (64, 128)]
+
+
+@pytest.mark.parametrize("geometry", ["torchvision", "sac"])
+@pytest.mark.parametrize("depth", [10, 50])
+def test_cells_sit_on_multiples_of_the_stride(depth, geometry):
+    """Image pixels that a cell depends on lie symmetrically around pixel i * stride."""
+    encoder = ResNetEncoder(depth, width=4, output_stride=8, geometry=geometry).double().eval()
+    encoder.maxpool = nn.AvgPool2d(3, 2, 1, ceil_mode=encoder.maxpool.ceil_mode)  # sees all of its window
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.constant_(module.weight, 0.1)
+    image = torch.ones(1, 3, 8, 512, dtype=torch.float64, requires_grad=True)
+    for features, stride in zip(encoder(image), encoder.strides):
+        cell = 256 // stride
+        (gradient,) = torch.autograd.grad(features[..., cell].sum(), image, retain_graph=True)
+        seen = gradient.abs().sum((0, 1, 2)).nonzero()
+        assert (seen.min() + seen.max()).item() / 2 == 256
+
+
+@pytest.mark.parametrize(("prefix", "network"), [("", "backbone"), ("module.", "slow_net")])
+def test_a_checkpoint_with_the_names_of_sac_loads(prefix, network):
+    options = {"rates": (6, 12, 18, 24), "alignment": "corners"}
+    model, other = (DeepLab(thin(output_stride=8, geometry="sac"), 5, **options) for _ in range(2))
+    published = {"running_conf": torch.zeros(5), f"{prefix}criterion.weight": torch.zeros(1)}
+    for name, value in other.state_dict().items():
+        name = name.replace("branches.", "layer5.conv2d_list.").removeprefix("encoder.")
+        published[f"{prefix}{network}.model.{name}"] = value
+    model.load_state_dict(from_sac(published, network=network))
+    image = torch.randn(1, 3, 33, 64)
+    with torch.no_grad():
+        assert torch.equal(model.eval()(image), other.eval()(image))
+    with pytest.raises(ValueError, match=r"no name begins with 'backbone\.model\.'"):
+        from_sac({"conv1.weight": torch.zeros(1)})
 
 
 # --- DeepLab -----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from panolib.models.bisenet import BiSeNet
 from panolib.models.complexity import clean_operations, n_operations, n_parameters
 from panolib.models.discriminator import Discriminator
 from panolib.models.encoder import ResNetEncoder
+from panolib.models.geometry import upsample_to
 from panolib.tables import published
 from panolib.training import semantic
 from panolib.training.setup import SemanticNetwork, build_semantic
@@ -92,12 +93,12 @@ def test_supervised_loss_counts_every_head_once():
     torch.manual_seed(0)
     image, labels = torch.randn(2, 3, 32, 32), torch.randint(4, (2, 32, 32))
     single = OneHead()
-    expected = semantic.cross_entropy(semantic.upsample(single(image), (32, 32)), labels)
+    expected = semantic.cross_entropy(upsample_to(single(image), (32, 32)), labels)
     found = semantic.supervised_loss(semantic.head_logits(single, image), labels)
     assert torch.equal(found, expected)  # one head, as in DeepLab: bit for bit
     model = thin(stem_pool=False, output_stride=16).eval()
     heads = model(image, every_head=True)
-    expected = sum(semantic.cross_entropy(semantic.upsample(x, (32, 32)), labels) for x in heads)
+    expected = sum(semantic.cross_entropy(upsample_to(x, (32, 32)), labels) for x in heads)
     torch.testing.assert_close(semantic.supervised_loss(semantic.head_logits(model, image), labels), expected)
 
 

@@ -1,0 +1,140 @@
+"""Pre-trained encoder weights: by torchvision's name, or from a file."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from panolib.profiles import expand_path, project_root
+
+
+class WeightsError(ValueError):
+    """Weights that are not there, cannot be read or do not fit. The message says what was tried."""
+
+
+def weights_fingerprint(weights: str | Path | None) -> tuple[str, ...]:
+    """What a key says about weights beside their name: the hash of a file; nothing for torchvision's.
+
+    "weights:missing" for a path without a file: the run can be listed, training it is what fails.
+    """
+    if weights is None or not _is_path(weights):
+        return ()
+    path = next(filter(Path.is_file, _places(weights)), None)
+    if path is None:
+        return ("weights:missing",)
+    stat = path.stat()
+    return (f"weights:{_file_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)}",)
+
+
+@functools.cache
+def _file_hash(path: Path, size: int, modified_ns: int) -> str:
+    """Short hash of a file; size and time are there for the cache."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _is_path(weights: str | Path) -> bool:
+    """Whether it is a file or looks like the name of one; names of torchvision have letters, digits and _."""
+    return any(sign in str(weights) for sign in "/\\.~$") or Path(weights).is_file()
+
+
+def _places(weights: str | Path) -> list[Path]:
+    """Where a file of weights may be."""
+    path = expand_path(str(weights))
+    if path.is_absolute():
+        return [path]
+    try:
+        return [path.absolute(), project_root() / path]
+    except FileNotFoundError:  # the library without its repository
+        return [path.absolute()]
+
+
+def check_weights(weights: str | Path | None, depth: int) -> None:
+    """Raise WeightsError for a name that torchvision does not know for a ResNet of this depth.
+
+    Nothing is read or downloaded: a file is asked for when a network is built with it.
+    """
+    if weights is None or _is_path(weights):
+        return
+    from torchvision.models import get_model_weights
+
+    try:
+        names = sorted(get_model_weights(f"resnet{depth}").__members__)
+    except ValueError:
+        known = f"torchvision has none for ResNet-{depth}"
+    else:
+        known = f"torchvision has {', '.join(names)} for ResNet-{depth}"
+        if str(weights) in names:
+            return
+    raise WeightsError(f"weights is {str(weights)!r}, expected a file or a name of torchvision's; {known}")
+
+
+def find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
+    """State dict of a ResNet from a file, or of torchvision's weights of that name.
+
+    Parameters
+    ----------
+    weights : str or Path
+        "~" and variables are expanded; a relative path is searched from the working folder and from the
+        project's. A name is downloaded once, into torch's cache.
+    depth : int
+        Of the ResNet, for torchvision's names.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such file or name, the file is no state dict, or the download fails.
+    """
+    check_weights(weights, depth)
+    if not _is_path(weights):
+        from torchvision.models import get_model_weights
+
+        return _download(get_model_weights(f"resnet{depth}")[str(weights)], depth)
+    places = _places(weights)
+    for path in filter(Path.is_file, places):
+        return _read_state(path)
+    tried = ", ".join(dict.fromkeys(map(str, places)))
+    raise WeightsError(
+        f"weights {str(weights)!r}: no such file (tried {tried}), "
+        "expected the state dict of a torchvision ResNet"
+    )
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    """State dict of a file. WeightsError if it is none."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes lead torch's unpickler to any error
+        raise WeightsError(
+            f"weights {path} cannot be read ({_reason(error)}), expected a state dict that torch.save wrote"
+        ) from error
+    if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
+        found = f"the keys {list(state)[:5]}" if isinstance(state, Mapping) else type(state).__name__
+        raise WeightsError(f"weights {path} hold {found}, expected names and tensors of a torchvision ResNet")
+    return state
+
+
+def _download(weights, depth: int) -> Mapping[str, Tensor]:
+    """State dict of torchvision weights, from torch's cache or the network. WeightsError without it."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except Exception as error:  # of the network, of the disk, or of the unpickler
+        what = "is damaged: delete it" if cached.is_file() else "is not there, and the download failed"
+        raise WeightsError(
+            f"weights {weights.name!r} of ResNet-{depth}: {cached} {what} ({_reason(error)}). Tried that "
+            f"file and {weights.url}. Without a network: get it elsewhere and put it there, or give its "
+            "path as `weights` of the network in the profile; null trains from scratch"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """An error in a few words; the unpickler's advice is to trust the file, which is left out."""
+    unpickler = isinstance(error, pickle.UnpicklingError) or not str(error)
+    return type(error).__name__ + ("" if unpickler else f": {str(error).splitlines()[0]}")
