@@ -54,9 +54,12 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
         variants[f"mix.{name}"] = mix, to_plain(network)
     for variant, (source, network) in variants.items():
         start = grid.semantic_baseline("source_only", source, variant, network=network)
-        adabn = grid.semantic_batch_norm("adabn", start, source, variant, network=network)
-        grid.semantic_batch_norm("abn", start, source, variant, network=network)
-        grid.self_training("self_trained", adabn, source, variant, network=network)
+        adapted = {
+            rung: grid.semantic_batch_norm(rung, start, source, variant, network=network)
+            for rung in ("adabn", "abn")
+        }
+        start = adapted[grid.settings.self_training_start]
+        grid.self_training("self_trained", start, source, variant, network=network)
     for variant in (f"mix.{name}" for name in settings.networks):
         grid.semantic_baseline("oracle", grid.train, variant, network=variants[variant][1])
         for rung in ("abn", "self_trained"):
@@ -68,7 +71,8 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
     monitor = _monitor(settings, data)
     start = grid.semantic_baseline("source_only", mix, "monitored", monitor=monitor)
     grid.self_training(
-        "self_trained", grid.run("semantic", "adabn"), mix, "monitored", data=data, monitor=monitor
+        "self_trained", grid.run("semantic", grid.settings.self_training_start), mix, "monitored",
+        data=data, monitor=monitor,
     )
 
 
@@ -105,7 +109,8 @@ def workflows(grid: Grid, settings: Experiments) -> None:
         baseline = grid.instance_baseline(
             "source_only", source, selection, semantic, variant, classes=classes
         )
-        starts[name] = baseline, grid.instance_batch_norm("adabn", baseline, variant)
+        rung = grid.settings.self_training_start
+        starts[name] = baseline, grid.instance_batch_norm(rung, baseline, variant)
     _threat(grid, settings, "ccm.baseline", {name: start for name, (_, start) in starts.items()})
 
     for workflow, members, shares in (
@@ -174,8 +179,9 @@ def consistency_weights(grid: Grid, settings: Experiments) -> None:
     for weight in settings.consistency_weights:
         variant = f"consistency.{weight:g}"
         run = grid.instance_self_training(
-            "self_trained", grid.run("instance", "adabn"), grid.run("instance", "source_only"),
-            grid.run("semantic", "self_trained"), variant, weights=weights | {"consistency": weight},
+            "self_trained", grid.run("instance", grid.settings.self_training_start),
+            grid.run("instance", "source_only"), grid.run("semantic", "self_trained"), variant,
+            weights=weights | {"consistency": weight},
         )  # fmt: skip
         _threat(grid, settings, variant, {"all": run})
 
@@ -185,12 +191,13 @@ def _self_trained(
 ) -> Run:
     """Instance self-training that is scored on target and source while it trains.
 
-    `start`: a baseline and its AdaBN; those of the ladder if None.
+    `start`: a baseline and its batch-norm adaptation; those of the ladder if None.
     """
-    baseline, adabn = start or (grid.run("instance", "source_only"), grid.run("instance", "adabn"))
+    rung = grid.settings.self_training_start
+    baseline, adapted = start or (grid.run("instance", "source_only"), grid.run("instance", rung))
     data = (grid.train, grid.val, grid.settings.instance_selection)
     return grid.instance_self_training(
-        "self_trained", adabn, baseline, grid.run("semantic", "self_trained"), variant,
+        "self_trained", adapted, baseline, grid.run("semantic", "self_trained"), variant,
         data=data, monitor=_monitor(settings, data), **values,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from panolib.kinds import GapSpec, PanopticSpec
+from panolib.models.weights import weights_fingerprint
 from panolib.profiles import ProfileError, from_mapping
 from panolib.runs import Run
 from panolib.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, run_name
@@ -13,7 +14,7 @@ from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpe
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
 
 # what a rung takes from the baseline of its branch unless its own section says otherwise
-INHERITED = ("network", "augmentation", "weights", "margins", "min_area")
+INHERITED = ("network", "augmentation", "weights", "margins", "min_area", "renormalise")
 
 
 class Grid:
@@ -92,7 +93,7 @@ class Grid:
                 kind=kind,
                 spec=from_mapping(cls, fields, where=where),
                 parents=tuple(parents.items()),
-                data=tuple(self._fingerprint(name) for name in data),
+                data=tuple(self._fingerprint(name) for name in data) + _weights(fields),
                 domain=self.domain,
             )
         except ProfileError:
@@ -172,6 +173,11 @@ class Grid:
         )  # fmt: skip
 
 
+def _weights(fields: Mapping) -> tuple[str, ...]:
+    """Fingerprint of the file with the pre-trained weights of a spec's network."""
+    return weights_fingerprint((fields.get("network") or {}).get("weights"))
+
+
 def declare_ladder(grid: Grid) -> None:
     """The rungs of both branches, their panoptic scores, and the gap by group of style parameters."""
     settings = grid.settings
@@ -184,7 +190,7 @@ def declare_ladder(grid: Grid) -> None:
         semantic[rung] = grid.semantic_batch_norm(rung, semantic["source_only"], source)
     for rung in ("control", "self_trained"):
         values = {"target_weight": 0.0} if rung == "control" else {}
-        semantic[rung] = grid.self_training(rung, semantic["adabn"], source, **values)
+        semantic[rung] = grid.self_training(rung, semantic[settings.self_training_start], source, **values)
 
     instance = {}
     for rung, labelled, selection in (
@@ -197,7 +203,7 @@ def declare_ladder(grid: Grid) -> None:
     for rung in ("control", "self_trained"):
         values = {"source_share": 1.0} if rung == "control" else {}
         instance[rung] = grid.instance_self_training(
-            rung, instance["adabn"], instance["source_only"], semantic[rung], **values
+            rung, instance[settings.self_training_start], instance["source_only"], semantic[rung], **values
         )
 
     for rung in RUNGS:

@@ -64,6 +64,7 @@ class Domain:
     instance_self_training: Mapping
     panoptic: Mapping
     gap: Mapping | None = None
+    self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
 
 
 @dataclass(frozen=True)

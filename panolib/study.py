@@ -17,6 +17,8 @@ self_trained   adabn + SAC self-training             adabn + self-training on cl
 oracle         cross-entropy on the target           embedding losses on the target
 =============  ====================================  ===========================================
 
+A profile may let control and self-training start from abn (`self_training_start`).
+
 An embedding baseline also chooses the clustering settings of its ladder, on images of its own domain and
 inside the masks that the semantic baseline of the same rung predicts there.
 """

@@ -112,6 +112,10 @@ class Concatenation(ImageSet):
         part, i = self._places[operator.index(index)]
         return self._datasets[part].semantic(i)
 
+    def origin(self, index: int) -> str:
+        part, i = self._places[operator.index(index)]
+        return self._datasets[part].origin(i)
+
     def instances_known(self, index: int) -> bool:
         part, i = self._places[operator.index(index)]
         return self._datasets[part].instances_known(i)

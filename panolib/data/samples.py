@@ -133,6 +133,10 @@ class ImageSet(Sequence[Sample]):
         """uint8 [h, w] train ids of one sample, perhaps without decoding its image."""
         return self[index].semantic
 
+    def origin(self, index: int) -> str:
+        """Name of the data set that a sample comes from."""
+        return self.name
+
     def instances_known(self, index: int) -> bool:
         """Whether `instance` tells the objects of this sample apart; differs by sample in mixed sets only."""
         return self.has_instances

@@ -17,7 +17,7 @@ from panolib.data import city, nuclei_scenes, readers
 from panolib.data.mixing import Concatenation, select_mix
 from panolib.data.readers import InMemory, Sample
 from panolib.labels import CAMVID, CITYSCAPES, NUCLEI
-from panolib.profiles import Count, Natural, Size, expand_path
+from panolib.profiles import Count, Natural, Size, expand_path, later
 
 STREETS = ("synthia", "gta5", "mix", "cityscapes")
 
@@ -53,7 +53,9 @@ class CityData:
     """Folders of the three street data sets; with `embedded` the renderer writes them first.
 
     `n_val_synthia` images are held out of the source for choosing clustering settings. `train_size`
-    resizes training images (None keeps them as they are). `mix_requires` are the classes that a GTA5
+    resizes training images (None keeps them as they are); with `resize_sources` False only those of the
+    target, so that sources keep their size and their aspect ratio (1024 x 512 makes SYNTHIA 19 % wider and
+    GTA5 10 %). `mix_requires` are the classes that a GTA5
     frame must show to enter the MIX source (thesis 8.1).
     """
 
@@ -65,6 +67,7 @@ class CityData:
     n_val_gta5: Natural
     train_size: Size | None
     mix_requires: tuple[Literal[CITYSCAPES.classes], ...]
+    resize_sources: bool = later(True)
 
     def __post_init__(self):
         for kind in ("synthia", "gta5") if self.embedded else ():
@@ -201,7 +204,8 @@ class CitySources(_Sources):
             ]
             content = hashlib.sha256(json.dumps(sets, sort_keys=True).encode()).hexdigest()[:16]
         s = self.settings
-        return f"{content}:{s.n_val_synthia}:{s.n_val_gta5}:{s.train_size}:{s.mix_requires}:{name}"
+        size = s.train_size if s.resize_sources else f"{s.train_size} target only"
+        return f"{content}:{s.n_val_synthia}:{s.n_val_gta5}:{size}:{s.mix_requires}:{name}"
 
     def available(self) -> bool:
         return self.settings.embedded is not None or all(folder.is_dir() for folder in self.folders.values())
@@ -210,7 +214,8 @@ class CitySources(_Sources):
         path, _, mode = name.partition(":")
         kind, split = path.split("/")
         labels = mode != "unlabelled"
-        size = self.settings.train_size if split == "train" else None
+        resized = split == "train" and (kind == "cityscapes" or self.settings.resize_sources)
+        size = self.settings.train_size if resized else None
         if kind == "synthia":
             data = readers.Synthia(
                 self.folders[kind], split, n_val=self.settings.n_val_synthia, with_labels=labels

@@ -10,7 +10,7 @@ draws on every device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, inf
 
@@ -174,6 +174,7 @@ def train_view(
     hue: float | None = None,
     jitter_probability: float = 0.5,
     blur: tuple[float, float] | None = None,
+    recolour: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Random window of an image and its labels, resized to `size`, flipped and jittered.
 
@@ -198,10 +199,12 @@ def train_view(
         As in `photometric_noise`; the smaller of 0.5 and `jitter` by default (SAC).
     blur : (low, high), optional
         As in `photometric_noise`; no blur by default.
+    recolour : (gain, offset), optional
+        Three numbers each, one a channel, applied last: gain * value + offset. Padding is not touched.
 
     Returns
     -------
-    image : float32 Tensor [3, h, w] in [0, 1]
+    image : float32 Tensor [3, h, w] in [0, 1], unless recoloured
         Padding has the ImageNet mean, which `normalise` turns into 0.
     labels : dict of Tensor [h, w]
         Same keys; int64 for "semantic" and "instance", bool for "crowd". Padding is `VOID`, 0 and False.
@@ -244,6 +247,9 @@ def train_view(
     view = _random_jitter(view[None], jitter, min(0.5, jitter) if hue is None else hue, jitter_probability)
     if blur is not None:
         view = gaussian_blur(view, _uniform(blur, 1), max_sigma=blur[1])
+    if recolour is not None:
+        gain, offset = recolour
+        view = _channels(gain, view) * view + _channels(offset, view)
 
     left, right = columns.padding[::-1] if flipped else columns.padding
     top, bottom = rows.padding

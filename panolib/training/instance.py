@@ -100,7 +100,7 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
     classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class InstanceBatchNormSpec(BatchNormSpec):
     """Batch-norm adaptation of an embedding network."""
 
@@ -125,6 +125,8 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     guided: bool = later(True)  # False: all pixels are clustered, the predicted map only names the clusters
     truth_share: Share = later(0.0)  # of the wrong regions of the masks, corrected with true labels
     monitor: Monitor | None = later(None)
+    noise_on: Literal["student", "teacher"] = later("student")  # SPOCO: on what the teacher is compared with
+    noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
 
 
 @dataclass
@@ -276,7 +278,8 @@ def instance_self_train(
     Every iteration the momentum network embeds the clean target crops, its embeddings are clustered
     inside each thing-class mask (thesis ch. 7 algorithm 2), and the student learns those instances
     from noisy crops. The consistency term compares with the momentum network's view of the rotated
-    crop, rotated back. A share of every batch is labelled source (thesis 8.4).
+    crop, rotated back. With `noise_on` "teacher" the student sees clean crops, and the noise is on that view;
+    pseudo-labels come from clean crops either way. A share of every batch is labelled source (thesis 8.4).
 
     `monitor` (iteration, student, teacher) -> columns of the curves is asked before every step and once at
     the end; with it the curves also say the seconds of every step, and those of its clusterings.
@@ -335,12 +338,15 @@ def instance_self_train(
             logged["source_loss"] = loss.detach()
 
         clean = target_batch["image"]
-        noisy = views.normalise(views.photometric_noise(clean, blur=spec.noise_blur))
+        noisy = views.photometric_noise(
+            clean, blur=spec.noise_blur, jitter_probability=spec.noise_jitter_probability
+        )
+        seen, compared = (noisy, clean) if spec.noise_on == "student" else (clean, noisy)
         if n_target == 0:
             with torch.no_grad():
-                student(noisy)
+                student(views.normalise(seen))
         else:
-            embeddings = student(noisy).float()
+            embeddings = student(views.normalise(seen)).float()
             if spec.momentum_mode == "ema":
                 update_teacher(teacher, student.module, decay=spec.ema_decay)
             elif iteration % spec.copy_interval == 0:
@@ -365,7 +371,7 @@ def instance_self_train(
                 clustering_s = time.perf_counter() - asked
                 rotated_embeddings, valid = None, None
                 if spec.weights.consistency > 0:
-                    rotated_embeddings, valid = rotated_view(teacher, clean, spec.rotation)
+                    rotated_embeddings, valid = rotated_view(teacher, compared, spec.rotation)
             terms = embedding_loss(
                 embeddings,
                 pseudo_labels,
@@ -397,9 +403,9 @@ def instance_self_train(
     return student
 
 
-def rotated_view(teacher: nn.Module, clean: Tensor, largest: float) -> tuple[Tensor, Tensor]:
+def rotated_view(teacher: nn.Module, crops: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid (methods 3.3)."""
-    degrees = torch.rand(len(clean), device=clean.device) * largest
-    rotated = teacher(views.rotate(views.normalise(clean), degrees)).float()  # corners are 0, the mean colour
+    degrees = torch.rand(len(crops), device=crops.device) * largest
+    rotated = teacher(views.rotate(views.normalise(crops), degrees)).float()  # corners are 0, the mean colour
     embeddings = views.unrotate(rotated, degrees)
     return embeddings, views.rotation_validity(embeddings.shape[-2:], degrees)

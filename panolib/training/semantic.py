@@ -63,6 +63,36 @@ class Augmentation:
 
 
 @dataclass(frozen=True)
+class ChannelStatistics:
+    """Mean and standard deviation of a data set's red, green and blue, in [0, 1]."""
+
+    mean: tuple[Share, Share, Share]
+    std: tuple[Positive, Positive, Positive]
+
+
+@dataclass(frozen=True)
+class Renormalisation:
+    """Channel statistics by data set; images of a source get those of the target (SAC).
+
+    SAC normalises a source image with mean' = mean_s - std_s / std_t (mean_t - mean_ImageNet) and
+    std' = std_s std_ImageNet / std_t. That is the ImageNet normalisation of the image whose statistics were
+    replaced, (value - mean_s) std_t / std_s + mean_t. A source without statistics is left alone.
+    """
+
+    target: ChannelStatistics
+    synthia: ChannelStatistics | None
+    gta5: ChannelStatistics | None
+
+    def recolour(self, origin: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(gain, offset) of each channel for images of the data set `origin`; None for one left alone."""
+        source = {"synthia": self.synthia, "gta5": self.gta5}.get(origin)
+        if source is None:
+            return None
+        gain = tuple(t / s for t, s in zip(self.target.std, source.std))
+        return gain, tuple(t - g * s for t, g, s in zip(self.target.mean, gain, source.mean))
+
+
+@dataclass(frozen=True)
 class BaselineSpec:
     """Supervised training on labelled images of `source` (the oracle's source is the target itself)."""
 
@@ -77,6 +107,7 @@ class BaselineSpec:
     compute: Compute
     seed: Seed
     monitor: Monitor | None = later(None)
+    renormalise: Renormalisation | None = later(None)  # of source images
 
 
 @dataclass(frozen=True)
@@ -97,9 +128,11 @@ class BatchNormSpec:
     momentum: Share
     compute: Compute
     seed: Seed
+    target_batch_size: Count | None = later(None)  # where it is not that of the source
+    renormalise: Renormalisation | None = later(None)  # of source images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SemanticBatchNormSpec(BatchNormSpec):
     """Batch-norm adaptation of a semantic network."""
 
@@ -140,6 +173,7 @@ class SelfTrainingSpec:
     monitor: Monitor | None = later(None)
     painted: Literal["true", "predicted"] | None = later(None)  # instances on pseudo-labels
     painted_share: Share = later(1.0)  # of the instances of every image, drawn anew every iteration
+    renormalise: Renormalisation | None = later(None)  # of source images
 
 
 def to_image(sample: Sample) -> Tensor:
@@ -155,6 +189,7 @@ class LabelledBatches:
     batch_size: int
     augmentation: Augmentation
     maps: tuple[str, ...] = ("semantic",)
+    renormalise: Renormalisation | None = None
 
     def __call__(self, iteration: int) -> dict[str, Tensor]:
         indices = torch.randint(len(self.dataset), (self.batch_size,)).tolist()
@@ -162,7 +197,8 @@ class LabelledBatches:
         for index in indices:
             sample = self.dataset[index]
             maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name))) for name in self.maps}
-            image, maps = augment(to_image(sample), maps, self.augmentation)
+            recolour = _recolour(self.renormalise, self.dataset, index)
+            image, maps = augment(to_image(sample), maps, self.augmentation, recolour)
             images.append(image)
             labels.append(maps)
         stacked = {name: torch.stack([maps[name] for maps in labels]).long() for name in self.maps}
@@ -181,6 +217,7 @@ class UnlabelledBatches:
     augmentation: Augmentation
     class_weights: Tensor | None = None  # [C, n_images]
     maps: Sequence[Mapping[str, np.ndarray]] | None = None
+    renormalise: Renormalisation | None = None
 
     def __call__(self, iteration: int) -> dict[str, Tensor]:
         if self.class_weights is None:
@@ -192,7 +229,8 @@ class UnlabelledBatches:
         for index in indices:
             maps = {} if self.maps is None else self.maps[index]
             maps = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in maps.items()}
-            image, maps = augment(to_image(self.dataset[index]), maps, self.augmentation)
+            recolour = _recolour(self.renormalise, self.dataset, index)
+            image, maps = augment(to_image(self.dataset[index]), maps, self.augmentation, recolour)
             crops.append({"image": image, **maps})
         return {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
 
@@ -202,8 +240,16 @@ def clean_view(augmentation: Augmentation) -> Augmentation:
     return replace(augmentation, scale=(1.0, 1.0), jitter=0.0, jitter_probability=0.0, blur=None)
 
 
+def _recolour(renormalise: Renormalisation | None, dataset: Sequence[Sample], index: int):
+    """How an image of a data set is recoloured; None for not at all."""
+    return None if renormalise is None else renormalise.recolour(dataset.origin(index))
+
+
 def augment(
-    image: Tensor, maps: dict[str, Tensor], augmentation: Augmentation
+    image: Tensor,
+    maps: dict[str, Tensor],
+    augmentation: Augmentation,
+    recolour: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """One random training view (float image in [0, 1], label maps) of a sample."""
     return views.train_view(
@@ -216,6 +262,7 @@ def augment(
         jitter=augmentation.jitter,
         jitter_probability=augmentation.jitter_probability,
         blur=augmentation.blur,
+        recolour=recolour,
     )
 
 
@@ -257,7 +304,7 @@ def train_baseline(
         optimizer.load_state_dict(state["optimizer"])
 
     loader = batches(
-        LabelledBatches(source, spec.batch_size, spec.augmentation),
+        LabelledBatches(source, spec.batch_size, spec.augmentation, renormalise=spec.renormalise),
         seed=spec.seed,
         start=job.start,
         stop=spec.iterations,
@@ -291,9 +338,13 @@ def adapt_batch_norm(
     """Refresh running statistics in place: ABN (with a source) or strict AdaBN (without)."""
     fabric = launch(spec.compute)
     model = fabric.setup(model)
-    streams = [UnlabelledBatches(target, spec.batch_size, clean_view(spec.augmentation))]
+    n_target = spec.target_batch_size or spec.batch_size
+    streams = [UnlabelledBatches(target, n_target, clean_view(spec.augmentation))]
     if source is not None:
-        streams.insert(0, UnlabelledBatches(source, spec.batch_size, spec.augmentation))
+        renormalise = spec.renormalise
+        streams.insert(
+            0, UnlabelledBatches(source, spec.batch_size, spec.augmentation, renormalise=renormalise)
+        )
     else:
         for layer in model.modules():
             if isinstance(layer, nn.modules.batchnorm._BatchNorm):
@@ -365,7 +416,7 @@ def self_train(
 
     size = (spec.augmentation.height, spec.augmentation.width)
     streams = (
-        LabelledBatches(source, spec.batch_size, spec.augmentation),
+        LabelledBatches(source, spec.batch_size, spec.augmentation, renormalise=spec.renormalise),
         UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights, painted),
     )
     loaders = stream_loaders(
