@@ -22,6 +22,7 @@ from toy_kinds import KINDS, toy_run, trained
 import panolib.notebook
 import panolib.study
 from panolib.__main__ import _parser, main
+from panolib.models.weights import WeightsError
 from panolib.notebook import NotebookFailed, execute, numbered_notebooks
 from panolib.profiles import load_yaml, project_root
 from panolib.runs import MissingRun, Store
@@ -154,6 +155,15 @@ def test_bug_keeps_its_traceback(project, monkeypatch):
     monkeypatch.setattr(panolib.study, "load", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["runs"])
+
+
+def test_weights_that_are_not_there_are_one_line(project, monkeypatch, capsys):
+    def load(*args, **kwargs):
+        raise WeightsError("weights 'IMAGENET1K_V1': not to be had")
+
+    monkeypatch.setattr(panolib.study, "load", load)
+    assert main(["runs"]) == 1
+    assert capsys.readouterr().err == "WeightsError: weights 'IMAGENET1K_V1': not to be had\n"
 
 
 def test_interrupt_says_that_nothing_is_lost(project, monkeypatch, capsys):

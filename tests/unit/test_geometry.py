@@ -187,6 +187,12 @@ def test_evaluation_inference_and_training_ask_the_network_where_its_cells_sit()
     assert min(losses, key=losses.get) == 45
 
 
+def test_the_profile_chooses_geometry_and_alignment():
+    network = SemanticNetwork("v2", 10, 8, 8, True, (1,), None, alignment="corners", geometry="sac")
+    model = build_semantic(network, 2)
+    assert model.encoder.maxpool.ceil_mode and placement_of(model) == Placement("corners", 8)
+
+
 def test_a_wrapped_network_keeps_its_placement():
     wrapped = nn.Module()
     wrapped.module = Copying()
