@@ -59,7 +59,7 @@ def speed_rows(spec: SpeedSpec, n_classes: int, device: torch.device, *, label: 
 
     def cases(name: str, network: SemanticNetwork, height: int, width: int, ways: tuple[str, ...]):
         torch.manual_seed(spec.seed)
-        model = build_semantic(network, n_classes).to(device).eval()
+        model = build_semantic(network, n_classes, pretrained=False).to(device).eval()
         image = torch.randn(1, 3, height, width).to(device)
         return [Case(name, model, image, way, name in spec.compiled) for way in ways]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from panolib import inference, study
 from panolib.data import views
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
+from panolib.grid import Grid
 from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.weights import WeightsError
@@ -25,9 +27,14 @@ PROFILES = project_root() / "notebooks" / "profiles"
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
 
 
-@pytest.fixture(scope="module")
+@functools.cache
+def declared(profile):
+    return study.load(profile, train=False)
+
+
+@pytest.fixture
 def paper():
-    return study.load("paper", train=False)
+    return declared("paper")
 
 
 def spec(loaded, branch, rung):
@@ -90,7 +97,7 @@ def test_instance_constants_are_those_of_spoco(paper):
 @pytest.mark.parametrize(("profile", "full_width", "scale"), [("paper", 2048, 0.375), ("gpu", 1024, 0.75)])
 def test_instances_have_one_scale_in_every_stage(profile, full_width, scale):
     """Width at which a network sees a whole image, as a share of the target's full width."""
-    loaded = study.load(profile, train=False)
+    loaded = declared(profile)
     baseline, training = spec(loaded, "instance", "source_only"), spec(loaded, "instance", "self_trained")
     for crop in (baseline.augmentation, training.augmentation):  # source crops
         assert crop.scale_of == "window" and crop.width == 2 * crop.height
@@ -163,6 +170,23 @@ def test_biases_decay_where_it_is_asked_for():
         groups = {len(p.shape): g["weight_decay"] for g in build_optimizer(adam, model).param_groups
                   for p in g["params"]}  # fmt: skip
         assert groups == {4: 1e-5, 1: 1e-5 if decayed else 0.0}
+
+
+@pytest.mark.parametrize("branch", ["semantic_baseline", "instance_baseline"])
+def test_the_key_of_a_run_follows_the_file_of_its_weights(paper, branch, tmp_path):
+    path, keys, city = tmp_path / "resnet.pth", set(), paper.profile.city
+    for content in (None, b"one", b"another"):
+        if content is not None:
+            path.write_bytes(content)
+        section = getattr(city, branch)
+        section = {**section, "network": {**section["network"], "weights": str(path)}}
+        settings = replace(city, **{branch: section})
+        grid = Grid("city", settings, paper.profile.compute, paper.sources["city"], 0, "paper.yaml")
+        baseline = grid.semantic_baseline("source_only", "synthia/train")
+        if branch == "instance_baseline":
+            baseline = grid.instance_baseline("source_only", "synthia/train", "synthia/val", baseline)
+        keys.add(baseline.key)
+    assert len(keys) == 3
 
 
 def test_a_whole_image_is_embedded_at_the_width_of_the_network():
