@@ -18,6 +18,7 @@ from panolib.data.samples import ImageSet, Sample
 from panolib.grid import Grid
 from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
+from panolib.models.geometry import Placement
 from panolib.models.weights import WeightsError
 from panolib.profiles import project_root
 from panolib.training import instance, semantic
@@ -227,6 +228,7 @@ def thin_paper(tmp_path_factory):
     city["batch_norm"] |= {"n_batches": 2, "batch_size": 3, "target_batch_size": 2}
     city["batch_norm"]["augmentation"] |= {"height": 48, "width": 96}
     city["self_training"] |= {"iterations": 1, "batch_size": 2, "n_target": 1, "n_views": 2}
+    city["self_training"]["fusion_stride"] = 2
     city["self_training"]["augmentation"] |= {"height": 48, "width": 96}
     city["instance_baseline"] |= {"iterations": 1, "batch_size": 2, "n_selection": 1}
     city["instance_baseline"]["augmentation"] |= {"height": 32, "width": 64}
@@ -253,8 +255,21 @@ def no_weights(weights, depth):
 
 
 def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper, monkeypatch):
-    """Later stages begin with a state that holds them: ABN, self-training, both scorings."""
-    asked = []
+    """Later stages begin with a state that holds them: ABN, self-training, scoring.
+
+    All stages re-normalise the source and upsample on receptive fields, also on the smaller canvas of fusion.
+    """
+    asked, recoloured, upsampled = [], set(), set()
+    original = semantic._recolour, semantic.upsample_to
+
+    def recolour(renormalise, dataset, index):
+        found = original[0](renormalise, dataset, index)
+        recoloured.add((dataset.origin(index), found is not None))
+        return found
+
+    def upsample_to(maps, size, placement, *, image_size=None):
+        upsampled.add((placement, tuple(size), tuple(image_size or size)))
+        return original[1](maps, size, placement, image_size=image_size)
 
     def weights(name, depth):
         asked.append(name)
@@ -263,14 +278,25 @@ def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper
     def get(branch, rung):
         return thin_paper.get(study.run_name("city", branch, rung, 0))
 
+    monkeypatch.setattr(semantic, "_recolour", recolour)
+    monkeypatch.setattr(semantic, "upsample_to", upsample_to)
     monkeypatch.setattr(encoder, "find_weights", weights)
-    for branch in ("semantic", "instance"):
-        get(branch, "source_only")
+    get("semantic", "source_only")
+    assert recoloured <= {("synthia", True), ("gta5", True)} and recoloured
+    get("instance", "source_only")
     assert asked == ["IMAGENET1K_V1"] * 2
 
     monkeypatch.setattr(encoder, "find_weights", no_weights)
-    for branch in ("semantic", "instance"):
-        assert "start" in get(branch, "self_trained").info["parents"]
+    for rung in ("abn", "self_trained"):
+        recoloured.clear()
+        assert "start" in get("semantic", rung).info["parents"]
+        assert ("cityscapes", False) in recoloured
+        assert ("synthia", True) in recoloured or ("gta5", True) in recoloured
+        assert len({name for name, _ in recoloured}) == len(recoloured)
+    canvas, fused, crop = (48, 96), (24, 48), (40, 40)
+    placement = Placement("receptive_field", 8)
+    assert upsampled == {(placement, crop, crop), (placement, canvas, canvas), (placement, fused, canvas)}
+    get("instance", "self_trained")
     metrics = get("panoptic", "self_trained").metrics
     assert metrics["n_images"] == 2 and "pq_19" in metrics
     with pytest.raises(WeightsError, match="not to be had"):
