@@ -143,7 +143,7 @@ def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePred
     spec, label_set, job = run.spec, LABEL_SETS[run.spec.label_set], Job(store, run)
     fabric, data = launch(spec.compute), open_data(sources, run, spec.validation)
     if run.kind != "panoptic":
-        model = build_semantic(spec.network, label_set.n_classes)
+        model = build_semantic(spec.network, label_set.n_classes, pretrained=False)
         model.load_state_dict(store.final_state(run)["model"])
         merged = merged_ids(label_set, data.label_set)
         for prediction in evaluate.predict(fabric.to_device(model), None, data, label=f"{run.name}: export"):
