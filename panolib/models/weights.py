@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import pickle
@@ -19,15 +20,10 @@ class WeightsError(ValueError):
 
 
 def weights_fingerprint(weights: str | Path | None) -> tuple[str, ...]:
-    """What a key says about weights beside their name: the hash of a file; nothing for torchvision's.
-
-    "weights:missing" for a path without a file: the run can be listed, training it is what fails.
-    """
+    """What a key says about weights beside their name: the hash of a file; nothing for torchvision's."""
     if weights is None or not _is_path(weights):
         return ()
-    path = next(filter(Path.is_file, _places(weights)), None)
-    if path is None:
-        return ("weights:missing",)
+    path = _find_file(weights)
     stat = path.stat()
     return (f"weights:{_file_hash(path.resolve(), stat.st_size, stat.st_mtime_ns)}",)
 
@@ -44,23 +40,32 @@ def _is_path(weights: str | Path) -> bool:
     return any(sign in str(weights) for sign in "/\\.~$") or Path(weights).is_file()
 
 
-def _places(weights: str | Path) -> list[Path]:
-    """Where a file of weights may be."""
+def _find_file(weights: str | Path) -> Path:
+    """The file that is meant. WeightsError if there is none."""
     path = expand_path(str(weights))
-    if path.is_absolute():
-        return [path]
-    try:
-        return [path.absolute(), project_root() / path]
-    except FileNotFoundError:  # the library without its repository
-        return [path.absolute()]
+    places = [path.absolute()]
+    if not path.is_absolute():
+        with contextlib.suppress(FileNotFoundError):  # the library without its repository
+            places.append(project_root() / path)
+    for place in places:
+        if place.is_file():
+            return place
+    tried = ", ".join(dict.fromkeys(map(str, places)))
+    raise WeightsError(
+        f"weights is {str(weights)!r}: no such file (tried {tried}), "
+        "expected the state dict of a torchvision ResNet"
+    )
 
 
 def check_weights(weights: str | Path | None, depth: int) -> None:
-    """Raise WeightsError for a name that torchvision does not know for a ResNet of this depth.
+    """Raise WeightsError unless it is None, a file, or a name that torchvision knows for this depth.
 
-    Nothing is read or downloaded: a file is asked for when a network is built with it.
+    Nothing is read or downloaded.
     """
-    if weights is None or _is_path(weights):
+    if weights is None:
+        return
+    if _is_path(weights):
+        _find_file(weights)
         return
     from torchvision.models import get_model_weights
 
@@ -96,14 +101,7 @@ def find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
         from torchvision.models import get_model_weights
 
         return _download(get_model_weights(f"resnet{depth}")[str(weights)], depth)
-    places = _places(weights)
-    for path in filter(Path.is_file, places):
-        return _read_state(path)
-    tried = ", ".join(dict.fromkeys(map(str, places)))
-    raise WeightsError(
-        f"weights {str(weights)!r}: no such file (tried {tried}), "
-        "expected the state dict of a torchvision ResNet"
-    )
+    return _read_state(_find_file(weights))
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:

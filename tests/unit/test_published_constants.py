@@ -176,9 +176,8 @@ def test_biases_decay_where_it_is_asked_for():
 @pytest.mark.parametrize("branch", ["semantic_baseline", "instance_baseline"])
 def test_the_key_of_a_run_follows_the_file_of_its_weights(paper, branch, tmp_path):
     path, keys, city = tmp_path / "resnet.pth", set(), paper.profile.city
-    for content in (None, b"one", b"another"):
-        if content is not None:
-            path.write_bytes(content)
+    for content in (b"one", b"another"):
+        path.write_bytes(content)
         section = getattr(city, branch)
         section = {**section, "network": {**section["network"], "weights": str(path)}}
         settings = replace(city, **{branch: section})
@@ -187,7 +186,7 @@ def test_the_key_of_a_run_follows_the_file_of_its_weights(paper, branch, tmp_pat
         if branch == "instance_baseline":
             baseline = grid.instance_baseline("source_only", "synthia/train", "synthia/val", baseline)
         keys.add(baseline.key)
-    assert len(keys) == 3
+    assert len(keys) == 2
 
 
 def test_a_whole_image_is_embedded_at_the_width_of_the_network():

@@ -14,7 +14,7 @@ import pytest
 from panolib import mixing_tables, progress_tables, study
 from panolib.clustering import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.detr import tables as detr_tables
-from panolib.models.encoder import check_weights
+from panolib.models.weights import check_weights
 from panolib.profiles import ProfileError, load_yaml, project_root
 from panolib.realtime import runs as realtime_runs
 from panolib.study import MissingSection
@@ -210,6 +210,11 @@ BAD = [  # key, value; the message names the last part of the key, or its sectio
     ("city.semantic_baseline.network", NETWORK | {"depth": 34}),
     ("city.semantic_baseline.network", NETWORK | {"rates": []}),
     ("city.semantic_baseline.network", NETWORK | {"depth": 50, "weights": "IMAGENETK"}),
+    ("city.semantic_baseline.network", NETWORK | {"weights": "~/no/such/file.pth"}),
+    ("city.semantic_baseline.network", NETWORK | {"alignment": "centre"}),
+    ("city.semantic_baseline.network", NETWORK | {"geometry": "caffe"}),
+    ("city.self_training_start", "source_only"), ("city.instance_self_training.noise_on", "both"),
+    ("city.batch_norm.target_batch_size", 0),
     ("city.semantic_baseline.optimiser.name", "adm"),
     ("city.semantic_baseline.optimiser.schedule", "cosin"), ("city.semantic_baseline.optimiser.lr", 0.0),
     ("city.semantic_baseline.optimiser.momentum", 1.5),
