@@ -39,18 +39,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def list_runs(options: argparse.Namespace) -> None:
-    """Print every run of the study with its state."""
+    """Print every run of the study with its state. A damaged record is an error at the end."""
     from panolib import study
+    from panolib.records import DamagedRecord
 
     loaded = study.load(options.profile, train=False)
     rows = [("run", "kind", "state", "age", "wall", "result")]
-    rows += [_describe_run(loaded, name) for name in loaded.runs]
+    damaged = []
+    for name, run in loaded.runs.items():
+        try:
+            rows.append(_describe_run(loaded, name))
+        except DamagedRecord as error:
+            rows.append((name, run.kind, "damaged", "-", "-", str(error).partition(";")[0]))
+            damaged.append(str(error))
     _print_table(rows)
     states = [row[2] for row in rows[1:]]
     print(
         f"\n{options.profile}: {len(states)} runs, "
         + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     )
+    if damaged:
+        raise DamagedRecord("\n".join(dict.fromkeys(damaged)))
 
 
 def train(options: argparse.Namespace) -> None:
@@ -234,12 +243,13 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from panolib.models.weights import WeightsError
     from panolib.notebook import NotebookFailed
     from panolib.profiles import ProfileError
+    from panolib.records import DamagedRecord
     from panolib.runs import MissingRun, RunsFailed
     from panolib.storage import CorruptCheckpoint
 
     return (
-        NotebookFailed, ProfileError, CorruptCheckpoint, MissingRun, RunsFailed, FileNotFoundError,
-        ExportError, WeightsError, FileExistsError, NotADirectoryError, PermissionError,
+        NotebookFailed, ProfileError, CorruptCheckpoint, DamagedRecord, MissingRun, RunsFailed,
+        FileNotFoundError, ExportError, WeightsError, FileExistsError, NotADirectoryError, PermissionError,
     )  # fmt: skip
 
 
@@ -283,13 +293,18 @@ def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
 
 def _describe_run(loaded: Study, name: str) -> tuple[str, ...]:
     """One line of the list of runs."""
+    from panolib.records import DamagedRecord
+
     run = loaded.runs[name]
+    if damage := loaded.store.damage(run):
+        raise DamagedRecord(damage)
     state, record = loaded.store.state(run), loaded.store.load(run)
+    shared = "" if run.name == name else f"that of {run.name}"
     if record is None:
         holder = loaded.store.holder(run)
-        return name, run.kind, state, "-", "-", f"by {holder}" if holder else ""
+        return name, run.kind, state, "-", "-", f"by {holder}" if holder else shared
     age = _duration(time.time() - record.recorded_at)
-    return name, run.kind, state, age, _duration(record.info["wall_s"]), loaded.headline(record)
+    return name, run.kind, state, age, _duration(record.info["wall_s"]), shared or loaded.headline(record)
 
 
 def _duration(seconds: float) -> str:

@@ -69,8 +69,10 @@ def wall_rows(records: Iterable[Record]) -> pd.DataFrame:
     """Recorded wall time by kind of run, in minutes: in all, and split where the record says.
 
     Training of an instance network includes its clustering, which its curves time by themselves. Records of
-    earlier versions do not say when training ended; `split` counts those that do.
+    earlier versions do not say when training ended; `split` counts those that do. A run that has several
+    names counts once.
     """
+    records = {record.run.name: record for record in records}.values()
     rows = [
         {
             "kind": record.run.kind.replace("_", " "),

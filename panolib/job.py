@@ -81,7 +81,12 @@ class Job:
         path = self._folder / "checkpoint.pt"
         if not path.exists():
             return None
-        saved = load_checkpoint(path, "delete it and give the same command again: training then begins anew")
+        saved = load_checkpoint(
+            path,
+            "delete it and give the same command again: training then begins anew",
+            **{"iteration": int, "rows": list, "columns": list, "wall_s": float, "commits": list},
+            state=dict,
+        )
         self.start, self._rows, self._columns = saved["iteration"], saved["rows"], saved["columns"]
         self._wall_before_s, self._began = saved["wall_s"], time.perf_counter()
         self._commits = [entry for entry in saved["commits"] if entry not in self._commits] + self._commits

@@ -94,6 +94,21 @@ class ClusteringCostSpec:
 
 Sources = Mapping[str, object]  # domain -> its data sets
 
+# A part of every key. Whoever changes what a kind computes raises its version (tests/unit/test_versions.py).
+VERSIONS = {
+    "semantic_baseline": 1,
+    "semantic_batch_norm": 1,
+    "self_training": 1,
+    "instance_baseline": 1,
+    "instance_batch_norm": 1,
+    "instance_self_training": 1,
+    "panoptic": 1,
+    "gap": 1,
+    "threat": 1,
+    "performance": 1,
+    "clustering_cost": 1,
+}
+
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""

@@ -18,10 +18,10 @@ renaming, so a process killed at any instant leaves the old record or the new on
 from __future__ import annotations
 
 import contextlib
-import datetime
+import dataclasses
 import functools
 import hashlib
-import json
+import math
 import os
 import re
 import shlex
@@ -29,21 +29,20 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import filelock
-import pandas as pd
 from tqdm import tqdm
 
 from panolib.job import Job
 from panolib.profiles import canonical_json
+from panolib.records import DamagedRecord, Record, read_job, read_record
+from panolib.seeding import seeded
 from panolib.storage import (
     load_checkpoint,
     nan_to_null,
-    null_to_nan,
-    read_json,
     read_text,
     remove_folder,
     sync_folder,
@@ -110,35 +109,6 @@ class Run:
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-@dataclass(frozen=True)
-class Record:
-    """What is known of a trained run.
-
-    Attributes
-    ----------
-    run : Run
-    info : dict
-        run.json: key, spec, seed, commit, device, versions, wall_s, ...
-    metrics : dict
-        What the training function returned; null in the file is nan here.
-    curves : DataFrame
-        One row per `Job.log`, with a column "iteration".
-    samples : dict of str to Path
-        PNG files by name.
-    """
-
-    run: Run
-    info: dict[str, Any] = field(repr=False)
-    metrics: dict[str, Any] = field(repr=False)
-    curves: pd.DataFrame = field(repr=False)
-    samples: dict[str, Path] = field(repr=False)
-
-    @property
-    def recorded_at(self) -> float:
-        """POSIX time in seconds."""
-        return datetime.datetime.fromisoformat(self.info["recorded_at"]).timestamp()
-
-
 class Store:
     """Records of runs below one folder.
 
@@ -181,7 +151,13 @@ class Store:
         return self.root / "runs" / run.name
 
     def load(self, run: Run) -> Record | None:
-        """The record of exactly this run, or None. Never trains and never waits."""
+        """The record of exactly this run, or None. Never trains and never waits.
+
+        Raises
+        ------
+        DamagedRecord
+            Naming the file that is not what was written.
+        """
         record = self._read(run)
         if record is None or record.info["key"] != run.key or record.recorded_at < self._since():
             return None
@@ -194,13 +170,15 @@ class Store:
         ------
         MissingRun
             If it is not recorded and this store may not train.
+        DamagedRecord
+            If a file of its record is damaged: nothing is trained over it.
         CorruptCheckpoint
             If the checkpoint to resume from is not readable.
         FloatingPointError
             From the training function, for a non-finite loss. The last checkpoint stays, nothing is recorded.
         """
-        record = None if anew else self.load(run)
-        if record is not None:
+        record = self.load(run)
+        if record is not None and not anew:
             return record
         self._may_train(run)
         with self._lock(run):  # another process may have trained it meanwhile
@@ -218,14 +196,17 @@ class Store:
 
         Raises
         ------
+        DamagedRecord
+            Before anything is trained, naming each damaged file.
         RunsFailed
             At the end, naming each run that failed. The runs that do not depend on it are recorded.
         """
         from panolib.workers import train_all  # which imports this module
 
-        runs = list(runs)
-        train_all(self, runs, workers)
-        return {run.name: self.get(run) for run in runs}
+        first: dict[str, Run] = {}
+        asked = {run.name: first.setdefault(run.key, run) for run in runs}
+        train_all(self, first.values(), workers)
+        return {name: self.get(run) for name, run in asked.items()}
 
     def attempt(self, run: Run) -> bool:
         """Like `get`, but False if another process is training the run."""
@@ -266,18 +247,30 @@ class Store:
         return state
 
     def state(self, run: Run) -> str:
-        """ "training", "recorded", "partial", "outdated" or "missing", in this order of precedence.
+        """ "training", "damaged", "recorded", "partial", "outdated" or "missing", in this order.
 
-        "partial": a checkpoint to resume from is here. "outdated": recorded under another key.
+        "damaged": see `damage`. "partial": a checkpoint to resume from is here. "outdated": recorded under
+        another key.
         """
         if self.holder(run) is not None:
             return "training"
+        if self.damage(run) is not None:
+            return "damaged"
         if self.load(run) is not None:
             return "recorded"
         if self._resumable(run) and (self._work(run) / "checkpoint.pt").exists():
             return "partial"
         record = self._read(run)
         return "outdated" if record is not None and record.info["key"] != run.key else "missing"
+
+    def damage(self, run: Run) -> str | None:
+        """Which file of a run is damaged, what is wrong with it and the way on, in words; or None."""
+        try:
+            if self.load(run) is None:
+                read_job(self._work(run))
+        except DamagedRecord as error:
+            return str(error)
+        return None
 
     def holder(self, run: Run) -> str | None:
         """Who trains the run at this moment, in words, or None."""
@@ -287,8 +280,10 @@ class Store:
             with self._lock(run, blocking=False):
                 return None
         except filelock.Timeout:
-            job = read_json(self._work(run) / "job.json")
-            return f"process {job['pid']} on {job['host']}" if job else "another process"
+            with contextlib.suppress(DamagedRecord):
+                if job := read_job(self._work(run)):
+                    return f"process {job['pid']} on {job['host']}"
+            return "another process"
 
     def _work(self, run: Run) -> Path:
         """Where a run is while it is trained."""
@@ -351,40 +346,20 @@ class Store:
         if self._old(run).exists() or (self._work(run) / "run.json").exists():
             with contextlib.suppress(filelock.Timeout, OSError), self._lock(run, blocking=False):
                 pass  # left by a killed process: completes it
-        folder = self.folder(run)
-        for _ in range(3):  # it may be replaced while we read
-            text = read_text(folder / "run.json")
-            if text is None:
-                continue
-            with contextlib.suppress(FileNotFoundError):
-                record = Record(
-                    run,
-                    json.loads(text),
-                    null_to_nan(json.loads((folder / "metrics.json").read_text())),
-                    pd.read_csv(folder / "curves.csv"),
-                    {file.stem: file for file in sorted((folder / "samples").glob("*.png"))},
-                )
-                if read_text(folder / "run.json") == text:
-                    return record
-        if text is not None:
-            found = sorted(file.name for file in folder.iterdir())
-            raise RuntimeError(
-                f"{folder}: expected run.json, metrics.json and curves.csv, found {found}; "
-                "restore or delete the folder"
-            )
-        return None
+        return read_record(self.folder(run), run)
 
     def _final_state(self, run: Run) -> dict | None:
         """Weights beside the record, or None if they are not here or belong to another key."""
         path = self.folder(run) / "checkpoint.pt"
         if not path.exists():
             return None
-        content = load_checkpoint(path, "delete it: the run is trained again when its weights are needed")
+        advice = "delete it: the run is trained again when its weights are needed"
+        content = load_checkpoint(path, advice, key=str, state=dict)
         return content["state"] if content["key"] == run.key else None
 
     def _resumable(self, run: Run) -> bool:
         """Whether the work folder was begun for this very run, since `retrain_since`."""
-        job = read_json(self._work(run) / "job.json")
+        job = read_job(self._work(run))
         return job is not None and job["key"] == run.key and job["begun_at"] >= self._since()
 
     def _since(self) -> float:
@@ -400,7 +375,7 @@ class Store:
         work = self._work(run)
         if not self._resumable(run):
             remove_folder(work)
-        begun_at = (read_json(work / "job.json") or {"begun_at": time.time()})["begun_at"]
+        begun_at = (read_job(work) or {"begun_at": time.time()})["begun_at"]
         work.mkdir(parents=True, exist_ok=True)
         write_json(
             work / "job.json",
@@ -408,7 +383,8 @@ class Store:
         )
         job = Job(self, run)
         try:
-            metrics = self.kinds[run.kind](run, job)
+            with seeded(getattr(run.spec, "seed", 0)):
+                metrics = self.kinds[run.kind](run, job)
         finally:
             job.close()
         if not (work / "final.pt").exists():
@@ -435,10 +411,68 @@ def with_parents(runs: Iterable[Run]) -> list[Run]:
     return list(found.values())
 
 
+def with_versions(runs: Mapping[str, Run], versions: Mapping[str, int]) -> dict[str, Run]:
+    """The same runs, and their parents, with the versions of their kinds."""
+    return _rebuilt(runs, lambda run: dataclasses.replace(run, version=versions[run.kind]))
+
+
+def one_run_for_each_key(runs: Mapping[str, Run], store: Store) -> dict[str, Run]:
+    """The same names, where names of one key have one run: the first that is recorded, or is declared.
+
+    A name that has a later record of its own keeps it until the run that they share is recorded anew.
+    """
+    names: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        names.setdefault(run.key, []).append(name)
+    recorded = {
+        name: _recorded_at(store, runs[name]) for group in names.values() if len(group) > 1 for name in group
+    }
+    shared: dict[str, Run] = {}
+    for key, group in names.items():
+        shared[key] = runs[next((name for name in group if recorded.get(name)), group[0])]
+    found = _rebuilt(runs, lambda run: dataclasses.replace(run, name=shared[run.key].name))
+    for name, at in recorded.items():
+        shared_at = recorded[found[name].name]
+        if name != found[name].name and at and (at > shared_at or math.isinf(shared_at)):
+            found[name] = dataclasses.replace(found[name], name=name)
+    return found
+
+
+def _rebuilt(runs: Mapping[str, Run], change: Callable[[Run], Run]) -> dict[str, Run]:
+    """Every run changed after its parents; equal runs are one object."""
+    done: dict[str, Run] = {}
+    by_name: dict[str, Run] = {}
+
+    def visit(run: Run) -> Run:
+        if run.name not in done:
+            parents = tuple((role, visit(parent)) for role, parent in run.parents)
+            changed = change(dataclasses.replace(run, parents=parents))
+            done[run.name] = by_name.setdefault(changed.name, changed)
+        return done[run.name]
+
+    return {name: visit(run) for name, run in runs.items()}
+
+
+def _recorded_at(store: Store, run: Run) -> float:
+    """POSIX time of a record; 0 where there is none, infinity for a damaged one, which nothing replaces."""
+    try:
+        record = store.load(run)
+    except DamagedRecord:
+        return math.inf
+    return 0.0 if record is None else record.recorded_at
+
+
 def retrain_started(root: str | Path) -> float:
     """When the retraining in progress below `root` began (POSIX time): now, if none is in progress."""
-    text = read_text(Path(root) / "retrain_since")
-    return time.time() if text is None else float(text)
+    file = Path(root) / "retrain_since"
+    text = read_text(file)
+    try:
+        return time.time() if text is None else float(text)
+    except ValueError:
+        raise DamagedRecord(
+            f"{file}: expected when a retraining began (POSIX time), found {text[:40]!r}; "
+            "delete it: recorded runs are then all trained again"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -31,15 +31,9 @@ def write_json(path: Path, content: Any) -> None:
 def read_text(path: Path) -> str | None:
     """A file's text, or None if it is not there."""
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-
-
-def read_json(path: Path) -> dict | None:
-    """A JSON file's content, or None if it is not there."""
-    text = read_text(path)
-    return None if text is None else json.loads(text)
 
 
 def remove_folder(folder: Path) -> None:
@@ -71,8 +65,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     _write_atomically(path, lambda file: torch.save(content, file))
 
 
-def load_checkpoint(path: Path, advice: str) -> dict[str, Any]:
-    """Load a checkpoint to the CPU, without executing anything in it.
+def load_checkpoint(path: Path, advice: str, **entries: type) -> dict[str, Any]:
+    """Load a checkpoint that has these entries, of these types, to the CPU; executes nothing in it.
 
     Raises
     ------
@@ -80,13 +74,20 @@ def load_checkpoint(path: Path, advice: str) -> dict[str, Any]:
         Naming the file, followed by `advice`: how to go on.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise CorruptCheckpoint(
             f"{path}: expected a checkpoint, found an unreadable file "
             f"({type(error).__name__}: {reason}); {advice}"
         ) from error
+    for name, kind in entries.items():
+        if not isinstance(content, dict) or not isinstance(content.get(name), kind):
+            found = type(content.get(name) if isinstance(content, dict) else content).__name__
+            raise CorruptCheckpoint(
+                f"{path}: expected a checkpoint whose {name!r} is a {kind.__name__}, found {found}; {advice}"
+            )
+    return content
 
 
 def nan_to_null(value: Any, path: str = "metrics") -> Any:

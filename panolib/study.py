@@ -33,7 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from panolib.profiles import ProfileError, from_mapping, project_root
-from panolib.runs import Record, Run, Store
+from panolib.records import DamagedRecord
+from panolib.runs import Record, Run, Store, one_run_for_each_key, with_versions
 from panolib.settings import Domain, Experiments, MissingSection, Profile, find_profile, read_profile
 
 __all__ = [
@@ -157,8 +158,12 @@ class Study:
         """The one number of a run that a list of runs shows."""
         metrics = record.metrics
         for name in ("pq_19", "pq_2", "miou_19", "miou_2", "miou_11"):
-            if metrics.get(name) is not None:
-                return f"{name} {100 * metrics[name]:.1f} %"
+            if metrics.get(name) is None:
+                continue
+            if not isinstance(metrics[name], int | float):
+                file = self.store.folder(record.run) / "metrics.json"
+                raise DamagedRecord(f"{file}: {name}: expected a number, found {metrics[name]!r}")
+            return f"{name} {100 * metrics[name]:.1f} %"
         return ""
 
 
@@ -231,7 +236,9 @@ def load(
             raise ProfileError(
                 f"{where}: {notebook} asks for runs that nothing declares: {', '.join(undeclared)}"
             )
-    functions = [module.make_kinds(sources) for module in (kinds, realtime_kinds, detr_kinds)]
+    modules = (kinds, realtime_kinds, detr_kinds)
+    versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
+    functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)
     store = Store(
         root / "results" / name,
@@ -244,7 +251,7 @@ def load(
         profile_name=name,
         profile_argument=argument,
         profile=settings,
-        runs=runs,
+        runs=one_run_for_each_key(with_versions(runs, versions), store),
         notebooks=notebooks,
         sources=sources,
         store=store,

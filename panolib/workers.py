@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from panolib.data.processes import GUARD, leave_unguarded_import
 from panolib.job import BAR_OPTIONS
+from panolib.records import DamagedRecord
 from panolib.runs import Run, RunsFailed, Store
 
 # Set before a worker starts: importing numpy, OpenCV or torch there reads them once.
@@ -81,15 +82,25 @@ def missing_runs(store: Store, runs: Iterable[Run]) -> list[Run]:
     ------
     ValueError
         If two different runs have one name.
+    DamagedRecord
+        Naming each damaged file among the records of these runs.
     """
     ordered: dict[str, Run] = {}
+    damaged: dict[str, str] = {}
+
+    def recorded(run: Run) -> bool:
+        try:
+            return store.load(run) is not None
+        except DamagedRecord as error:
+            damaged[run.name] = str(error)
+            return True
 
     def visit(run: Run) -> None:
         if run.name in ordered and ordered[run.name].key != run.key:
             raise ValueError(
                 f"run name '{run.name}': expected one run of this name, found two different ones"
             )
-        if run.name in ordered or store.load(run) is not None:
+        if run.name in ordered or recorded(run):
             return
         for _, parent in run.parents:
             visit(parent)
@@ -97,6 +108,8 @@ def missing_runs(store: Store, runs: Iterable[Run]) -> list[Run]:
 
     for run in runs:
         visit(run)
+    if damaged:
+        raise DamagedRecord("\n".join(damaged.values()))
     return list(ordered.values())
 
 

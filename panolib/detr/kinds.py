@@ -61,6 +61,10 @@ class DetrCostSpec:
     seed: Seed
 
 
+# raised with what a kind computes, see panolib/kinds.py
+VERSIONS = {"detr": 1, "detr_scores": 1, "detr_cost": 1}
+
+
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
     functions = (detr, detr_scores, detr_cost)

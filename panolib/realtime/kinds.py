@@ -52,6 +52,17 @@ class GallerySpec:
     seed: Seed
 
 
+# raised with what a kind computes, see panolib/kinds.py
+VERSIONS = {
+    "adversarial_adaptation": 1,
+    "meta_labels": 1,
+    "transfer": 1,
+    "label_quality": 1,
+    "gallery": 1,
+    "latency": 1,
+}
+
+
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
     functions = (adversarial_adaptation, meta_labels, transfer, label_quality, gallery, latency)

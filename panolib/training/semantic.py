@@ -335,9 +335,13 @@ def train_baseline(
 def adapt_batch_norm(
     spec: BatchNormSpec, model: nn.Module, source: Sequence[Sample] | None, target: Sequence[Sample]
 ) -> nn.Module:
-    """Refresh running statistics in place: ABN (with a source) or strict AdaBN (without)."""
+    """Refresh running statistics in place: ABN (with a source) or strict AdaBN (without).
+
+    Only batch-norm layers are in train mode: dropout would add its noise to the statistics.
+    """
     fabric = launch(spec.compute)
-    model = fabric.setup(model)
+    model = fabric.setup(model.eval())
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     n_target = spec.target_batch_size or spec.batch_size
     streams = [UnlabelledBatches(target, n_target, clean_view(spec.augmentation))]
     if source is not None:
@@ -346,11 +350,11 @@ def adapt_batch_norm(
             0, UnlabelledBatches(source, spec.batch_size, spec.augmentation, renormalise=renormalise)
         )
     else:
-        for layer in model.modules():
-            if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-                layer.reset_running_stats()
+        for layer in layers:
+            layer.reset_running_stats()
     loaders = [batches(stream, seed=spec.seed, start=0, stop=spec.n_batches) for stream in streams]
-    model.train()
+    for layer in layers:
+        layer.train()
     with torch.no_grad():
         for number, step in enumerate(zip(*map(fabric.setup_dataloaders, loaders))):
             # strict AdaBN: the plain average over all batches; ABN: the moving average of the reference

@@ -127,6 +127,22 @@ def test_runs_lists_state_age_wall_and_headline(project, capsys):
     assert sorted(project.results.rglob("*")) == before  # listing changes nothing
 
 
+def test_a_damaged_record_hides_no_other_run_and_is_not_trained_over(project, capsys):
+    Store(project.results, KINDS).get_all(project.runs)
+    file = project.results / "runs" / "city-source_only-s0" / "metrics.json"
+    file.write_text("<<<<<<< HEAD\n" + file.read_text())
+    capsys.readouterr()
+    assert main(["runs", "--profile", "smoke"]) == 1
+    listed, error = capsys.readouterr()
+    states = [line.split()[2] for line in listed.splitlines()[1:4]]
+    assert states == ["damaged", "recorded", "recorded"] and str(file) in listed.splitlines()[1]
+    assert error.startswith(f"DamagedRecord: {file}: expected JSON") and "restore" in error
+    for command in ("train", "reproduce"):
+        assert main([command, "--profile", "smoke", "--workers", "1"]) == 1
+        assert f"DamagedRecord: {file}: expected JSON" in capsys.readouterr().err
+    assert len(trained(project.results)) == 3 and file.read_text().startswith("<")
+
+
 def test_train_takes_the_runs_that_fit_and_their_parents(project):
     assert main(["train", "--profile", "smoke", "--only", "city-self*", "--workers", "1"]) == 0
     assert trained(project.results) == ["city-source_only-s0", "city-self_trained-s0"]
