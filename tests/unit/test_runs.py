@@ -8,6 +8,7 @@ import json
 import math
 import multiprocessing
 import os
+import random
 import shutil
 import signal
 import sys
@@ -486,6 +487,36 @@ def test_kinds_may_be_partial_functions(tmp_path):
         return {"extra": extra}
 
     assert Store(tmp_path, {"toy": functools.partial(train, 3)}).get(toy_run()).metrics == {"extra": 3}
+
+
+def draw(run, job):
+    """A training function that draws from every global generator, and may ask for its parent in between."""
+    before = [torch.rand(()).item(), np.random.rand(), random.random()]  # noqa: NPY002
+    if run.parents:
+        job.parent("start")
+    image = np.empty((1, 1), np.float32)
+    cv2.randu(image, 0, 1)
+    drawn = {"before": before, "after": [torch.rand(()).item(), np.random.rand(), random.random()]}  # noqa: NPY002
+    job.finish({})
+    return drawn if run.parents else drawn | {"opencv": float(image[0, 0])}
+
+
+def test_a_run_draws_the_same_whatever_the_process_did_before(tmp_path):
+    parent = toy_run("parent", seed=3)
+    child = toy_run("child", parent=parent, seed=3)
+    first, second = (Store(tmp_path / name, {"toy": draw}) for name in ("first", "second"))
+    metrics = [first.get(child).metrics, first.get(parent).metrics]  # trains the parent within its child
+    torch.manual_seed(5)
+    np.random.seed(5)  # noqa: NPY002
+    random.seed(5)
+    cv2.setRNGSeed(5)
+    expected = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    again = [second.get(run).metrics for run in (parent, child)]
+    assert again[::-1] == metrics
+    found = torch.get_rng_state(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
+    assert torch.equal(found[0], expected[0]) and found[1:] == expected[1:]  # nobody else notices a run
+    assert metrics[0]["before"] == metrics[1]["before"]
+    assert Store(tmp_path / "other", {"toy": draw}).get(toy_run("other", seed=4)).metrics != metrics[1]
 
 
 def test_work_folder_is_never_committed(store):

@@ -24,8 +24,11 @@ from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_s
 
 from panolib import kinds, study
 from panolib.detr import kinds as detr_kinds
+from panolib.labels import CITYSCAPES
 from panolib.realtime import kinds as realtime_kinds
 from panolib.runs import Run, Store
+from panolib.training import semantic
+from panolib.training.setup import build_semantic
 
 STORED = Path(__file__).with_name("stored_results.json")
 COMMAND = "python tests/unit/test_versions.py"
@@ -131,6 +134,21 @@ def test_results_of_a_key_stay(trained, kind):
 def test_a_run_alone_equals_one_after_others_in_the_same_process(trained, trained_again, kind):
     assert trained_again[kind]["numbers"] == trained[2][kind]["numbers"]
     assert trained_again[kind]["sha256"] == trained[2][kind]["sha256"]
+
+
+def test_batch_norm_adaptation_draws_nothing(trained):
+    """Dropout of V3+ would put its noise into the statistics."""
+    store, runs, _ = trained
+    run, states = runs["semantic_batch_norm"], []
+    start = dict(run.parents)["start"]
+    data = [store.kinds[run.kind].args[0]["city"].open(name) for name in (run.spec.source, run.spec.target)]
+    for seed in range(2):
+        model = build_semantic(start.spec.network, CITYSCAPES.n_classes)
+        model.load_state_dict(store.final_state(start)["model"])
+        assert any(isinstance(layer, torch.nn.Dropout) for layer in model.modules())
+        torch.manual_seed(seed)
+        states.append(semantic.adapt_batch_norm(run.spec, model, *data).state_dict())
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 
 def test_every_kind_has_a_version_and_a_tiny_run(trained):
