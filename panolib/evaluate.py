@@ -23,11 +23,20 @@ from panolib.training.semantic import to_image
 
 @dataclass(frozen=True)
 class Prediction:
-    """Network outputs for one image: class probabilities [C, H, W] and embeddings [E, h, w]."""
+    """Network outputs for one image: class probabilities [C, H, W] and embeddings [E, h, w].
+
+    Raises FloatingPointError for probabilities that are not finite: of nan, too, one class is "the largest".
+    """
 
     sample: Sample
-    probabilities: Tensor
+    probabilities: Tensor | None
     embeddings: Tensor | None
+
+    def __post_init__(self):
+        if self.probabilities is not None and not torch.isfinite(self.probabilities.sum()):
+            raise FloatingPointError(
+                f"{self.sample.id}: the network's class probabilities hold nan, expected finite numbers"
+            )
 
     @property
     def semantic(self) -> Tensor:

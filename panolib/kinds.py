@@ -257,11 +257,11 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     names = [role.partition(".")[2] for role, _ in run.parents if role.startswith("instance.")]
     networks = []
     for name in names:
-        parent = dict(run.parents)[f"instance.{name}"]
+        classes = learned_classes(dict(run.parents)[f"instance.{name}"])
         networks.append(
             evaluate_threat.Network(
                 fabric.to_device(parent_instance(job, f"instance.{name}")),
-                label_set.ids_of(learned_classes(parent) or label_set.things),
+                label_set.ids_of(label_set.things if classes is None else classes),
                 **clustering_of(job, f"clustering.{name}"),
             )
         )

@@ -75,7 +75,7 @@ def detr(sources: Sources, run: Run, job: Job) -> dict:
     """Train a network, which is scored by runs of its own; metrics: the number of images it learns from."""
     source = open_data(sources, run, run.spec.source)
     finish(job, train_detr(run.spec, job, source))
-    return {"n_images": run.spec.n_images or len(source)}
+    return {"n_images": len(source) if run.spec.n_images is None else run.spec.n_images}
 
 
 def detr_scores(sources: Sources, run: Run, job: Job) -> dict:

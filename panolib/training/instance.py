@@ -88,6 +88,17 @@ class EmbeddingTrainingSpec:
                 "without a width; expected a margin > 0, or 0 for these weights as well"
             )
 
+    def _check_batch_norm(self, n_images: int) -> None:
+        """Raise ValueError if the last map of a batch has one value a channel: that has no variance."""
+        stride = 32 if self.network.stem_pool else 16
+        height, width = self.augmentation.height, self.augmentation.width
+        if n_images == 1 and max(height, width) <= stride:
+            raise ValueError(
+                f"augmentation: crops of {height} x {width}, one at a time, have one value a channel in the "
+                f"last map of stride {stride}, which batch norm cannot learn from; expected a larger height "
+                "or width, or two crops of every domain by batch_size"
+            )
+
 
 @dataclass(frozen=True)
 class InstanceBaselineSpec(EmbeddingTrainingSpec):
@@ -98,6 +109,10 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
     bandwidths: Annotated[tuple[Positive, ...], MinLen(1)]
     merge_distances: Annotated[tuple[NonNegative, ...], MinLen(1)]
     classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_batch_norm(self.batch_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +142,12 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     monitor: Monitor | None = later(None)
     noise_on: Literal["student", "teacher"] = later("student")  # SPOCO: on what the teacher is compared with
     noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_norm == "target":
+            for n_images in source_share_counts(self.batch_size, self.source_share):
+                self._check_batch_norm(n_images)
 
 
 @dataclass
