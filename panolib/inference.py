@@ -229,7 +229,7 @@ def clean_instances(
     given = to_numpy(instance_labels)
     labels, ids = (part.cpu().numpy() for part in consecutive(instance_labels, "instance_labels"))
     element = np.ones((kernel, kernel), np.uint8)
-    cleaned = np.zeros_like(labels)
+    cleaned = np.zeros(given.shape, given.dtype)
     height, width = labels.shape
     for k, box in enumerate(scipy.ndimage.find_objects(labels.astype(np.int32)), start=1):
         rows, columns = box
@@ -244,8 +244,7 @@ def clean_instances(
         shape = cv2.morphologyEx(shape, cv2.MORPH_CLOSE, element)[kernel:-kernel, kernel:-kernel]
         if fill_holes:
             shape = scipy.ndimage.binary_fill_holes(shape)
-        cleaned[window][(shape > 0) & ((before == k) | (before == 0))] = k
-    cleaned = ids[cleaned].astype(given.dtype)
+        cleaned[window][(shape > 0) & ((before == k) | (before == 0))] = ids[k]
     if torch.is_tensor(instance_labels):
         return torch.as_tensor(cleaned, device=instance_labels.device)
     return cleaned

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from panolib.data.samples import Sample
+from panolib.evaluate import score_semantic
 from panolib.inference import (
     clean_instances,
     merge_panoptic,
@@ -292,3 +293,13 @@ def test_merging_true_labels_gives_the_truth():
         np.testing.assert_array_equal(merged[0], truth[0])
         assert merged[1] == truth[1]
     assert sorted(s["area"] for s in truth[1] if s["isthing"]) == [25] * (is_thing.sum() // 25)
+
+
+def test_a_network_of_nan_is_not_scored():
+    """An argmax of nan is a class like any other."""
+    image = np.zeros((8, 9, 3), np.uint8)
+    sample = Sample(image, image[..., 0], image[..., 0].astype(np.int32), image[..., 0] > 0, "street/7")
+    model = nn.Conv2d(3, CITYSCAPES.n_classes, 1)
+    nn.init.constant_(model.weight, float("nan"))
+    with pytest.raises(FloatingPointError, match=r"street/7: .*hold nan"):
+        score_semantic(model, [sample], CITYSCAPES)
