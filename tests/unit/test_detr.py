@@ -16,14 +16,13 @@ from panolib.data.samples import Sample
 from panolib.detr import findings as detr_findings
 from panolib.detr import tables as detr_tables
 from panolib.detr.network import DetrNetwork, MissingTransformers, build_detr
-from panolib.detr.runs import DetrSettings, variants
+from panolib.detr.runs import read_settings, variants
 from panolib.detr.score import QueryRule, predict_queries, score_detr, semantic_of
 from panolib.detr.targets import detr_target, panoptic_from_queries
 from panolib.detr.training import chosen_images, coarse_masks, epoch_position, loss_terms, train_detr
 from panolib.inference import panoptic_truth
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
-from panolib.profiles import from_mapping, load_yaml, project_root
 from panolib.runs import Run, Store
 from panolib.settings import find_profile, read_profile
 
@@ -333,8 +332,7 @@ class Samples(list):
 
 
 def a_run(iterations: int = 4) -> Run:
-    profile = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
-    settings = from_mapping(DetrSettings, profile["detr"], where="smoke")
+    settings = read_settings(read_profile(find_profile("smoke")).detr, "smoke")
     values = {name: getattr(settings, name) for name in ("optimiser", "clip", "mask_stride", "size")}
     from panolib.detr.training import DetrSpec
     from panolib.training.setup import Compute
@@ -422,7 +420,7 @@ def test_scores_at_the_image_s_own_size():
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
 def test_profiles(name):
     profile = read_profile(find_profile(name))
-    settings = from_mapping(DetrSettings, profile.detr, where=name)
+    settings = read_settings(profile.detr, name)
     found = variants(settings)
     assert found["plain"] == {} and found["colour-half"]["iterations"] == settings.iterations // 2
     assert set(settings.seeds) <= set(profile.seeds)
