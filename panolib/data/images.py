@@ -2,21 +2,74 @@
 
 from __future__ import annotations
 
+import io
+import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def read_checked(path: Path) -> bytes:
+    """The bytes of a PNG file, after the checksum of each of its chunks.
+
+    Decoders differ in what they check: Pillow reads palette images without, so that a flipped bit is another
+    class. A cut file and a file of another format are refused here as well.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or a folder in its place.
+    ValueError
+        If the file is not a whole, undamaged PNG.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {found}, expected a PNG")
+    content = path.read_bytes()
+    fault = _png_fault(content)
+    if fault is not None:
+        raise ValueError(f"{path}: no readable image in {len(content)} bytes: {fault}; expected a whole PNG")
+    return content
+
+
+def _png_fault(content: bytes) -> str | None:
+    """What is wrong with the chunks of a PNG; None for an undamaged one."""
+    if not content.startswith(_SIGNATURE):
+        return "it does not start as a PNG does" if content else "it is empty"
+    view, position, kind = memoryview(content), len(_SIGNATURE), b""
+    while kind != b"IEND":
+        data = position + 8
+        end = data + int.from_bytes(content[position : position + 4])
+        if end + 4 > len(content):
+            return f"cut short within the chunk at byte {position}"
+        kind = content[position + 4 : data]
+        if zlib.crc32(view[position + 4 : end]) != int.from_bytes(content[end : end + 4]):
+            return f"damaged, the chunk at byte {position} differs from its checksum"
+        position = end + 4
+    return None
+
 
 def decode(path: Path) -> np.ndarray:
-    """File content as OpenCV stores it (BGR order, bit depth kept)."""
-    if not Path(path).is_file():  # before OpenCV, which only prints a warning
-        raise FileNotFoundError(f"{path}: no such file")
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    """Pixels of a PNG as OpenCV stores them (BGR order, bit depth kept). Errors as of `read_checked`."""
+    content = read_checked(path)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:  # for example more pixels than OpenCV allows
+        raise ValueError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
     if pixels is None:
-        raise ValueError(f"{path}: no readable image in {Path(path).stat().st_size} bytes, expected a PNG")
+        raise ValueError(f"{path}: no readable image in {len(content)} bytes, expected a whole PNG")
     return pixels
+
+
+def png_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a PNG file. Errors as of `read_checked`."""
+    content = read_checked(path)
+    return int.from_bytes(content[20:24]), int.from_bytes(content[16:20])
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -59,13 +112,28 @@ def write_png16(path: Path, pixels: np.ndarray) -> None:
 
 
 def read_indices(path: Path) -> np.ndarray:
-    """uint8 [H, W] of a palette or grey 8-bit PNG: the stored indices, never the palette's colours."""
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    with Image.open(path) as file:
-        if file.mode not in ("P", "L"):
-            raise ValueError(f"{path}: label of mode {file.mode}, expected palette (P) or 8-bit grey (L)")
-        return np.asarray(file)
+    """uint8 [H, W] of a palette or grey PNG: the stored indices, never the palette's colours.
+
+    Tools that shrink files store few ids in 1, 2 or 4 bits; decoders then spread grey values over 0 .. 255,
+    which is undone here.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `read_checked`, and for colours or 16 bits.
+    """
+    content = read_checked(path)
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as file:
+            mode, pixels = file.mode, np.asarray(file)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
+    if mode not in ("P", "L", "1"):
+        raise ValueError(f"{path}: label of mode {mode}, expected palette (P) or 8-bit grey (L)")
+    bits = content[24]  # signature, chunk head, width and height come before the depth
+    if mode == "L" and bits < 8:
+        return pixels // (255 // (2**bits - 1))
+    return pixels.astype(np.uint8, copy=False)
 
 
 def read_channel16(path: Path) -> np.ndarray:

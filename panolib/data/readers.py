@@ -7,17 +7,13 @@ or ValueError that names the file, the value found and what was expected.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import operator
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from panolib.data.describe import describe
 from panolib.data.images import (
-    decode,
     read_channel16,
     read_image,
     read_indices,
@@ -26,6 +22,7 @@ from panolib.data.images import (
     stretch_intensity,
     write_png16,
 )
+from panolib.data.nuclei import Nuclei
 from panolib.data.samples import (
     FolderSet,
     ImageSet,
@@ -39,7 +36,7 @@ from panolib.data.samples import (
     split_tail,
     to_train_ids,
 )
-from panolib.labels import CAMVID, CITYSCAPES, NUCLEI, VOID
+from panolib.labels import CAMVID, CITYSCAPES, VOID
 
 __all__ = [
     "GTA5", "CamVid", "Cityscapes", "ImageSet", "InMemory", "Nuclei", "Sample", "Synthia", "describe",
@@ -215,7 +212,7 @@ class GTA5(FolderSet):
     split : str
         "val" is the last `n_val` frames in name order, "train" the others, "all" both.
     n_val : int
-        Frames held out.
+        Frames held out, those that are left out included.
     size : (height, width), optional
         Resize every sample to it (labels nearest). SAC uses (1052, 1914).
     allow_missing : int or collection of str
@@ -249,20 +246,17 @@ class GTA5(FolderSet):
     ):
         root = Path(root)
         images = list_images(root / "images", "*.png", ".png", "GTA5 images/*.png")
-        labels, self.missing = None, []
+        ids, labels, self.missing = split_tail(list(images), split, n_val, root), None, []
         if with_labels:
             labels = list_images(root / "labels", "*.png", ".png", "GTA5 labels/*.png")
-            alone = sorted(images.keys() ^ labels.keys())
-            counted = isinstance(allow_missing, int)
-            if len(alone) > allow_missing if counted else not set(alone) <= set(allow_missing):
-                check_pairs(images, labels, root)
-            self.missing = alone
-            labels = {i: (path,) for i, path in labels.items() if i in images}
-            images = {i: path for i, path in images.items() if i in labels}
+            self.missing = _unpaired(images, labels, allow_missing, root)
+            labels = {i: (path,) for i, path in labels.items()}
+            ids = [i for i in ids if i in labels]
+            if not ids:
+                raise ValueError(f"{root}: empty split {split!r}, no frame of it has a label, expected some")
         self.size = tuple(size) if size is not None else None
         table = dict.fromkeys(range(35)) | dict(zip(CITYSCAPES.file_ids, CITYSCAPES.classes))
         self._table = id_table(table, CITYSCAPES)
-        ids = split_tail(list(images), split, n_val, root)
         super().__init__("gta5", CITYSCAPES, ids, images, labels, has_instances=False)
 
     def _read_semantic(self, paths):
@@ -278,6 +272,23 @@ class GTA5(FolderSet):
         if abs(odd[0] - height) <= 0.05 * height and abs(odd[1] - width) <= 0.05 * width:
             labels = tuple(resize_labels(part, (height, width)) for part in labels)
         return super()._match(image, labels, path, sample_id)
+
+
+def _unpaired(
+    images: Mapping[str, Path], labels: Mapping[str, Path], allowed: int | Collection[str], root: Path
+) -> list[str]:
+    """Frames without image or without label. Raises FileNotFoundError for more, or others, than allowed."""
+    alone = sorted(images.keys() ^ labels.keys())
+    if not allowed:
+        check_pairs(images, labels, root)
+    beyond = alone if isinstance(allowed, int) else sorted(set(alone) - set(allowed))
+    if len(beyond) > (allowed if isinstance(allowed, int) else 0):
+        names = ", ".join(beyond[:40]) + (f" and {len(beyond) - 40} more" if len(beyond) > 40 else "")
+        expected = f"at most {allowed}" if isinstance(allowed, int) else f"only {', '.join(sorted(allowed))}"
+        raise FileNotFoundError(
+            f"{root}: {len(beyond)} frames lack their image or their label: {names}; expected {expected}"
+        )
+    return alone
 
 
 class CamVid(FolderSet):
@@ -319,134 +330,3 @@ class CamVid(FolderSet):
 
     def _read_semantic(self, paths):
         return to_train_ids(read_indices(paths[0]), self._table, paths[0])
-
-
-class Nuclei(FolderSet):
-    """Cell nuclei of the 2018 Data Science Bowl, in either of two layouts.
-
-    "Shared": images/{id}.png, labels/{id}.png (16 bit, 0 background, 1 .. n nuclei), splits/{split}.txt and
-    index.csv. "Stage 1": {id}/images/{id}.png and one 8-bit mask file per nucleus in {id}/masks; masks are
-    written in sorted order, so a pixel of two masks goes to the later one (`overlap_pixels` counts them).
-
-    Parameters
-    ----------
-    root : path
-        The data set's folder; stage1_train may also be given by its parent.
-    split : str
-        A file of splits/, or "all". Stage 1 has no official split: without splits/ the fifth of the ids with
-        the lowest hash is "val" and the rest "train".
-    modality : str, optional
-        Only images of this `modality` in index.csv, for example "fluorescence_grey".
-    with_labels : bool
-        False never touches labels or masks.
-
-    Raises
-    ------
-    FileNotFoundError
-        For a missing folder, split file or index.csv, and for a listed image without its file or labels.
-    ValueError
-        For an empty split, an unknown modality and, when a sample is read, for sizes that differ or an
-        8-bit label where 16 bits are due.
-
-    References
-    ----------
-    Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7; BBBC038v1.
-    """
-
-    def __init__(self, root: Path, split: str, *, modality: str | None = None, with_labels: bool = True):
-        root = Path(root)
-        root = root / "stage1_train" if (root / "stage1_train").is_dir() else root
-        labels = None
-        if (root / "images").is_dir():
-            images = list_images(root / "images", "*.png", ".png", "nuclei images/*.png")
-            if with_labels:
-                labels = list_images(root / "labels", "*.png", ".png", "nuclei labels/*.png")
-                labels = {i: (path,) for i, path in labels.items()}
-        else:
-            what = "nuclei as images/*.png or as {id}/images/{id}.png"
-            images = list_images(root, "*/images/*.png", ".png", what)
-            if with_labels:
-                labels = {}
-                for i in images:
-                    masks = tuple(sorted((root / i / "masks").glob("*.png")))
-                    labels |= {i: masks} if masks else {}
-
-        ids = self._split_ids(root, split, images)
-        if modality is not None:
-            ids = self._of_modality(root, ids, modality)
-        for what, files in (("image", images), ("label", labels)):
-            absent = [i for i in ids if files is not None and i not in files]
-            if absent:
-                raise FileNotFoundError(
-                    f"{root}: {len(absent)} of {len(ids)} ids of split {split!r} have no {what}, "
-                    f"the first is {absent[0]}; expected one for each"
-                )
-        super().__init__("nuclei", NUCLEI, ids, images, labels, has_instances=True)
-
-    @staticmethod
-    def _split_ids(root: Path, split: str, images: Mapping[str, Path]) -> list[str]:
-        """Ids of a split, in file order where there is a split file."""
-        if split == "all":
-            return list(images)
-        if (root / "splits").is_dir():
-            path = root / "splits" / f"{split}.txt"
-            if not path.is_file():
-                known = sorted(p.stem for p in path.parent.glob("*.txt"))
-                raise FileNotFoundError(f"{path}: no such split, expected one of {[*known, 'all']}")
-            ids = path.read_text().split()
-        elif split in ("train", "val"):
-            ranked = sorted(images, key=lambda i: hashlib.sha256(i.encode()).digest())
-            val = set(ranked[: round(len(ranked) / 5)])
-            ids = [i for i in images if (i in val) == (split == "val")]
-        else:
-            raise ValueError(f"{root}: split {split!r}, expected 'train', 'val' or 'all'")
-        if not ids:
-            raise ValueError(f"{root}: empty split {split!r}, expected at least one id")
-        return ids
-
-    @staticmethod
-    def _of_modality(root: Path, ids: list[str], modality: str) -> list[str]:
-        """The ids that index.csv gives this modality."""
-        path = root / "index.csv"
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file, expected a table with id and modality")
-        with path.open(newline="") as file:
-            rows = {row["id"]: row["modality"] for row in csv.DictReader(file)}
-        known = sorted(set(rows.values()))
-        if modality not in known:
-            raise ValueError(f"{path}: no modality {modality!r}, expected one of {known}")
-        absent = [i for i in ids if i not in rows]
-        if absent:
-            raise ValueError(f"{path}: no row for {absent[0]} and {len(absent) - 1} more, expected all")
-        chosen = [i for i in ids if rows[i] == modality]
-        if not chosen:
-            raise ValueError(f"{path}: empty split, found 0 of {len(ids)} images of modality {modality!r}")
-        return chosen
-
-    def _read_labels(self, paths):
-        if paths[0].parent.name == "masks":
-            instance, _ = _paint_masks(paths)
-        else:
-            instance = read_channel16(paths[0]).astype(np.int32)
-        return (instance > 0).astype(np.uint8), instance, np.zeros(instance.shape, bool)
-
-    def overlap_pixels(self, index: int) -> int:
-        """Pixels of one image that more than one mask file claims; 0 in the shared layout."""
-        paths = self._labels[operator.index(index)] if self._labels is not None else ()
-        return _paint_masks(paths)[1] if paths and paths[0].parent.name == "masks" else 0
-
-
-def _paint_masks(paths: Sequence[Path]) -> tuple[np.ndarray, int]:
-    """(int32 instance map [H, W], number of pixels in several masks) of one-nucleus mask files."""
-    instance, n_masks = None, None
-    for number, path in enumerate(paths, start=1):
-        mask = decode(path)
-        if mask.ndim != 2:
-            raise ValueError(f"{path}: mask of shape {mask.shape}, expected one channel")
-        if instance is None:
-            instance, n_masks = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.uint16)
-        if mask.shape != instance.shape:
-            raise ValueError(f"{path}: mask of {mask.shape}, expected {instance.shape} as in {paths[0].name}")
-        instance[mask > 0] = number
-        n_masks += mask > 0
-    return instance, int((n_masks > 1).sum())

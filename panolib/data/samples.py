@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import operator
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import os
+import threading
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,7 @@ from panolib.data.images import read_image, resize_image, resize_labels
 from panolib.labels import VOID, LabelSet
 
 _UNKNOWN = 254  # marks file ids outside the table of a data set; never leaves this module
+OTHER_IMAGES = (".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")  # no reader opens them
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,57 @@ def is_thing(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:
 
 
 def list_images(folder: Path, pattern: str, suffix: str, what: str) -> dict[str, Path]:
-    """Id -> path of the files `pattern` below `folder`, in id order; an id is a name without `suffix`."""
+    """Id -> path of the PNG files below `folder`, in id order; an id is a file's name without `suffix`.
+
+    `suffix` is met in upper case, too. Names that begin with a dot belong to the operating system.
+
+    Parameters
+    ----------
+    pattern : str
+        "*.png" for files in `folder`; "*/*_x.png" or "*/images/*.png" for files in folders below it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, and for a link that leads nowhere.
+    ValueError
+        If there is no such file, two files have one id, a folder is named like an image, or an image is of
+        another format.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected {what}")
-    paths = {path.name.removesuffix(suffix): path for path in folder.glob(pattern)}
-    if not paths:
+    below = pattern.rpartition("/")[0]
+    folders = [path for path in sorted(folder.glob(below)) if path.is_dir()] if below else [folder]
+    folders = [path for path in folders if "/." not in path.as_posix().removeprefix(folder.as_posix())]
+    images: dict[str, Path] = {}
+    for path in (path for parent in folders for path in png_files(parent, suffix, what)):
+        image_id = path.name[: -len(suffix)]
+        if image_id in images:
+            raise ValueError(f"{path}: has the id of {images[image_id]}, expected one file an id")
+        images[image_id] = path
+    if not images:
         raise ValueError(f"{folder}: empty split, found 0 files {pattern}, expected {what}")
-    return dict(sorted(paths.items()))
+    return dict(sorted(images.items()))
+
+
+def png_files(folder: Path, suffix: str, what: str) -> list[Path]:
+    """The files of a folder whose names end in `suffix`, sorted; errors as of `list_images`."""
+    files = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path, name = folder / entry.name, entry.name.lower()
+            if name.startswith("."):
+                continue
+            if name.endswith(OTHER_IMAGES):
+                raise ValueError(f"{path}: an image of another format, expected PNG files: {what}")
+            if name.endswith(suffix.lower()):
+                if entry.is_dir():
+                    raise ValueError(f"{path}: a folder named like an image, expected {what}")
+                if not entry.is_file():
+                    target = os.path.realpath(path)
+                    raise FileNotFoundError(f"{path}: leads to {target}, where no file is; expected {what}")
+                files.append(path)
+    return sorted(files)
 
 
 def check_pairs(images: Collection[str], labels: Collection[str], where: Path, kind: str = "label") -> None:
@@ -164,6 +213,14 @@ class FolderSet(ImageSet):
         self._images = [images[i] for i in self.ids]
         self._labels = [labels[i] for i in self.ids] if labels is not None else None
 
+    def subset(self, indices: Iterable[int]) -> FolderSet:
+        """The samples at these positions, under their ids; nothing is read."""
+        part, indices = copy.copy(self), list(indices)
+        part.ids = [self.ids[i] for i in indices]
+        part._images = [self._images[i] for i in indices]
+        part._labels = None if self._labels is None else [self._labels[i] for i in indices]
+        return part
+
     def _read_labels(self, paths: tuple[Path, ...]) -> tuple[np.ndarray, ...]:
         """(semantic, instance, crowd) of one image, and `ignored` where the data set says which pixels are.
 
@@ -203,8 +260,62 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     return replace(sample, image=resize_image(sample.image, size), **labels)
 
 
+class Memory:
+    """Decoded samples of several data sets: the least recently used ones go when there are too many.
+
+    The bound holds for one process. A copy in another process (pickled) starts empty; loader workers that are
+    forked share what was decoded before and add their own.
+
+    Parameters
+    ----------
+    max_bytes : float, optional
+        Of all samples kept; None keeps everything. A sample larger than this is decoded each time.
+    """
+
+    def __init__(self, max_bytes: float | None = None):
+        self.max_bytes = math.inf if max_bytes is None else max_bytes
+        self.n_bytes = 0
+        self._samples: dict[Hashable, Sample] = {}  # the most recently used one last
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> float:
+        return self.max_bytes
+
+    def __setstate__(self, max_bytes: float) -> None:
+        self.__init__(max_bytes)
+
+    def get(self, key: Hashable, decode: Callable[[], Sample]) -> Sample:
+        """The sample kept under `key`, decoded first if it is not here."""
+        with self._lock:
+            sample = self._samples.pop(key, None)
+            if sample is not None:
+                self._samples[key] = sample
+                return sample
+        sample = decode()
+        with self._lock:
+            if key not in self._samples:
+                self._samples[key] = sample
+                self.n_bytes += n_bytes(sample)
+            while self.n_bytes > self.max_bytes:
+                self.n_bytes -= n_bytes(self._samples.pop(next(iter(self._samples))))
+        return sample
+
+    def fits(self, size: float) -> bool:
+        """Whether `size` more bytes can be kept beside what is here."""
+        return self.n_bytes + size <= self.max_bytes
+
+
+def n_bytes(sample: Sample) -> int:
+    """Memory of the arrays of a sample."""
+    arrays = (getattr(sample, field.name) for field in fields(sample))
+    return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+
 class InMemory(ImageSet):
-    """A data set decoded once and served from memory. Samples are shared: do not write into them.
+    """A data set served from memory. Samples are shared: do not write into them.
+
+    Everything is decoded at once where it fits, so that a damaged file is found before hours are spent and
+    forked loader workers share the pixels. A set that does not fit is decoded as it is asked for.
 
     Parameters
     ----------
@@ -215,6 +326,8 @@ class InMemory(ImageSet):
     transform : callable, optional
         uint8 image [H, W, 3] -> uint8 image [H, W, 3], applied once to each image as read, before resizing;
         for example `stretch_intensity`.
+    memory : Memory, optional
+        What bounds the samples kept, of this and perhaps other data sets. By default all are kept.
     """
 
     def __init__(
@@ -223,15 +336,22 @@ class InMemory(ImageSet):
         *,
         size: tuple[int, int] | None = None,
         transform: Callable[[np.ndarray], np.ndarray] | None = None,
+        memory: Memory | None = None,
     ):
         self.name, self.label_set, self.ids = dataset.name, dataset.label_set, list(dataset.ids)
         self.has_instances = dataset.has_instances
-        self._samples = []
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            if transform is not None:
-                sample = replace(sample, image=transform(sample.image))
-            self._samples.append(sample if size is None else resize_sample(sample, size))
+        self._dataset, self._size, self._transform = dataset, size, transform
+        self._memory = Memory() if memory is None else memory
+        for index, left in enumerate(reversed(range(len(dataset)))):
+            if not self._memory.fits(left * n_bytes(self[index])):  # if the others are as large
+                break
+
+    def _decode(self, index: int) -> Sample:
+        sample = self._dataset[index]
+        if self._transform is not None:
+            sample = replace(sample, image=self._transform(sample.image))
+        return sample if self._size is None else resize_sample(sample, self._size)
 
     def __getitem__(self, index: int) -> Sample:
-        return self._samples[operator.index(index)]
+        index = range(len(self))[operator.index(index)]
+        return self._memory.get((self, index), lambda: self._decode(index))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import re
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panolib.data.images import resize_image, resize_labels
+from panolib.data.images import read_indices, resize_image, resize_labels
 from panolib.data.mixing import Concatenation
 from panolib.data.readers import (
     GTA5,
@@ -593,15 +596,156 @@ def test_label_files_of_the_wrong_kind(gta5, synthia, nuclei, cityscapes):
         Cityscapes(cityscapes, "val")[0]
 
 
-def test_unreadable_file(camvid):
-    path = camvid / IMAGES["camvid"]
-    path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"a.png: no readable image in 40 bytes"):
-        CamVid(camvid, "train")[0]
+DAMAGES = {
+    "cut in half": lambda content: content[: len(content) // 2],
+    "cut within the first chunk": lambda content: content[:40],
+    "cut before the end chunk": lambda content: content[:-12],
+    "cut by a byte": lambda content: content[:-1],
+    "empty": lambda content: b"",
+    "of zeros": lambda content: bytes(len(content)),
+    "a page of text": lambda content: b"<html>404: not found</html>",
+    "another format": lambda content: b"\xff\xd8\xff\xe0" + content,
+}
+ALL_FILES = [(name, part[name]) for name in OPENERS for part in (IMAGES, LABELS)] + [
+    ("cityscapes", LABELS["cityscapes"].replace("labelIds", "instanceIds")),
+    ("stage1", "stage1_train/id4/images/id4.png"),
+    ("stage1", "stage1_train/id4/masks/z.png"),
+]
+
+
+def read_all(name, root):
+    return list(Nuclei(root, "all") if name == "stage1" else OPENERS[name](root))
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+@pytest.mark.parametrize(("name", "path"), ALL_FILES)
+def test_damaged_files_are_named(name, path, damage, request):
+    root = request.getfixturevalue(name)
+    read_all(name, root)
+    content = damage((root / path).read_bytes())
+    (root / path).write_bytes(content)
+    where = re.escape(str(root / path))
+    message = rf"{where}: no readable image in {len(content)} bytes: .*expected a whole PNG"
+    with pytest.raises(ValueError, match=message):
+        read_all(name, root)
+
+
+@pytest.mark.parametrize(("name", "path"), ALL_FILES)
+def test_no_flipped_byte_is_read_as_something_else(name, path, request):
+    """Palette images, too, whose decoder checks nothing; signature, every chunk and every checksum."""
+    root = request.getfixturevalue(name)
+    good = (root / path).read_bytes()
+    for position in range(0, len(good), max(1, len(good) // 40)):
+        bad = bytearray(good)
+        bad[position] ^= 0x55
+        (root / path).write_bytes(bytes(bad))
+        with pytest.raises(ValueError, match=re.escape(Path(path).name)):
+            read_all(name, root)
+
+
+@pytest.mark.parametrize(("name", "path"), ALL_FILES)
+def test_a_folder_named_like_an_image(name, path, request):
+    root = request.getfixturevalue(name)
+    (root / path).unlink()
+    (root / path).mkdir()
+    with pytest.raises(ValueError, match=rf"{Path(path).name}: a folder named like an image"):
+        read_all(name, root)
+
+
+@pytest.mark.parametrize(("name", "path"), ALL_FILES)
+def test_a_link_that_leads_nowhere(name, path, request):
+    root = request.getfixturevalue(name)
+    (root / path).unlink()
+    (root / path).symlink_to("gone.png")
+    with pytest.raises(FileNotFoundError, match=rf"{Path(path).name}: leads to .*gone.png, where no file is"):
+        read_all(name, root)
+
+
+@pytest.mark.parametrize(("name", "path"), ALL_FILES)
+def test_names_of_other_systems(name, path, request):
+    """Upper case is the same; what macOS leaves beside is none; another format is an error, not a gap."""
+    root = request.getfixturevalue(name)
+    expected = read_all(name, root)
+    (root / path).with_name(f"._{Path(path).name}").write_bytes(b"1")
+    (root / path).rename((root / path).with_suffix(".PNG"))
+    for sample, wanted in zip(read_all(name, root), expected, strict=True):
+        assert sample.id == wanted.id
+        np.testing.assert_array_equal(sample.semantic, wanted.semantic)
+    (root / path).with_name("more.JPG").write_bytes(b"1")
+    with pytest.raises(ValueError, match=r"more.JPG: an image of another format, expected PNG"):
+        read_all(name, root)
+
+
+@pytest.mark.parametrize("name", [*OPENERS, "stage1"])
+def test_folders_behind_links_are_read(name, request, tmp_path_factory):
+    root, linked = request.getfixturevalue(name), tmp_path_factory.mktemp("linked")
+    for path in root.iterdir():
+        (linked / path.name).symlink_to(path)
+    assert [s.id for s in read_all(name, linked)] == [s.id for s in read_all(name, root)]
+
+
+def test_file_that_goes_after_opening(camvid):
     dataset = CamVid(camvid, "train")
-    path.unlink()
+    (camvid / IMAGES["camvid"]).unlink()
     with pytest.raises(FileNotFoundError, match=r"a.png: no such file"):
         dataset[0]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("colour", [0, 3], ids=["grey", "palette"])
+def test_indices_of_few_bits(tmp_path, bits, colour):
+    """Tools that shrink files store few ids in few bits, which decoders spread over 0 .. 255."""
+    indices = (np.arange(48).reshape(3, 16) * 5 % 2**bits).astype(np.uint8)
+    rows = np.unpackbits(indices[..., None], axis=-1)[..., -bits:].reshape(3, -1)
+    lines = np.concatenate([np.zeros((3, 1), np.uint8), np.packbits(rows, axis=1)], axis=1)
+    head = struct.pack(">IIBBBBB", 16, 3, bits, colour, 0, 0, 0)
+    palette = [(b"PLTE", bytes(7 * i % 256 for i in range(3 * 2**bits)))] if colour else []
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, data in ((b"IHDR", head), *palette, (b"IDAT", zlib.compress(lines.tobytes())), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    (tmp_path / "label.png").write_bytes(content)
+    np.testing.assert_array_equal(read_indices(tmp_path / "label.png"), indices)
+
+
+# ---------------------------------------------------------------- ids, lists and empty images of the nuclei
+
+
+def test_ids_with_spaces_are_themselves(nuclei):
+    for name in ("cell", "1", "cell 1"):
+        save(nuclei / f"images/{name}.png", picture())
+        save16(nuclei / f"labels/{name}.png", np.full(SIZE, len(name)))
+    (nuclei / "splits/train.txt").write_text("cell 1\n")
+    dataset = Nuclei(nuclei, "train")
+    assert dataset.ids == ["cell 1"] and dataset[0].instance.max() == 6
+
+
+def test_lists_name_what_they_get_wrong(nuclei):
+    path = nuclei / "splits/train.txt"
+    path.write_text("b\na\nb\n")
+    with pytest.raises(ValueError, match=r"train.txt: line 3: id 'b' is also in line 1"):
+        Nuclei(nuclei, "train")
+    path.write_text("b\nb.png\n")
+    with pytest.raises(FileNotFoundError, match=r"train.txt: 1 of 2 ids .* the first is b.png"):
+        Nuclei(nuclei, "train")
+    path.write_bytes(b"\xef\xbb\xbfb\r\na\r\n")
+    assert Nuclei(nuclei, "train").ids == ["b", "a"]
+    (nuclei / "index.csv").write_text("id;modality\na;fluorescence_grey\n")
+    with pytest.raises(ValueError, match=r"index.csv: no row for b and 0 more"):
+        Nuclei(nuclei, "train", modality="fluorescence_grey")
+
+
+def test_an_empty_folder_of_masks_is_an_image_without_nuclei(stage1):
+    for path in (stage1 / "stage1_train/id4/masks").iterdir():
+        path.unlink()
+    dataset = Nuclei(stage1, "all")
+    assert len(dataset) == 10 and not dataset[4].instance.any() and dataset[4].instance.shape == SIZE
+    assert dataset.overlap_pixels(4) == 0 and dataset[5].instance.any()
+
+
+def test_two_images_of_one_folder_would_share_its_masks(stage1):
+    save(stage1 / "stage1_train/id4/images/other.png", picture())
+    with pytest.raises(ValueError, match=r"id4/images: holds id4.png and other.png, expected one image"):
+        Nuclei(stage1, "all")
 
 
 def test_describe_is_fast_enough(tmp_path):

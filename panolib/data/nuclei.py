@@ -1,0 +1,196 @@
+"""Cell nuclei on disk: the 2018 Data Science Bowl in its two layouts, and how its images are told apart."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import operator
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from panolib.data.images import decode, png_size, read_channel16, read_image
+from panolib.data.lists import read_column, read_ids
+from panolib.data.samples import FolderSet, list_images, png_files
+from panolib.labels import NUCLEI
+
+MODALITIES = ("fluorescence_grey", "brightfield_grey", "histology_colour")
+
+
+class Nuclei(FolderSet):
+    """Cell nuclei of the 2018 Data Science Bowl, in either of two layouts.
+
+    "Shared": images/{id}.png, labels/{id}.png (16 bit, 0 background, 1 .. n nuclei), perhaps
+    splits/{split}.txt (one id a line) and index.csv. "Stage 1": {id}/images/{id}.png and one 8-bit mask file
+    per nucleus in {id}/masks; masks are written in sorted order, so a pixel of two masks goes to the later
+    one (`overlap_pixels` counts them). A masks folder without files is an image without nuclei.
+
+    Parameters
+    ----------
+    root : path
+        The data set's folder; stage1_train may also be given by its parent.
+    split : str
+        A file of splits/, or "all". There is no official split: without splits/ the fifth of the ids with
+        the lowest hash is "val" and the rest "train".
+    modality : str, optional
+        Only images of this `modality` in index.csv, for example "fluorescence_grey"; without index.csv of
+        this `modality_of` their pixels, for which every image of the split is opened once.
+    with_labels : bool
+        False never touches labels or masks.
+
+    Raises
+    ------
+    FileNotFoundError
+        For a missing folder or split file, and for a listed image without its file or labels.
+    ValueError
+        For an empty split, an id that is listed twice, a damaged list or table, an unknown modality and, when
+        a sample is read, for sizes that differ or an 8-bit label where 16 bits are due.
+
+    References
+    ----------
+    Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7; BBBC038v1.
+    """
+
+    def __init__(self, root: Path, split: str, *, modality: str | None = None, with_labels: bool = True):
+        root = Path(root)
+        root = root / "stage1_train" if (root / "stage1_train").is_dir() else root
+        labels = None
+        if (root / "images").is_dir():
+            images = list_images(root / "images", "*.png", ".png", "nuclei images/*.png")
+            if with_labels:
+                labels = list_images(root / "labels", "*.png", ".png", "nuclei labels/*.png")
+                labels = {i: (path,) for i, path in labels.items()}
+        else:
+            what = "nuclei as images/*.png or as {id}/images/{id}.png"
+            images = list_images(root, "*/images/*.png", ".png", what)
+            if with_labels:
+                labels = _mask_files(images)
+
+        ids = self._split_ids(root, split, images)
+        listed = root / "splits" / f"{split}.txt"
+        self._check_files(listed if listed.is_file() else root, split, ids, images, "image")
+        if modality is not None:
+            ids = self._of_modality(root, ids, images, modality)
+        if labels is not None:
+            self._check_files(root, split, ids, labels, "label")
+        super().__init__("nuclei", NUCLEI, ids, images, labels, has_instances=True)
+
+    @staticmethod
+    def _check_files(where: Path, split: str, ids: list[str], files: Collection[str], what: str) -> None:
+        """Raise FileNotFoundError unless each id has its file."""
+        absent = [i for i in ids if i not in files]
+        if absent:
+            raise FileNotFoundError(
+                f"{where}: {len(absent)} of {len(ids)} ids of split {split!r} have no {what}, "
+                f"the first is {absent[0]}; expected one for each, an id being a file's name without .png"
+            )
+
+    @staticmethod
+    def _split_ids(root: Path, split: str, images: Mapping[str, Path]) -> list[str]:
+        """Ids of a split, in file order where there is a split file."""
+        if split == "all":
+            return list(images)
+        if (root / "splits").is_dir():
+            path = root / "splits" / f"{split}.txt"
+            if not path.is_file():
+                known = sorted(p.stem for p in path.parent.glob("*.txt"))
+                raise FileNotFoundError(f"{path}: no such split, expected one of {[*known, 'all']}")
+            ids = read_ids(path)
+        elif split in ("train", "val"):
+            ranked = sorted(images, key=lambda i: hashlib.sha256(i.encode()).digest())
+            val = set(ranked[: round(len(ranked) / 5)])
+            ids = [i for i in images if (i in val) == (split == "val")]
+        else:
+            raise ValueError(f"{root}: split {split!r}, expected 'train', 'val' or 'all'")
+        if not ids:
+            raise ValueError(f"{root}: empty split {split!r}, expected at least one id")
+        return ids
+
+    @staticmethod
+    def _of_modality(root: Path, ids: list[str], images: Mapping[str, Path], modality: str) -> list[str]:
+        """The ids of one modality, by index.csv or without it by the pixels."""
+        path = root / "index.csv"
+        if path.is_file():
+            found = read_column(path, "id", "modality")
+            known = sorted(set(found.values()))
+        else:
+            found = {i: _modality_in(images[i], images[i].stat().st_mtime_ns) for i in ids}
+            known, path = list(MODALITIES), root
+        if modality not in known:
+            raise ValueError(f"{path}: no modality {modality!r}, expected one of {known}")
+        absent = [i for i in ids if i not in found]
+        if absent:
+            raise ValueError(f"{path}: no row for {absent[0]} and {len(absent) - 1} more, expected all")
+        chosen = [i for i in ids if found[i] == modality]
+        if not chosen:
+            raise ValueError(f"{path}: empty split, found 0 of {len(ids)} images of modality {modality!r}")
+        return chosen
+
+    def _read_labels(self, paths):
+        if paths[0].name == "masks":
+            instance, _ = _paint_masks(paths[1], paths[2:])
+        else:
+            instance = read_channel16(paths[0]).astype(np.int32)
+        return (instance > 0).astype(np.uint8), instance, np.zeros(instance.shape, bool)
+
+    def overlap_pixels(self, index: int) -> int:
+        """Pixels of one image that more than one mask file claims; 0 in the shared layout."""
+        paths = self._labels[operator.index(index)] if self._labels is not None else ()
+        return _paint_masks(paths[1], paths[2:])[1] if paths and paths[0].name == "masks" else 0
+
+
+def modality_of(image: np.ndarray) -> str:
+    """The kind of microscopy that an image comes from, by colour alone: a guess.
+
+    Parameters
+    ----------
+    image : uint8 array [H, W, 3]
+
+    Returns
+    -------
+    str
+        "histology_colour" where the channels differ anywhere; else "brightfield_grey" where the median is at
+        least 128 and "fluorescence_grey" below. In stage 1 the groups are well apart: the median of its grey
+        images is at most 44 or at least 226.
+    """
+    if (image != image[..., :1]).any():
+        return "histology_colour"
+    return "brightfield_grey" if np.median(image[..., 0]) >= 128 else "fluorescence_grey"
+
+
+@functools.cache
+def _modality_in(path: Path, mtime_ns: int) -> str:
+    """`modality_of` an image file, opened once as long as it is unchanged."""
+    return modality_of(read_image(path))
+
+
+def _mask_files(images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
+    """Id -> (masks folder, image, mask files ...) of the images in stage-1 layout that have such a folder."""
+    labels, seen = {}, {}
+    for i, image in images.items():
+        folder = image.parent.parent / "masks"
+        if seen.setdefault(folder, image) != image:
+            found = f"{seen[folder].name} and {image.name}"
+            raise ValueError(f"{image.parent}: holds {found}, expected one image")
+        if folder.is_dir():
+            labels[i] = (folder, image, *png_files(folder, ".png", "nuclei masks {id}/masks/*.png"))
+    return labels
+
+
+def _paint_masks(image: Path, masks: Sequence[Path]) -> tuple[np.ndarray, int]:
+    """(int32 instance map [H, W], number of pixels in several masks) of one-nucleus mask files."""
+    instance, n_masks = None, None
+    if not masks:
+        return np.zeros(png_size(image), np.int32), 0
+    for number, path in enumerate(masks, start=1):
+        mask = decode(path)
+        if mask.ndim != 2:
+            raise ValueError(f"{path}: mask of shape {mask.shape}, expected one channel")
+        if instance is None:
+            instance, n_masks = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.uint16)
+        if mask.shape != instance.shape:
+            raise ValueError(f"{path}: mask of {mask.shape}, expected {instance.shape} as in {masks[0].name}")
+        instance[mask > 0] = number
+        n_masks += mask > 0
+    return instance, int((n_masks > 1).sum())
