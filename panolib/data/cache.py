@@ -1,7 +1,8 @@
-"""A folder that is written once: complete with its fingerprint, or not there."""
+"""What is written once: a folder complete with its fingerprint, or not there; small files that save time."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
     """
     folder = Path(folder).absolute()
     wanted = json.loads(json.dumps(dict(fingerprint)))
-    if _fingerprint(folder) == wanted:
+    if read_fingerprint(folder) == wanted:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial, old = (folder.with_name(f".{folder.name}.{kind}") for kind in ("partial", "old"))
@@ -44,8 +45,8 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
     with lock:
         for left in (partial, old):
             shutil.rmtree(left, ignore_errors=True)
-        if _fingerprint(folder) != wanted:
-            if folder.exists() and _fingerprint(folder) is None and any(folder.iterdir()):
+        if read_fingerprint(folder) != wanted:
+            if folder.exists() and read_fingerprint(folder) is None and any(folder.iterdir()):
                 raise FileExistsError(
                     f"{folder}: holds files but no {FINGERPRINT}, expected an empty or no folder, "
                     "or one written here before"
@@ -66,10 +67,10 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
 
 def is_complete(folder: Path, fingerprint: Mapping) -> bool:
     """Whether a folder already holds what `fingerprint` says."""
-    return _fingerprint(folder) == json.loads(json.dumps(dict(fingerprint)))
+    return read_fingerprint(folder) == json.loads(json.dumps(dict(fingerprint)))
 
 
-def _fingerprint(folder: Path) -> dict | None:
+def read_fingerprint(folder: Path) -> dict | None:
     """Stored fingerprint; {} if it cannot be parsed, None if there is none."""
     try:
         return json.loads((folder / FINGERPRINT).read_text())
@@ -77,6 +78,15 @@ def _fingerprint(folder: Path) -> dict | None:
         return None
     except json.JSONDecodeError:
         return {}
+
+
+def remember(path: Path, content: bytes) -> None:
+    """Write a small file that saves time later: whole, or not at all where that cannot be done."""
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part.write_bytes(content)
+        os.replace(part, path)
 
 
 def _write_synced(path: Path, text: str) -> None:
