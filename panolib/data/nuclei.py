@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import operator
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -91,10 +92,11 @@ class Nuclei(FolderSet):
         """Ids of a split, in file order where there is a split file."""
         if split == "all":
             return list(images)
-        if (root / "splits").is_dir():
-            path = root / "splits" / f"{split}.txt"
+        where = root
+        if os.path.lexists(root / "splits"):
+            where = path = root / "splits" / f"{split}.txt"
             if not path.is_file():
-                known = sorted(p.stem for p in path.parent.glob("*.txt"))
+                known = sorted(p.stem for p in path.parent.glob("*.txt") if p.is_file())
                 raise FileNotFoundError(f"{path}: no such split, expected one of {[*known, 'all']}")
             ids = read_ids(path)
         elif split in ("train", "val"):
@@ -104,14 +106,16 @@ class Nuclei(FolderSet):
         else:
             raise ValueError(f"{root}: split {split!r}, expected 'train', 'val' or 'all'")
         if not ids:
-            raise ValueError(f"{root}: empty split {split!r}, expected at least one id")
+            raise ValueError(f"{where}: empty split {split!r}, expected at least one id")
         return ids
 
     @staticmethod
     def _of_modality(root: Path, ids: list[str], images: Mapping[str, Path], modality: str) -> list[str]:
         """The ids of one modality, by index.csv or without it by the pixels."""
         path = root / "index.csv"
-        if path.is_file():
+        if os.path.lexists(path):
+            if not path.is_file():
+                raise FileNotFoundError(f"{path}: no file, expected a table or none")
             found = read_column(path, "id", "modality")
             known = sorted(set(found.values()))
         else:

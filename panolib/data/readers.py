@@ -7,6 +7,7 @@ or ValueError that names the file, the value found and what was expected.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -279,14 +280,18 @@ def _unpaired(
 ) -> list[str]:
     """Frames without image or without label. Raises FileNotFoundError for more, or others, than allowed."""
     alone = sorted(images.keys() ^ labels.keys())
-    if not allowed:
+    names = set(allowed) if isinstance(allowed, Collection) else set()
+    number = 0 if isinstance(allowed, Collection) else operator.index(allowed)
+    if number < 0:
+        raise ValueError(f"allow_missing = {number}, expected 0 or more")
+    if not names and not number:
         check_pairs(images, labels, root)
-    beyond = alone if isinstance(allowed, int) else sorted(set(alone) - set(allowed))
-    if len(beyond) > (allowed if isinstance(allowed, int) else 0):
-        names = ", ".join(beyond[:40]) + (f" and {len(beyond) - 40} more" if len(beyond) > 40 else "")
-        expected = f"at most {allowed}" if isinstance(allowed, int) else f"only {', '.join(sorted(allowed))}"
+    beyond = [i for i in alone if i not in names]
+    if len(beyond) > number:
+        shown = ", ".join(beyond[:40]) + (f" and {len(beyond) - 40} more" if len(beyond) > 40 else "")
+        expected = f"only {', '.join(sorted(names))}" if names else f"at most {number}"
         raise FileNotFoundError(
-            f"{root}: {len(beyond)} frames lack their image or their label: {names}; expected {expected}"
+            f"{root}: {len(beyond)} frames lack their image or their label: {shown}; expected {expected}"
         )
     return alone
 

@@ -96,8 +96,7 @@ def list_images(folder: Path, pattern: str, suffix: str, what: str) -> dict[str,
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected {what}")
     below = pattern.rpartition("/")[0]
-    folders = [path for path in sorted(folder.glob(below)) if path.is_dir()] if below else [folder]
-    folders = [path for path in folders if "/." not in path.as_posix().removeprefix(folder.as_posix())]
+    folders = _folders_below(folder, below.split("/")[1:], what) if below else [folder]
     images: dict[str, Path] = {}
     for path in (path for parent in folders for path in png_files(parent, suffix, what)):
         image_id = path.name[: -len(suffix)]
@@ -107,6 +106,16 @@ def list_images(folder: Path, pattern: str, suffix: str, what: str) -> dict[str,
     if not images:
         raise ValueError(f"{folder}: empty split, found 0 files {pattern}, expected {what}")
     return dict(sorted(images.items()))
+
+
+def _folders_below(folder: Path, rest: Sequence[str], what: str) -> list[Path]:
+    """The folders {any}/{rest} of a folder, sorted. Raises FileNotFoundError for links that lead nowhere."""
+    below = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    for path in (*below, *(path.joinpath(*rest) for path in below)):
+        if path.is_symlink() and not path.exists():
+            target = os.path.realpath(path)
+            raise FileNotFoundError(f"{path}: leads to {target}, which is not there; expected {what}")
+    return [path.joinpath(*rest) for path in below if path.joinpath(*rest).is_dir()]
 
 
 def png_files(folder: Path, suffix: str, what: str) -> list[Path]:

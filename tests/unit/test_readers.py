@@ -264,6 +264,8 @@ def test_gta5_missing_frames(gta5):
     for allowed in (2, ["00002", "00003"]):
         dataset = GTA5(gta5, "all", allow_missing=allowed)
         assert dataset.ids == ["00001"] and dataset.missing == ["00002", "00003"]
+    with pytest.raises(ValueError, match="allow_missing = -1, expected 0 or more"):
+        GTA5(gta5, "all", allow_missing=-1)
 
 
 def test_camvid(camvid):
@@ -684,6 +686,23 @@ def test_folders_behind_links_are_read(name, request, tmp_path_factory):
     assert [s.id for s in read_all(name, linked)] == [s.id for s in read_all(name, root)]
 
 
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("cityscapes", "leftImg8bit/val/bonn"),
+        ("cityscapes", "gtFine/val/bonn"),
+        ("stage1", "stage1_train/other"),
+        ("stage1", "stage1_train/id4/images"),
+    ],
+)
+def test_a_folder_behind_a_link_that_leads_nowhere(name, path, request):
+    root = request.getfixturevalue(name)
+    shutil.rmtree(root / path, ignore_errors=True)
+    (root / path).symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match=rf"{Path(path).name}: leads to .*gone, which is not there"):
+        read_all(name, root)
+
+
 def test_file_that_goes_after_opening(camvid):
     dataset = CamVid(camvid, "train")
     (camvid / IMAGES["camvid"]).unlink()
@@ -732,6 +751,21 @@ def test_lists_name_what_they_get_wrong(nuclei):
     (nuclei / "index.csv").write_text("id;modality\na;fluorescence_grey\n")
     with pytest.raises(ValueError, match=r"index.csv: no row for b and 0 more"):
         Nuclei(nuclei, "train", modality="fluorescence_grey")
+
+
+@pytest.mark.parametrize("name", ["index.csv", "splits"])
+def test_a_link_to_a_lost_table_or_list_is_not_as_if_there_was_none(nuclei, name):
+    (nuclei / name).rename(nuclei / "lost")
+    assert len(Nuclei(nuclei, "train")) > 0
+    (nuclei / name).symlink_to("gone")
+    with pytest.raises(FileNotFoundError, match=name):
+        Nuclei(nuclei, "train", modality="fluorescence_grey")
+
+
+def test_an_empty_list_is_named(nuclei):
+    (nuclei / "splits/val.txt").write_text(" \n\n")
+    with pytest.raises(ValueError, match=r"splits/val.txt: empty split 'val', expected at least one id"):
+        Nuclei(nuclei, "val")
 
 
 def test_an_empty_folder_of_masks_is_an_image_without_nuclei(stage1):
