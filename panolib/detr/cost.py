@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from panolib.data.samples import Sample
@@ -23,7 +22,7 @@ from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.measuring import measure_seconds, with_peak_memory
 from panolib.metrics.panoptic import PanopticStats
-from panolib.models.complexity import n_parameters
+from panolib.models.complexity import count_operations, n_parameters
 from panolib.models.geometry import placement_of
 from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
 from panolib.training.semantic import BaselineSpec, LabelledBatches, supervised_loss
@@ -189,14 +188,9 @@ def _flops(system: System, batch_size: int) -> dict[str, float]:
     """10^9 operations of one image: a forward pass, and its share of a training step."""
     for network in system.networks:
         network.eval()
-    with FlopCounterMode(display=False) as forward, torch.no_grad():
-        system.forward()
-    with FlopCounterMode(display=False) as step:
-        system.step()
-    return {
-        "forward_gflop": forward.get_total_flops() / 1e9,
-        "step_gflop": step.get_total_flops() / 1e9 / batch_size,
-    }
+    with torch.no_grad():
+        forward = count_operations(system.forward)
+    return {"forward_gflop": forward / 1e9, "step_gflop": count_operations(system.step) / 1e9 / batch_size}
 
 
 def _quartiles(values: Sequence[float]) -> dict[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -83,12 +84,22 @@ def n_operations(model: nn.Module, shape: tuple[int, ...], *, convention: str = 
 
 def clean_operations(model: nn.Module, shape: tuple[int, ...]) -> int:
     """The same by torch's own counter: multiplications and additions of convolutions and matrix products."""
+    twin = _meta_copy(model)
+    with torch.no_grad():
+        return count_operations(lambda: twin(torch.empty(shape, device="meta")))
+
+
+def count_operations(function: Callable[[], Any]) -> int:
+    """Multiplications and additions of the convolutions and matrix products of one call.
+
+    Attention counts as its two matrix products. The counter does not see into every fused kernel, and the
+    processor decides which of them torch takes, so none is used while it counts.
+    """
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    twin = _meta_copy(model)
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        twin(torch.empty(shape, device="meta"))
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        function()
     return counter.get_total_flops()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 
@@ -23,6 +24,8 @@ from panolib.detr.training import chosen_images, coarse_masks, epoch_position, l
 from panolib.inference import panoptic_truth
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
+from panolib.models.complexity import count_operations
+from panolib.profiles import project_root
 from panolib.runs import Run, Store
 from panolib.settings import find_profile, read_profile
 
@@ -544,16 +547,33 @@ def test_both_systems_in_turn_scored_timed_and_counted():
 
 
 def test_operations_of_attention_are_counted():
-    """The count does not depend on which attention kernel the library picks."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    model, totals = build_detr(TINY, 3).eval(), []
+    """The count does not depend on which attention kernel the library or the processor picks."""
+    model, image, totals = build_detr(TINY, 3).eval(), torch.zeros(1, 3, 32, 64), []
     for kernel in ("eager", "sdpa"):
         model.config._attn_implementation = kernel  # the backbone has no choice, so not the public setter
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(pixel_values=torch.zeros(1, 3, 32, 64))
-        totals.append(counter.get_total_flops())
-    assert totals[0] == totals[1] > 0
+        with torch.no_grad():
+            forward = count_operations(lambda: model(pixel_values=image))
+        step = count_operations(lambda: model(pixel_values=image).pred_masks.sum().backward())
+        totals.append((forward, step))
+    assert totals[0] == totals[1]
+    assert totals[0][1] > totals[0][0] == 5_206_016
+
+
+def test_operations_of_attention_by_hand():
+    """Two products of 2 x queries x keys x channels each."""
+    queries, keys = torch.zeros(1, 2, 5, 8), torch.zeros(1, 2, 7, 8)  # [B, heads, tokens, channels]
+    attend = torch.nn.functional.scaled_dot_product_attention
+    assert count_operations(lambda: attend(queries, keys, keys)) == 2 * (2 * 5 * 7 * 16)
+
+
+def test_recorded_operations_are_counted_again():
+    file = project_root() / "results" / "cpu" / "runs" / "city-detr_cost-s0" / "metrics.json"
+    recorded = json.loads(file.read_text())
+    settings = read_settings(read_profile(find_profile("cpu")).detr, "cpu")
+    model = build_detr(settings.network, CITYSCAPES.n_classes).eval()
+    with torch.no_grad():
+        found = count_operations(lambda: model(pixel_values=torch.zeros(1, 3, *settings.size)))
+    assert found / 1e9 == recorded["systems"]["DETR"]["forward_gflop"]
 
 
 def test_table_of_costs_sets_detr_against_ours():
