@@ -22,7 +22,7 @@ from panolib.measuring import has_bf16, iqr, threads, with_peak_memory
 from panolib.profiles import Count
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec
-from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
+from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic, memory_format
 
 STAGES = {  # functions of a semantic self-training step, by what a reader calls them
     "images and their augmentation": (
@@ -54,6 +54,8 @@ class StepSpec:
 
 def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
     """The step of a `bench.PerformanceSpec`: channels-last against contiguous float32; where its time goes.
+
+    A network that is not safe in channels-last (`setup.memory_format`) is contiguous in both.
 
     `bf16`: ours computes in mixed precision; by default where the processor has instructions for it.
 
@@ -93,7 +95,7 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
     share_of_networks = 100 - sum(shares.values())
     return {
         "row": {
-            "operation": "semantic self-training step, channels-last" + ", bf16" * bf16,
+            "operation": f"semantic self-training step, {inputs.layout()}" + ", bf16" * bf16,
             "size": f"{step.network.version} depth {step.network.depth} width {step.network.width}, "
             f"{step.n_target} x {step.n_views} views, {step.height} x {step.width}",
             "reference": "float32, contiguous",
@@ -126,7 +128,7 @@ def _apart(losses: Sequence[float], others: Sequence[float]) -> tuple[str, float
 
 
 def step_scaling_rows(spec, n_classes: int, *, label: str = "") -> list[dict]:
-    """Median time of the step against image size and against batch size, one thread, channels-last."""
+    """Median time of the step against image size and against batch size, one thread, the faster layout."""
     step = spec.scaling_step
     cases = [("pixels of an image", h * w, replace(step, height=h, width=w)) for h, w in spec.step_sizes]
     cases += [
@@ -186,6 +188,12 @@ class _StepInputs:
             for name, value in self.start.items()
         }
         return replace(self, start=upwards)
+
+    def layout(self) -> str:
+        """What the network is trained in where channels-last is asked for, in words."""
+        model = build_semantic(self.spec.network, self.n_classes)
+        found = memory_format(replace(self.spec.compute, channels_last=True), model)
+        return "channels-last" if found == torch.channels_last else "contiguous"
 
     def run(self, clock: _Clock, *, channels_last: bool, precision: str = "32-true") -> None:
         compute = replace(self.spec.compute, channels_last=channels_last, precision=precision)

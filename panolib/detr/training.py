@@ -28,7 +28,7 @@ from panolib.training.setup import (
     Optimiser,
     build_optimizer,
     launch,
-    memory_format,
+    lay_out,
     set_learning_rate,
 )
 
@@ -124,7 +124,7 @@ def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
     """Train from scratch with the library's matcher and loss; returns the network."""
     fabric, label_set = launch(spec.compute), LABEL_SETS[spec.label_set]
     torch.manual_seed(spec.seed)
-    model = build_detr(spec.network, label_set.n_classes).to(memory_format=memory_format(spec.compute))
+    model = lay_out(build_detr(spec.network, label_set.n_classes), spec.compute)
     model, optimizer = fabric.setup(
         model, build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
     )

@@ -38,7 +38,7 @@ from panolib.training.setup import (
     build_optimizer,
     build_semantic,
     launch,
-    memory_format,
+    lay_out,
     set_learning_rate,
     stream_loaders,
 )
@@ -139,8 +139,7 @@ def adversarial_train(
     """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes, pretrained=False)
-    model = model.to(memory_format=memory_format(spec.compute))
+    model = lay_out(build_semantic(spec.network, n_classes, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
     placement = placement_of(model)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))

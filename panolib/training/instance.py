@@ -46,7 +46,7 @@ from panolib.training.setup import (
     build_optimizer,
     freeze_batch_norm,
     launch,
-    memory_format,
+    lay_out,
     set_learning_rate,
     stream_loaders,
 )
@@ -246,8 +246,7 @@ def train_instance_baseline(
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
     state = job.resume()
-    model = build_instance(spec.network, pretrained=state is None)
-    model = model.to(memory_format=memory_format(spec.compute))
+    model = lay_out(build_instance(spec.network, pretrained=state is None), spec.compute)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
 
     if state is not None:
@@ -311,8 +310,7 @@ def instance_self_train(
         raise ValueError(f"momentum_mode is {spec.momentum_mode!r}; expected 'ema' or 'hard_copy'")
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_instance(spec.network, pretrained=False)
-    model = model.to(memory_format=memory_format(spec.compute))
+    model = lay_out(build_instance(spec.network, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))
     student, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))

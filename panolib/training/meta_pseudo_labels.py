@@ -47,7 +47,7 @@ from panolib.training.setup import (
     build_optimizer,
     build_semantic,
     launch,
-    memory_format,
+    lay_out,
     set_learning_rate,
     stream_loaders,
 )
@@ -155,7 +155,7 @@ def meta_train(
     networks, optimizers = {}, {}
     for name, started in (("teacher", True), ("student", spec.student_pretrained)):
         model = build_semantic(spec.network, n_classes, pretrained=state is None and not started)
-        model = model.to(memory_format=memory_format(spec.compute))
+        model = lay_out(model, spec.compute)
         if started:
             model.load_state_dict(start_state)
         networks[name], optimizers[name] = fabric.setup(model, build_optimizer(spec.optimiser, model))

@@ -42,7 +42,7 @@ from panolib.training.setup import (
     build_semantic,
     freeze_batch_norm,
     launch,
-    memory_format,
+    lay_out,
     set_learning_rate,
     stream_loaders,
 )
@@ -295,8 +295,7 @@ def train_baseline(
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
     state = job.resume()
-    model = build_semantic(spec.network, n_classes, pretrained=state is None)
-    model = model.to(memory_format=memory_format(spec.compute))
+    model = lay_out(build_semantic(spec.network, n_classes, pretrained=state is None), spec.compute)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
 
     if state is not None:
@@ -402,8 +401,7 @@ def self_train(
         raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
-    model = build_semantic(spec.network, n_classes, pretrained=False)
-    model = model.to(memory_format=memory_format(spec.compute))
+    model = lay_out(build_semantic(spec.network, n_classes, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))
     class_weights = None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from panolib.data.loading import batches, iteration_seed
 from panolib.models.bisenet import BiSeNet
@@ -153,9 +153,39 @@ def stream_loaders(
     ]
 
 
-def memory_format(compute: Compute) -> torch.memory_format:
-    """Layout of convolution weights; channels-last is the fast one on GPUs."""
-    return torch.channels_last if compute.channels_last else torch.contiguous_format
+def lay_out(model: nn.Module, compute: Compute) -> nn.Module:
+    """Bring the weights of a network into the `memory_format` that it is trained in. Returns the network."""
+    for layer in filter(overruns_channels_last, model.modules()):
+        layer.register_forward_pre_hook(_contiguous_input)  # a channels-last image would bring it back
+    return model.to(memory_format=memory_format(compute, model))
+
+
+def memory_format(compute: Compute, model: nn.Module) -> torch.memory_format:
+    """Layout of convolution weights; channels-last is the fast one on GPUs.
+
+    Contiguous, whatever is asked, for a network with a layer that is not safe otherwise.
+    """
+    if compute.channels_last and not any(map(overruns_channels_last, model.modules())):
+        return torch.channels_last
+    return torch.contiguous_format
+
+
+def overruns_channels_last(layer: nn.Module) -> bool:
+    """Whether the channels-last backward pass of a layer may write beyond its arrays.
+
+    That of a 1x1 convolution with a stride and fewer than 16 input channels (one register of float32) does
+    under AVX-512, seen with torch 2.14.1 (oneDNN 3.12); the process dies of it, or goes on with damage.
+    """
+    return (
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and max(layer.stride) > 1
+        and layer.in_channels // layer.groups < 16
+    )
+
+
+def _contiguous_input(layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    return tuple(value.contiguous() for value in inputs)
 
 
 def build_semantic(
