@@ -60,6 +60,7 @@ class Job:
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
         self._training_s: float | None = None
+        self._used: list[tuple[str, int | None]] = []  # device and peak memory until a parent was asked for
         provenance.reset_peak_memory()
 
     def parent(self, role: str) -> dict:
@@ -214,6 +215,7 @@ class Job:
     def info(self) -> dict[str, Any]:
         """The content of run.json."""
         run, spec = self.run, to_plain(self.run.spec)
+        device, peak_memory_mb = self._device_and_peak()
         return {
             "name": run.name,
             "kind": run.kind,
@@ -229,21 +231,29 @@ class Job:
             "commit": self._commits[-1]["commit"],
             "dirty": any(entry["dirty"] for entry in self._commits),
             "earlier_commits": [entry["commit"] for entry in self._commits[:-1]],
-            "device": provenance.device(),
-            "peak_memory_mb": provenance.peak_memory_mb(),
+            "device": device,
+            "peak_memory_mb": peak_memory_mb,
             "versions": provenance.versions(),
             "recorded_at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
 
     def _ask_parent(self, role: str, ask: Callable[[Run], Any]) -> Any:
-        """Ask the store about a parent; what that takes is not this run's time."""
+        """Ask the store about a parent; what that takes is neither this run's time nor its memory."""
         parents = dict(self.run.parents)
         if role not in parents:
             raise KeyError(f"run '{self.run.name}' has no parent in role {role!r}; found {list(parents)}")
         asked = time.perf_counter()
+        self._used.append((provenance.device(), provenance.peak_memory_mb()))
         answer = ask(parents[role])
+        provenance.reset_peak_memory()
         self._began += time.perf_counter() - asked
         return answer
+
+    def _device_and_peak(self) -> tuple[str, int | None]:
+        """What the run computed on, and the most memory in MiB that it took there."""
+        used = [*self._used, (provenance.device(), provenance.peak_memory_mb())]
+        used = [entry for entry in used if not entry[0].startswith("cpu")] or used
+        return used[-1][0], max((mb for _, mb in used if mb is not None), default=None)
 
     def _wall_s(self) -> float:
         """Seconds of training, over all processes that worked on the run."""

@@ -26,6 +26,7 @@ PACKAGES = (
     "opencv-python-headless",
     "transformers",
 )
+_peak_before = 0.0  # MiB that were reached before `reset_peak_memory`, where that cannot be undone
 
 
 @functools.cache
@@ -71,12 +72,15 @@ def processor() -> str:
 
 def reset_peak_memory() -> bool:
     """Measure peak memory anew from here. Whether the system can do so for this process."""
+    global _peak_before
     if torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
     try:
-        return Path("/proc/self/clear_refs").write_text("5") == 1
+        reset = Path("/proc/self/clear_refs").write_text("5") == 1
     except OSError:
-        return False
+        reset = False
+    _peak_before = 0.0 if reset else _process_peak()
+    return reset
 
 
 def process_memory(name: str) -> float:
@@ -89,15 +93,26 @@ def process_memory(name: str) -> float:
 
 
 def peak_memory_mb() -> int | None:
-    """Peak memory in MiB since `reset_peak_memory`: of the GPU if it was used, else of this process."""
+    """Peak memory in MiB since `reset_peak_memory`: of the GPU if it was used, else of this process.
+
+    None where the system does not tell, or where it can only tell that an earlier peak was as high.
+    """
     if _used_gpu():
         return torch.cuda.max_memory_allocated() // 2**20
-    if os.name == "nt":
-        return None
-    import resource
+    peak = _process_peak()
+    return int(peak) if peak > _peak_before else None
 
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kilobytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+
+def _process_peak() -> float:
+    """Highest resident memory of this process so far in MiB; NaN where nobody tells.
+
+    Not from getrusage on Linux: a process inherits that peak from the one that started it.
+    """
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return process_memory("VmHWM")
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -22,7 +22,15 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_kinds import KINDS, ToySpec, get_all_in_child, get_in_child, toy_run, trained
+from toy_kinds import (
+    KINDS,
+    ToySpec,
+    get_all_in_child,
+    get_in_child,
+    toy_run,
+    train_in_much_memory,
+    trained,
+)
 
 from panolib.job import small_png
 from panolib.runs import MissingRun, Run, RunsFailed, Store, retrain_started, retraining
@@ -160,6 +168,15 @@ def test_record_says_what_was_trained(store):
     assert record.curves["score"].notna().sum() == 1
     assert record.samples["weight"].read_bytes()[1:4] == b"PNG"
     assert leftovers(store) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the system cannot reset a peak")
+def test_a_run_does_not_report_the_memory_of_a_parent_trained_within_it(tmp_path):
+    store = Store(tmp_path, {"toy": train_in_much_memory})
+    parent = toy_run("large", n_iterations=2)
+    child = store.get(toy_run("child", parent=parent, n_iterations=2))
+    parent = store.get(parent)
+    assert parent.info["peak_memory_mb"] > child.info["peak_memory_mb"] + 250
 
 
 def test_recorded_run_is_loaded_and_not_trained_again(store):
