@@ -37,7 +37,9 @@ MANY = 20  # calls of a quick operation in a row, and rounds of a quick pair
 BRIEF = 0.2  # seconds that such a row of calls takes at most
 EMPTY_NOTEBOOK = """
 import nbformat, nbclient
-nbclient.NotebookClient(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])).execute()
+from panolib.notebook import OwnKernel
+notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+nbclient.NotebookClient(notebook, kernel_manager_class=OwnKernel).execute()
 """
 FIGURE = """
 import io

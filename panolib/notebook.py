@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import papermill
-from papermill.exceptions import PapermillExecutionError
+import nbformat
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 
 
 class NotebookFailed(RuntimeError):
-    """A cell of a notebook raised an exception."""
+    """A notebook could not be executed to its end."""
+
+
+class OwnKernel(AsyncKernelManager):
+    """A kernel of the interpreter that runs, whatever kernels this machine has under whatever names."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        from ipykernel.kernelspec import get_kernel_dict
+
+        return KernelSpec(**get_kernel_dict())  # its command begins with sys.executable
 
 
 def numbered_notebooks(folder: Path, only: str | None = None) -> list[Path]:
@@ -33,7 +47,7 @@ def numbered_notebooks(folder: Path, only: str | None = None) -> list[Path]:
 
 
 def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Path:
-    """Run a notebook from top to bottom in its own folder, under a progress bar.
+    """Run a notebook from top to bottom in its own folder, by this interpreter, under a progress bar.
 
     Parameters
     ----------
@@ -52,20 +66,32 @@ def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Pat
     ------
     KeyError
         For a parameter that the notebook does not declare (papermill itself only warns).
+    TypeError
+        For a parameter of another type than the value it replaces.
     NotebookFailed
-        Naming the notebook, the cell and its error.
+        Naming the notebook, the cell and its error; or why there is no kernel.
     """
-    unknown = set(parameters) - set(papermill.inspect_notebook(str(notebook)))
-    if unknown:
-        raise KeyError(f"{notebook.name} declares no parameter {sorted(unknown)}")
+    import papermill  # a second to import: only for those who execute
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+
+    if importlib.util.find_spec("ipykernel") is None:
+        raise NotebookFailed(
+            f"{notebook.name}: {sys.executable} has no package ipykernel, expected it to execute notebooks; "
+            "`make install` or `pip install ipykernel` brings it"
+        )
+    _check_parameters(notebook, parameters)
     out_dir.mkdir(parents=True, exist_ok=True)
     executed = out_dir / notebook.name
+    executed.unlink(missing_ok=True)
     try:
         papermill.execute_notebook(
             str(notebook),
             str(executed),
             dict(parameters),
             kernel_name="python3",
+            language="python",
+            kernel_manager_class=OwnKernel,
             cwd=str(notebook.parent),
             progress_bar={"desc": notebook.stem},
         )
@@ -73,4 +99,39 @@ def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Pat
         raise NotebookFailed(
             f"{notebook.name}, cell [{error.exec_count}]: {error.ename}: {error.evalue}; see {executed}"
         ) from error
+    except DeadKernelError as error:  # which does not say where
+        raise NotebookFailed(
+            f"{notebook.name}, {_last_started_cell(executed)}: its kernel died (enough memory?); "
+            f"see {executed}"
+        ) from error
+    except RuntimeError as error:
+        raise NotebookFailed(f"{notebook.name}: no kernel of {sys.executable} started: {error}") from error
     return executed
+
+
+def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise for a parameter that the notebook does not declare, or declares with a value of another type."""
+    import papermill
+
+    try:
+        declared = papermill.inspect_notebook(str(notebook))
+    except ValueError as error:
+        raise NotebookFailed(
+            f"{notebook.name}: expected a kernelspec in its metadata, as JupyterLab writes it; {error}"
+        ) from error
+    if unknown := set(parameters) - set(declared):
+        raise KeyError(f"{notebook.name} declares no parameter {sorted(unknown)}")
+    for name, value in parameters.items():
+        default = ast.literal_eval(declared[name]["default"])
+        if default is not None and type(value) is not type(default):
+            raise TypeError(
+                f"{notebook.name}: parameter {name} is {value!r}, "
+                f"expected a value of type {type(default).__name__}, such as {default!r}"
+            )
+
+
+def _last_started_cell(executed: Path) -> str:
+    """The cell that a dead kernel was at, by its number and its first line."""
+    cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code" and cell.source]
+    started = [cell for cell in cells if cell.metadata.papermill.start_time]
+    return f"cell [{len(started)}] ({started[-1].source.strip().splitlines()[0]})"
