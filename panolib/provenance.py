@@ -43,6 +43,14 @@ def commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
+def tracked(folder: Path) -> list[str]:
+    """Files below a folder that git tracks, relative to it; none where there is no git."""
+    try:
+        return _git(folder, "ls-files", "-z").split("\0")[:-1]
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""

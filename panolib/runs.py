@@ -34,6 +34,7 @@ from typing import Any
 import filelock
 from tqdm import tqdm
 
+from panolib import provenance
 from panolib.job import Job
 from panolib.profiles import canonical_json
 from panolib.records import DamagedRecord, Record, read_job, read_record
@@ -179,6 +180,7 @@ class Store:
         if record is not None and not anew:
             return record
         self._may_train(run)
+        announce_replaced(self, [run])
         with self._lock(run):  # another process may have trained it meanwhile
             return (None if anew else self.load(run)) or self._train(run)
 
@@ -237,6 +239,7 @@ class Store:
         state = self._final_state(run)
         if state is None:
             self._may_train(run, what="has no weights here")
+            announce_replaced(self, [run])
             with self._lock(run):
                 state = self._final_state(run)
                 if state is None:
@@ -407,6 +410,19 @@ def with_parents(runs: Iterable[Run]) -> list[Run]:
             found[run.name] = run
             waiting += [parent for _, parent in run.parents]
     return list(found.values())
+
+
+def announce_replaced(store: Store, runs: Iterable[Run]) -> None:
+    """Say which records that git tracks a training is going to replace; nothing if there is none."""
+    committed = {file.split("/")[0] for file in provenance.tracked(store.root / "runs")}
+    names = [run.name for run in runs if run.name in committed]
+    if names:
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        tqdm.write(
+            f"training replaces committed records below {store.root}, each when its run ends: {shown}; "
+            f"`git restore {store.root}` brings them back",
+            sys.stderr,
+        )
 
 
 def retrain_started(root: str | Path) -> float:

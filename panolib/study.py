@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +194,11 @@ def load(
     train : bool
         False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
         instead of being trained.
+
+    Raises
+    ------
+    TypeError
+        For a profile or a time of another type, and in a notebook whose `retrain` is neither True nor False.
     """
     from panolib import kinds
     from panolib.detr import kinds as detr_kinds
@@ -202,6 +208,11 @@ def load(
     from panolib.realtime import kinds as realtime_kinds
     from panolib.realtime import runs as realtime_runs
 
+    if not isinstance(profile, str | Path):
+        raise TypeError(f"profile is {profile!r}, expected its name as a text, such as 'cpu', or a path")
+    if not isinstance(retrain_since, float | int | None) or isinstance(retrain_since, bool):
+        raise TypeError(f"retrain_since is {retrain_since!r}, expected a POSIX time or None")
+    _check_retrain()
     path = find_profile(profile)
     name, shipped = path.stem, project_root() / "notebooks" / "profiles" / path.name
     root = project_root() if root is None else root
@@ -259,6 +270,19 @@ def load(
         results=root / "results" / name,
         figures=root / "figures" / name,
     )
+
+
+def _check_retrain() -> None:
+    """Raise TypeError in a notebook whose parameter `retrain` is no truth value.
+
+    papermill's `-p retrain false` is a text; every text is true, and would train what is recorded again.
+    """
+    notebook = vars(sys.modules["__main__"])
+    value = notebook.get("retrain", False)
+    if "get_ipython" in notebook and not isinstance(value, bool):
+        raise TypeError(
+            f"notebook parameter retrain is {value!r}, expected True or False (papermill: -p retrain False)"
+        )
 
 
 def open_sources(settings: Profile, root: Path, where: str) -> dict[str, Any]:

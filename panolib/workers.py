@@ -22,7 +22,7 @@ from tqdm import tqdm
 from panolib.data.processes import GUARD, leave_unguarded_import
 from panolib.job import BAR_OPTIONS
 from panolib.records import DamagedRecord
-from panolib.runs import Run, RunsFailed, Store
+from panolib.runs import Run, RunsFailed, Store, announce_replaced
 
 # Set before a worker starts: importing numpy, OpenCV or torch there reads them once.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -44,6 +44,7 @@ def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:
     waiting = missing_runs(store, runs)
     if not waiting:
         return
+    announce_replaced(store, waiting)
     failed: dict[str, str] = {}
     running: dict[Future, Run] = {}
     bar = tqdm(total=len(waiting), desc="runs", unit="run", dynamic_ncols=True, disable=len(waiting) == 1)

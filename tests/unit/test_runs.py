@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from multiprocessing import forkserver
@@ -183,6 +184,24 @@ def test_recorded_run_is_loaded_and_not_trained_again(store):
     first, second = store.get(toy_run()), store.get(toy_run())
     assert trained(store.root) == ["toy"]
     assert second.info == first.info and second.curves.equals(first.curves)
+
+
+def test_training_says_which_committed_records_it_replaces(tmp_path, capsys):
+    runs = [toy_run(f"run{i}", n_iterations=2) for i in range(5)]
+    store = Store(tmp_path / "results", KINDS)
+    store.get_all(runs[:4])
+    store.get(runs[0], anew=True)  # nothing is committed yet
+    assert "committed" not in capsys.readouterr().err
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    store.get_all(runs)
+    assert "committed" not in capsys.readouterr().err
+    again = Store(tmp_path / "results", KINDS, retrain_since=time.time())
+    again.get(runs[2])
+    again.get_all(runs)
+    one, others = (line for line in capsys.readouterr().err.splitlines() if "committed" in line)
+    assert one.startswith("training replaces committed records below ") and ": run2; `git restore" in one
+    assert ": run0, run1, run3; `git restore" in others
 
 
 def test_states(store):

@@ -330,3 +330,23 @@ class FakeCity:
 
     def available(self):
         return True
+
+
+@pytest.mark.parametrize("value", ["false", "True", 1, None])
+def test_a_notebook_may_not_retrain_by_a_text(monkeypatch, value):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "get_ipython", lambda: None, raising=False)
+    monkeypatch.setattr(main, "retrain", value, raising=False)
+    with pytest.raises(TypeError, match=f"notebook parameter retrain is {value!r}, expected True or False"):
+        study.load("smoke", retrain_since=1.0)
+
+
+@pytest.mark.parametrize("since", ["false", True, [0.0]])
+def test_the_time_of_a_retraining_is_a_number(since):
+    with pytest.raises(TypeError, match=r"retrain_since is .*, expected a POSIX time or None"):
+        study.load("smoke", retrain_since=since)
+
+
+def test_a_profile_is_a_name_or_a_path():
+    with pytest.raises(TypeError, match="profile is 5, expected its name as a text"):
+        study.load(5)
