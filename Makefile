@@ -8,15 +8,24 @@ EXECUTED = $(shell grep -l '"output_type"' notebooks/*.ipynb)
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= 1
 
-.PHONY: install reproduce test lint clean
+.PHONY: install lock reproduce test lint clean
 
-install: $(VENV)/.installed
+# make install [LATEST=1]: the versions of constraints.txt, or the newest ones. Every target here takes LATEST.
+STAMP = $(VENV)/.installed$(if $(LATEST),-latest)
+install: $(STAMP)
 
-$(VENV)/.installed: pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/.installed*
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/python -m panolib.packages install $(if $(LATEST),--latest)
 	touch $@
+
+# make lock [LATEST=1]: write the installed versions into constraints.txt and environment.yml.
+lock: install
+	$(BIN)/python -m panolib.packages lock
+	rm -f $(VENV)/.installed*
+	touch $(VENV)/.installed
 
 # make reproduce [PROFILE=smoke|cpu|gpu|paper] [RETRAIN=1] [NOTEBOOK=07]
 reproduce: install

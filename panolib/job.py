@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from panolib import provenance
+from panolib import packages, provenance
 from panolib.profiles import to_plain
 from panolib.storage import load_checkpoint, save_checkpoint, write
 
@@ -234,6 +234,7 @@ class Job:
             "device": device,
             "peak_memory_mb": peak_memory_mb,
             "versions": provenance.versions(),
+            "packages": packages.state(),
             "recorded_at": datetime.datetime.now(datetime.UTC).isoformat(),
         }
 

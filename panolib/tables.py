@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from panolib import packages
 from panolib.runs import Record
 from panolib.storage import write
 from panolib.study import RUNG_LABELS, RUNGS, Study
@@ -398,7 +399,10 @@ def provenance(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def provenance_lines(records: Iterable[Record]) -> list[str]:
-    """Number of runs, commits ("+": changed files), devices, versions and total time in words."""
+    """Number of runs, commits ("+": changed files), devices, versions and total time in words.
+
+    The last line compares constraints.txt with the packages of the runs and of this process.
+    """
     infos = [record.info for record in records]
 
     def seen(values: Iterable[str]) -> str:
@@ -410,6 +414,8 @@ def provenance_lines(records: Iterable[Record]) -> list[str]:
         f"commits: {seen(_commit(info) for info in infos)}",
         f"devices: {seen(info['device'] for info in infos)}",
         f"versions: {versions}",
+        f"packages: {seen(info.get('packages', 'recorded before they were locked') for info in infos)}; "
+        f"here {packages.state()}",
     ]
 
 
