@@ -97,11 +97,13 @@ def install(*, latest: bool = False) -> int:
     pins, given_up = locked(), []
     print(f"installing the packages of {LOCK.name} ...", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        constraints = Path(folder) / LOCK.name
+        file = Path(folder) / LOCK.name
         while True:
-            constraints.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
-            command = [*PIP, "--constraint", str(constraints), *project]
-            done = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            file.write_text("".join(f"{name}=={version}\n" for name, version in pins.items()))
+            # for the pins alone pip says at once what it cannot have, and need not look for ways around
+            done = _pip("--dry-run", "--no-deps", "--requirement", str(file)) if pins else None
+            if done is None or not done.returncode:
+                done = _pip("--constraint", str(file), *project)
             names = refused(done.stdout, pins) if done.returncode else []
             if not names:
                 break
@@ -115,6 +117,11 @@ def install(*, latest: bool = False) -> int:
     if rows:
         _shout(f"installed {', '.join(rows)}; numbers may differ from the record")
     return 0
+
+
+def _pip(*arguments: str) -> subprocess.CompletedProcess:
+    """One installation by pip, with all that it says in `stdout`."""
+    return subprocess.run([*PIP, *arguments], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def refused(output: str, pins: Mapping[str, str]) -> list[str]:

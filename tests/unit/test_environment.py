@@ -132,26 +132,37 @@ def test_what_cannot_be_had_is_named_loudly_and_taken_anew(tmp_path, monkeypatch
     """pip is called again without the pins that it refused, and with all others."""
     calls = []
 
-    def pip(command, **_):
-        calls.append(packages.locked(Path(command[command.index("--constraint") + 1])))
-        status, output = (1, CONFLICT + NOT_FOUND) if "filelock" in calls[-1] else (0, "")
-        return packages.subprocess.CompletedProcess(command, status, output)
+    def pip(*arguments):
+        """filelock cannot be found, ruff cannot be built."""
+        option = "--requirement" if "--dry-run" in arguments else "--constraint"
+        pins = packages.locked(Path(arguments[arguments.index(option) + 1]))
+        calls.append((option, sorted(pins)))
+        output = NOT_FOUND if "filelock" in pins else ""
+        if option == "--constraint" and "ruff" in pins:
+            output = "Failed to build installable wheels for some pyproject.toml based projects (ruff)"
+        return packages.subprocess.CompletedProcess(arguments, int(output != ""), output)
 
-    installed = packages.metadata.version("filelock")
-    torch = packages.metadata.version("torch").partition("+")[0]
+    installed = {name: packages.metadata.version(name) for name in ("filelock", "ruff", "numpy")}
     monkeypatch.setattr(packages, "LOCK", tmp_path / "constraints.txt")
-    packages.LOCK.write_text(f"filelock==999\ntorch=={torch}\n")
-    monkeypatch.setattr(packages.subprocess, "run", pip)
+    packages.LOCK.write_text(f"filelock==999\nnumpy=={installed['numpy']}\nruff==0.1\n")
+    monkeypatch.setattr(packages, "_pip", pip)
     assert packages.install() == 0
-    assert [sorted(call) for call in calls] == [["filelock", "torch"], ["torch"]]
+    assert calls == [
+        ("--requirement", ["filelock", "numpy", "ruff"]),
+        ("--requirement", ["numpy", "ruff"]),
+        ("--constraint", ["numpy", "ruff"]),
+        ("--requirement", ["numpy"]),
+        ("--constraint", ["numpy"]),
+    ]
     told = capfd.readouterr().err
     assert "NOT AS LOCKED in constraints.txt: no filelock==999 for this machine; taking the newest" in told
-    assert f"installed filelock {installed} instead of 999; numbers may differ" in told
+    assert "NOT AS LOCKED in constraints.txt: no filelock==999, ruff==0.1 for this machine; taking" in told
+    assert f"filelock {installed['filelock']} instead of 999, ruff {installed['ruff']} instead of 0.1" in told
 
 
 def test_an_error_that_is_not_about_versions_is_not_hidden(monkeypatch, capfd):
     failed = packages.subprocess.CompletedProcess([], 3, "ERROR: [Errno 28] No space left on device")
-    monkeypatch.setattr(packages.subprocess, "run", lambda *_, **__: failed)
+    monkeypatch.setattr(packages, "_pip", lambda *_: failed)
     assert packages.install() == 3
     assert "No space left on device" in capfd.readouterr().err
 
