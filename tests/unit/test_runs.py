@@ -187,7 +187,7 @@ def test_recorded_run_is_loaded_and_not_trained_again(store):
 
 
 def test_training_says_which_committed_records_it_replaces(tmp_path, capsys):
-    runs = [toy_run(f"run{i}", n_iterations=2) for i in range(5)]
+    runs = [toy_run(f"run{i}", n_iterations=2, seed=i) for i in range(5)]
     store = Store(tmp_path / "results", KINDS)
     store.get_all(runs[:4])
     store.get(runs[0], anew=True)  # nothing is committed yet
