@@ -32,10 +32,11 @@ reproduce: install
 	$(BIN)/python -m panolib reproduce --profile $(PROFILE) $(if $(RETRAIN),--retrain) $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
 
 # The executed notebooks replay the committed record; one that would have to train fails instead.
+# Two processes of pytest; each notebook stays in one of them.
 test: install
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest -q tests
-	PANOLIB_TRAIN=0 $(BIN)/python -m pytest -q --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg $(EXECUTED)
+	$(BIN)/python -m pytest -q -n 2 tests
+	PANOLIB_TRAIN=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg $(EXECUTED)
 
 lint: install
 	$(BIN)/ruff check .

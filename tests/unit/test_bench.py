@@ -1,5 +1,6 @@
 """The performance comparison on tiny inputs: it agrees, it measures, and it says what does not agree."""
 
+import itertools
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -128,14 +129,16 @@ def test_verdicts_and_warnings_follow_the_numbers(rows):
 
 
 def test_wall_time_is_split_where_a_record_says_when_training_ended():
+    names = itertools.count()
+
     def record(kind, wall_s, training_s, clustering_s=0.0):
         curves = pd.DataFrame({"iteration": [0, 1], "clustering_s": [clustering_s, clustering_s]})
         info = {"wall_s": wall_s} | ({} if training_s is None else {"training_s": training_s})
-        return SimpleNamespace(run=SimpleNamespace(kind=kind), info=info, curves=curves)
+        run = SimpleNamespace(name=f"run{next(names)}", kind=kind)
+        return SimpleNamespace(run=run, info=info, curves=curves)
 
-    table = bench_tables.wall_rows(
-        [record("a_b", 120, 90, 6), record("a_b", 60, None), record("threat", 60, 0.0)]
-    )
+    first = record("a_b", 120, 90, 6)
+    table = bench_tables.wall_rows([first, record("a_b", 60, None), record("threat", 60, 0.0), first])
     assert table.loc["a b"].tolist() == [2, 3.0, 2.0, 0.2, 1, 1.5, 0.5]
     assert table.loc["threat"].tolist() == [1, 1.0, 1.0, 0.0, 1, 0.0, 1.0]
 
