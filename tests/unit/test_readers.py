@@ -801,3 +801,13 @@ def test_opencv_reads_what_pillow_cannot():
     """Why 16-bit RGB goes through OpenCV: guard against a build without it."""
     ok, data = cv2.imencode(".png", np.full((2, 2, 3), 300, np.uint16))
     assert ok and cv2.imdecode(data, cv2.IMREAD_UNCHANGED).max() == 300
+
+
+def test_two_files_of_one_id(cityscapes, camvid):
+    save(cityscapes / "leftImg8bit/val/bonn/ulm_000000_000019_leftImg8bit.png", picture())
+    with pytest.raises(ValueError, match=r"000019_.*has the id of .*bonn.*, expected one file an id"):
+        Cityscapes(cityscapes, "val")
+    save(camvid / "train/a.PNG", picture())
+    if len(list((camvid / "train").iterdir())) == 3:  # where names differ by case
+        with pytest.raises(ValueError, match="expected one file an id"):
+            CamVid(camvid, "train")

@@ -381,6 +381,18 @@ def test_edited_list_of_recorded_nuclei_is_refused(tmp_path):
         data.open("nuclei/train")
 
 
+def test_real_images_that_change_after_the_keys_were_made_are_refused(tmp_path):
+    for name in ("a", "b"):
+        save(tmp_path / f"camvid/train/{name}.png", np.zeros((*SIZE, 3), np.uint8))
+        save(tmp_path / f"camvid/trainannot/{name}.png", np.zeros(SIZE, np.uint8))
+    data = CamVidSources(CamVidData("camvid", None, None), city(tmp_path), tmp_path)
+    data.fingerprint("camvid/train")
+    assert len(data.open("camvid/train")) == 2
+    save(tmp_path / "camvid/train/b.png", np.ones((*SIZE, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"camvid: fingerprint .* when the profile was loaded"):
+        data.open("camvid/train:unlabelled")
+
+
 def test_rendered_nuclei_of_other_settings_are_refused(tmp_path):
     data = nuclei(tmp_path)
     data.prepare(progress=False)
