@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import get_type_hints
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,8 @@ from panolib.profiles import load_yaml, project_root
 from panolib.runs import Record
 from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
 from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
+from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec
+from panolib.training.semantic import BaselineSpec, SelfTrainingSpec
 
 BATCH_NORM = tuple(RUNG_LABELS[rung] for rung in BATCH_NORM_RUNGS)
 CONTROL = RUNG_LABELS["control"]
@@ -27,6 +30,11 @@ COMPARED = {  # numbers that a reader of the thesis knows; differences in kind a
     ),
     "instance_baseline": ("network.depth", "network.width", "network.weights", "batch_size", "iterations"),
     "instance_self_training": ("batch_size", "iterations", "ema_decay"),
+}  # fmt: skip
+
+SPECS = {
+    "semantic_baseline": BaselineSpec, "self_training": SelfTrainingSpec,
+    "instance_baseline": InstanceBaselineSpec, "instance_self_training": InstanceSelfTrainingSpec,
 }  # fmt: skip
 
 
@@ -256,15 +264,32 @@ def differences_from_thesis(study: Study, sections: Iterable[str] = tuple(COMPAR
     lines = []
     for section in sections:
         branch = "instance" if section.startswith("instance") else "semantic"
-        stated = [name for name in INHERITED if any(name in profile[section] for profile in profiles)]
+        cls = SPECS[section]
+        inherited = [name for name in INHERITED if name in cls.__dataclass_fields__]
+        baselines = (profile[f"{branch}_baseline"] for profile in profiles)
         ours, theirs = (
-            {**{name: profile[f"{branch}_baseline"][name] for name in stated}, **profile[section]}
-            for profile in profiles
+            _with_defaults(
+                cls, {name: baseline[name] for name in inherited if name in baseline} | profile[section]
+            )
+            for profile, baseline in zip(profiles, baselines)
         )
         found = differing(ours, theirs, (*COMPARED[section], *of_kind(ours, theirs)))
         if found:
             lines.append(f"{section.replace('_', ' ')}: {', '.join(found)}")
     return lines
+
+
+def _with_defaults(cls: type, settings: Mapping) -> dict:
+    """Settings of a dataclass, also of those in it, with the defaults of what they leave out."""
+    types = get_type_hints(cls)
+    defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}
+    filled = defaults | dict(settings)
+    return {
+        name: _with_defaults(types[name], value)
+        if isinstance(value, Mapping) and is_dataclass(types.get(name))
+        else value
+        for name, value in filled.items()
+    }
 
 
 def paper_profile() -> dict:
