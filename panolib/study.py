@@ -95,7 +95,9 @@ class Notebooks(dict[str, tuple[str, ...]]):
 
 @dataclass(frozen=True)
 class Study:
-    """Attributes
+    """One profile: its runs, its data, what is recorded, and where the results go.
+
+    Attributes
     ----------
     profile_name : str
         Folder of the results.
