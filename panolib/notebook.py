@@ -122,7 +122,13 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
     if unknown := set(parameters) - set(declared):
         raise KeyError(f"{notebook.name} declares no parameter {sorted(unknown)}")
     for name, value in parameters.items():
-        default = ast.literal_eval(declared[name]["default"])
+        literal = declared[name]["default"]
+        try:
+            default = ast.literal_eval(literal)
+        except (ValueError, SyntaxError) as error:
+            raise NotebookFailed(
+                f"{notebook.name}: parameter {name} is declared as {literal}, expected a plain literal"
+            ) from error
         if default is not None and type(value) is not type(default):
             raise TypeError(
                 f"{notebook.name}: parameter {name} is {value!r}, "
