@@ -224,13 +224,15 @@ def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_
     Returns
     -------
     Tensor [H, W]
-        Of the dtype of `semantic_labels`, which stays unchanged.
+        Of the dtype of `semantic_labels`, which stays unchanged; for an array that of `label_maps.as_labels`.
     """
     if semantic_labels.shape != instance_labels.shape:
         raise ValueError(
             f"semantic_labels are {list(semantic_labels.shape)} and "
             f"instance_labels {list(instance_labels.shape)}; expected one grid"
         )
+    if not torch.is_tensor(semantic_labels):
+        semantic_labels = as_labels(semantic_labels, "semantic_labels")
     instance_labels, _ = consecutive(instance_labels, "instance_labels")
     voted = vote_categories(semantic_labels, instance_labels, thing_ids)[instance_labels]
     return torch.where(voted >= 0, voted, semantic_labels.long()).to(semantic_labels.dtype)
