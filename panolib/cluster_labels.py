@@ -11,6 +11,7 @@ from panolib.distances import (
     ball_sums,
     centred,
     check_bandwidth,
+    check_delta_dist,
     check_finite,
     exact_products,
     segment_mean,
@@ -39,10 +40,16 @@ def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> T
     int64 Tensor [N]
         1 .. K in the order of the anchors, 0 where `labels` is 0.
 
+    Raises
+    ------
+    ValueError
+        For a `delta_dist` that is negative or not finite.
+
     References
     ----------
     Wolny et al. 2022, evaluation code, without its assumption that the background is largest.
     """
+    check_delta_dist(delta_dist)
     labels = relabel_consecutive(labels)
     n_clusters = int(labels.max()) if len(labels) else 0
     if n_clusters == 0:
@@ -141,13 +148,15 @@ def stability_filter(
     Raises
     ------
     ValueError
-        For a bandwidth that is not positive, or embeddings in the mask that are not finite.
+        For a bandwidth that is not positive, no anchor, or embeddings in the mask that are not finite.
 
     References
     ----------
     Wolny et al. 2022, consistency clustering; thesis ch. 7 ("filtering step").
     """
     check_bandwidth(bandwidth)
+    if n_anchors < 1:
+        raise ValueError(f"n_anchors is {n_anchors}; expected at least 1")
     labels = as_labels(labels, "labels").long()
     mask = mask.bool() | (labels != 0)
     inside = relabel_consecutive(labels[mask])  # [N]

@@ -8,6 +8,7 @@ components, which look at no embedding at all, are the control that every table 
 from __future__ import annotations
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
-from panolib.distances import check_bandwidth, check_finite, nearest, segment_mean
+from panolib.distances import check_bandwidth, check_delta_dist, check_finite, nearest, segment_mean
 from panolib.mean_shift import mean_shift_plus
 from panolib.peeling import mean_shift_grid, mean_shift_peel
 
@@ -74,6 +75,8 @@ def cluster(
             f"embeddings are {list(embeddings.shape)}, mask is {list(mask.shape)}; "
             "expected [E, H, W] and [H, W]"
         )
+    if len(embeddings) == 0 and algorithm != "connected_components":
+        raise ValueError(f"embeddings are {list(embeddings.shape)}; expected at least one dimension")
     function, accepted = find_algorithm(algorithm, options)
     mask = mask.bool()
     if algorithm == "connected_components":
@@ -153,7 +156,8 @@ def agglomerative(
     Raises
     ------
     ValueError
-        If `delta_dist` is None: this algorithm needs a threshold.
+        If `delta_dist` is None, negative or not finite: this algorithm needs a threshold. For fewer than two
+        `max_points`.
 
     References
     ----------
@@ -161,6 +165,9 @@ def agglomerative(
     """
     if delta_dist is None:
         raise ValueError("delta_dist is None; agglomerative needs it as its linkage threshold")
+    check_delta_dist(delta_dist)
+    if max_points < 2:
+        raise ValueError(f"max_points is {max_points}; expected at least 2")
     points = points.detach().double()
     if len(points) < 2:
         return torch.ones(len(points), dtype=torch.int64, device=points.device)
@@ -186,7 +193,8 @@ def hdbscan(
         In embedding units.
     bandwidth : float
         Clusters nearer than this are joined: those inside one DBSCAN* component at this distance are that
-        component, as ``cluster_selection_epsilon`` does by walking up the tree. Embedding units.
+        component, as ``cluster_selection_epsilon`` does by walking up the tree; 0 joins none that differ.
+        Embedding units.
     min_cluster_size : int
         In pixels.
     min_samples : int or None
@@ -197,11 +205,21 @@ def hdbscan(
     int64 Tensor [N]
         1 .. K, 0 for noise. All noise if there are fewer points than `min_cluster_size`.
 
+    Raises
+    ------
+    ValueError
+        For a bandwidth that is negative or not finite, and sizes that are too small.
+
     References
     ----------
     Malzer and Baum 2020, arXiv:1911.02282. scikit-learn's own walk fails with numpy 2.4 (its issue 33219).
     """
-    if len(points) < max(2, min_cluster_size, min_samples or 0):
+    if not 0 <= bandwidth < math.inf:
+        raise ValueError(f"bandwidth is {bandwidth}; expected a finite number >= 0")
+    for name, value, least in (("min_cluster_size", min_cluster_size, 2), ("min_samples", min_samples, 1)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+    if len(points) < max(min_cluster_size, min_samples or 0):
         return torch.zeros(len(points), dtype=torch.int64, device=points.device)
     from sklearn.cluster import HDBSCAN
 

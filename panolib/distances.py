@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -22,9 +23,15 @@ def exact_products(device: torch.device) -> Iterator[None]:
 
 
 def check_bandwidth(bandwidth: float) -> None:
-    """Raise ValueError for a bandwidth that is not a positive number."""
-    if not bandwidth > 0:
-        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number")
+    """Raise ValueError for a bandwidth that is not a finite positive number."""
+    if not 0 < bandwidth < math.inf:
+        raise ValueError(f"bandwidth is {bandwidth}; expected a positive number below infinity")
+
+
+def check_delta_dist(delta_dist: float) -> None:
+    """Raise ValueError for a distance that is negative or not finite."""
+    if not 0 <= delta_dist < math.inf:
+        raise ValueError(f"delta_dist is {delta_dist}; expected a finite number >= 0")
 
 
 def check_finite(points: Tensor) -> None:
@@ -34,13 +41,26 @@ def check_finite(points: Tensor) -> None:
 
 
 def centred(points: Tensor, bandwidth: float) -> Tensor:
-    """Points around their mean, in a precision in which |a|² - 2ab + |b|² resolves the bandwidth."""
+    """Points around their mean, in a precision in which |a|² - 2ab + |b|² resolves the bandwidth.
+
+    Raises ValueError where float64 does not either.
+    """
     points = points.detach()
     points = points.to(torch.promote_types(points.dtype, torch.float32))
     total = sum(block.sum(0, dtype=torch.float64) for block in points.split(2**14))
     points = points - (total / len(points)).to(points.dtype)  # its rounding is common to all
     rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(points, dim=1).max() ** 2
-    return points.double() if rounding > 1e-3 * bandwidth**2 else points.float()
+    if not rounding > 1e-3 * bandwidth**2:
+        return points.float()
+    points = points.double()
+    furthest = torch.linalg.vector_norm(points, dim=1).max().item()
+    smallest = furthest * torch.finfo(torch.float64).eps ** 0.5
+    if bandwidth < smallest:
+        raise ValueError(
+            f"bandwidth is {bandwidth}; expected at least {smallest:.2g} for embeddings that lie up to "
+            f"{furthest:.2g} from their mean: rounding hides smaller distances"
+        )
+    return points
 
 
 def grid_cells(points: Tensor, width: float) -> Tensor:

@@ -68,7 +68,14 @@ def semantic_from_logits(
     -------
     semantic_labels : uint8 Tensor [B, H, W]
     probabilities : float32 Tensor [B, C, H, W]
+
+    Raises
+    ------
+    ValueError
+        For more than 255 classes.
     """
+    if logits.shape[1] > VOID:
+        raise ValueError(f"logits have {logits.shape[1]} classes, expected at most {VOID}: labels are uint8")
     logits = upsample_to(logits.float(), size, placement, image_size=image_size)
     return logits.argmax(1).to(torch.uint8), logits.softmax(1)
 
@@ -230,8 +237,9 @@ def clean_instances(
     labels, ids = (part.cpu().numpy() for part in consecutive(instance_labels, "instance_labels"))
     element = np.ones((kernel, kernel), np.uint8)
     cleaned = np.zeros(given.shape, given.dtype)
+    boxes = scipy.ndimage.find_objects(labels.astype(np.int32)) if labels.size else []
     height, width = labels.shape
-    for k, box in enumerate(scipy.ndimage.find_objects(labels.astype(np.int32)), start=1):
+    for k, box in enumerate(boxes, start=1):
         rows, columns = box
         window = (
             slice(max(rows.start - kernel, 0), min(rows.stop + kernel, height)),
@@ -417,6 +425,8 @@ def resize_nearest(labels: Tensor, size: Sequence[int]) -> Tensor:
     if labels.shape[-2:] == torch.Size(size):
         return labels
     (height, width), (new_height, new_width) = labels.shape[-2:], size
+    if height * width == 0 and new_height * new_width:
+        raise ValueError(f"labels are {height} x {width}, expected a pixel to resize to {tuple(size)}")
     rows = (2 * torch.arange(new_height, device=labels.device) + 1) * height // (2 * new_height)
     columns = (2 * torch.arange(new_width, device=labels.device) + 1) * width // (2 * new_width)
     return labels[..., rows[:, None], columns]

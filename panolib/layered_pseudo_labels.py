@@ -84,7 +84,7 @@ def median_thresholds(
     ----------
     Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set; methods.md section 9.4.
     """
-    labels, confidence = _classes(labels, n_classes).ravel(), confidence.ravel()
+    labels, confidence = _classes(labels, n_classes).ravel(), np.asarray(confidence).ravel()
     thresholds = np.full(n_classes, cap)
     for class_id in np.unique(labels):
         thresholds[class_id] = min(cap, np.median(confidence[labels == class_id]))
@@ -107,7 +107,7 @@ def reference_thresholds(
     ----------
     methods.md section 9.6, bug 1.
     """
-    labels, confidence = _classes(labels, n_classes).ravel(), confidence.ravel()
+    labels, confidence = _classes(labels, n_classes).ravel(), np.asarray(confidence).ravel()
     thresholds: list[float] = []
     for class_id in range(n_classes):
         own = confidence[labels == class_id]
@@ -120,7 +120,7 @@ def reference_thresholds(
 def keep_confident(labels: np.ndarray, confidence: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """uint8 labels, `VOID` where the confidence is below the threshold of the class (NaN: never)."""
     labels = _classes(labels, len(thresholds))
-    return np.where(confidence < thresholds[labels], VOID, labels).astype(np.uint8)
+    return np.where(np.asarray(confidence) < thresholds[labels], VOID, labels).astype(np.uint8)
 
 
 def _classes(labels: np.ndarray, n_classes: int) -> np.ndarray:

@@ -11,6 +11,7 @@ from panolib.distances import (
     ball_sums,
     centred,
     check_bandwidth,
+    check_delta_dist,
     exact_products,
     grid_cells,
     nearest,
@@ -68,7 +69,8 @@ def mean_shift_plus(
     Raises
     ------
     ValueError
-        If the bandwidth or the number of seeds is not positive.
+        If the bandwidth, the number of seeds or of iterations is not positive, the bandwidth is not
+        finite or below what float64 resolves among these points, or `delta_dist` is negative or not finite.
 
     References
     ----------
@@ -77,6 +79,10 @@ def mean_shift_plus(
     check_bandwidth(bandwidth)
     if n_seeds is not None and n_seeds < 1:
         raise ValueError(f"n_seeds is {n_seeds}; expected None or at least 1")
+    if max_iterations < 1:
+        raise ValueError(f"max_iterations is {max_iterations}; expected at least 1")
+    if delta_dist is not None:
+        check_delta_dist(delta_dist)
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     with exact_products(points.device):  # rounded products would move the modes

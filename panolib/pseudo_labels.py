@@ -43,10 +43,17 @@ def update_class_prior(
     Tensor [C]
         New tensor.
 
+    Raises
+    ------
+    ValueError
+        Without a pixel, whose mean would be nan for ever.
+
     References
     ----------
     Thesis eq. 2; Araslanov & Roth 2021, arXiv:2105.00097.
     """
+    if probabilities.numel() == 0:
+        raise ValueError(f"probabilities are {list(probabilities.shape)}, expected at least one pixel")
     mean = probabilities.mean((0, 2, 3), dtype=prior.dtype)
     first_time = (mean > NEVER_SEEN) & (prior == torch.full_like(prior, prior_scale))
     return momentum * torch.where(first_time, mean, prior) + (1 - momentum) * mean
@@ -196,7 +203,8 @@ def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable
     Raises
     ------
     ValueError
-        Without an image, for ratios that are negative or not finite, or a missing class that is none.
+        Without an image, for ratios that are negative or not finite, an `alpha` outside of [0, 1], or a
+        missing class that is none.
 
     References
     ----------
@@ -206,6 +214,8 @@ def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable
     n_classes, n_images = share.shape
     if n_images == 0 or not torch.isfinite(share).all() or (share < 0).any():
         raise ValueError(f"ratios of {n_images} images, expected at least one, all finite and not negative")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}, expected a share of uniform sampling, 0 to 1")
     missing = [int(class_id) for class_id in missing]
     if any(not 0 <= class_id < n_classes for class_id in missing):
         raise ValueError(f"missing classes are {missing}, expected 0 .. {n_classes - 1}")
@@ -258,6 +268,8 @@ def _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimu
     # first along rows: on a GPU all pixels of a crop would queue for the same C numbers
     best = confidence.new_zeros(n, height, len(prior)).scatter_reduce(2, classes, confidence, "amax").amax(1)
     discount = -torch.expm1(-prior / prior_scale)
+    if prior_scale == 0:  # no discount but of a class that was never seen
+        discount = (prior > 0).to(prior)
     return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
 
 

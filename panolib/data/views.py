@@ -234,6 +234,8 @@ def train_view(
         check_range("blur", blur)
 
     (height, width), (h, w) = image.shape[1:], size
+    if min(size) < 1:
+        raise ValueError(f"size is {tuple(size)}; expected at least one pixel")
     drawn, flipped = _uniform(scale, 1).item(), torch.rand(()).item() < hflip
     zoom = drawn * min(height / h, width / w) if scale_of == "window" else 1 / drawn
     rows, columns = _random_window(height, h, zoom), _random_window(width, w, zoom)
@@ -378,11 +380,14 @@ def warp_labels(labels: Tensor, affine: Tensor, *, fill: int | bool = VOID, size
     ValueError
         For labels that are not integers, or a `fill` that their type cannot hold.
     """
+    labels = labels if torch.is_tensor(labels) else as_labels(labels, "labels")
     dtype, labels = labels.dtype, as_labels(labels, "labels")
     low, high = (0, 1) if dtype == torch.bool else (torch.iinfo(dtype).min, torch.iinfo(dtype).max)
     if not low <= fill <= high:
         raise ValueError(f"fill is {fill}, expected {low} .. {high} for labels of {dtype}")
     n, height, width = labels.shape
+    if height * width == 0:
+        raise ValueError(f"labels are {list(labels.shape)}, expected at least one pixel")
     grid = sampling_grid(affine, tuple(size or (height, width)))
     column = ((grid[..., 0] + 1) * (width / 2)).floor().long()
     row = ((grid[..., 1] + 1) * (height / 2)).floor().long()
@@ -590,6 +595,9 @@ def _per_image(values: Tensor, images: Tensor) -> Tensor:
 
 def _random_jitter(images: Tensor, jitter: float, hue: float, probability: float) -> Tensor:
     """Colour jitter of [B, 3, H, W] with a draw per image."""
+    for name, value in (("jitter", jitter), ("hue", hue)):
+        if not 0 <= value < inf:
+            raise ValueError(f"{name} is {value}; expected a finite number >= 0")
     if jitter <= 0 and hue <= 0:
         return images
     applied = torch.rand(len(images)) < probability
@@ -635,3 +643,5 @@ def _check_image(image: Tensor, ndims: tuple[int, ...]) -> None:
     if image.ndim not in ndims or image.shape[-3] != 3:
         expected = " or ".join({3: "[3, H, W]", 4: "[B, 3, H, W]"}[n] for n in ndims)
         raise ValueError(f"image has shape {list(image.shape)}; expected {expected}")
+    if 0 in image.shape[-2:]:
+        raise ValueError(f"image has shape {list(image.shape)}; expected at least one pixel")

@@ -20,6 +20,8 @@ from panolib.losses.segments import Segments, at_least_float32, check_same_grid,
 from panolib.losses.soft_masks import soft_mask_overlap
 from panolib.profiles import later
 
+SMALLEST_MARGIN, LARGEST_MARGIN = 1e-15, 1e15  # or 0; float32 holds their squares and products of those
+
 
 def pull_loss(
     embeddings: Tensor, instance_labels: Tensor, *, delta_var: float = 0.5, ignore: Tensor | None = None
@@ -444,14 +446,18 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _check_margin(name: str, value: float) -> None:
-    """Raise ValueError for a margin that is negative or not finite."""
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} is {value}, expected a finite margin >= 0")
+    """Raise ValueError for a margin that is negative, not finite, or whose square float32 cannot hold."""
+    if value != 0 and not SMALLEST_MARGIN <= value <= LARGEST_MARGIN:
+        raise ValueError(
+            f"{name} is {value}, expected a finite margin >= 0: 0, or "
+            f"{SMALLEST_MARGIN:.0e} to {LARGEST_MARGIN:.0e}"
+        )
 
 
 def _kernel_width(delta_var: float, kernel_threshold: float) -> float:
     """2 sigma^2 of the kernel that falls to `kernel_threshold` at distance `delta_var`."""
-    if not 0 < delta_var < math.inf or not 0 < kernel_threshold < 1:
+    _check_margin("delta_var", delta_var)
+    if delta_var == 0 or not 0 < kernel_threshold < 1:
         raise ValueError(
             f"delta_var={delta_var}, kernel_threshold={kernel_threshold}: the kernel of object Dice and "
             "consistency needs a finite delta_var > 0 and 0 < kernel_threshold < 1"

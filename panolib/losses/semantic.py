@@ -35,6 +35,7 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     ----------
     Thesis eq. 1; Araslanov & Roth 2021, arXiv:2105.00097.
     """
+    semantic_labels = as_labels(semantic_labels, "semantic_labels")
     _check_shapes(semantic_logits, semantic_labels=semantic_labels)
     total = _pixel_losses(semantic_logits, semantic_labels, "semantic_labels", reduction="sum")
     return total / max(semantic_labels.numel(), 1)
@@ -85,7 +86,8 @@ def self_training_loss(
         raise ValueError(f"class_prior has shape {tuple(class_prior.shape)}, expected ({n_classes},)")
     pseudo_labels = as_labels(pseudo_labels, "pseudo_labels").long()
     per_pixel = _pixel_losses(semantic_logits, pseudo_labels, "pseudo_labels", reduction="none")
-    class_weight = (1.0 - class_prior.detach()).pow(focal_exponent)
+    # a mean of probabilities may be above 1 by rounding, and has no power of a fraction then
+    class_weight = (1.0 - class_prior.detach()).clamp(min=0).pow(focal_exponent)
     known = pseudo_labels.masked_fill(pseudo_labels == VOID, 0)         # void has loss 0: any class will do
     weighted = confidence.detach() * class_weight[known] * per_pixel
     return weighted.mean() if weighted.numel() else weighted.sum()

@@ -289,7 +289,7 @@ class CityscapesAP:
         ------
         ValueError
             As `panoptic.compare_segments`; for a category that `label_set` does not have; for a thing without
-            a finite confidence.
+            a finite confidence; for `void` of another shape.
         """
         overlaps = compare_segments(truth_map, truth_segments, instance_map, instances)
         check_categories(overlaps, self.label_set)
@@ -302,7 +302,8 @@ class CityscapesAP:
         shared[overlaps.prediction_row, overlaps.truth_row] = overlaps.pixels
         on_void = shared[:, 0]
         if void is not None:
-            instance_ids = as_id_map(instance_map, "prediction")[np.asarray(void, bool)]
+            instance_ids = as_id_map(instance_map, "prediction")
+            instance_ids = instance_ids[_void_map(void, instance_ids.shape)]
             on_void = np.bincount(
                 np.searchsorted(overlaps.prediction.ids, instance_ids), minlength=len(shared)
             )
@@ -349,7 +350,7 @@ class CityscapesAP:
         truth_row = np.searchsorted(overlaps.truth.ids, truth_map)
         shared = np.array([np.bincount(truth_row[mask], minlength=n_rows) for mask in masks], np.float64)
         shared = shared.reshape(len(masks), n_rows)
-        on_void = shared[:, 0] if void is None else (masks & np.asarray(void, bool)).sum((1, 2))
+        on_void = shared[:, 0] if void is None else (masks & _void_map(void, truth_map.shape)).sum((1, 2))
         self._add(overlaps.truth, shared, class_ids[keep], confidence, on_void)
 
     def _add(
@@ -464,6 +465,14 @@ def _check_addable(first, second, options: Sequence[str]) -> None:
 def _as_group(segments: Sequence[dict], group_ids: Collection[int]) -> list[dict]:
     """The same segments with category 0 inside the group and 1 outside."""
     return [{**segment, "category_id": int(segment["category_id"] not in group_ids)} for segment in segments]
+
+
+def _void_map(void, shape: tuple[int, ...]) -> np.ndarray:
+    """bool [H, W]; raises ValueError for another shape, which numpy might broadcast."""
+    void = np.asarray(void.cpu() if hasattr(void, "cpu") else void, bool)
+    if void.shape != shape:
+        raise ValueError(f"void is {void.shape}, expected {shape} as the maps")
+    return void
 
 
 def _confidences(confidences, ids) -> np.ndarray:

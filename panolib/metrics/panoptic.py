@@ -116,7 +116,7 @@ def match_segments(
     ----------
     Kirillov et al. 2019, arXiv:1801.00868; panopticapi; methods 8.3 and 8.5.
     """
-    if iou_threshold < 0.5:
+    if not iou_threshold >= 0.5:  # nor nan
         raise ValueError(f"iou_threshold is {iou_threshold}, expected >= 0.5: matches are not unique below")
     truth, prediction = overlaps.truth, overlaps.prediction
     target = np.arange(truth.ids.size) > 0

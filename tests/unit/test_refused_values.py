@@ -1,0 +1,149 @@
+"""Settings and arrays that no function can compute with are named; what is switched off gives no nan."""
+
+from __future__ import annotations
+
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from panolib import inference, layered_pseudo_labels, pseudo_labels
+from panolib.cluster_labels import merge_close_clusters, stability_filter
+from panolib.clustering import ALGORITHMS, IMAGE_ALGORITHMS, cluster
+from panolib.data import views
+from panolib.labels import CITYSCAPES
+from panolib.losses import embedding, semantic
+from panolib.metrics.instance import CityscapesAP, ThreatScore
+
+CAR = CITYSCAPES.ids_of(["car"])[0]
+EMBEDDINGS = torch.randn(3, 6, 7, generator=torch.Generator().manual_seed(0))
+MASK = torch.ones(6, 7, dtype=torch.bool)
+LABELS = (torch.arange(42) % 4).view(6, 7)
+INSTANCES = LABELS.clamp(max=1).numpy()
+SEGMENTS = [{"id": 1, "category_id": CAR, "confidence": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("margin", "losses"),
+    [
+        ("delta_var", ["pull_loss", "object_dice_loss"]),
+        ("delta_dist", ["push_loss", "unlabelled_push_loss"]),
+    ],
+)
+def test_margins_whose_squares_are_no_numbers_are_named(margin, losses):
+    for name in losses:
+        for value in (1e-30, 1e-20, 1e20, 3e38, math.nan, -1.0):
+            with pytest.raises(ValueError, match=re.escape(f"{margin} is {value}, expected a finite")):
+                getattr(embedding, name)(EMBEDDINGS, LABELS, **{margin: value})
+        for value in (1e-15, 1e-3, 1e15):
+            field = EMBEDDINGS.clone().requires_grad_()
+            loss = getattr(embedding, name)(field, LABELS, **{margin: value})
+            loss.backward()
+            assert loss.isfinite() and field.grad.isfinite().all(), (name, value)
+    with pytest.raises(ValueError, match=r"delta_var is 1e-30"):
+        embedding.consistency_loss(EMBEDDINGS, EMBEDDINGS, LABELS, delta_var=1e-30)
+
+
+def test_a_prior_above_one_by_rounding_is_no_nan():
+    logits, labels = torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 3, dtype=torch.uint8)
+    prior = torch.tensor([1.0 + 2**-23, 0.0])
+    loss = semantic.self_training_loss(logits, labels, torch.ones(1, 3, 3), prior, focal_exponent=0.5)
+    assert loss == 0
+
+
+@pytest.mark.parametrize("algorithm", [*ALGORITHMS, *IMAGE_ALGORITHMS])
+def test_clustering_names_a_bandwidth_or_distance_that_is_none(algorithm):
+    def labels(**options):
+        return cluster(EMBEDDINGS, MASK, algorithm=algorithm, **options)
+
+    for value in (math.nan, math.inf, -1.0):
+        if algorithm != "agglomerative":
+            with pytest.raises(ValueError, match=rf"bandwidth is {value}; expected a"):
+                labels(bandwidth=value)
+        if algorithm != "hdbscan":
+            with pytest.raises(ValueError, match=rf"delta_dist is {value}; expected a finite number >= 0"):
+                labels(delta_dist=value)
+    assert labels(delta_dist=0.0).shape == MASK.shape
+    with pytest.raises(ValueError, match=r"expected at least one dimension"):
+        cluster(EMBEDDINGS[:0], MASK, algorithm=algorithm)
+
+
+def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
+    """All points would be within it."""
+    for points, bandwidth in ((EMBEDDINGS, 1e-30), (EMBEDDINGS * 1e20, 0.5)):
+        with pytest.raises(ValueError, match=rf"bandwidth is {bandwidth}; expected at least"):
+            cluster(points, MASK, bandwidth=bandwidth)
+        with pytest.raises(ValueError, match=rf"bandwidth is {bandwidth}; expected at least"):
+            stability_filter(LABELS, points, MASK, bandwidth=bandwidth)
+    assert cluster(torch.ones(3, 6, 7), MASK, bandwidth=1e-30).unique().tolist() == [1]
+    assert cluster(EMBEDDINGS, MASK, bandwidth=1e-7, delta_dist=None).max() == 42
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda: cluster(EMBEDDINGS, MASK, max_iterations=0), "max_iterations is 0"),
+        (lambda: cluster(EMBEDDINGS, MASK, algorithm="agglomerative", max_points=1), "max_points is 1"),
+        (lambda: cluster(EMBEDDINGS, MASK, algorithm="hdbscan", min_cluster_size=1), "min_cluster_size is 1"),
+        (lambda: cluster(EMBEDDINGS, MASK, algorithm="hdbscan", min_samples=0), "min_samples is 0"),
+        (lambda: merge_close_clusters(EMBEDDINGS[0], LABELS[:, 0], math.nan), "delta_dist is nan"),
+        (lambda: stability_filter(LABELS, EMBEDDINGS, MASK, bandwidth=1.0, n_anchors=0), "n_anchors is 0"),
+        (lambda: inference.semantic_from_logits(torch.zeros(1, 256, 2, 2), (2, 2)), "256 classes"),
+        (lambda: inference.resize_nearest(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),
+        (lambda: inference.predict_instances(EMBEDDINGS, np.zeros((0, 5), "u1"), CITYSCAPES), "are 0 x 5"),
+        (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
+        (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=math.nan), "alpha is nan"),
+        (lambda: pseudo_labels.update_class_prior(torch.ones(2), torch.ones(0, 2, 3, 3)), "one pixel"),
+        (lambda: views.train_view(torch.zeros(3, 4, 5), {}, size=(0, 3)), r"size is \(0, 3\)"),
+        (lambda: views.train_view(torch.zeros(3, 0, 5), {}, size=(2, 3)), "at least one pixel"),
+        (lambda: views.photometric_noise(torch.zeros(3, 4, 5), jitter=-1.0), "jitter is -1.0"),
+        (lambda: views.photometric_noise(torch.zeros(3, 4, 5), jitter=math.nan), "jitter is nan"),
+        (lambda: views.photometric_noise(torch.zeros(3, 4, 5), hue=-0.1), "hue is -0.1"),
+        (
+            lambda: views.warp_labels(torch.zeros(1, 0, 4).long(), torch.eye(2, 3)[None], size=(2, 2)),
+            "at least one pixel",
+        ),
+    ],
+)
+def test_one_error_names_the_value(function, message):
+    with pytest.raises(ValueError, match=message):
+        function()
+
+
+def test_void_of_another_shape_is_not_broadcast():
+    score, void = CityscapesAP(CITYSCAPES, min_region=1), np.zeros((1, 1), bool)
+    with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
+        score.update_masks(INSTANCES, SEGMENTS, INSTANCES[None] > 0, [CAR], [0.5], void=void)
+    with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
+        score.update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS, void=void)
+
+
+def test_a_threshold_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="iou_threshold is nan"):
+        ThreatScore(CITYSCAPES, iou_threshold=math.nan).update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS)
+
+
+def test_a_discount_that_is_switched_off_leaves_the_thresholds():
+    """Also of a class that was never seen, where 0 / 0 would be a threshold that nothing exceeds."""
+    fused = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1)
+    prior = torch.tensor([0.1, 0.0])
+    thresholds = pseudo_labels.adaptive_thresholds(fused, prior, prior_scale=0.0)
+    torch.testing.assert_close(thresholds, torch.tensor([[0.75 * 0.7, 0.2]]))
+
+
+def test_an_image_without_a_pixel_has_nothing_to_clean():
+    for labels in (np.zeros((0, 5), np.uint16), torch.zeros(0, 0, dtype=torch.int32)):
+        cleaned = inference.clean_instances(labels)
+        assert cleaned.shape == labels.shape and cleaned.dtype == labels.dtype
+
+
+@pytest.mark.parametrize("rule", layered_pseudo_labels.RULES)
+def test_labels_are_selected_from_tensors_as_from_arrays(rule):
+    labels, confidence = np.zeros((4, 5), "u1"), np.linspace(0.0, 1.0, 20).reshape(4, 5)
+    (expected,) = layered_pseudo_labels.select_labels([labels], [confidence], 1, rule=rule)
+    found = layered_pseudo_labels.select_labels(
+        [torch.from_numpy(labels)], [torch.from_numpy(confidence)], 1, rule=rule
+    )
+    assert (found[0] == expected).all()
