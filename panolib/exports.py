@@ -129,9 +129,13 @@ def write_cityscapes_instances(
     lines = []
     for row in table:
         name, confidence = f"masks/{stem}_{int(row['id'])}.png", row.get("confidence")
-        if confidence is None or not np.isfinite(float(confidence)):
+        try:
+            finite = np.isfinite(float(confidence))
+        except (TypeError, ValueError):
+            finite = False
+        if not finite:
             raise ExportError(
-                f"{where}: segment {row['id']} has confidence {confidence}, expected a finite number"
+                f"{where}: segment {row['id']} has confidence {confidence!r}, expected a finite number"
             )
         _write_png(path.parent / name, (labels == row["id"]).astype(np.uint8) * 255)
         digits = np.format_float_positional(float(confidence), min_digits=6)  # no two become equal

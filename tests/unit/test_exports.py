@@ -194,10 +194,10 @@ def test_any_integer_type_strides_and_numpy_numbers(dtype, tmp_path):
     assert text.read_text() == "masks/a_1.png 26 0.250000\nmasks/a_2.png 26 0.250000\n"
 
 
-@pytest.mark.parametrize("confidence", [np.nan, np.inf, None])
+@pytest.mark.parametrize("confidence", [np.nan, np.inf, None, "high"])
 def test_confidence_must_be_finite_and_keeps_all_digits(confidence, tmp_path):
     with pytest.raises(
-        ExportError, match=f"image 'a': segment 1 has confidence {confidence}, expected a finite"
+        ExportError, match=f"image 'a': segment 1 has confidence {confidence!r}, expected a finite"
     ):
         write_cityscapes_instances(
             tmp_path, "a", np.ones((2, 2), int), rows(1, confidence=confidence), CITYSCAPES
