@@ -254,8 +254,17 @@ def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, 
         Share of pixels with a pseudo label; NaN without a pixel that has a truth.
     accuracy : float Tensor []
         Share of those that are right; NaN when there is none.
+
+    Raises
+    ------
+    ValueError
+        For different shapes, or labels that are not integers.
     """
     pseudo_labels, truth = as_labels(pseudo_labels, "pseudo_labels"), as_labels(truth, "truth")
+    if pseudo_labels.shape != truth.shape:
+        raise ValueError(
+            f"pseudo_labels are {list(pseudo_labels.shape)}, truth {list(truth.shape)}; expected one shape"
+        )
     known = truth != VOID
     labelled = known & (pseudo_labels != VOID)
     correct = labelled & (pseudo_labels == truth)

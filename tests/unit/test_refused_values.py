@@ -96,6 +96,10 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
         (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=math.nan), "alpha is nan"),
         (lambda: pseudo_labels.update_class_prior(torch.ones(2), torch.ones(0, 2, 3, 3)), "one pixel"),
+        (
+            lambda: pseudo_labels.pseudo_label_quality(LABELS, LABELS[0]),
+            r"pseudo_labels are \[6, 7\], truth \[7\]",
+        ),
         (lambda: views.train_view(torch.zeros(3, 4, 5), {}, size=(0, 3)), r"size is \(0, 3\)"),
         (lambda: views.train_view(torch.zeros(3, 0, 5), {}, size=(2, 3)), "at least one pixel"),
         (lambda: views.photometric_noise(torch.zeros(3, 4, 5), jitter=-1.0), "jitter is -1.0"),
