@@ -239,6 +239,7 @@ def _positive(text: str) -> int:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message says all there is to say; another one shows where in the code it arose."""
+    from panolib.data.errors import DataError
     from panolib.exports import ExportError
     from panolib.models.weights import WeightsError
     from panolib.notebook import NotebookFailed
@@ -248,7 +249,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from panolib.storage import CorruptCheckpoint
 
     return (
-        NotebookFailed, ProfileError, CorruptCheckpoint, DamagedRecord, MissingRun, RunsFailed,
+        NotebookFailed, ProfileError, DataError, CorruptCheckpoint, DamagedRecord, MissingRun, RunsFailed,
         FileNotFoundError, ExportError, WeightsError, FileExistsError, NotADirectoryError, PermissionError,
     )  # fmt: skip
 

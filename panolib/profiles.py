@@ -105,7 +105,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; found here: {', '.join(found) or 'no profile'}")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: {error}") from error
     if not isinstance(mapping, dict):
         raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")

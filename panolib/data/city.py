@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from panolib.data.city_scenes import Scene, render
 from panolib.data.city_styles import STYLES, Geometry, Photometry, Statistics, Style, Texture
+from panolib.data.errors import DataError
 from panolib.data.images import resize_labels, write_png16
 from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.labels import CITYSCAPES
@@ -175,7 +176,12 @@ def _layout(style: str, split: str) -> tuple[str, list[str]]:
 def _usable(root: Path, stamp: str, parts: list[str], wanted: dict, overwrite: bool) -> bool:
     """Whether the wanted data set is there. Raises ValueError for another one in its place."""
     if (root / stamp).is_file():
-        found = json.loads((root / stamp).read_text())
+        try:
+            found = dict(json.loads((root / stamp).read_text()))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{root / stamp}: {error}, expected a JSON object; delete {root} to render it again"
+            ) from error
         if found == wanted:
             return True
         if not overwrite:
@@ -183,13 +189,13 @@ def _usable(root: Path, stamp: str, parts: list[str], wanted: dict, overwrite: b
                 k: (found.get(k), wanted.get(k)) for k in found | wanted if found.get(k) != wanted.get(k)
             }
             text = ", ".join(f"{key} = {a!r}, expected {b!r}" for key, (a, b) in differing.items())
-            raise ValueError(
+            raise DataError(
                 f"{root}: holds another rendered data set ({text}); use another folder or overwrite=True"
             )
         return False
     present = [part for part in parts if (root / part).exists()]
     if present:
-        raise ValueError(
+        raise DataError(
             f"{root}: found {', '.join(present)} without {stamp}: not written by this renderer and left "
             "alone; expected an empty folder"
         )

@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from panolib.data.errors import DataError
+
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
@@ -33,7 +35,7 @@ def read_checked(path: Path) -> bytes:
     content = path.read_bytes()
     fault = _png_fault(content)
     if fault is not None:
-        raise ValueError(f"{path}: no readable image in {len(content)} bytes: {fault}; expected a whole PNG")
+        raise DataError(f"{path}: no readable image in {len(content)} bytes: {fault}; expected a whole PNG")
     return content
 
 
@@ -60,9 +62,9 @@ def decode(path: Path) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:  # for example more pixels than OpenCV allows
-        raise ValueError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
+        raise DataError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
     if pixels is None:
-        raise ValueError(f"{path}: no readable image in {len(content)} bytes, expected a whole PNG")
+        raise DataError(f"{path}: no readable image in {len(content)} bytes, expected a whole PNG")
     return pixels
 
 
@@ -76,7 +78,7 @@ def read_image(path: Path) -> np.ndarray:
     """uint8 [H, W, 3] RGB of an 8-bit image file; alpha is dropped, grey is repeated. Raises ValueError."""
     pixels = decode(path)
     if pixels.dtype != np.uint8:
-        raise ValueError(f"{path}: image of {pixels.dtype}, expected 8 bits a channel")
+        raise DataError(f"{path}: image of {pixels.dtype}, expected 8 bits a channel")
     if pixels.ndim == 2:
         return np.repeat(pixels[..., None], 3, axis=2)
     return np.ascontiguousarray(pixels[..., 2::-1])  # B, G, R and perhaps alpha -> R, G, B
@@ -98,14 +100,14 @@ def read_png16(path: Path) -> np.ndarray:
     """
     pixels = decode(path)
     if pixels.dtype != np.uint16:
-        raise ValueError(f"{path}: {8 * pixels.dtype.itemsize} bits a channel, expected 16")
+        raise DataError(f"{path}: {8 * pixels.dtype.itemsize} bits a channel, expected 16")
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2::-1])
 
 
 def write_png16(path: Path, pixels: np.ndarray) -> None:
     """Write uint16 [H, W] or [H, W, 3] (R, G, B) as a 16-bit PNG. Raises ValueError for other types."""
     if pixels.dtype != np.uint16:
-        raise ValueError(f"{path}: cannot write {pixels.dtype} as 16-bit PNG, expected uint16")
+        raise DataError(f"{path}: cannot write {pixels.dtype} as 16-bit PNG, expected uint16")
     stored = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
     if not cv2.imwrite(str(path), stored):
         raise OSError(f"{path}: could not be written")
@@ -127,9 +129,9 @@ def read_indices(path: Path) -> np.ndarray:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as file:
             mode, pixels = file.mode, np.asarray(file)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
+        raise DataError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
     if mode not in ("P", "L", "1"):
-        raise ValueError(f"{path}: label of mode {mode}, expected palette (P) or 8-bit grey (L)")
+        raise DataError(f"{path}: label of mode {mode}, expected palette (P) or 8-bit grey (L)")
     bits = content[24]  # signature, chunk head, width and height come before the depth
     if mode == "L" and bits < 8:
         return pixels // (255 // (2**bits - 1))
@@ -140,7 +142,7 @@ def read_channel16(path: Path) -> np.ndarray:
     """uint16 [H, W] of a single-channel 16-bit PNG."""
     pixels = read_png16(path)
     if pixels.ndim != 2:
-        raise ValueError(f"{path}: {pixels.shape[2]} channels, expected one")
+        raise DataError(f"{path}: {pixels.shape[2]} channels, expected one")
     return pixels
 
 

@@ -7,6 +7,8 @@ import csv
 import io
 from pathlib import Path
 
+from panolib.data.errors import DataError
+
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
@@ -24,13 +26,13 @@ def read_text(path: Path) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
+        raise DataError(
             f"{path}: line {line}: byte 0x{content[error.start]:02x} is no text in {encoding}, "
             "expected a file in UTF-8"
         ) from error
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise ValueError(f"{path}: line {line}: found a null byte, expected a text file in UTF-8")
+        raise DataError(f"{path}: line {line}: found a null byte, expected a text file in UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
@@ -46,7 +48,7 @@ def read_ids(path: Path) -> list[str]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         listed = line.strip()
         if listed in first_line:
-            raise ValueError(
+            raise DataError(
                 f"{path}: line {number}: id {listed!r} is also in line {first_line[listed]}, expected it once"
             )
         if listed:
@@ -76,21 +78,21 @@ def read_column(path: Path, key: str, column: str) -> dict[str, str]:
         names = [name.strip() for name in next(rows, [])]
         for wanted in (key, column):
             if names.count(wanted) != 1:
-                raise ValueError(f"{path}: line 1: columns {names}, expected one named {wanted!r}")
+                raise DataError(f"{path}: line 1: columns {names}, expected one named {wanted!r}")
         found: dict[str, str] = {}
         for row in rows:
             fields = dict(zip(names, map(str.strip, row)))
             if not any(fields.values()):
                 continue  # an empty line
             if len(row) != len(names):
-                raise ValueError(f"{path}: line {rows.line_num}: found {row}, expected {len(names)} fields")
+                raise DataError(f"{path}: line {rows.line_num}: found {row}, expected {len(names)} fields")
             if not fields[key] or not fields[column]:
-                raise ValueError(f"{path}: line {rows.line_num}: found {row}, expected {key} and {column}")
+                raise DataError(f"{path}: line {rows.line_num}: found {row}, expected {key} and {column}")
             if fields[key] in found:
-                raise ValueError(
+                raise DataError(
                     f"{path}: line {rows.line_num}: {key} {fields[key]!r} is there twice, expected it once"
                 )
             found[fields[key]] = fields[column]
     except csv.Error as error:
-        raise ValueError(f"{path}: line {rows.line_num}: {error}, expected a table") from error
+        raise DataError(f"{path}: line {rows.line_num}: {error}, expected a table") from error
     return found

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from panolib.data.errors import DataError
 from panolib.data.images import decode, png_size, read_channel16, read_image
 from panolib.data.lists import read_column, read_ids
 from panolib.data.samples import FolderSet, list_images, png_files
@@ -104,9 +105,9 @@ class Nuclei(FolderSet):
             val = set(ranked[: round(len(ranked) / 5)])
             ids = [i for i in images if (i in val) == (split == "val")]
         else:
-            raise ValueError(f"{root}: split {split!r}, expected 'train', 'val' or 'all'")
+            raise DataError(f"{root}: split {split!r}, expected 'train', 'val' or 'all'")
         if not ids:
-            raise ValueError(f"{where}: empty split {split!r}, expected at least one id")
+            raise DataError(f"{where}: empty split {split!r}, expected at least one id")
         return ids
 
     @staticmethod
@@ -122,13 +123,13 @@ class Nuclei(FolderSet):
             found = {i: _modality_in(images[i], images[i].stat().st_mtime_ns) for i in ids}
             known, path = list(MODALITIES), root
         if modality not in known:
-            raise ValueError(f"{path}: no modality {modality!r}, expected one of {known}")
+            raise DataError(f"{path}: no modality {modality!r}, expected one of {known}")
         absent = [i for i in ids if i not in found]
         if absent:
-            raise ValueError(f"{path}: no row for {absent[0]} and {len(absent) - 1} more, expected all")
+            raise DataError(f"{path}: no row for {absent[0]} and {len(absent) - 1} more, expected all")
         chosen = [i for i in ids if found[i] == modality]
         if not chosen:
-            raise ValueError(f"{path}: empty split, found 0 of {len(ids)} images of modality {modality!r}")
+            raise DataError(f"{path}: empty split, found 0 of {len(ids)} images of modality {modality!r}")
         return chosen
 
     def _read_labels(self, paths):
@@ -176,7 +177,7 @@ def _mask_files(images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
         folder = image.parent.parent / "masks"
         if seen.setdefault(folder, image) != image:
             found = f"{seen[folder].name} and {image.name}"
-            raise ValueError(f"{image.parent}: holds {found}, expected one image")
+            raise DataError(f"{image.parent}: holds {found}, expected one image")
         if folder.is_dir():
             labels[i] = (folder, image, *png_files(folder, ".png", "nuclei masks {id}/masks/*.png"))
     return labels
@@ -190,11 +191,11 @@ def _paint_masks(image: Path, masks: Sequence[Path]) -> tuple[np.ndarray, int]:
     for number, path in enumerate(masks, start=1):
         mask = decode(path)
         if mask.ndim != 2:
-            raise ValueError(f"{path}: mask of shape {mask.shape}, expected one channel")
+            raise DataError(f"{path}: mask of shape {mask.shape}, expected one channel")
         if instance is None:
             instance, n_masks = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.uint16)
         if mask.shape != instance.shape:
-            raise ValueError(f"{path}: mask of {mask.shape}, expected {instance.shape} as in {masks[0].name}")
+            raise DataError(f"{path}: mask of {mask.shape}, expected {instance.shape} as in {masks[0].name}")
         instance[mask > 0] = number
         n_masks += mask > 0
     return instance, int((n_masks > 1).sum())

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from panolib.data.describe import describe
+from panolib.data.errors import DataError
 from panolib.data.images import (
     read_channel16,
     read_image,
@@ -103,11 +104,11 @@ class Cityscapes(FolderSet):
         values = read_channel16(paths[1])
         if values.shape != label_ids.shape:
             expected = f"{label_ids.shape} as {paths[0].name}"
-            raise ValueError(f"{paths[1]}: label of {values.shape}, expected {expected}")
+            raise DataError(f"{paths[1]}: label of {values.shape}, expected {expected}")
         is_object = values >= 1000
         wrong = (np.where(is_object, values // 1000, values) != label_ids) & (semantic != VOID)
         if wrong.any():
-            raise ValueError(
+            raise DataError(
                 f"{paths[1]}: instance value {int(values[wrong][0])} where the label id is "
                 f"{int(label_ids[wrong][0])}, expected that id or 1000 times it plus a number"
             )
@@ -183,7 +184,7 @@ class Synthia(FolderSet):
     def _read_labels(self, paths):
         channels = read_png16(paths[0])
         if channels.ndim != 3:
-            raise ValueError(f"{paths[0]}: one channel, expected three (class, instance, unused)")
+            raise DataError(f"{paths[0]}: one channel, expected three (class, instance, unused)")
         semantic = to_train_ids(channels[..., 0], self._table, paths[0])
         thing = is_thing(semantic, CITYSCAPES)
         values = channels[..., 1].astype(np.int64)
@@ -254,7 +255,7 @@ class GTA5(FolderSet):
             labels = {i: (path,) for i, path in labels.items()}
             ids = [i for i in ids if i in labels]
             if not ids:
-                raise ValueError(f"{root}: empty split {split!r}, no frame of it has a label, expected some")
+                raise DataError(f"{root}: empty split {split!r}, no frame of it has a label, expected some")
         self.size = tuple(size) if size is not None else None
         table = dict.fromkeys(range(35)) | dict(zip(CITYSCAPES.file_ids, CITYSCAPES.classes))
         self._table = id_table(table, CITYSCAPES)
@@ -283,7 +284,7 @@ def _unpaired(
     names = set(allowed) if isinstance(allowed, Collection) else set()
     number = 0 if isinstance(allowed, Collection) else operator.index(allowed)
     if number < 0:
-        raise ValueError(f"allow_missing = {number}, expected 0 or more")
+        raise DataError(f"allow_missing = {number}, expected 0 or more")
     if not names and not number:
         check_pairs(images, labels, root)
     beyond = [i for i in alone if i not in names]

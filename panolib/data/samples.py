@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from panolib.data.errors import DataError
 from panolib.data.images import read_image, resize_image, resize_labels
 from panolib.labels import VOID, LabelSet
 
@@ -64,7 +65,7 @@ def to_train_ids(file_ids: np.ndarray, table: np.ndarray, path: Path) -> np.ndar
     if unknown.any():
         known = np.flatnonzero(table != _UNKNOWN).tolist()
         found = int(file_ids[unknown][0])
-        raise ValueError(f"{path}: class id {found} outside the table, expected one of {known}")
+        raise DataError(f"{path}: class id {found} outside the table, expected one of {known}")
     return semantic
 
 
@@ -101,10 +102,10 @@ def list_images(folder: Path, pattern: str, suffix: str, what: str) -> dict[str,
     for path in (path for parent in folders for path in png_files(parent, suffix, what)):
         image_id = path.name[: -len(suffix)]
         if image_id in images:
-            raise ValueError(f"{path}: has the id of {images[image_id]}, expected one file an id")
+            raise DataError(f"{path}: has the id of {images[image_id]}, expected one file an id")
         images[image_id] = path
     if not images:
-        raise ValueError(f"{folder}: empty split, found 0 files {pattern}, expected {what}")
+        raise DataError(f"{folder}: empty split, found 0 files {pattern}, expected {what}")
     return dict(sorted(images.items()))
 
 
@@ -127,10 +128,10 @@ def png_files(folder: Path, suffix: str, what: str) -> list[Path]:
             if name.startswith("."):
                 continue
             if name.endswith(OTHER_IMAGES):
-                raise ValueError(f"{path}: an image of another format, expected PNG files: {what}")
+                raise DataError(f"{path}: an image of another format, expected PNG files: {what}")
             if name.endswith(suffix.lower()):
                 if entry.is_dir():
-                    raise ValueError(f"{path}: a folder named like an image, expected {what}")
+                    raise DataError(f"{path}: a folder named like an image, expected {what}")
                 if not entry.is_file():
                     target = os.path.realpath(path)
                     raise FileNotFoundError(f"{path}: leads to {target}, where no file is; expected {what}")
@@ -153,13 +154,13 @@ def check_pairs(images: Collection[str], labels: Collection[str], where: Path, k
 def split_tail(ids: Sequence[str], split: str, n_val: int, where: Path) -> list[str]:
     """The last `n_val` ids are "val", the others "train"."""
     if split not in ("train", "val", "all"):
-        raise ValueError(f"{where}: split {split!r}, expected 'train', 'val' or 'all'")
+        raise DataError(f"{where}: split {split!r}, expected 'train', 'val' or 'all'")
     if split == "all":
         return list(ids)
     n_train = len(ids) - n_val
     chosen = list(ids[:max(n_train, 0)] if split == "train" else ids[max(n_train, 0) :])
     if n_val < 0 or n_train < 0 or not chosen:
-        raise ValueError(
+        raise DataError(
             f"{where}: empty split {split!r}: {len(ids)} images with n_val = {n_val}, "
             f"expected 0 < n_val < {len(ids)}"
         )
@@ -253,7 +254,7 @@ class FolderSet(ImageSet):
         """Sample of one image and its labels, once their sizes agree."""
         if labels[0].shape != image.shape[:2]:
             found, expected = (f"{height} x {width}" for height, width in (labels[0].shape, image.shape[:2]))
-            raise ValueError(f"{path}: label of {found} (height x width), expected {expected} as its image")
+            raise DataError(f"{path}: label of {found} (height x width), expected {expected} as its image")
         semantic, instance, crowd, *ignored = labels
         return Sample(image, semantic, instance, crowd, sample_id, *ignored)
 

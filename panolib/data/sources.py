@@ -20,6 +20,7 @@ from typing import Literal
 import numpy as np
 
 from panolib.data import cache, city, fingerprints, nuclei_scenes, readers
+from panolib.data.errors import DataError
 from panolib.data.fingerprints import folder_fingerprint
 from panolib.data.mixing import Concatenation, class_presence
 from panolib.data.readers import InMemory, Sample
@@ -88,7 +89,7 @@ class CityData:
         for kind in ("synthia", "gta5") if self.embedded else ():
             held_out, images = getattr(self, f"n_val_{kind}"), getattr(self.embedded, f"n_{kind}")
             if held_out >= images:
-                raise ValueError(f"n_val_{kind}: expected less than the {images} images, found {held_out}")
+                raise DataError(f"n_val_{kind}: expected less than the {images} images, found {held_out}")
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class _Sources:
         """Raise ValueError unless `name` is a data set of this domain. Opens no file."""
         path, colon, mode = name.partition(":")
         if path not in self.names or (colon and mode != "unlabelled"):
-            raise ValueError(
+            raise DataError(
                 f"expected one of {', '.join(self.names)}, or one of these with ':unlabelled', found {name!r}"
             )
 
@@ -171,7 +172,7 @@ class _Sources:
         known = self._folder_fingerprint(folder)
         found = fingerprints.remembered(folder, self._cache / "fingerprints", folder_fingerprint)
         if found != known:
-            raise ValueError(
+            raise DataError(
                 f"{folder}: fingerprint {found}, but {known} when the profile was loaded; expected files "
                 "that stay as they are: load the profile again"
             )
@@ -196,7 +197,7 @@ class _Sources:
         self._check_unchanged(folder)
         found, expected = self._folder_fingerprint(folder), settings.contents or settings.fingerprint
         if settings.fingerprint and found != expected:
-            raise ValueError(
+            raise DataError(
                 f"{folder}: fingerprint {found}, but the profile expects {expected}; set {key} to null to "
                 "use other images"
             )
@@ -327,7 +328,7 @@ class CitySources(_Sources):
         chosen = np.flatnonzero(presence.all(axis=1)).tolist()
         if not chosen:
             shown = ", ".join(f"{name} in {n}" for name, n in zip(required, presence.sum(axis=0)))
-            raise ValueError(
+            raise DataError(
                 f"{self.folders['gta5']}: none of {len(frames)} frames of {split!r} shows all classes that "
                 f"mix_requires names ({shown}), expected at least one"
             )
@@ -433,7 +434,7 @@ class NucleiSources(_Sources):
             arguments = next(a for a in self._embedded_sets() if a["split"] == split)
             folder = self.scenes / split
             if folder.is_dir() and not nuclei_scenes.is_written(folder, **arguments):
-                raise ValueError(f"{folder}: holds other files than the profile says, expected {arguments}")
+                raise DataError(f"{folder}: holds other files than the profile says, expected {arguments}")
             data = readers.Nuclei(folder, split, with_labels=labels)
         elif kind == "nuclei":
             variable, key = "PANOLIB_NUCLEI_ROOT", "nuclei.data.fingerprint"

@@ -22,9 +22,11 @@ from toy_kinds import KINDS, toy_run, trained
 import panolib.notebook
 import panolib.study
 from panolib.__main__ import _parser, main
+from panolib.data import city, images
+from panolib.data.errors import DataError
 from panolib.models.weights import WeightsError
 from panolib.notebook import NotebookFailed, execute, numbered_notebooks
-from panolib.profiles import load_yaml, project_root
+from panolib.profiles import ProfileError, load_yaml, project_root
 from panolib.runs import MissingRun, Store
 
 
@@ -94,6 +96,7 @@ def test_help_does_not_wait_for_torch():
     code = """if True:
         import sys
         from panolib.__main__ import _parser, main
+from panolib.data import city, images
         try:
             main(["reproduce", "--help"])
         except SystemExit as end:
@@ -171,6 +174,38 @@ def test_bug_keeps_its_traceback(project, monkeypatch):
     monkeypatch.setattr(panolib.study, "load", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["runs"])
+
+
+@pytest.mark.parametrize("command", ["data", "train", "reproduce"])
+def test_damaged_data_is_one_line_without_a_traceback(project, monkeypatch, tmp_path, capsys, command):
+    picture = tmp_path / "cut.png"
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
+    load = panolib.study.load
+
+    def load_damaged(*arguments, **options):
+        loaded = load(*arguments, **options)
+        loaded.prepare_data = lambda *_, **__: images.read_image(picture)
+        return loaded
+
+    monkeypatch.setattr(panolib.study, "load", load_damaged)
+    assert main([command, "--profile", "smoke"]) == 1
+    *before, error = capsys.readouterr().err.strip().splitlines()
+    assert str(picture) in error and "expected a whole PNG" in error
+    assert all(line.startswith("left out") for line in before)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "null", "<<<<<<< HEAD"])
+def test_damaged_stamp_of_rendered_data_names_the_file(tmp_path, content):
+    (tmp_path / "city_train.json").write_text(content)
+    with pytest.raises(DataError, match=r"city_train\.json.*expected a JSON object"):
+        city.is_written(tmp_path, "cityscapes", split="train", n_images=1, height=64, width=128, seed=0)
+
+
+def test_profile_in_another_encoding_is_named(tmp_path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_bytes("seeds: [0]  # schöne".encode("latin-1"))
+    with pytest.raises(ProfileError, match=r"mine\.yaml.*utf-8"):
+        load_yaml(profile)
 
 
 def test_weights_that_are_not_there_are_one_line(project, monkeypatch, capsys):
