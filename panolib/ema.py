@@ -74,7 +74,7 @@ def epsilon(iteration: int, epsilon_0: float = 0.5, tau: float = 5000.0) -> floa
 
     References
     ----------
-    Thesis section 8.2; the formula is lost there, this one is the proposal of methods.md section 4.5.
+    Thesis section 8.2; the formula is lost there, this one is a proposal of ours.
     """
     if epsilon_0 == 0 and iteration >= 0:
         return 0.0

@@ -128,7 +128,7 @@ def score_semantic(
     scored_as: LabelSet | None = None,
     label: str = "",
 ) -> dict:
-    """{"iou": {class: IoU}, "miou_<subset>": mean} with the Cityscapes protocol (methods 8.2).
+    """{"iou": {class: IoU}, "miou_<subset>": mean} with the Cityscapes protocol.
 
     `scored_as`: classes of the data set where they are not the network's; predictions are merged into them.
     """
@@ -250,7 +250,7 @@ def score_panoptic(
     bandwidth, delta_dist, min_size
         Clustering settings, chosen on the training domain; `min_size` in pixels of the embedding grid.
     merge_rules : sequence of str
-        Panoptic merge rules (methods 6.10); the first one is the headline, the others are reported beside it.
+        Panoptic merge rules; the first one is the headline, the others are reported beside it.
     opening : int
         Kernel of the morphological clean-up of instances, pixels; 0 switches it off.
     min_region : int

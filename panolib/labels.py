@@ -194,7 +194,7 @@ NUCLEI = LabelSet(
 
 LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI)}
 
-# the usual grouping of CamVid's 32 classes to 11, applied to a Cityscapes model (datasets.md section 4)
+# the usual grouping of CamVid's 32 classes to 11, applied to a Cityscapes model
 _CAMVID_MEMBERS = {
     "sky": ("sky",),
     "building": ("building", "wall"),

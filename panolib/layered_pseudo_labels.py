@@ -41,7 +41,7 @@ def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
     References
     ----------
-    methods.md section 9.4; Bartoletti et al., section III.D (which leaves the details open).
+    Bartoletti et al., section III.D (which leaves the details open).
     """
     if not probabilities:
         raise ValueError("no head votes, expected at least one")
@@ -82,7 +82,7 @@ def median_thresholds(
 
     References
     ----------
-    Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set; methods.md section 9.4.
+    Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set.
     """
     labels, confidence = _classes(labels, n_classes).ravel(), np.asarray(confidence).ravel()
     thresholds = np.full(n_classes, cap)
@@ -102,10 +102,6 @@ def reference_thresholds(
     Returns
     -------
     float64 array [n_classes]
-
-    References
-    ----------
-    methods.md section 9.6, bug 1.
     """
     labels, confidence = _classes(labels, n_classes).ravel(), np.asarray(confidence).ravel()
     thresholds: list[float] = []

@@ -30,7 +30,7 @@ from panolib.tables import SELF_TRAINED, number, published, select
 
 
 def mixing_findings(rows: pd.DataFrame) -> list[Finding]:
-    """What the thesis finds in 8.1 and ch. 10 (methods 6.1), from the rows of `semantic_variants`."""
+    """What the thesis finds in 8.1 and ch. 10, from the rows of `semantic_variants`."""
     scores = _Scores(rows)
     found = []
     for variant in (name for name in scores.variants if name in CH8_ROWS):
@@ -106,7 +106,7 @@ def _class_findings(scores: _Scores) -> list[Finding]:
 
 
 def panoptic_findings(rows: pd.DataFrame, conventions: pd.DataFrame, threat: pd.DataFrame) -> list[Finding]:
-    """What the thesis finds in ch. 12 (methods 6.10), from panoptic rows of one merge rule.
+    """What the thesis finds in ch. 12, from panoptic rows of one merge rule.
 
     Parameters
     ----------

@@ -27,7 +27,7 @@ PERCENT = "%"
 COUNTS = {"tp": "TP", "fp": "FP", "fn": "FN"}
 PANOPTIC_SCORES = {"sq": "SQ", "sq_matched": "SQ matched", "rq": "RQ", "pq": "PQ", "pq_plus": "PQ+"}
 
-# the thesis's printed SQ averages over matched classes only (methods 8.5)
+# the thesis's printed SQ averages over matched classes only
 THESIS_SQ = {"SQ matched_16": "SQ_16", "SQ matched_19": "SQ_19", "SQ_16": None, "SQ_19": None}
 
 Ladder = Mapping[tuple[str, int], Record]  # (rung, seed) -> record, as Study.ladder gives it
@@ -47,7 +47,7 @@ def semantic_rows(ladder: Ladder, *, setting: str = "") -> pd.DataFrame:
 def panoptic_rows(ladder: Ladder, *, setting: str = "") -> pd.DataFrame:
     """SQ (both conventions), RQ, PQ, PQ+ over every class list, of each rung, seed and merge rule.
 
-    "SQ" counts a class without any match as 0, "SQ matched" leaves it out (methods 8.5). Panoptic maps
+    "SQ" counts a class without any match as 0, "SQ matched" leaves it out. Panoptic maps
     whose instances are connected components are the setting "connected components".
     """
     rules = next(iter(ladder.values())).metrics["merge"]

@@ -1,4 +1,4 @@
-"""What the thesis says about guidance and instance networks (methods 6.5 to 6.9), decided by our tables."""
+"""What the thesis says about guidance and instance networks, decided by our tables."""
 
 from __future__ import annotations
 

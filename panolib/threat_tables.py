@@ -65,7 +65,7 @@ def threat_score(counts: pd.DataFrame, by: Sequence[str] = ("truth_share", "kern
 
     References
     ----------
-    Thesis ch. 11 eq. 1; Wolny et al. 2022; methods 8.3.
+    Thesis ch. 11 eq. 1; Wolny et al. 2022.
     """
     by = list(by)
     of_class = [*by, *({"class"} - set(by))]
@@ -305,7 +305,7 @@ def averages_line(rows: pd.DataFrame) -> str:
 def published_frameworks() -> pd.DataFrame:
     """Rows of thesis ch. 11 table 2: position, known (the label, if it was not lost), classes, mAP.
 
-    The labels of rows 2 to 8 were lost (methods 6.8).
+    The labels of rows 2 to 8 were lost.
     """
     file = tables.published("thesis_ch11_tab2_selftrain_ap.csv")
     methods = list(dict.fromkeys(file["method"]))
@@ -320,7 +320,7 @@ def published_frameworks() -> pd.DataFrame:
 def published_networks() -> pd.DataFrame:
     """Thesis ch. 11 table 3: network, "printed" mean over seven classes and the mean of its class values.
 
-    The printed one of V2 is the sum over eight classes divided by seven (methods 6.9).
+    The printed one of V2 is the sum over eight classes divided by seven.
     """
     file = tables.published("thesis_ch11_tab3_postprocessing_ap.csv")
     network = file["setting"].str.extract(r"self-trained (\S+) at", expand=False)

@@ -1,6 +1,6 @@
 """DETR with a mask head, as Hugging Face's transformers has it, from plain settings and from scratch.
 
-References: Carion et al. 2020, arXiv:2005.12872; methods section 10.
+References: Carion et al. 2020, arXiv:2005.12872.
 """
 
 from __future__ import annotations

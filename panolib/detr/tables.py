@@ -83,7 +83,7 @@ def score_rows(found: Sequence[Runs]) -> pd.DataFrame:
     """Means of every variant, seed, data set and threshold, in percent; and segments an image.
 
     The setting is "<data set>; score > <threshold>". PQ comes two ways: the mean over classes of SQ x RQ
-    (Kirillov et al. 2019), and as `PRODUCT` of the class means, which is what the slides print (methods 8.5).
+    (Kirillov et al. 2019), and as `PRODUCT` of the class means, which is what the slides print.
     """
     rows = []
     for runs in found:

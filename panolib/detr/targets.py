@@ -1,4 +1,4 @@
-"""From panoptic labels to what DETR learns from, and from its queries to a panoptic map (methods 10)."""
+"""From panoptic labels to what DETR learns from, and from its queries to a panoptic map."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Training DETR on labelled images: one loop, resumable bit for bit.
 
-References: Carion et al. 2020, arXiv:2005.12872; methods section 10.
+References: Carion et al. 2020, arXiv:2005.12872.
 """
 
 from __future__ import annotations

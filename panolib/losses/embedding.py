@@ -102,7 +102,7 @@ def regulariser(embeddings: Tensor, instance_labels: Tensor, *, ignore: Tensor |
 
     References
     ----------
-    De Brabandere et al. 2017, arXiv:1708.02551, L_reg, over labelled instances only (methods.md section 3.2).
+    De Brabandere et al. 2017, arXiv:1708.02551, L_reg, over labelled instances only.
     """
     segments = _of_one_image(embeddings, instance_labels, ignore)
     return _regulariser(segments, segments.sums())
@@ -206,7 +206,7 @@ def consistency_loss(
 
     References
     ----------
-    Thesis eq. 10; Wolny et al. 2022, arXiv:2103.14572; methods.md sections 3.3 and 3.5 (bugs 2 and 8).
+    Thesis eq. 10; Wolny et al. 2022, arXiv:2103.14572.
     """
     width = _kernel_width(delta_var, kernel_threshold)
     check_same_grid(student_embeddings, instance_labels=instance_labels, valid=valid, ignore=ignore)
@@ -360,7 +360,7 @@ def embedding_loss(
 
     References
     ----------
-    Thesis eq. 11; methods.md section 3.2.
+    Thesis eq. 11.
     """
     _check_margin("delta_var", delta_var)
     _check_margin("delta_dist", delta_dist)

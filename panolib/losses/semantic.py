@@ -78,7 +78,7 @@ def self_training_loss(
 
     References
     ----------
-    Thesis eq. 3; Araslanov & Roth 2021, arXiv:2105.00097; methods.md sections 1.2.7 and 1.2.12 (quirk 6).
+    Thesis eq. 3; Araslanov & Roth 2021, arXiv:2105.00097.
     """
     _check_shapes(semantic_logits, pseudo_labels=pseudo_labels, confidence=confidence)
     n_classes = semantic_logits.shape[1]

@@ -66,7 +66,7 @@ class ThreatScore:
 
     References
     ----------
-    Thesis ch. 11 eq. 1; Wolny et al. 2022, arXiv:2103.14572; methods 8.3.
+    Thesis ch. 11 eq. 1; Wolny et al. 2022, arXiv:2103.14572.
     """
 
     label_set: LabelSet
@@ -203,7 +203,7 @@ def pseudo_label_counts(
 
     References
     ----------
-    Thesis 8.2 to 8.4 (figures); methods 8.7.
+    Thesis 8.2 to 8.4 (figures).
     """
     overlaps = compare_segments(
         truth_map, _as_group(truth_segments, group_ids), pseudo_instances, _as_group(classes, group_ids)
@@ -253,7 +253,7 @@ class CityscapesAP:
 
     References
     ----------
-    cityscapesScripts, evalInstanceLevelSemanticLabeling; methods 8.4.
+    cityscapesScripts, evalInstanceLevelSemanticLabeling.
     """
 
     label_set: LabelSet

@@ -114,7 +114,7 @@ def match_segments(
 
     References
     ----------
-    Kirillov et al. 2019, arXiv:1801.00868; panopticapi; methods 8.3 and 8.5.
+    Kirillov et al. 2019, arXiv:1801.00868; panopticapi.
     """
     if not iou_threshold >= 0.5:  # nor nan
         raise ValueError(f"iou_threshold is {iou_threshold}, expected >= 0.5: matches are not unique below")
@@ -143,7 +143,7 @@ class PanopticResult:
     Per class, float64 or int64 [n]: `pq`, `sq`, `rq`, `pq_plus`, `tp`, `fp`, `fn`. A class with segments but
     without a match has sq = 0.
     Means: `mean_pq`, `mean_sq`, `mean_rq` over the classes with tp + fp + fn > 0; `mean_sq_matched` only over
-    classes with a match (the convention the thesis seems to use, methods 8.5); `mean_pq_plus` over the
+    classes with a match (the convention the thesis seems to use); `mean_pq_plus` over the
     classes where PQ+ is defined.
     """
 

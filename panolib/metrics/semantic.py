@@ -102,7 +102,7 @@ def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray
 
     References
     ----------
-    cityscapesScripts, evalPixelLevelSemanticLabeling; methods 8.2.
+    cityscapesScripts, evalPixelLevelSemanticLabeling.
     """
     ids = as_class_ids(class_ids, len(confusion) - 1)
     hit = confusion[ids, ids].astype(np.float64)

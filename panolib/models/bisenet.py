@@ -42,7 +42,7 @@ class BiSeNet(nn.Module):
 
     References
     ----------
-    Yu et al. 2018, arXiv:1808.00897; methods.md section 9.1.
+    Yu et al. 2018, arXiv:1808.00897.
     """
 
     n_heads = 3  # main, the finer and the coarser map of the context path

@@ -48,10 +48,6 @@ def n_operations(model: nn.Module, shape: tuple[int, ...], *, convention: str = 
     ------
     ValueError
         For an unknown convention.
-
-    References
-    ----------
-    methods.md section 9.2.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention is {convention!r}, expected one of {sorted(CONVENTIONS)}")

@@ -52,7 +52,7 @@ class DeepLab(nn.Module):
     References
     ----------
     Chen et al., arXiv:1606.00915 (V2), arXiv:1706.05587 (V3), arXiv:1802.02611 (V3+); thesis section 6.1 with
-    the corrections of methods.md section 2 (V2 branches are summed, the 1x1 convolution of V3+ reduces).
+    two corrections (V2 branches are summed, the 1x1 convolution of V3+ reduces).
     """
 
     def __init__(

@@ -32,7 +32,7 @@ class Discriminator(nn.Module):
 
     References
     ----------
-    Tsai et al. 2018, arXiv:1802.10349; methods.md section 9.2.
+    Tsai et al. 2018, arXiv:1802.10349.
     """
 
     def __init__(self, n_classes: int, *, kind: str = "fcd", width: int = 64):

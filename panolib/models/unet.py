@@ -52,7 +52,7 @@ class EmbeddingUNet(nn.Module):
 
     References
     ----------
-    Thesis section 6.2, widths from methods.md section 3.1; Ronneberger et al. 2015, arXiv:1505.04597.
+    Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597.
     """
 
     def __init__(

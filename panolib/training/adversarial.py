@@ -1,6 +1,6 @@
 """Output-space adversarial adaptation: the target's predictions are to look like the source's.
 
-References: methods.md section 9.3; Tsai et al. 2018, arXiv:1802.10349.
+References: Tsai et al. 2018, arXiv:1802.10349.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ def clustering_options(
     """Keyword arguments of `guidance.cluster_in_class_masks` for the pseudo-labels of one iteration.
 
     The epsilon ring widens the bandwidth, or where an algorithm has none the distance at which it stops to
-    merge (methods 4.5). HDBSCAN's smallest cluster is the smallest instance of the run.
+    merge. HDBSCAN's smallest cluster is the smallest instance of the run.
     """
     options = {
         "algorithm": spec.algorithm,
@@ -423,7 +423,7 @@ def instance_self_train(
 
 
 def rotated_view(teacher: nn.Module, crops: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid (methods 3.3)."""
+    """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid."""
     degrees = torch.rand(len(crops), device=crops.device) * largest
     rotated = teacher(views.rotate(views.normalise(crops), degrees)).float()  # corners are 0, the mean colour
     embeddings = views.unrotate(rotated, degrees)

@@ -1,6 +1,6 @@
 """Meta Pseudo Labels: a teacher that labels the target, and hears how much its labels help a student.
 
-References: methods.md section 9.5; Pham et al. 2021, arXiv:2003.10580; Montresori, Rosini, Vanderputten
+References: Pham et al. 2021, arXiv:2003.10580; Montresori, Rosini, Vanderputten
 ("rt", whose feedback is a product of losses instead).
 """
 
@@ -147,7 +147,7 @@ def meta_train(
     adversarial loss are added.
 
     Bugs of the reference that are not repeated: its discriminator sees the student instead of the teacher,
-    and its adversarial term has weight 1 (methods 9.6). `target` is read without labels.
+    and its adversarial term has weight 1. `target` is read without labels.
     """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)

@@ -367,7 +367,7 @@ def adapt_batch_norm(
 def predicted_class_ratios(
     model: nn.Module, target: Sequence[Sample], n_classes: int, device: torch.device
 ) -> Tensor:
-    """float [n_images, C]: share of pixels that the network gives each class, per image (methods 1.2.9)."""
+    """float [n_images, C]: share of pixels that the network gives each class, per image."""
     model.eval()
     ratios = []
     with torch.inference_mode():
@@ -390,7 +390,7 @@ def self_train(
 ) -> tuple[nn.Module, nn.Module]:
     """SAC self-training from a baseline's weights; returns (student, teacher).
 
-    `target` samples are read without labels. One iteration is methods 1.2.11: cross-entropy on the
+    `target` samples are read without labels. One iteration is SAC's: cross-entropy on the
     source; student on noisy views; momentum update; teacher on clean views, fused over views;
     thresholded pseudo-labels; confidence-weighted focal loss.
 

@@ -112,7 +112,7 @@ def loop_unlabelled_push(embeddings, labels, ignore):
 
 
 def loop_anchors(student, teacher, labels, counted, max_anchors=20):
-    """Anchors as methods.md 3.3; only the random priority of each pixel is shared with the library."""
+    """Anchors as SPOCO draws them; only the random priority of each pixel is shared with the library."""
     priority = torch.rand(labels.numel()).reshape(labels.shape)
     left = {(y, x) for y, x in all_pixels(labels) if labels[y, x] == 0 and counted[y, x]}
     anchors = []

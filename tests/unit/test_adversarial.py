@@ -220,7 +220,7 @@ def test_wrong_choices_are_named():
 
 
 def test_feedback_is_the_product_of_the_gradients():
-    """Old minus new equals learning rate times gradient product, up to the curvature (methods 9.5)."""
+    """Old minus new equals learning rate times gradient product, up to the curvature."""
     torch.manual_seed(0)
     theta = torch.randn(6, dtype=torch.float64, requires_grad=True)
     first, second = torch.randn(2, 5, 6, dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""The weight of the consistency term reaches the loss and the network (methods 3.5, bug 1)."""
+"""The weight of the consistency term reaches the loss and the network."""
 
 from __future__ import annotations
 

@@ -203,7 +203,7 @@ def test_the_key_follows_a_file_of_weights(tmp_path):
 
 
 def test_sac_geometry_strides_early_pools_in_ceil_mode_and_dilates_the_first_block():
-    """Strides, dilations and shapes of the reference code (methods 1.2.10 and section 2)."""
+    """Strides, dilations and shapes of the reference code."""
     ours, sac = (
         ResNetEncoder(50, width=8, output_stride=8, geometry=geometry).eval()
         for geometry in ("torchvision", "sac")

@@ -62,7 +62,7 @@ def test_the_last_convolution_may_come_before_the_upsampling():
 
 @pytest.mark.parametrize(("depth", "fused"), [(18, 1024), (101, 3328)])
 def test_bisenet_parameters(depth, fused):
-    """Sum over the parts of methods 9.1; the fusion takes 1024 or 3328 channels."""
+    """Sum over the parts of the network; the fusion takes 1024 or 3328 channels."""
     with torch.device("meta"):
         model = BiSeNet(ResNetEncoder(depth), 19)
     assert model.fusion.mix[0].in_channels == fused
