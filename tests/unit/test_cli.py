@@ -96,7 +96,6 @@ def test_help_does_not_wait_for_torch():
     code = """if True:
         import sys
         from panolib.__main__ import _parser, main
-from panolib.data import city, images
         try:
             main(["reproduce", "--help"])
         except SystemExit as end:
