@@ -18,10 +18,12 @@ import torch
 from panolib.data.sources import MissingData
 from panolib.detr.network import DetrNetwork, build_detr
 from panolib.labels import LABEL_SETS
+from panolib.models.complexity import n_parameters
 from panolib.runs import Record, Run, with_parents
 from panolib.study import Study
 from panolib.training.meta_pseudo_labels import MetaSpec
 from panolib.training.setup import InstanceNetwork, SemanticNetwork, build_instance, build_semantic
+from panolib.workers import without_weights
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps for every parameter
@@ -92,16 +94,14 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
 
 def _to_train(study: Study, runs: Sequence[Run], records: Mapping[str, Record | None]) -> list[Run]:
     """Runs without a record, and those that they start from whose record is here without its weights."""
-    missing = [run for run in runs if records[run.name] is None]
-    names = {run.name for run in missing}
-    for run in missing:  # which grows
-        for role, parent in run.parents:
-            reads_weights = role.partition(".")[0] != "clustering"  # chosen settings, which the record says
-            here = (study.store.folder(parent) / "checkpoint.pt").is_file()
-            if reads_weights and parent.name not in names and not here:
-                names.add(parent.name)
-                missing.append(parent)
-    return missing
+    missing = {run.name: run for run in runs if records[run.name] is None}
+    parents = [
+        parent
+        for run in missing.values()
+        for role, parent in run.parents
+        if role.partition(".")[0] != "clustering"
+    ]
+    return list((missing | {run.name: run for run in without_weights(study.store, parents)}).values())
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ def _build_networks(runs: Sequence[Run]) -> tuple[dict[str, _Size], list[str]]:
     sizes, problems = {}, []
     for run in runs:
         n_classes = LABEL_SETS[run.spec.label_set].n_classes
-        for network in _networks(run.spec):
+        for network in (part for part in _parts(run.spec) if isinstance(part, Network)):  # also timed ones
             if (network, n_classes) not in built:
                 try:
                     built[network, n_classes] = _build(network, n_classes)
@@ -126,16 +126,17 @@ def _build_networks(runs: Sequence[Run]) -> tuple[dict[str, _Size], list[str]]:
     return sizes, problems
 
 
-def _networks(value: Any) -> Iterator[Network]:
-    """Every network in a spec, also those that are only timed."""
-    if isinstance(value, Network):
-        yield value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _networks(getattr(value, field.name))
+def _parts(value: Any) -> Iterator[Any]:
+    """A value of a spec and everything in it."""
+    yield value
+    if dataclasses.is_dataclass(value):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
     elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _networks(item)
+        inner = list(value.values())
+    else:
+        inner = value if isinstance(value, list | tuple) else []
+    for part in inner:
+        yield from _parts(part)
 
 
 def _build(network: Network, n_classes: int) -> _Size:
@@ -149,9 +150,8 @@ def _build(network: Network, n_classes: int) -> _Size:
             model = build_instance(network)
         else:
             model = build_semantic(network, n_classes)
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
     tensors = (*model.parameters(), *model.buffers())
-    return _Size(n_parameters, sum(tensor.numel() * tensor.element_size() for tensor in tensors))
+    return _Size(n_parameters(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 
 
 def _device_problems(missing: Sequence[Run]) -> list[str]:
@@ -206,25 +206,13 @@ def _open_data(
 
 def _data_sets(run: Run, sources: Any) -> Iterator[str]:
     """Names of the data sets that a run reads; for MIX its parts, as choosing its frames takes minutes."""
-    for text in _strings(run.spec):
+    for text in (part for part in _parts(run.spec) if isinstance(part, str)):
         try:
             sources.check(text)
         except ValueError:
             continue
         kind, _, split = text.partition("/")
         yield from (f"{part}/{split}" for part in (("synthia", "gta5") if kind == "mix" else (kind,)))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Every text in a spec."""
-    if isinstance(value, str):
-        yield value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _strings(getattr(value, field.name))
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _strings(item)
 
 
 # --- disk, memory, time -----------------------------------------------------------------------------------

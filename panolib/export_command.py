@@ -27,6 +27,7 @@ from panolib.kinds import Sources, clustering_of, open_data, parent_instance, pa
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
 from panolib.runs import Run, Store
 from panolib.training.setup import SemanticNetwork, build_semantic, launch
+from panolib.workers import without_weights
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name
 
@@ -111,19 +112,7 @@ def write_predictions(folder: Path, predictions: Iterable[ImagePrediction], labe
 
 def untrained(store: Store, sources: Sources, run: Run) -> list[Run]:
     """Runs that `export_run` trains first because their weights are not in the store, parents first."""
-    found: dict[str, Run] = {}
-
-    def visit(needed: Run) -> None:
-        if needed.name in found or store.has_weights(needed):
-            return
-        for role, parent in needed.parents:
-            if not role.startswith("clustering") or store.load(parent) is None:  # its record is enough
-                visit(parent)
-        found[needed.name] = needed
-
-    for network in _exported_networks(sources, run)[1]:
-        visit(network)
-    return list(found.values())
+    return without_weights(store, _exported_networks(sources, run)[1])
 
 
 def _exported_networks(sources: Sources, run: Run) -> tuple[LabelSet, list[Run]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from panolib.label_maps import as_ids
 from panolib.labels import VOID
 
 RULES = ("constant", "set", "image", "reference")
@@ -120,14 +121,8 @@ def keep_confident(labels: np.ndarray, confidence: np.ndarray, thresholds: np.nd
 
 
 def _classes(labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """Labels of an integer type; raises ValueError for one that is none of the classes."""
-    labels = np.asarray(labels)
-    labels = labels.view(np.uint8) if labels.dtype == bool else labels  # numpy takes bool for a mask
-    if labels.dtype.kind not in "iu":
-        raise ValueError(f"labels are {labels.dtype}, expected an integer type")
-    if labels.size and not 0 <= labels.min() <= labels.max() < n_classes:
-        raise ValueError(f"labels are {labels.min()} .. {labels.max()}, expected 0 .. {n_classes - 1}")
-    return labels
+    """Labels of any integer type; raises ValueError for one that is none of the classes."""
+    return as_ids(labels, "labels", highest=n_classes - 1).numpy()
 
 
 def select_labels(

@@ -114,6 +114,26 @@ def missing_runs(store: Store, runs: Iterable[Run]) -> list[Run]:
     return list(ordered.values())
 
 
+def without_weights(store: Store, runs: Iterable[Run]) -> list[Run]:
+    """The runs to train so that the weights of `runs` are here, parents first.
+
+    A parent that only says which clustering settings were chosen does so in its record.
+    """
+    found: dict[str, Run] = {}
+
+    def visit(run: Run) -> None:
+        if run.name in found or store.has_weights(run):
+            return
+        for role, parent in run.parents:
+            if role.partition(".")[0] != "clustering" or store.load(parent) is None:
+                visit(parent)
+        found[run.name] = run
+
+    for run in runs:
+        visit(run)
+    return list(found.values())
+
+
 @contextlib.contextmanager
 def _workers(store: Store, n_workers: int) -> Iterator[Callable[[Run], Future]]:
     """What hands a run to a worker. No worker process outlives the block, however that ends."""

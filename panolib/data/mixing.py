@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -52,40 +52,6 @@ def class_presence(dataset: ImageSet, *, n_workers: int = 1, progress: bool = Fa
         except BaseException:  # a damaged label, or stopped: the others need not be read
             pool.shutdown(cancel_futures=True)
             raise
-
-
-def select_mix(
-    dataset: ImageSet,
-    required: Iterable[str] = ("truck", "train"),
-    *,
-    n_workers: int = 1,
-    progress: bool = False,
-) -> list[int]:
-    """Positions of the images whose labels show all required classes.
-
-    A frame with some of the classes is not taken. The thesis finds 948 in GTA5.
-
-    Parameters
-    ----------
-    dataset, n_workers, progress
-        See `class_presence`.
-    required : iterable of str
-        Class names of the data set's label set.
-
-    Raises
-    ------
-    KeyError
-        For a class name the label set does not have.
-    ValueError
-        If the data set was opened without labels.
-
-    References
-    ----------
-    Thesis 8.1.
-    """
-    wanted = list(dataset.label_set.ids_of(required))
-    presence = class_presence(dataset, n_workers=n_workers, progress=progress)
-    return np.flatnonzero(presence[:, wanted].all(axis=1)).tolist()
 
 
 class Concatenation(ImageSet):

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from panolib.data.mixing import Concatenation, select_mix, source_share_counts
+from panolib.data.mixing import Concatenation, class_presence, source_share_counts
 from panolib.data.samples import ImageSet, Sample
 from panolib.labels import CAMVID, CITYSCAPES
 
@@ -39,14 +39,16 @@ def gta():
     return Fake("gta5", rows, has_instances=False)
 
 
-def test_select_mix_takes_frames_with_all_classes(gta):
-    assert select_mix(gta) == [1, 4]
-    assert select_mix(gta, ["truck"], n_workers=3) == [0, 1, 4]
-    assert select_mix(gta, ["bus"]) == []
-    assert select_mix(gta, []) == [0, 1, 2, 3, 4]
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_presence_of_classes_by_image(gta, n_workers):
+    presence = class_presence(gta, n_workers=n_workers)
+    assert presence.shape == (5, CITYSCAPES.n_classes)
+    assert np.flatnonzero(presence[:, TRUCK]).tolist() == [0, 1, 4]
+    assert np.flatnonzero(presence[:, [TRUCK, TRAIN]].all(axis=1)).tolist() == [1, 4]
+    assert presence.sum() == 8  # and void is no class
 
 
-def test_select_mix_reads_labels_only(gta):
+def test_presence_reads_labels_only(gta):
     class LabelsOnly(Fake):
         def __getitem__(self, index):
             raise AssertionError("decodes the image")
@@ -54,14 +56,12 @@ def test_select_mix_reads_labels_only(gta):
         def semantic(self, index):
             return np.array([self.rows[index]], np.uint8)
 
-    assert select_mix(LabelsOnly("gta5", gta.rows)) == [1, 4]
+    assert class_presence(LabelsOnly("gta5", gta.rows)).tolist() == class_presence(gta).tolist()
 
 
-def test_select_mix_errors(gta):
-    with pytest.raises(KeyError, match="tram"):
-        select_mix(gta, ["tram"])
+def test_presence_needs_labels(gta):
     with pytest.raises(ValueError, match="gta5: 000 has no labels"):
-        select_mix(Fake("gta5", gta.rows, labels=False))
+        class_presence(Fake("gta5", gta.rows, labels=False))
 
 
 def test_concatenation_keeps_order_ids_and_who_knows_instances(gta):
