@@ -24,7 +24,8 @@ from tqdm import tqdm
 
 from panolib.bench_cases import Operation, scaling_operations, table_operations
 from panolib.bench_step import StepSpec
-from panolib.data import city, views
+from panolib.data import views
+from panolib.data.render import city
 from panolib.evaluate import threat_scores
 from panolib.inference import panoptic_truth, predict_instances
 from panolib.labels import LabelSet

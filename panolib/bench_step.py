@@ -17,7 +17,8 @@ from annotated_types import Ge
 from tqdm import tqdm
 
 from panolib.bench_cases import close
-from panolib.data import city, views
+from panolib.data import views
+from panolib.data.render import city
 from panolib.measuring import has_bf16, iqr, threads, with_peak_memory
 from panolib.profiles import Count
 from panolib.training import semantic

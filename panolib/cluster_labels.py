@@ -7,6 +7,7 @@ import torch
 from skimage import measure
 from torch import Tensor
 
+from panolib.data.label_maps import as_ids, as_labels, consecutive
 from panolib.distances import (
     ball_sums,
     centred,
@@ -16,7 +17,6 @@ from panolib.distances import (
     exact_products,
     segment_mean,
 )
-from panolib.label_maps import as_ids, as_labels, consecutive
 
 
 @torch.no_grad()

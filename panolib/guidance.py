@@ -11,7 +11,7 @@ from torch import Tensor
 
 from panolib.cluster_labels import drop_small_clusters, split_disconnected, stability_filter
 from panolib.clustering import cluster, find_algorithm
-from panolib.label_maps import as_ids, as_labels, consecutive
+from panolib.data.label_maps import as_ids, as_labels, consecutive
 from panolib.labels import VOID
 
 MAX_TABLE = 2**24  # rows of a table by instance id; COCO's ids end there

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panolib.cluster_labels import relabel_consecutive
+from panolib.data.label_maps import as_labels, consecutive
 from panolib.exports import (
     to_numpy,
     write_cityscapes_instances,
@@ -26,7 +27,6 @@ from panolib.exports import (
     write_coco_panoptic_json,
 )
 from panolib.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
-from panolib.label_maps import as_labels, consecutive
 from panolib.labels import VOID, LabelSet
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 

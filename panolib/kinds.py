@@ -16,7 +16,7 @@ from torch import nn
 
 from panolib import evaluate, evaluate_threat, guidance, provenance
 from panolib.clustering import Algorithm
-from panolib.data import city
+from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference import MERGE_RULES
 from panolib.labels import LABEL_SETS

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panolib.label_maps import as_ids
+from panolib.data.label_maps import as_ids
 from panolib.labels import VOID
 
 RULES = ("constant", "set", "image", "reference")

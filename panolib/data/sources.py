@@ -19,11 +19,12 @@ from typing import Literal
 
 import numpy as np
 
-from panolib.data import cache, city, fingerprints, nuclei_scenes, readers
+from panolib.data import cache, fingerprints, readers
 from panolib.data.errors import DataError
 from panolib.data.fingerprints import folder_fingerprint
 from panolib.data.mixing import Concatenation, class_presence
 from panolib.data.readers import InMemory, Sample
+from panolib.data.render import city, nuclei_scenes
 from panolib.data.samples import Memory
 from panolib.labels import CAMVID, CITYSCAPES, NUCLEI
 from panolib.profiles import Count, Natural, NonNegative, Size, expand_path, later

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panolib.label_maps import as_labels
+from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

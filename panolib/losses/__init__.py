@@ -1,0 +1,1 @@
+"""Losses as pure functions of tensors; what they are computed on is decided in `training`."""

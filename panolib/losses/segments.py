@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panolib.label_maps import as_labels, consecutive
+from panolib.data.label_maps import as_labels, consecutive
 from panolib.losses.instance_sums import InstanceSums, instance_sums
 
 

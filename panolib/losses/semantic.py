@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from panolib.label_maps import as_labels
+from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
 
 

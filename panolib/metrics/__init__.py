@@ -1,0 +1,1 @@
+"""Scores as pure functions of label maps; which network is scored on which data belongs to `scoring`."""

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from panolib.label_maps import as_labels
+from panolib.data.label_maps import as_labels
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import as_class_ids, mean_of_defined, ratio, score_rows
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panolib.label_maps import as_labels
+from panolib.data.label_maps import as_labels
 from panolib.labels import VOID, LabelSet
 
 MAX_EXACT = 2**24  # pixels at a time: OpenCV counts in float32

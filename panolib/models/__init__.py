@@ -1,0 +1,1 @@
+"""Networks and what they cost; how they are trained belongs to `training`."""

@@ -25,9 +25,9 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from panolib import evaluate, kinds, study
 from panolib.__main__ import main
-from panolib.data.city import write_city
 from panolib.data.images import read_channel16, read_indices, write_png16
 from panolib.data.readers import Cityscapes
+from panolib.data.render.city import write_city
 from panolib.export_command import ImagePrediction, write_predictions
 from panolib.inference import merge_panoptic, panoptic_truth
 from panolib.labels import CITYSCAPES, VOID

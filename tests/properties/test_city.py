@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panolib.data import city
-from panolib.data.raster import GROUND, OBJECTS, painting_order
+from panolib.data.render import city
+from panolib.data.render.raster import GROUND, OBJECTS, painting_order
 from panolib.labels import CITYSCAPES, VOID
 
 STYLE = st.sampled_from(sorted(city.STYLES))

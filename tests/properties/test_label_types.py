@@ -16,8 +16,8 @@ from panolib.cluster_labels import (
     split_disconnected,
     stability_filter,
 )
+from panolib.data.label_maps import as_ids, as_labels, consecutive
 from panolib.data.views import train_view, warp_labels
-from panolib.label_maps import as_ids, as_labels, consecutive
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses import embedding, semantic
 from panolib.metrics.instance import CityscapesAP, ThreatScore

@@ -13,7 +13,7 @@ import torch
 
 from panolib import bench, bench_cases, bench_step, bench_tables, claims, measuring
 from panolib.bench_references import loop_average_precision, loop_panoptic
-from panolib.data import city
+from panolib.data.render import city
 from panolib.labels import CITYSCAPES
 from panolib.profiles import from_mapping, load_yaml, project_root
 

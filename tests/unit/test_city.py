@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panolib.data import city
 from panolib.data.images import read_png16
 from panolib.data.readers import GTA5, Cityscapes, Synthia
+from panolib.data.render import city
 from panolib.labels import CITYSCAPES, VOID
 
 SIZE = {"height": 64, "width": 128, "seed": 5}
@@ -164,7 +164,7 @@ def test_fingerprint_names_everything_and_is_plain():
 
 KILLED = """
 import os, signal, sys
-from panolib.data import city
+from panolib.data.render import city
 state = {"n": 0}
 render = city.render
 def dying(*args, **options):

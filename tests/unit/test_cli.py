@@ -22,8 +22,9 @@ from toy_kinds import KINDS, toy_run, trained
 import panolib.notebook
 import panolib.study
 from panolib.__main__ import _parser, main
-from panolib.data import city, images
+from panolib.data import images
 from panolib.data.errors import DataError
+from panolib.data.render import city
 from panolib.models.weights import WeightsError
 from panolib.notebook import NotebookFailed, execute, numbered_notebooks
 from panolib.profiles import ProfileError, load_yaml, project_root

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from panolib.data import nuclei_scenes
 from panolib.data.cache import written_once
-from panolib.data.nuclei_scenes import LOOKS, MIN_AREA_PX, render_nuclei, write_nuclei
 from panolib.data.readers import Nuclei
+from panolib.data.render import nuclei_scenes
+from panolib.data.render.nuclei_scenes import LOOKS, MIN_AREA_PX, render_nuclei, write_nuclei
 
 SIZES = {"height": 64, "width": 96}
 

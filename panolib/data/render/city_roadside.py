@@ -8,8 +8,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from panolib.data.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow
-from panolib.data.raster import (
+from panolib.data.render.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow
+from panolib.data.render.raster import (
     BRICK,
     HOUSES,
     LEAF,

@@ -11,7 +11,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from panolib.data.raster import Camera, Canvas, Colour, Material, Plane, Point, level_plane, upright_plane
+from panolib.data.render.raster import (
+    Camera,
+    Canvas,
+    Colour,
+    Material,
+    Plane,
+    Point,
+    level_plane,
+    upright_plane,
+)
 from panolib.labels import CITYSCAPES
 
 # Label ids of the official files; the void kinds exist only there.

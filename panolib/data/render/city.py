@@ -21,11 +21,11 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
-from panolib.data.city_scenes import Scene, render
-from panolib.data.city_styles import STYLES, Geometry, Photometry, Statistics, Style, Texture
 from panolib.data.errors import DataError
 from panolib.data.images import resize_labels, write_png16
 from panolib.data.processes import leave_unguarded_import, map_in_processes
+from panolib.data.render.city_scenes import Scene, render
+from panolib.data.render.city_styles import STYLES, Geometry, Photometry, Statistics, Style, Texture
 from panolib.labels import CITYSCAPES
 
 __all__ = [

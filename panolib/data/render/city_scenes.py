@@ -13,10 +13,10 @@ from functools import partial
 import cv2
 import numpy as np
 
-from panolib.data import city_people, city_roadside, city_vehicles
-from panolib.data.city_shapes import LABEL_ID, Dice, Frame, darker
-from panolib.data.city_styles import STYLES, Photometry, Range, Style
-from panolib.data.raster import (
+from panolib.data.render import city_people, city_roadside, city_vehicles
+from panolib.data.render.city_shapes import LABEL_ID, Dice, Frame, darker
+from panolib.data.render.city_styles import STYLES, Photometry, Range, Style
+from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
     BRICK,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from panolib.data.city_shapes import BLACK, ROUND, TYRE, Dice, Face, Frame, body, darker, faces_us
-from panolib.data.raster import STAIN, Canvas, Colour, Material, facing_plane
+from panolib.data.render.city_shapes import BLACK, ROUND, TYRE, Dice, Face, Frame, body, darker, faces_us
+from panolib.data.render.raster import STAIN, Canvas, Colour, Material, facing_plane
 
 _RIM = Material((0.42, 0.43, 0.45))
 _GLASS = Material((0.05, 0.06, 0.08), gloss=0.22)

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from panolib.data.city_roadside import Facade, Foliage
-from panolib.data.raster import BRICK, PLAIN, SLAB, STAIN, Colour
+from panolib.data.render.city_roadside import Facade, Foliage
+from panolib.data.render.raster import BRICK, PLAIN, SLAB, STAIN, Colour
 
 Range = tuple[float, float]
 Palette = tuple[Colour, ...]

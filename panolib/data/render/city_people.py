@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from panolib.data.city_shapes import BLACK, ROUND, TYRE, Dice, Figure, Frame, darker, figure_shadow
-from panolib.data.raster import BRICK, STAIN, Canvas, Colour, Material
+from panolib.data.render.city_shapes import BLACK, ROUND, TYRE, Dice, Figure, Frame, darker, figure_shadow
+from panolib.data.render.raster import BRICK, STAIN, Canvas, Colour, Material
 
 _SKIN = ((0.86, 0.66, 0.54), (0.72, 0.52, 0.40), (0.50, 0.34, 0.25), (0.34, 0.23, 0.17))
 _HAIR = ((0.07, 0.05, 0.04), (0.18, 0.11, 0.07), (0.45, 0.33, 0.18), (0.42, 0.41, 0.40))
