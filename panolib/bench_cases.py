@@ -21,16 +21,16 @@ from panolib.bench_references import (
     loop_panoptic,
     loop_stability,
 )
-from panolib.cluster_labels import stability_filter
-from panolib.clustering import mean_shift
+from panolib.clustering.algorithms import mean_shift
+from panolib.clustering.labels import stability_filter
+from panolib.clustering.mean_shift import mean_shift_plus
+from panolib.clustering.peeling import mean_shift_grid, mean_shift_peel
 from panolib.data import views
 from panolib.labels import CITYSCAPES
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
-from panolib.mean_shift import mean_shift_plus
 from panolib.metrics.instance import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
-from panolib.peeling import mean_shift_grid, mean_shift_peel
 from panolib.pseudo_labels import fuse_views
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from panolib.bench_cases import embedding_field, instance_map
 from panolib.bench_references import DELTA_DIST, DELTA_VAR
-from panolib.clustering import cluster
+from panolib.clustering.algorithms import cluster
 from panolib.kinds import ClusteringCostSpec
 from panolib.measuring import measure_seconds, threads, with_peak_memory
 

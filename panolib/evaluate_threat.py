@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from panolib import guidance
-from panolib.clustering import cluster
+from panolib.clustering import guidance
+from panolib.clustering.algorithms import cluster
 from panolib.data import views
 from panolib.data.samples import Sample
 from panolib.evaluate import panoptic_picture, predict

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panolib.cluster_labels import relabel_consecutive
+from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
+from panolib.clustering.labels import relabel_consecutive
 from panolib.data.label_maps import as_labels, consecutive
 from panolib.exports import (
     to_numpy,
@@ -26,7 +27,6 @@ from panolib.exports import (
     write_coco_panoptic,
     write_coco_panoptic_json,
 )
-from panolib.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
 from panolib.labels import VOID, LabelSet
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 

@@ -14,8 +14,9 @@ import numpy as np
 from annotated_types import MinLen, Predicate
 from torch import nn
 
-from panolib import evaluate, evaluate_threat, guidance, provenance
-from panolib.clustering import Algorithm
+from panolib import evaluate, evaluate_threat, provenance
+from panolib.clustering import guidance
+from panolib.clustering.algorithms import Algorithm
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference import MERGE_RULES

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import MinLen, Predicate
 
-from panolib.clustering import Algorithm
+from panolib.clustering.algorithms import Algorithm
 from panolib.labels import LABEL_SETS
 from panolib.profiles import (
     Count,

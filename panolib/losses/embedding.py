@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from panolib.clustering.distances import exact_products
 from panolib.data.label_maps import as_labels
-from panolib.distances import exact_products
 from panolib.losses.instance_sums import InstanceSums
 from panolib.losses.segments import Segments, at_least_float32, check_same_grid, length
 from panolib.losses.soft_masks import soft_mask_overlap

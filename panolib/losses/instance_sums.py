@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from panolib.distances import exact_products
+from panolib.clustering.distances import exact_products
 from panolib.losses.soft_masks import (
     BLOCK,
     FLOOR,

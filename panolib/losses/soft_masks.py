@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from panolib.distances import exact_products
+from panolib.clustering.distances import exact_products
 
 BLOCK = 2**19  # elements of K x n that fit a CPU's cache
 FLOOR = -43.0  # exponent: a mask stays at 2e-19 further out, as subnormal squares take CPUs ten times longer

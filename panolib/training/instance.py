@@ -15,9 +15,9 @@ import torch
 from annotated_types import Interval, MinLen
 from torch import Tensor, nn
 
-from panolib import guidance
-from panolib.cluster_labels import drop_small_clusters
-from panolib.clustering import Algorithm, find_algorithm
+from panolib.clustering import guidance
+from panolib.clustering.algorithms import Algorithm, find_algorithm
+from panolib.clustering.labels import drop_small_clusters
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import relabel_consecutive
+from panolib.clustering.guidance import paint_instances, vote_categories
+from panolib.clustering.labels import relabel_consecutive
 from panolib.data.views import PADDING_VALUES, Views, warp_labels
-from panolib.guidance import paint_instances, vote_categories
 from panolib.labels import VOID
 
 PAINTED = ("true", "predicted")

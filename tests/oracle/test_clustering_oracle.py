@@ -8,8 +8,8 @@ import torch
 from sklearn.cluster import MeanShift
 from sklearn.metrics import adjusted_rand_score
 
-from panolib.cluster_labels import merge_close_clusters, stability_filter
-from panolib.mean_shift import mean_shift_plus
+from panolib.clustering.labels import merge_close_clusters, stability_filter
+from panolib.clustering.mean_shift import mean_shift_plus
 
 
 def blobs(n: int, k: int, e: int, sigma: float, seed: int):

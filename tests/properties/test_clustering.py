@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
-from panolib.clustering import cluster
-from panolib.distances import ball_sums
-from panolib.mean_shift import mean_shift_plus
+from panolib.clustering.algorithms import cluster
+from panolib.clustering.distances import ball_sums
+from panolib.clustering.labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
+from panolib.clustering.mean_shift import mean_shift_plus
 
 OURS = ("mean_shift_plus", "mean_shift_peel", "mean_shift_grid")
 ALGORITHMS = (*OURS, "agglomerative", "connected_components")

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import guidance, inference, layered_pseudo_labels, provenance, pseudo_labels
-from panolib.cluster_labels import (
+from panolib import inference, layered_pseudo_labels, provenance, pseudo_labels
+from panolib.clustering import guidance
+from panolib.clustering.labels import (
     drop_small_clusters,
     merge_close_clusters,
     relabel_consecutive,

@@ -7,13 +7,7 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
-from panolib.cluster_labels import (
-    drop_small_clusters,
-    merge_close_clusters,
-    relabel_consecutive,
-    stability_filter,
-)
-from panolib.clustering import (
+from panolib.clustering.algorithms import (
     ALGORITHMS,
     IMAGE_ALGORITHMS,
     agglomerative,
@@ -22,9 +16,15 @@ from panolib.clustering import (
     hdbscan,
     mean_shift,
 )
-from panolib.distances import ball_sums
-from panolib.mean_shift import mean_shift_plus
-from panolib.peeling import _apart, mean_shift_grid, mean_shift_peel, peel_modes
+from panolib.clustering.distances import ball_sums
+from panolib.clustering.labels import (
+    drop_small_clusters,
+    merge_close_clusters,
+    relabel_consecutive,
+    stability_filter,
+)
+from panolib.clustering.mean_shift import mean_shift_plus
+from panolib.clustering.peeling import _apart, mean_shift_grid, mean_shift_peel, peel_modes
 
 EMBEDDING = (*ALGORITHMS, *IMAGE_ALGORITHMS)
 

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from panolib.guidance import cluster_in_class_masks, corrected, vote_categories, vote_semantic_class
+from panolib.clustering.guidance import (
+    cluster_in_class_masks,
+    corrected,
+    vote_categories,
+    vote_semantic_class,
+)
 from panolib.labels import CITYSCAPES, VOID
 
 ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))

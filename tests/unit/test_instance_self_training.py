@@ -16,8 +16,8 @@ import torch
 import yaml
 
 from panolib import study
+from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
 from panolib.evaluate import threat_scores
-from panolib.guidance import cluster_in_class_masks, cluster_unguided
 from panolib.inference import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import ThreatScore

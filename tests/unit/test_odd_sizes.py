@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import guidance
+from panolib.clustering import guidance
 from panolib.data.samples import Sample
 from panolib.detr.targets import detr_target
 from panolib.detr.training import coarse_masks

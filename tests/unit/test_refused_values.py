@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from panolib import inference, layered_pseudo_labels, pseudo_labels
-from panolib.cluster_labels import merge_close_clusters, stability_filter
-from panolib.clustering import ALGORITHMS, IMAGE_ALGORITHMS, cluster
+from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
+from panolib.clustering.labels import merge_close_clusters, stability_filter
 from panolib.data import views
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic

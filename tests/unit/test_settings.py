@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from panolib import mixing_tables, progress_tables, study
-from panolib.clustering import ALGORITHMS, IMAGE_ALGORITHMS
+from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.detr import tables as detr_tables
 from panolib.models.weights import check_weights
 from panolib.profiles import ProfileError, load_yaml, project_root
@@ -272,7 +272,7 @@ def test_words_are_those_that_the_libraries_know():
     from lightning_fabric import connector
     from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
 
-    from panolib.clustering import Algorithm
+    from panolib.clustering.algorithms import Algorithm
     from panolib.training.setup import Compute
 
     types = study.from_mapping.__globals__["_field_types"](Compute)

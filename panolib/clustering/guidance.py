@@ -9,8 +9,8 @@ import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import drop_small_clusters, split_disconnected, stability_filter
-from panolib.clustering import cluster, find_algorithm
+from panolib.clustering.algorithms import cluster, find_algorithm
+from panolib.clustering.labels import drop_small_clusters, split_disconnected, stability_filter
 from panolib.data.label_maps import as_ids, as_labels, consecutive
 from panolib.labels import VOID
 

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
-from panolib.distances import (
+from panolib.clustering.distances import (
     centred,
     check_bandwidth,
     check_finite,
@@ -21,6 +20,7 @@ from panolib.distances import (
     nearest,
     segment_sum,
 )
+from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
 
 MAX_SEEDS = 64  # of one round
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth

@@ -17,10 +17,16 @@ import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
-from panolib.distances import check_bandwidth, check_delta_dist, check_finite, nearest, segment_mean
-from panolib.mean_shift import mean_shift_plus
-from panolib.peeling import mean_shift_grid, mean_shift_peel
+from panolib.clustering.distances import (
+    check_bandwidth,
+    check_delta_dist,
+    check_finite,
+    nearest,
+    segment_mean,
+)
+from panolib.clustering.labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
+from panolib.clustering.mean_shift import mean_shift_plus
+from panolib.clustering.peeling import mean_shift_grid, mean_shift_peel
 
 
 def cluster(

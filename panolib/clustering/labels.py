@@ -7,8 +7,7 @@ import torch
 from skimage import measure
 from torch import Tensor
 
-from panolib.data.label_maps import as_ids, as_labels, consecutive
-from panolib.distances import (
+from panolib.clustering.distances import (
     ball_sums,
     centred,
     check_bandwidth,
@@ -17,6 +16,7 @@ from panolib.distances import (
     exact_products,
     segment_mean,
 )
+from panolib.data.label_maps import as_ids, as_labels, consecutive
 
 
 @torch.no_grad()

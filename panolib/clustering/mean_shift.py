@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panolib.cluster_labels import merge_close_clusters, relabel_consecutive
-from panolib.distances import (
+from panolib.clustering.distances import (
     ball_sums,
     centred,
     check_bandwidth,
@@ -17,6 +16,7 @@ from panolib.distances import (
     nearest,
     segment_sum,
 )
+from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
 
 CONVERGED = 1e-3  # a trajectory stops when it moves by less than this share of the bandwidth (scikit-learn)
 EQUAL = 0.1  # trajectories in one grid cell of this share of the bandwidth go on as one
