@@ -240,7 +240,7 @@ def _positive(text: str) -> int:
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message says all there is to say; another one shows where in the code it arose."""
     from panolib.data.errors import DataError
-    from panolib.exports import ExportError
+    from panolib.inference.exports import ExportError
     from panolib.models.weights import WeightsError
     from panolib.notebook import NotebookFailed
     from panolib.profiles import ProfileError

@@ -27,7 +27,7 @@ from panolib.bench_step import StepSpec
 from panolib.data import views
 from panolib.data.render import city
 from panolib.evaluate import threat_scores
-from panolib.inference import panoptic_truth, predict_instances
+from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.metrics.instance import ThreatScore

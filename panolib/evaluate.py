@@ -12,7 +12,13 @@ from tqdm import tqdm
 
 from panolib.data import views
 from panolib.data.readers import Sample
-from panolib.inference import clean_instances, embed_images, merge_panoptic, panoptic_truth, predict_instances
+from panolib.inference.panoptic import (
+    clean_instances,
+    embed_images,
+    merge_panoptic,
+    panoptic_truth,
+    predict_instances,
+)
 from panolib.labels import LabelSet, merged_ids
 from panolib.metrics.instance import CityscapesAP, ThreatScore
 from panolib.metrics.panoptic import PanopticStats

@@ -14,7 +14,7 @@ from panolib.clustering.algorithms import cluster
 from panolib.data import views
 from panolib.data.samples import Sample
 from panolib.evaluate import panoptic_picture, predict
-from panolib.inference import (
+from panolib.inference.panoptic import (
     clean_instances,
     embed_images,
     merge_panoptic,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from panolib import evaluate
 from panolib.data.cache import FINGERPRINT, written_once
-from panolib.exports import (
+from panolib.inference.exports import (
     ExportError,
     file_stem,
     write_cityscapes_instances,
@@ -21,7 +21,7 @@ from panolib.exports import (
     write_coco_panoptic,
     write_coco_panoptic_json,
 )
-from panolib.inference import merge_panoptic
+from panolib.inference.panoptic import merge_panoptic
 from panolib.job import Job
 from panolib.kinds import Sources, clustering_of, open_data, parent_instance, parent_semantic
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids

@@ -19,7 +19,7 @@ from panolib.clustering import guidance
 from panolib.clustering.algorithms import Algorithm
 from panolib.data.render import city
 from panolib.data.samples import Sample
-from panolib.inference import MERGE_RULES
+from panolib.inference.panoptic import MERGE_RULES
 from panolib.labels import LABEL_SETS
 from panolib.profiles import Count, Counts, Natural, Seed, Share, with_different_items
 from panolib.runs import Job, Run

@@ -17,7 +17,7 @@ from panolib.detr.score import QueryRule, predict_queries
 from panolib.detr.targets import panoptic_from_queries
 from panolib.detr.training import DetrBatches, DetrSpec
 from panolib.evaluate import panoptic_scores, predict
-from panolib.inference import merge_panoptic, panoptic_truth, predict_instances
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth, predict_instances
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.measuring import measure_seconds, with_peak_memory

@@ -14,7 +14,7 @@ from panolib import provenance
 from panolib.detr.network import build_detr
 from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
-from panolib.inference import MERGE_RULES
+from panolib.inference.panoptic import MERGE_RULES
 from panolib.kinds import (
     Sources,
     clustering_of,

@@ -18,7 +18,7 @@ from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample, resize_sample
 from panolib.detr.network import DetrNetwork, build_detr
 from panolib.detr.targets import detr_target
-from panolib.inference import panoptic_truth
+from panolib.inference.panoptic import panoptic_truth
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.profiles import Count, Positive, Seed, Size
 from panolib.runs import Job

@@ -18,7 +18,7 @@ from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.evaluate import panoptic_picture, predicted_masks
-from panolib.inference import (
+from panolib.inference.panoptic import (
     evaluating,
     panoptic_truth,
     predict_instances,

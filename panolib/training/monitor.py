@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from panolib.data.images import resize_labels
 from panolib.data.samples import Sample
 from panolib.data.views import as_unit_float, normalise
-from panolib.inference import predict_semantic
+from panolib.inference.panoptic import predict_semantic
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.pseudo_labels import pseudo_label_quality

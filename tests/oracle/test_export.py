@@ -18,7 +18,7 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from panolib.data.samples import Sample
-from panolib.inference import (
+from panolib.inference.panoptic import (
     merge_panoptic,
     panoptic_truth,
     write_cityscapes_instances,

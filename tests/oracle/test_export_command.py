@@ -29,7 +29,7 @@ from panolib.data.images import read_channel16, read_indices, write_png16
 from panolib.data.readers import Cityscapes
 from panolib.data.render.city import write_city
 from panolib.export_command import ImagePrediction, write_predictions
-from panolib.inference import merge_panoptic, panoptic_truth
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import CityscapesAP
 from panolib.profiles import project_root

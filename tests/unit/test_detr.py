@@ -21,7 +21,7 @@ from panolib.detr.runs import read_settings, variants
 from panolib.detr.score import QueryRule, predict_queries, score_detr, semantic_of
 from panolib.detr.targets import detr_target, panoptic_from_queries
 from panolib.detr.training import chosen_images, coarse_masks, epoch_position, loss_terms, train_detr
-from panolib.inference import panoptic_truth
+from panolib.inference.panoptic import panoptic_truth
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations

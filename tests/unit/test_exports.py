@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from panolib import inference
 from panolib.data.images import read_indices
 from panolib.export_command import ImagePrediction, write_predictions
-from panolib.exports import (
+from panolib.inference import panoptic as inference
+from panolib.inference.exports import (
     ExportError,
     file_stem,
     write_cityscapes_instances,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from panolib import inference
 from panolib.data import views
 from panolib.evaluate import predict
+from panolib.inference import panoptic as inference
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder

@@ -11,7 +11,7 @@ from torch import nn
 
 from panolib.data.samples import Sample
 from panolib.evaluate import score_semantic
-from panolib.inference import (
+from panolib.inference.panoptic import (
     clean_instances,
     merge_panoptic,
     panoptic_truth,

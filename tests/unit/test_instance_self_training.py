@@ -18,7 +18,7 @@ import yaml
 from panolib import study
 from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
 from panolib.evaluate import threat_scores
-from panolib.inference import predict_instances
+from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import ThreatScore
 from panolib.profiles import project_root

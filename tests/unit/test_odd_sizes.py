@@ -14,7 +14,7 @@ from panolib.data.samples import Sample
 from panolib.detr.targets import detr_target
 from panolib.detr.training import coarse_masks
 from panolib.evaluate import score_panoptic
-from panolib.inference import panoptic_truth, predict_instances
+from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses.embedding import EmbeddingLossWeights
 from panolib.models.discriminator import Discriminator

@@ -11,11 +11,12 @@ import torch
 import yaml
 from torch import nn
 
-from panolib import inference, study
+from panolib import study
 from panolib.data import views
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
 from panolib.grid import Grid
+from panolib.inference import panoptic as inference
 from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import inference, layered_pseudo_labels, pseudo_labels
+from panolib import layered_pseudo_labels, pseudo_labels
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
 from panolib.data import views
+from panolib.inference import panoptic as inference
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.instance import CityscapesAP, ThreatScore

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
 from panolib.clustering.labels import relabel_consecutive
 from panolib.data.label_maps import as_labels, consecutive
-from panolib.exports import (
+from panolib.inference.exports import (
     to_numpy,
     write_cityscapes_instances,
     write_cityscapes_semantic,
