@@ -18,12 +18,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/.installed*
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/python -m panolib.packages install $(if $(LATEST),--latest)
+	$(BIN)/python -m panolib.lab.packages install $(if $(LATEST),--latest)
 	touch $@
 
 # make lock [LATEST=1]: write the installed versions into constraints.txt and environment.yml.
 lock: install
-	$(BIN)/python -m panolib.packages lock
+	$(BIN)/python -m panolib.lab.packages lock
 	rm -f $(VENV)/.installed*
 	touch $(VENV)/.installed
 

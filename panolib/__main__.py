@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the commands import torch, --help does not
     from pathlib import Path
 
-    from panolib.runs import Run
+    from panolib.lab.runs import Run
     from panolib.study import Study
 
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def list_runs(options: argparse.Namespace) -> None:
     """Print every run of the study with its state. A damaged record is an error at the end."""
     from panolib import study
-    from panolib.records import DamagedRecord
+    from panolib.lab.records import DamagedRecord
 
     loaded = study.load(options.profile, train=False)
     rows = [("run", "kind", "state", "age", "wall", "result")]
@@ -65,8 +65,8 @@ def list_runs(options: argparse.Namespace) -> None:
 def train(options: argparse.Namespace) -> None:
     """Train the chosen runs, and those they start from."""
     from panolib import study
-    from panolib.runs import with_parents
-    from panolib.workers import missing_runs
+    from panolib.lab.runs import with_parents
+    from panolib.lab.workers import missing_runs
 
     loaded = study.load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
@@ -83,9 +83,9 @@ def train(options: argparse.Namespace) -> None:
 def reproduce(options: argparse.Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
     from panolib import study
-    from panolib.notebook import execute, numbered_notebooks
+    from panolib.lab.notebook import execute, numbered_notebooks
+    from panolib.lab.runs import retraining, with_parents
     from panolib.profiles import project_root
-    from panolib.runs import retraining, with_parents
 
     began = time.monotonic()
     loaded = study.load(options.profile)
@@ -150,7 +150,7 @@ def export(options: argparse.Namespace) -> None:
     """Write what a run predicts on its validation images, in the formats of the official tools."""
     from panolib import study
     from panolib.export_command import check_free, export_run, untrained
-    from panolib.runs import with_parents
+    from panolib.lab.runs import with_parents
 
     loaded = study.load(options.profile)
     if options.run not in loaded.runs:
@@ -241,12 +241,12 @@ def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message says all there is to say; another one shows where in the code it arose."""
     from panolib.data.errors import DataError
     from panolib.inference.exports import ExportError
+    from panolib.lab.notebook import NotebookFailed
+    from panolib.lab.records import DamagedRecord
+    from panolib.lab.runs import MissingRun, RunsFailed
+    from panolib.lab.storage import CorruptCheckpoint
     from panolib.models.weights import WeightsError
-    from panolib.notebook import NotebookFailed
     from panolib.profiles import ProfileError
-    from panolib.records import DamagedRecord
-    from panolib.runs import MissingRun, RunsFailed
-    from panolib.storage import CorruptCheckpoint
 
     return (
         NotebookFailed, ProfileError, DataError, CorruptCheckpoint, DamagedRecord, MissingRun, RunsFailed,
@@ -294,7 +294,7 @@ def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
 
 def _describe_run(loaded: Study, name: str) -> tuple[str, ...]:
     """One line of the list of runs."""
-    from panolib.records import DamagedRecord
+    from panolib.lab.records import DamagedRecord
 
     run = loaded.runs[name]
     if damage := loaded.store.damage(run):

@@ -28,8 +28,8 @@ from panolib.data import views
 from panolib.data.render import city
 from panolib.evaluate import threat_scores
 from panolib.inference.panoptic import panoptic_truth, predict_instances
+from panolib.lab.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.labels import LabelSet
-from panolib.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.metrics.instance import ThreatScore
 from panolib.profiles import Count, Counts, Natural, Seed, Size
 from panolib.training.semantic import to_image
@@ -38,7 +38,7 @@ MANY = 20  # calls of a quick operation in a row, and rounds of a quick pair
 BRIEF = 0.2  # seconds that such a row of calls takes at most
 EMPTY_NOTEBOOK = """
 import nbformat, nbclient
-from panolib.notebook import OwnKernel
+from panolib.lab.notebook import OwnKernel
 notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
 nbclient.NotebookClient(notebook, kernel_manager_class=OwnKernel).execute()
 """

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from panolib.bench_cases import close
 from panolib.data import views
 from panolib.data.render import city
-from panolib.measuring import has_bf16, iqr, threads, with_peak_memory
+from panolib.lab.measuring import has_bf16, iqr, threads, with_peak_memory
 from panolib.profiles import Count
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec

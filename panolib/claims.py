@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from panolib.grid import INHERITED
+from panolib.lab.runs import Record
 from panolib.profiles import load_yaml, project_root
-from panolib.runs import Record
 from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
 from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec

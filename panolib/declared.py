@@ -6,8 +6,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
-from panolib.records import DamagedRecord
-from panolib.runs import Run, Store
+from panolib.lab.records import DamagedRecord
+from panolib.lab.runs import Run, Store
 
 
 def with_versions(runs: Mapping[str, Run], versions: Mapping[str, int]) -> dict[str, Run]:

@@ -17,13 +17,13 @@ import torch
 
 from panolib.data.sources import MissingData
 from panolib.detr.network import DetrNetwork, build_detr
+from panolib.lab.runs import Record, Run, with_parents
+from panolib.lab.workers import without_weights
 from panolib.labels import LABEL_SETS
 from panolib.models.complexity import n_parameters
-from panolib.runs import Record, Run, with_parents
 from panolib.study import Study
 from panolib.training.meta_pseudo_labels import MetaSpec
 from panolib.training.setup import InstanceNetwork, SemanticNetwork, build_instance, build_semantic
-from panolib.workers import without_weights
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps for every parameter

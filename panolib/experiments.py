@@ -23,10 +23,10 @@ from collections.abc import Mapping
 
 from panolib.grid import Grid
 from panolib.kinds import ClusteringCostSpec, ThreatSpec
+from panolib.lab.runs import Run
 from panolib.labels import LABEL_SETS
 from panolib.profiles import from_mapping, to_plain
 from panolib.progress_runs import clustering_variants
-from panolib.runs import Run
 from panolib.study import Experiments
 from panolib.training.setup import SemanticNetwork
 

@@ -19,9 +19,9 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from panolib.data.readers import Sample
+from panolib.lab.runs import Record
+from panolib.lab.storage import write
 from panolib.labels import LabelSet
-from panolib.runs import Record
-from panolib.storage import write
 from panolib.study import Study
 from panolib.tables import METHODS, select, summarise
 

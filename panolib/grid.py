@@ -6,9 +6,9 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from panolib.kinds import GapSpec, PanopticSpec
+from panolib.lab.runs import Run
 from panolib.models.weights import weights_fingerprint
 from panolib.profiles import ProfileError, from_mapping
-from panolib.runs import Run
 from panolib.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, run_name
 from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec

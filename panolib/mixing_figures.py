@@ -17,9 +17,9 @@ from panolib.figures import (
     recorded_picture,
     with_class_legend,
 )
+from panolib.lab.runs import Record
 from panolib.labels import LabelSet
 from panolib.mixing_tables import LABEL_SCORES, readable_score, variant_of
-from panolib.runs import Record
 from panolib.tables import ORACLE, select, summarise
 
 MARKERS = "osD^v"

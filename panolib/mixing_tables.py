@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from panolib.data.samples import ImageSet
-from panolib.runs import Record
+from panolib.lab.runs import Record
 from panolib.study import RUNG_LABELS, Study, run_name
 from panolib.tables import SELF_TRAINED, Ladder, published, select, with_published
 

@@ -12,8 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
 from panolib.figures import picture_grid, recorded_picture
+from panolib.lab.runs import Record
 from panolib.progress_tables import branches
-from panolib.runs import Record
 from panolib.study import Study
 from panolib.tables import select, summarise
 

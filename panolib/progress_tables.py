@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from panolib import progress_runs, tables
+from panolib.lab.runs import Record
 from panolib.labels import CITYSCAPES
-from panolib.runs import Record
 from panolib.study import Study, run_name
 from panolib.tables import COLUMNS, number, published, select
 from panolib.threat_runs import by_weight

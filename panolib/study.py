@@ -34,9 +34,9 @@ from pathlib import Path
 from typing import Any
 
 from panolib.declared import one_run_for_each_key, with_versions
+from panolib.lab.records import DamagedRecord
+from panolib.lab.runs import Record, Run, Store
 from panolib.profiles import ProfileError, from_mapping, project_root
-from panolib.records import DamagedRecord
-from panolib.runs import Record, Run, Store
 from panolib.settings import Domain, Experiments, MissingSection, Profile, find_profile, read_profile
 
 __all__ = [

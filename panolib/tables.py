@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from panolib import packages
-from panolib.runs import Record
-from panolib.storage import write
+from panolib.lab import packages
+from panolib.lab.runs import Record
+from panolib.lab.storage import write
 from panolib.study import RUNG_LABELS, RUNGS, Study
 
 COLUMNS = ("method", "setting", "class_or_metric", "value", "unit", "source", "seed")

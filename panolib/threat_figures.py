@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from panolib import tables
 from panolib.figures import OKABE_ITO, picture_grid, recorded_picture, with_class_legend
+from panolib.lab.runs import Record
 from panolib.labels import LabelSet
-from panolib.runs import Record
 from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, NO_MASKS, PREDICTED, TRUE, sensitivity_rows
 
 MARKERS = "osD^vPX*"

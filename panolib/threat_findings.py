@@ -9,8 +9,8 @@ import pandas as pd
 
 from panolib import findings, tables
 from panolib.findings import Finding
+from panolib.lab.runs import Record
 from panolib.labels import CITYSCAPES
-from panolib.runs import Record
 from panolib.threat_runs import BASELINE
 from panolib.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
 

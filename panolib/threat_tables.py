@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from panolib import tables
-from panolib.runs import Record
+from panolib.lab.runs import Record
 
 COUNTS = ["tp", "fp", "fn"]
 SCORES = ["pooled", "class_mean", "image_mean"]

@@ -18,9 +18,9 @@ from panolib.detr.targets import panoptic_from_queries
 from panolib.detr.training import DetrBatches, DetrSpec
 from panolib.evaluate import panoptic_scores, predict
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth, predict_instances
+from panolib.lab.measuring import measure_seconds, with_peak_memory
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
-from panolib.measuring import measure_seconds, with_peak_memory
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations, n_parameters
 from panolib.models.geometry import placement_of

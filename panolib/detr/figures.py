@@ -13,8 +13,8 @@ from panolib.detr.kinds import OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN
 from panolib.detr.tables import LABELS, Runs, label_of
 from panolib.figures import picture_grid, recorded_picture, with_class_legend
+from panolib.lab.runs import Record
 from panolib.labels import LabelSet
-from panolib.runs import Record
 from panolib.tables import select, summarise
 
 COLOURS = {LABELS[PLAIN]: "#7F7F7F", LABELS[COLOUR]: "#0072B2", LABELS[HALF]: "#56B4E9", OURS: "#009E73"}

@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from torch import nn
 
-from panolib import provenance
 from panolib.detr.network import build_detr
 from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
@@ -24,10 +23,11 @@ from panolib.kinds import (
     parent_semantic,
     parent_spec,
 )
+from panolib.lab import provenance
+from panolib.lab.measuring import threads
+from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
-from panolib.measuring import threads
 from panolib.profiles import Count, Natural, Seed
-from panolib.runs import Job, Run
 from panolib.training.setup import Compute, launch
 
 DETR, OURS = "DETR", "embeddings"  # the two systems that are compared

@@ -10,7 +10,7 @@ import pandas as pd
 from panolib import claims
 from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
-from panolib.runs import Record
+from panolib.lab.runs import Record
 from panolib.study import Study, is_available, run_name
 from panolib.tables import COLUMNS, PANOPTIC_SCORES, PERCENT, published
 

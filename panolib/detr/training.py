@@ -19,9 +19,9 @@ from panolib.data.samples import Sample, resize_sample
 from panolib.detr.network import DetrNetwork, build_detr
 from panolib.detr.targets import detr_target
 from panolib.inference.panoptic import panoptic_truth
+from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.profiles import Count, Positive, Seed, Size
-from panolib.runs import Job
 from panolib.training.semantic import to_image
 from panolib.training.setup import (
     Compute,

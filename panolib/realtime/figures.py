@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from panolib import figures
+from panolib.lab.runs import Record
 from panolib.realtime.runs import METHODS, PICTURED
 from panolib.realtime.tables import METRICS, RULES
-from panolib.runs import Record
 from panolib.tables import per_seed, select
 
 FAMILIES = {  # beginning of a method's label -> colour

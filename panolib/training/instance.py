@@ -24,10 +24,10 @@ from panolib.data.mixing import source_share_counts
 from panolib.data.readers import Sample
 from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
 from panolib.inference.panoptic import resize_nearest
+from panolib.lab.runs import Job
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.profiles import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
-from panolib.runs import Job
 from panolib.training.semantic import (
     Augmentation,
     BatchNormSpec,

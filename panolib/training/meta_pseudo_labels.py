@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.readers import Sample
+from panolib.lab.runs import Job
 from panolib.labels import VOID
 from panolib.layered_pseudo_labels import select_labels
 from panolib.losses.semantic import cross_entropy
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.profiles import Count, NonNegative, Seed, Share
-from panolib.runs import Job
 from panolib.training.adversarial import (
     AdversarySpec,
     build_adversary,

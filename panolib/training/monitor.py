@@ -15,10 +15,10 @@ from panolib.data.images import resize_labels
 from panolib.data.samples import Sample
 from panolib.data.views import as_unit_float, normalise
 from panolib.inference.panoptic import predict_semantic
+from panolib.lab.runs import Job
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.pseudo_labels import pseudo_label_quality
-from panolib.runs import Job
 from panolib.training.setup import Monitor
 
 N_PICTURES = 2  # images whose labels are kept as pictures

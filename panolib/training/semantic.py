@@ -18,6 +18,7 @@ from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.readers import Sample
 from panolib.ema import make_teacher, update_teacher
+from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
@@ -29,7 +30,6 @@ from panolib.pseudo_labels import (
     semantic_pseudo_labels,
     update_class_prior,
 )
-from panolib.runs import Job
 from panolib.training.monitor import SemanticMonitor
 from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.setup import (

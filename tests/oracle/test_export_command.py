@@ -30,10 +30,10 @@ from panolib.data.readers import Cityscapes
 from panolib.data.render.city import write_city
 from panolib.export_command import ImagePrediction, write_predictions
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
+from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import CityscapesAP
 from panolib.profiles import project_root
-from panolib.runs import Run, Store
 from panolib.training.setup import InstanceNetwork, build_instance, build_semantic
 
 RUN = "city-panoptic-source_only-s0"

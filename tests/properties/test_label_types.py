@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import layered_pseudo_labels, provenance, pseudo_labels
+from panolib import layered_pseudo_labels, pseudo_labels
 from panolib.clustering import guidance
 from panolib.clustering.labels import (
     drop_small_clusters,
@@ -20,6 +20,7 @@ from panolib.clustering.labels import (
 from panolib.data.label_maps import as_ids, as_labels, consecutive
 from panolib.data.views import train_view, warp_labels
 from panolib.inference import panoptic as inference
+from panolib.lab import provenance
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses import embedding, semantic
 from panolib.metrics.instance import CityscapesAP, ThreatScore

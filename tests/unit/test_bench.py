@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from panolib import bench, bench_cases, bench_step, bench_tables, claims, measuring
+from panolib import bench, bench_cases, bench_step, bench_tables, claims
 from panolib.bench_references import loop_average_precision, loop_panoptic
 from panolib.data.render import city
+from panolib.lab import measuring
 from panolib.labels import CITYSCAPES
 from panolib.profiles import from_mapping, load_yaml, project_root
 

@@ -19,16 +19,16 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
-import panolib.notebook
+import panolib.lab.notebook
 import panolib.study
 from panolib.__main__ import _parser, main
 from panolib.data import images
 from panolib.data.errors import DataError
 from panolib.data.render import city
+from panolib.lab.notebook import NotebookFailed, execute, numbered_notebooks
+from panolib.lab.runs import MissingRun, Store
 from panolib.models.weights import WeightsError
-from panolib.notebook import NotebookFailed, execute, numbered_notebooks
 from panolib.profiles import ProfileError, load_yaml, project_root
-from panolib.runs import MissingRun, Store
 
 
 def write_notebook(path: Path, code: str) -> None:
@@ -281,11 +281,11 @@ def test_killed_retraining_goes_on_and_ends_once(project, monkeypatch):
 
     command = ["reproduce", "--profile", "smoke", "--notebook", "00", "--retrain", "--workers", "1"]
     Store(project.results, KINDS).get(project.runs[0])
-    monkeypatch.setattr(panolib.notebook, "execute", fail)
+    monkeypatch.setattr(panolib.lab.notebook, "execute", fail)
     assert main(command) == 1
     started = (project.results / "retrain_since").read_text()
     assert abs(float(started) - time.time()) < 60
-    monkeypatch.setattr(panolib.notebook, "execute", lambda notebook, *_: done.append(notebook.stem))
+    monkeypatch.setattr(panolib.lab.notebook, "execute", lambda notebook, *_: done.append(notebook.stem))
     assert main(command) == 0
     assert trained(project.results) == [project.runs[0].name] * 2 and done == ["00_data"]
     assert not (project.results / "retrain_since").exists()

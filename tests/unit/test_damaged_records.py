@@ -12,9 +12,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
-from panolib.records import DamagedRecord
-from panolib.runs import Store, retrain_started
-from panolib.storage import CorruptCheckpoint, load_checkpoint, save_checkpoint
+from panolib.lab.records import DamagedRecord
+from panolib.lab.runs import Store, retrain_started
+from panolib.lab.storage import CorruptCheckpoint, load_checkpoint, save_checkpoint
 
 
 def text(pattern: str, value: str):

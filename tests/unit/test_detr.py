@@ -22,11 +22,11 @@ from panolib.detr.score import QueryRule, predict_queries, score_detr, semantic_
 from panolib.detr.targets import detr_target, panoptic_from_queries
 from panolib.detr.training import chosen_images, coarse_masks, epoch_position, loss_terms, train_detr
 from panolib.inference.panoptic import panoptic_truth
+from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
 from panolib.profiles import project_root
-from panolib.runs import Run, Store
 from panolib.settings import find_profile, read_profile
 
 TINY = DetrNetwork(

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from panolib import packages
+from panolib.lab import packages
 from panolib.profiles import project_root
 
 ROOT = project_root(Path(__file__).parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from panolib.notebook import NotebookFailed, execute
+from panolib.lab.notebook import NotebookFailed, execute
 
 V4 = nbformat.v4
 KERNEL = {"name": "python3", "display_name": "x", "language": "python"}

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panolib import provenance
+from panolib.lab import provenance
 from panolib.profiles import project_root
 
 IN_A_CHILD = """
 import resource
 import numpy as np
-from panolib import provenance
+from panolib.lab import provenance
 
 before = provenance.process_memory("VmRSS")
 provenance.reset_peak_memory()

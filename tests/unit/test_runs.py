@@ -33,10 +33,10 @@ from toy_kinds import (
     trained,
 )
 
-from panolib.job import small_png
-from panolib.runs import MissingRun, Run, RunsFailed, Store, retrain_started, retraining
-from panolib.storage import CorruptCheckpoint, nan_to_null, null_to_nan
-from panolib.workers import missing_runs
+from panolib.lab.job import small_png
+from panolib.lab.runs import MissingRun, Run, RunsFailed, Store, retrain_started, retraining
+from panolib.lab.storage import CorruptCheckpoint, nan_to_null, null_to_nan
+from panolib.lab.workers import missing_runs
 
 
 @pytest.fixture(autouse=True)

@@ -16,8 +16,8 @@ from toy_kinds import KINDS, toy_run, trained
 
 from panolib import study
 from panolib.declared import one_run_for_each_key, with_versions
+from panolib.lab.runs import Run, Store
 from panolib.profiles import project_root
-from panolib.runs import Run, Store
 
 ROOT = project_root(Path(__file__).parent)
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from panolib import study
 from panolib.data.sources import CamVidData, CamVidSources, MissingData
+from panolib.lab.runs import MissingRun
 from panolib.profiles import ProfileError, project_root
-from panolib.runs import MissingRun
 from panolib.training.semantic import LabelledBatches
 
 PROFILES = project_root(Path(__file__).parent) / "notebooks" / "profiles"
@@ -198,7 +198,7 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
         import os, signal, sys
         from pathlib import Path
         from panolib import study
-        from panolib.runs import Job
+        from panolib.lab.runs import Job
         s = study.load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
         s.store.checkpoint_s = 0.0
         log = Job.log

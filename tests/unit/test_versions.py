@@ -24,9 +24,9 @@ from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_s
 
 from panolib import kinds, study
 from panolib.detr import kinds as detr_kinds
+from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES
 from panolib.realtime import kinds as realtime_kinds
-from panolib.runs import Run, Store
 from panolib.training import semantic
 from panolib.training.setup import build_semantic
 

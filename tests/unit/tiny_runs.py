@@ -17,10 +17,10 @@ import torch
 import yaml
 
 from panolib import bench, bench_step, study
+from panolib.lab.records import Record
+from panolib.lab.runs import Run, Store
 from panolib.profiles import project_root
 from panolib.realtime.kinds import TransferSpec
-from panolib.records import Record
-from panolib.runs import Run, Store
 
 SGD = {"name": "sgd", "weight_decay": 0.0005, "momentum": 0.9, "head_lr_scale": 1.0, "warmup": 0}
 SGD |= {"schedule": "constant", "lr": 0.02}  # Adam would move weights with no gradient by its rounding

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from panolib import provenance
-from panolib.runs import Job, Run, Store
+from panolib.lab import provenance
+from panolib.lab.runs import Job, Run, Store
 
 provenance.commit(), provenance.versions()  # asked once, before child processes are forked
 

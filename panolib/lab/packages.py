@@ -1,6 +1,6 @@
 """The packages of the study: exact versions in constraints.txt, installed, compared, and written anew.
 
-`make install` and `make lock` call ``python -m panolib.packages``; installing works in a new environment that
+`make install` and `make lock` call ``python -m panolib.lab.packages``; installing works in a new environment that
 holds nothing but pip.
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LOCK, CONDA = ROOT / "constraints.txt", ROOT / "environment.yml"
 CONDA_NAMES = {"torch": "pytorch"}
 OF_THE_PROJECT = ("panolib", "dev")  # and its extra with everything that the tests need
@@ -191,7 +191,7 @@ def _shout(message: str) -> None:
 
 def main() -> int:
     """The two commands."""
-    parser = argparse.ArgumentParser("python -m panolib.packages", description="Packages of the study.")
+    parser = argparse.ArgumentParser("python -m panolib.lab.packages", description="Packages of the study.")
     parser.add_argument("command", choices=("install", "lock"))
     parser.add_argument("--latest", action="store_true", help="install the newest versions instead")
     options = parser.parse_args()

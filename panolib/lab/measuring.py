@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from panolib import provenance
+from panolib.lab import provenance
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from panolib.storage import null_to_nan, read_text
+from panolib.lab.storage import null_to_nan, read_text
 
 if TYPE_CHECKING:
-    from panolib.runs import Run
+    from panolib.lab.runs import Run
 
 INFO = {  # what readers of a run.json rely on
     "key": (str,),

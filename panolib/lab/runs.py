@@ -34,12 +34,11 @@ from typing import Any
 import filelock
 from tqdm import tqdm
 
-from panolib import provenance
-from panolib.job import Job
-from panolib.profiles import canonical_json
-from panolib.records import DamagedRecord, Record, read_job, read_record
-from panolib.seeding import seeded
-from panolib.storage import (
+from panolib.lab import provenance
+from panolib.lab.job import Job
+from panolib.lab.records import DamagedRecord, Record, read_job, read_record
+from panolib.lab.seeding import seeded
+from panolib.lab.storage import (
     load_checkpoint,
     nan_to_null,
     read_text,
@@ -48,6 +47,7 @@ from panolib.storage import (
     write,
     write_json,
 )
+from panolib.profiles import canonical_json
 
 
 class MissingRun(LookupError):
@@ -201,7 +201,7 @@ class Store:
         RunsFailed
             At the end, naming each run that failed. The runs that do not depend on it are recorded.
         """
-        from panolib.workers import train_all  # which imports this module
+        from panolib.lab.workers import train_all  # which imports this module
 
         first: dict[str, Run] = {}
         asked = {run.name: first.setdefault(run.key, run) for run in runs}

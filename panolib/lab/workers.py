@@ -20,9 +20,9 @@ import torch
 from tqdm import tqdm
 
 from panolib.data.processes import GUARD, leave_unguarded_import
-from panolib.job import BAR_OPTIONS
-from panolib.records import DamagedRecord
-from panolib.runs import Run, RunsFailed, Store, announce_replaced
+from panolib.lab.job import BAR_OPTIONS
+from panolib.lab.records import DamagedRecord
+from panolib.lab.runs import Run, RunsFailed, Store, announce_replaced
 
 # Set before a worker starts: importing numpy, OpenCV or torch there reads them once.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}

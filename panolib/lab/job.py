@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from panolib import packages, provenance
+from panolib.lab import packages, provenance
+from panolib.lab.storage import load_checkpoint, save_checkpoint, write
 from panolib.profiles import to_plain
-from panolib.storage import load_checkpoint, save_checkpoint, write
 
 if TYPE_CHECKING:
-    from panolib.runs import Record, Run, Store
+    from panolib.lab.runs import Record, Run, Store
 
 BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
 WRITE_S = 0.5  # between two writes of the curves
