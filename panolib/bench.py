@@ -26,12 +26,12 @@ from panolib.bench_cases import Operation, scaling_operations, table_operations
 from panolib.bench_step import StepSpec
 from panolib.data import views
 from panolib.data.render import city
-from panolib.evaluate import threat_scores
 from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.lab.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.labels import LabelSet
 from panolib.metrics.instance import ThreatScore
 from panolib.profiles import Count, Counts, Natural, Seed, Size
+from panolib.scoring.evaluate import threat_scores
 from panolib.training.semantic import to_image
 
 MANY = 20  # calls of a quick operation in a row, and rounds of a quick pair

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from panolib import evaluate
 from panolib.data.cache import FINGERPRINT, written_once
 from panolib.inference.exports import (
     ExportError,
@@ -27,6 +26,7 @@ from panolib.lab.job import Job
 from panolib.lab.runs import Run, Store
 from panolib.lab.workers import without_weights
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
+from panolib.scoring import evaluate
 from panolib.training.setup import SemanticNetwork, build_semantic, launch
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name

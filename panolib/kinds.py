@@ -14,7 +14,6 @@ import numpy as np
 from annotated_types import MinLen, Predicate
 from torch import nn
 
-from panolib import evaluate, evaluate_threat
 from panolib.clustering import guidance
 from panolib.clustering.algorithms import Algorithm
 from panolib.data.render import city
@@ -24,8 +23,10 @@ from panolib.lab import provenance
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
 from panolib.profiles import Count, Counts, Natural, Seed, Share, with_different_items
+from panolib.scoring import evaluate
+from panolib.scoring import threat as evaluate_threat
+from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.training import instance, semantic
-from panolib.training.instance_monitor import InstanceMonitor
 from panolib.training.setup import Compute, build_instance, build_semantic, launch
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from panolib import evaluate
 from panolib.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
 from panolib.lab import provenance
 from panolib.lab.runs import Job, Run
@@ -16,6 +15,7 @@ from panolib.labels import LABEL_SETS
 from panolib.layered_pseudo_labels import select_labels
 from panolib.profiles import Natural, Seed, Share
 from panolib.realtime import labelling, speed
+from panolib.scoring import evaluate
 from panolib.training import adversarial, meta_pseudo_labels
 from panolib.training.setup import Compute, SemanticNetwork, launch
 

@@ -30,7 +30,7 @@ from panolib.pseudo_labels import (
     semantic_pseudo_labels,
     update_class_prior,
 )
-from panolib.training.monitor import SemanticMonitor
+from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.setup import (
     Compute,

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from panolib import evaluate_threat
 from panolib.data.samples import Sample
-from panolib.evaluate_threat import Network, count_votes, fused_instances, score_threat
 from panolib.kinds import learned_classes
 from panolib.labels import CITYSCAPES, VOID
+from panolib.scoring import threat as evaluate_threat
+from panolib.scoring.threat import Network, count_votes, fused_instances, score_threat
 
 ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))
 THINGS = CITYSCAPES.thing_ids

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from panolib.data import views
-from panolib.evaluate import predict
 from panolib.inference import panoptic as inference
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement, enlarge, placement_of, upsample_to
 from panolib.models.unet import EmbeddingUNet
+from panolib.scoring.evaluate import predict
 from panolib.training import semantic
 from panolib.training.instance import to_embedding_grid
 from panolib.training.setup import SemanticNetwork, build_semantic

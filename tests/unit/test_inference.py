@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from panolib.data.samples import Sample
-from panolib.evaluate import score_semantic
 from panolib.inference.panoptic import (
     clean_instances,
     merge_panoptic,
@@ -20,6 +19,7 @@ from panolib.inference.panoptic import (
     semantic_from_logits,
 )
 from panolib.labels import CITYSCAPES, NUCLEI, VOID
+from panolib.scoring.evaluate import score_semantic
 
 ROAD, SKY, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "sky", "person", "car", "bus"))
 

@@ -17,14 +17,14 @@ import yaml
 
 from panolib import study
 from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
-from panolib.evaluate import threat_scores
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import ThreatScore
 from panolib.profiles import project_root
-from panolib.training import instance_monitor
+from panolib.scoring import instance_monitor
+from panolib.scoring.evaluate import threat_scores
+from panolib.scoring.instance_monitor import embedding_picture, undisturbed
 from panolib.training.instance import clustering_options, learned_ids, source_targets
-from panolib.training.instance_monitor import embedding_picture, undisturbed
 
 PROFILES = project_root() / "notebooks" / "profiles"
 ITERATIONS = 3
@@ -111,7 +111,7 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         from pathlib import Path
         from panolib import study
         from panolib.lab.runs import Job
-        from panolib.training import instance_monitor
+        from panolib.scoring import instance_monitor
         instance_monitor.predicted_masks = lambda _, samples: [sample.semantic for sample in samples]
         s = study.load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
         s.store.checkpoint_s = 0.0

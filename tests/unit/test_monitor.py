@@ -9,7 +9,7 @@ from torch import nn
 
 from panolib.data.samples import Sample
 from panolib.labels import CITYSCAPES, VOID
-from panolib.training.monitor import SemanticMonitor
+from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training.setup import Monitor
 
 MONITOR = Monitor(interval=2, n_images=3, data=("city/train", "city/val"))

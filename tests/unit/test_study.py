@@ -126,9 +126,9 @@ def test_a_section_inherits_from_the_baseline_of_its_branch_unless_it_says_other
 
 def test_evaluation_leaves_weights_and_buffers_alone(trained):
     """Scoring a network twice changes nothing in it."""
-    from panolib import evaluate
     from panolib.kinds import build_semantic
     from panolib.labels import CITYSCAPES
+    from panolib.scoring import evaluate
 
     run = trained.runs[study.run_name("city", "semantic", "source_only", 0)]
     model = build_semantic(run.spec.network, 19)

@@ -13,7 +13,6 @@ from panolib.clustering import guidance
 from panolib.clustering.algorithms import cluster
 from panolib.data import views
 from panolib.data.samples import Sample
-from panolib.evaluate import panoptic_picture, predict
 from panolib.inference.panoptic import (
     clean_instances,
     embed_images,
@@ -25,6 +24,7 @@ from panolib.inference.panoptic import (
 from panolib.labels import VOID, LabelSet
 from panolib.metrics.instance import ThreatScore
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.scoring.evaluate import panoptic_picture, predict
 from panolib.training.semantic import to_image
 
 N_PICTURES = 2

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
-from panolib.evaluate import panoptic_picture, predicted_masks
 from panolib.inference.panoptic import (
     evaluating,
     panoptic_truth,
@@ -28,6 +27,7 @@ from panolib.inference.panoptic import (
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.instance import ThreatScore
+from panolib.scoring.evaluate import panoptic_picture, predicted_masks
 from panolib.training.instance import (
     InstanceSelfTrainingSpec,
     clustering_options,

@@ -1,0 +1,1 @@
+"""Networks on labelled data: what every image counts, and monitors that a training is handed."""
