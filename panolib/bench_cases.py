@@ -31,7 +31,7 @@ from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.metrics.instance import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
-from panolib.pseudo_labels import fuse_views
+from panolib.training.pseudo_labels import fuse_views
 
 
 @dataclass(frozen=True)

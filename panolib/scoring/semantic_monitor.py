@@ -18,7 +18,7 @@ from panolib.inference.panoptic import predict_semantic
 from panolib.lab.runs import Job
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
-from panolib.pseudo_labels import pseudo_label_quality
+from panolib.training.pseudo_labels import pseudo_label_quality
 from panolib.training.setup import Monitor
 
 N_PICTURES = 2  # images whose labels are kept as pictures

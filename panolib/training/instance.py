@@ -22,7 +22,6 @@ from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
 from panolib.data.readers import Sample
-from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
 from panolib.inference.panoptic import resize_nearest
 from panolib.lab.runs import Job
 from panolib.labels import VOID, LabelSet
@@ -50,6 +49,7 @@ from panolib.training.setup import (
     set_learning_rate,
     stream_loaders,
 )
+from panolib.training.teacher import epsilon, hard_copy, make_teacher, update_teacher
 
 
 @dataclass(frozen=True)

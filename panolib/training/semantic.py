@@ -17,21 +17,20 @@ from torch import Tensor, nn
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.readers import Sample
-from panolib.ema import make_teacher, update_teacher
 from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.profiles import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
-from panolib.pseudo_labels import (
+from panolib.scoring.semantic_monitor import SemanticMonitor
+from panolib.training.painting import crop_maps, paint_pseudo_labels
+from panolib.training.pseudo_labels import (
     draw_rare_class,
     fuse_views,
     rare_class_weights,
     semantic_pseudo_labels,
     update_class_prior,
 )
-from panolib.scoring.semantic_monitor import SemanticMonitor
-from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.setup import (
     Compute,
     Monitor,
@@ -46,6 +45,7 @@ from panolib.training.setup import (
     set_learning_rate,
     stream_loaders,
 )
+from panolib.training.teacher import make_teacher, update_teacher
 
 
 @dataclass(frozen=True)

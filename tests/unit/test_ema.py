@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from panolib.ema import epsilon, hard_copy, make_teacher, update_teacher
+from panolib.training.teacher import epsilon, hard_copy, make_teacher, update_teacher
 
 
 def network(seed: int) -> nn.Module:

@@ -17,7 +17,6 @@ from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses.embedding import EmbeddingLossWeights
 from panolib.models.discriminator import Discriminator
-from panolib.pseudo_labels import rare_class_weights
 from panolib.scoring.evaluate import score_panoptic
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
@@ -32,6 +31,7 @@ from panolib.training.instance import (
     train_instance_baseline,
 )
 from panolib.training.meta_pseudo_labels import MetaSpec, meta_train
+from panolib.training.pseudo_labels import rare_class_weights
 from panolib.training.semantic import (
     Augmentation,
     BaselineSpec,

@@ -9,7 +9,7 @@ import torch
 
 from panolib.data.views import multi_view_crops, view_affines, warp
 from panolib.labels import VOID
-from panolib.pseudo_labels import (
+from panolib.training.pseudo_labels import (
     adaptive_thresholds,
     draw_rare_class,
     fuse_views,

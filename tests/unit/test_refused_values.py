@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import layered_pseudo_labels, pseudo_labels
+from panolib import layered_pseudo_labels
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
 from panolib.data import views
@@ -17,6 +17,7 @@ from panolib.inference import panoptic as inference
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.instance import CityscapesAP, ThreatScore
+from panolib.training import pseudo_labels
 
 CAR = CITYSCAPES.ids_of(["car"])[0]
 EMBEDDINGS = torch.randn(3, 6, 7, generator=torch.Generator().manual_seed(0))
