@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # the commands import torch, --help does not
     from pathlib import Path
 
     from panolib.lab.runs import Run
-    from panolib.study import Study
+    from panolib.study.study import Study
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def list_runs(options: argparse.Namespace) -> None:
     """Print every run of the study with its state. A damaged record is an error at the end."""
-    from panolib import study
     from panolib.lab.records import DamagedRecord
+    from panolib.study import study
 
     loaded = study.load(options.profile, train=False)
     rows = [("run", "kind", "state", "age", "wall", "result")]
@@ -64,9 +64,9 @@ def list_runs(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train the chosen runs, and those they start from."""
-    from panolib import study
     from panolib.lab.runs import with_parents
     from panolib.lab.workers import missing_runs
+    from panolib.study import study
 
     loaded = study.load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
@@ -82,10 +82,10 @@ def train(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
-    from panolib import study
     from panolib.lab.notebook import execute, numbered_notebooks
     from panolib.lab.runs import retraining, with_parents
     from panolib.profiles import project_root
+    from panolib.study import study
 
     began = time.monotonic()
     loaded = study.load(options.profile)
@@ -111,7 +111,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> None:
     """Write the embedded data sets that are not there yet, and list the folders that the study reads."""
-    from panolib import study
+    from panolib.study import study
 
     loaded = study.load(options.profile)
     loaded.prepare_data(n_workers=options.workers)
@@ -131,7 +131,8 @@ def data(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Time the core operations anew, beside what people use today."""
-    from panolib import bench_tables, study
+    from panolib import bench_tables
+    from panolib.study import study
 
     loaded = study.load(options.profile)
     loaded.section("performance")
@@ -148,9 +149,9 @@ def bench(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write what a run predicts on its validation images, in the formats of the official tools."""
-    from panolib import study
-    from panolib.export_command import check_free, export_run, untrained
     from panolib.lab.runs import with_parents
+    from panolib.study import study
+    from panolib.study.export import check_free, export_run, untrained
 
     loaded = study.load(options.profile)
     if options.run not in loaded.runs:
@@ -256,7 +257,7 @@ def _user_errors() -> tuple[type[Exception], ...]:
 
 def _with_sections(loaded: Study, notebooks: Sequence[Path]) -> list[Path]:
     """Notebooks whose sections the profile has. Says which ones are left out; an error if none remains."""
-    from panolib.study import MissingSection
+    from panolib.study.study import MissingSection
 
     left_out = loaded.notebooks.left_out
     reasons = [left_out[path.stem] for path in notebooks if path.stem in left_out]
@@ -283,7 +284,7 @@ def _print_plan(loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], w
 
 def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
     """Runs that are recorded or whose data is on this machine. Says which ones are left out."""
-    from panolib.study import is_available
+    from panolib.study.study import is_available
 
     left_out = [run.name for run in runs if not is_available(loaded, run.name)]
     if left_out:

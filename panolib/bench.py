@@ -259,7 +259,7 @@ def start_rows(repeats: int) -> list[dict]:
     """
     commands = {
         "import torch": ["-c", "import torch"],
-        "import panolib.kinds": ["-c", "import panolib.kinds"],
+        "import panolib.study.kinds": ["-c", "import panolib.study.kinds"],
         "python -m panolib --help": ["-m", "panolib", "--help"],
         "execute an empty notebook": ["-c", EMPTY_NOTEBOOK],
         "import, draw and save a figure": ["-c", FIGURE],

@@ -9,10 +9,10 @@ from typing import get_type_hints
 import numpy as np
 import pandas as pd
 
-from panolib.grid import INHERITED
 from panolib.lab.runs import Record
 from panolib.profiles import load_yaml, project_root
-from panolib.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
+from panolib.study.grid import INHERITED
+from panolib.study.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
 from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec
@@ -181,7 +181,7 @@ def small_memory(rows: pd.DataFrame, *, limit: float) -> Claim:
 def quick_start(record: Record) -> list[Claim]:
     """Importing takes at most a second beyond torch; the command line answers in half a second."""
     seconds = {row["command"]: row["seconds"] for row in record.metrics["start"]}
-    beyond = seconds["import panolib.kinds"] - seconds["import torch"]
+    beyond = seconds["import panolib.study.kinds"] - seconds["import torch"]
     answer = seconds["python -m panolib --help"]
     return [
         Claim(

@@ -12,8 +12,8 @@ from tqdm import tqdm
 from panolib.bench_cases import embedding_field, instance_map
 from panolib.bench_references import DELTA_DIST, DELTA_VAR
 from panolib.clustering.algorithms import cluster
-from panolib.kinds import ClusteringCostSpec
 from panolib.lab.measuring import measure_seconds, threads, with_peak_memory
+from panolib.study.kinds import ClusteringCostSpec
 
 
 def cost_rows(spec: ClusteringCostSpec, *, label: str = "") -> list[dict]:

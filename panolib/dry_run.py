@@ -21,7 +21,7 @@ from panolib.lab.runs import Record, Run, with_parents
 from panolib.lab.workers import without_weights
 from panolib.labels import LABEL_SETS
 from panolib.models.complexity import n_parameters
-from panolib.study import Study
+from panolib.study.study import Study
 from panolib.training.meta_pseudo_labels import MetaSpec
 from panolib.training.setup import InstanceNetwork, SemanticNetwork, build_instance, build_semantic
 

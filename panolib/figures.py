@@ -22,7 +22,7 @@ from panolib.data.readers import Sample
 from panolib.lab.runs import Record
 from panolib.lab.storage import write
 from panolib.labels import LabelSet
-from panolib.study import Study
+from panolib.study.study import Study
 from panolib.tables import METHODS, select, summarise
 
 DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB

@@ -14,7 +14,7 @@ from matplotlib.patches import FancyBboxPatch, Patch
 from panolib.figures import picture_grid, recorded_picture
 from panolib.lab.runs import Record
 from panolib.progress_tables import branches
-from panolib.study import Study
+from panolib.study.study import Study
 from panolib.tables import select, summarise
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F", "#56B4E9", "#D55E00")

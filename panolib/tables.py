@@ -17,7 +17,7 @@ import pandas as pd
 from panolib.lab import packages
 from panolib.lab.runs import Record
 from panolib.lab.storage import write
-from panolib.study import RUNG_LABELS, RUNGS, Study
+from panolib.study.study import RUNG_LABELS, RUNGS, Study
 
 COLUMNS = ("method", "setting", "class_or_metric", "value", "unit", "source", "seed")
 KEYS = ["method", "setting", "class_or_metric", "unit"]

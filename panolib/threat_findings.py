@@ -11,7 +11,7 @@ from panolib import findings, tables
 from panolib.findings import Finding
 from panolib.lab.runs import Record
 from panolib.labels import CITYSCAPES
-from panolib.threat_runs import BASELINE
+from panolib.study.threat_runs import BASELINE
 from panolib.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
 
 SPLIT_CLASSES = ("bus", "truck", "train")

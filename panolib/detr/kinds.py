@@ -14,7 +14,12 @@ from panolib.detr.network import build_detr
 from panolib.detr.score import QueryRule, score_detr
 from panolib.detr.training import train_detr
 from panolib.inference.panoptic import MERGE_RULES
-from panolib.kinds import (
+from panolib.lab import provenance
+from panolib.lab.measuring import threads
+from panolib.lab.runs import Job, Run
+from panolib.labels import LABEL_SETS
+from panolib.profiles import Count, Natural, Seed
+from panolib.study.kinds import (
     Sources,
     clustering_of,
     finish,
@@ -23,11 +28,6 @@ from panolib.kinds import (
     parent_semantic,
     parent_spec,
 )
-from panolib.lab import provenance
-from panolib.lab.measuring import threads
-from panolib.lab.runs import Job, Run
-from panolib.labels import LABEL_SETS
-from panolib.profiles import Count, Natural, Seed
 from panolib.training.setup import Compute, launch
 
 DETR, OURS = "DETR", "embeddings"  # the two systems that are compared
@@ -61,7 +61,7 @@ class DetrCostSpec:
     seed: Seed
 
 
-# raised with what a kind computes, see panolib/kinds.py
+# raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {"detr": 1, "detr_scores": 1, "detr_cost": 1}
 
 

@@ -26,9 +26,9 @@ from panolib.detr.kinds import DetrCostSpec, DetrScoresSpec
 from panolib.detr.network import DetrNetwork
 from panolib.detr.score import QueryRule
 from panolib.detr.training import DetrSpec
-from panolib.grid import Grid
 from panolib.profiles import Count, Natural, Positive, Size, from_mapping, to_plain, with_different_items
-from panolib.study import run_name
+from panolib.study.grid import Grid
+from panolib.study.study import run_name
 from panolib.training.setup import Optimiser
 
 PLAIN, COLOUR, HALF = "plain", "colour", "colour-half"

@@ -11,7 +11,7 @@ from panolib import claims
 from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
 from panolib.lab.runs import Record
-from panolib.study import Study, is_available, run_name
+from panolib.study.study import Study, is_available, run_name
 from panolib.tables import COLUMNS, PANOPTIC_SCORES, PERCENT, published
 
 RESULTS, GENERALISATION = "detr_panoptic_results.csv", "detr_panoptic_generalisation_miou.csv"

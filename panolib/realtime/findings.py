@@ -11,7 +11,7 @@ from panolib import claims, findings, tables
 from panolib.findings import Finding
 from panolib.realtime.runs import METHODS, PER_IMAGE, TARGETS
 from panolib.realtime.tables import METRICS, RULES, fastest_way
-from panolib.study import Study
+from panolib.study.study import Study
 
 LABEL = METHODS | dict([PER_IMAGE])
 REAL_TIME = 30.0  # images a second

@@ -1,4 +1,4 @@
-"""How the runs of notebook 09 are executed; the rest of its runs are of the kinds of `panolib.kinds`."""
+"""How the runs of notebook 09 are executed; the rest of its runs are of the kinds of `panolib.study.kinds`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 
-from panolib.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
 from panolib.lab import provenance
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
@@ -16,6 +15,7 @@ from panolib.layered_pseudo_labels import select_labels
 from panolib.profiles import Natural, Seed, Share
 from panolib.realtime import labelling, speed
 from panolib.scoring import evaluate
+from panolib.study.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
 from panolib.training import adversarial, meta_pseudo_labels
 from panolib.training.setup import Compute, SemanticNetwork, launch
 
@@ -53,7 +53,7 @@ class GallerySpec:
     seed: Seed
 
 
-# raised with what a kind computes, see panolib/kinds.py
+# raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {
     "adversarial_adaptation": 1,
     "meta_labels": 1,

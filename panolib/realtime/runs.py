@@ -22,13 +22,13 @@ from typing import Annotated, Literal
 
 from annotated_types import Predicate
 
-from panolib.grid import Grid
 from panolib.lab.runs import Record, Run
 from panolib.layered_pseudo_labels import RULES
 from panolib.profiles import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
 from panolib.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
 from panolib.realtime.speed import SpeedSpec
-from panolib.study import Profile, Study, is_available, run_name
+from panolib.study.grid import Grid
+from panolib.study.study import Profile, Study, is_available, run_name
 from panolib.training.adversarial import AdversarialSpec
 from panolib.training.meta_pseudo_labels import FEEDBACK, MetaSpec
 

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from panolib.profiles import project_root
-from panolib.study import load
+from panolib.study.study import load
 
 FOLDER = project_root() / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

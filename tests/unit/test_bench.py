@@ -146,7 +146,7 @@ def test_wall_time_is_split_where_a_record_says_when_training_ended():
 
 def test_starting_is_timed_in_fresh_processes():
     found = {row["command"]: row["seconds"] for row in bench.start_rows(1)}
-    assert {"import torch", "import panolib.kinds", "python -m panolib --help"} < set(found)
+    assert {"import torch", "import panolib.study.kinds", "python -m panolib --help"} < set(found)
     assert all(seconds > 0 for seconds in found.values())
 
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
 import panolib.lab.notebook
-import panolib.study
+import panolib.study.study
 from panolib.__main__ import _parser, main
 from panolib.data import images
 from panolib.data.errors import DataError
@@ -86,7 +86,7 @@ def project(tmp_path, monkeypatch):
             },
         )
 
-    monkeypatch.setattr(panolib.study, "load", load)
+    monkeypatch.setattr(panolib.study.study, "load", load)
     monkeypatch.chdir(tmp_path / "notebooks")
     return SimpleNamespace(
         root=tmp_path, runs=runs, prepared=prepared, results=tmp_path / "results" / "smoke"
@@ -171,7 +171,7 @@ def test_failed_run_is_one_line_of_error(project, capsys):
 
 
 def test_bug_keeps_its_traceback(project, monkeypatch):
-    monkeypatch.setattr(panolib.study, "load", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(panolib.study.study, "load", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["runs"])
 
@@ -187,7 +187,7 @@ def test_damaged_data_is_one_line_without_a_traceback(project, monkeypatch, tmp_
         loaded.prepare_data = lambda *_, **__: images.read_image(picture)
         return loaded
 
-    monkeypatch.setattr(panolib.study, "load", load_damaged)
+    monkeypatch.setattr(panolib.study.study, "load", load_damaged)
     assert main([command, "--profile", "smoke"]) == 1
     *before, error = capsys.readouterr().err.strip().splitlines()
     assert str(picture) in error and "expected a whole PNG" in error
@@ -212,7 +212,7 @@ def test_weights_that_are_not_there_are_one_line(project, monkeypatch, capsys):
     def load(*args, **kwargs):
         raise WeightsError("weights 'IMAGENET1K_V1': not to be had")
 
-    monkeypatch.setattr(panolib.study, "load", load)
+    monkeypatch.setattr(panolib.study.study, "load", load)
     assert main(["runs"]) == 1
     assert capsys.readouterr().err == "WeightsError: weights 'IMAGENET1K_V1': not to be had\n"
 
@@ -221,7 +221,7 @@ def test_interrupt_says_that_nothing_is_lost(project, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(panolib.study, "load", interrupted)
+    monkeypatch.setattr(panolib.study.study, "load", interrupted)
     assert main(["runs"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 

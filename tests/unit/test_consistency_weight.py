@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import kinds
 from panolib.data.samples import Sample
 from panolib.labels import CITYSCAPES
-from panolib.study import load
+from panolib.study import kinds
+from panolib.study.study import load
 from panolib.training.setup import build_instance, build_semantic
 
 (CAR,) = CITYSCAPES.ids_of(["car"])

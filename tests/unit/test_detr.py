@@ -27,7 +27,7 @@ from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
 from panolib.profiles import project_root
-from panolib.settings import find_profile, read_profile
+from panolib.study.settings import find_profile, read_profile
 
 TINY = DetrNetwork(
     block="basic", stem_channels=8, channels=(8, 8, 16), depths=(1, 1, 1), d_model=32, heads=8,

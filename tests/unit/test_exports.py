@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panolib.data.images import read_indices
-from panolib.export_command import ImagePrediction, write_predictions
 from panolib.inference import panoptic as inference
 from panolib.inference.exports import (
     ExportError,
@@ -25,6 +24,7 @@ from panolib.inference.exports import (
     write_coco_panoptic_json,
 )
 from panolib.labels import CAMVID, CITYSCAPES, NUCLEI, VOID, LabelSet
+from panolib.study.export import ImagePrediction, write_predictions
 
 CAR = CITYSCAPES.classes.index("car")
 ONE = [{"id": 1, "category_id": CAR, "confidence": 0.5}]

@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 
-from panolib import study
 from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
@@ -24,6 +23,7 @@ from panolib.profiles import project_root
 from panolib.scoring import instance_monitor
 from panolib.scoring.evaluate import threat_scores
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed
+from panolib.study import study
 from panolib.training.instance import clustering_options, learned_ids, source_targets
 
 PROFILES = project_root() / "notebooks" / "profiles"
@@ -109,7 +109,7 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         import os, signal
         from dataclasses import replace
         from pathlib import Path
-        from panolib import study
+        from panolib.study import study
         from panolib.lab.runs import Job
         from panolib.scoring import instance_monitor
         instance_monitor.predicted_masks = lambda _, samples: [sample.semantic for sample in samples]

@@ -15,9 +15,9 @@ import pytest
 import torch
 from torch import nn
 
-from panolib import study
 from panolib.detr.network import DetrNetwork
 from panolib.profiles import project_root
+from panolib.study import study
 from panolib.training.adversarial import AdversarySpec
 from panolib.training.setup import (
     Compute,

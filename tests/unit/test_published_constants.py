@@ -11,17 +11,17 @@ import torch
 import yaml
 from torch import nn
 
-from panolib import study
 from panolib.data import views
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
-from panolib.grid import Grid
 from panolib.inference import panoptic as inference
 from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement
 from panolib.models.weights import WeightsError
 from panolib.profiles import project_root
+from panolib.study import study
+from panolib.study.grid import Grid
 from panolib.training import instance, semantic
 from panolib.training.setup import Optimiser, build_optimizer
 

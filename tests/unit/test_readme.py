@@ -12,7 +12,7 @@ from panolib.claims import CONTROL
 from panolib.labels import CITYSCAPES
 from panolib.profiles import project_root
 from panolib.progress_tables import time_ratios
-from panolib.study import load, run_name
+from panolib.study.study import load, run_name
 from panolib.tables import SELF_TRAINED, SOURCE_ONLY, per_seed, select
 
 TABLES = project_root() / "results" / "cpu" / "tables"

@@ -11,13 +11,14 @@ from unittest import mock
 
 import pytest
 
-from panolib import mixing_tables, progress_tables, study
+from panolib import mixing_tables, progress_tables
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.detr import tables as detr_tables
 from panolib.models.weights import check_weights
 from panolib.profiles import ProfileError, load_yaml, project_root
 from panolib.realtime import runs as realtime_runs
-from panolib.study import MissingSection
+from panolib.study import study
+from panolib.study.study import MissingSection
 
 PROFILES = project_root() / "notebooks" / "profiles"
 OPTIONAL = ("nuclei", "camvid", "experiments", "detr", "performance", "realtime")
@@ -345,7 +346,7 @@ def test_a_path_never_takes_the_results_of_a_profile_of_the_project(tmp_path):
 def test_a_run_says_whose_data_it_reads(tmp_path):
     from dataclasses import replace
 
-    from panolib.kinds import open_data
+    from panolib.study.kinds import open_data
 
     loaded = load(tmp_path, {})
     assert {run.domain for run in loaded.runs.values()} == {"city", "camvid", "nuclei"}

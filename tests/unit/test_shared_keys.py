@@ -14,10 +14,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
-from panolib import study
-from panolib.declared import one_run_for_each_key, with_versions
 from panolib.lab.runs import Run, Store
 from panolib.profiles import project_root
+from panolib.study import study
+from panolib.study.declared import one_run_for_each_key, with_versions
 
 ROOT = project_root(Path(__file__).parent)
 

@@ -15,10 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
-from panolib import study
 from panolib.data.sources import CamVidData, CamVidSources, MissingData
 from panolib.lab.runs import MissingRun
 from panolib.profiles import ProfileError, project_root
+from panolib.study import study
 from panolib.training.semantic import LabelledBatches
 
 PROFILES = project_root(Path(__file__).parent) / "notebooks" / "profiles"
@@ -126,9 +126,9 @@ def test_a_section_inherits_from_the_baseline_of_its_branch_unless_it_says_other
 
 def test_evaluation_leaves_weights_and_buffers_alone(trained):
     """Scoring a network twice changes nothing in it."""
-    from panolib.kinds import build_semantic
     from panolib.labels import CITYSCAPES
     from panolib.scoring import evaluate
+    from panolib.study.kinds import build_semantic
 
     run = trained.runs[study.run_name("city", "semantic", "source_only", 0)]
     model = build_semantic(run.spec.network, 19)
@@ -197,7 +197,7 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
     script = textwrap.dedent(f"""
         import os, signal, sys
         from pathlib import Path
-        from panolib import study
+        from panolib.study import study
         from panolib.lab.runs import Job
         s = study.load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
         s.store.checkpoint_s = 0.0

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from panolib import claims, tables
-from panolib.settings import find_profile, read_profile
-from panolib.study import RUNG_LABELS, RUNGS
+from panolib.study.settings import find_profile, read_profile
+from panolib.study.study import RUNG_LABELS, RUNGS
 
 MIOU = dict(zip(RUNGS, (0.20, 0.24, 0.23, 0.22, 0.30, 0.40)))
 STEP = 0.01  # added per seed

@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib import threat_findings, threat_runs
+from panolib import threat_findings
 from panolib.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
-from panolib.study import load
+from panolib.study import threat_runs
+from panolib.study.study import load
 
 COLUMNS = ["method", "setting", "class_or_metric", "value", "unit", "source", "seed"]
 

@@ -22,11 +22,11 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_study, train
 
-from panolib import kinds, study
 from panolib.detr import kinds as detr_kinds
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES
 from panolib.realtime import kinds as realtime_kinds
+from panolib.study import kinds, study
 from panolib.training import semantic
 from panolib.training.setup import build_semantic
 
@@ -204,7 +204,7 @@ def test_changes_are_seen_and_rounding_is_not(name, change, seen):
     if seen:
         assert f"changed under one key ({name}: " in problem
     exact = verdict("panoptic", before, after, same_machine=True)
-    assert "raise its version in VERSIONS of panolib/kinds.py and store anew with python tests" in exact
+    assert "raise its version in VERSIONS of panolib/study/kinds.py and store anew with python tests" in exact
     assert "another key" in verdict("panoptic", before, after | {"key": "b"}, same_machine=True)
     assert verdict("panoptic", before, before, same_machine=True) is None
 

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 import yaml
 
-from panolib import bench, bench_step, study
+from panolib import bench, bench_step
 from panolib.lab.records import Record
 from panolib.lab.runs import Run, Store
 from panolib.profiles import project_root
 from panolib.realtime.kinds import TransferSpec
+from panolib.study import study
 
 SGD = {"name": "sgd", "weight_decay": 0.0005, "momentum": 0.9, "head_lr_scale": 1.0, "warmup": 0}
 SGD |= {"schedule": "constant", "lr": 0.02}  # Adam would move weights with no gradient by its rounding

@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from panolib.grid import Grid
-from panolib.kinds import ClusteringCostSpec, ThreatSpec
 from panolib.lab.runs import Run
 from panolib.labels import LABEL_SETS
 from panolib.profiles import from_mapping, to_plain
-from panolib.progress_runs import clustering_variants
-from panolib.study import Experiments
+from panolib.study.grid import Grid
+from panolib.study.kinds import ClusteringCostSpec, ThreatSpec
+from panolib.study.progress_runs import clustering_variants
+from panolib.study.study import Experiments
 from panolib.training.setup import SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones

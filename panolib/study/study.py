@@ -33,11 +33,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panolib.declared import one_run_for_each_key, with_versions
 from panolib.lab.records import DamagedRecord
 from panolib.lab.runs import Record, Run, Store
 from panolib.profiles import ProfileError, from_mapping, project_root
-from panolib.settings import Domain, Experiments, MissingSection, Profile, find_profile, read_profile
+from panolib.study.declared import one_run_for_each_key, with_versions
+from panolib.study.settings import Domain, Experiments, MissingSection, Profile, find_profile, read_profile
 
 __all__ = [
     "BATCH_NORM_RUNGS", "PERFORMANCE", "RUNGS", "RUNG_LABELS", "UNSUPERVISED_RUNGS", "Domain", "Experiments",
@@ -202,13 +202,13 @@ def load(
     TypeError
         For a profile or a time of another type, and in a notebook whose `retrain` is neither True nor False.
     """
-    from panolib import kinds
     from panolib.detr import kinds as detr_kinds
     from panolib.detr import runs as detr_runs
-    from panolib.experiments import declare_experiments
-    from panolib.grid import Grid, declare_ladder
     from panolib.realtime import kinds as realtime_kinds
     from panolib.realtime import runs as realtime_runs
+    from panolib.study import kinds
+    from panolib.study.experiments import declare_experiments
+    from panolib.study.grid import Grid, declare_ladder
 
     if not isinstance(profile, str | Path):
         raise TypeError(f"profile is {profile!r}, expected its name as a text, such as 'cpu', or a path")
@@ -348,7 +348,7 @@ def is_available(study: Study, name: str) -> bool:
 
 def notebook_runs(profile: Profile) -> dict[str, tuple[str, ...]]:
     """Runs that each notebook of the thesis's experiments asks for by name, where its sections are there."""
-    from panolib import progress_runs, threat_runs
+    from panolib.study import progress_runs, threat_runs
 
     seeds, experiments = profile.seeds, profile.experiments
 

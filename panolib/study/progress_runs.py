@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from panolib.labels import CITYSCAPES
-from panolib.study import Experiments, run_name
-from panolib.threat_runs import by_weight
+from panolib.study.study import Experiments, run_name
+from panolib.study.threat_runs import by_weight
 
 RINGS = ("zero", "decay")
 WORKFLOWS = ("all", "icm", "base", "ccm")
