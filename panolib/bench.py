@@ -44,7 +44,7 @@ nbclient.NotebookClient(notebook, kernel_manager_class=OwnKernel).execute()
 """
 FIGURE = """
 import io
-from panolib import figures
+from panolib.report import figures
 figures.use_style()
 rows = [{"axis": "pixels", "operation": "o", "position": 1, "ours_ms": 1.0, "repeats": 1}]
 figures.scaling_plot(rows + [row | {"axis": "instances"} for row in rows]).savefig(io.BytesIO())

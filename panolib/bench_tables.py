@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from panolib.lab.runs import Record
-from panolib.tables import three_digits, write_csv
+from panolib.report.tables import three_digits, write_csv
 
 WARN_BELOW = 0.8  # share of the recorded ratio
 

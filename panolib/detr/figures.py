@@ -1,4 +1,4 @@
-"""Figures of DETR-panoptic, in the style of `panolib.figures`."""
+"""Figures of DETR-panoptic, in the style of `panolib.report.figures`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from panolib.detr.kinds import OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN
 from panolib.detr.tables import LABELS, Runs, label_of
-from panolib.figures import picture_grid, recorded_picture, with_class_legend
 from panolib.lab.runs import Record
 from panolib.labels import LabelSet
-from panolib.tables import select, summarise
+from panolib.report.figures import picture_grid, recorded_picture, with_class_legend
+from panolib.report.tables import select, summarise
 
 COLOURS = {LABELS[PLAIN]: "#7F7F7F", LABELS[COLOUR]: "#0072B2", LABELS[HALF]: "#56B4E9", OURS: "#009E73"}
 TERMS = {"loss": "loss", "ce": "class", "bbox": "box, L1", "giou": "box, GIoU", "mask": "mask, focal",

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from panolib import findings
-from panolib.claims import Claim
 from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN
 from panolib.detr.tables import (
@@ -20,8 +18,10 @@ from panolib.detr.tables import (
     size_rows,
     slides_products,
 )
-from panolib.findings import Finding
-from panolib.tables import number, per_seed, published, select
+from panolib.report import findings
+from panolib.report.claims import Claim
+from panolib.report.findings import Finding
+from panolib.report.tables import number, per_seed, published, select
 
 ROUNDING = 0.01  # of a product of two numbers printed with two digits, in points
 

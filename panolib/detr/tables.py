@@ -1,4 +1,4 @@
-"""Tables of DETR-panoptic: pure functions from recorded runs to rows, in the form of `panolib.tables`."""
+"""Tables of DETR-panoptic: pure functions from recorded runs to rows, in the form of `panolib.report.tables`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from panolib import claims
 from panolib.detr.kinds import DETR, OURS
 from panolib.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
 from panolib.lab.runs import Record
+from panolib.report import claims
+from panolib.report.tables import COLUMNS, PANOPTIC_SCORES, PERCENT, published
 from panolib.study.study import Study, is_available, run_name
-from panolib.tables import COLUMNS, PANOPTIC_SCORES, PERCENT, published
 
 RESULTS, GENERALISATION = "detr_panoptic_results.csv", "detr_panoptic_generalisation_miou.csv"
 LABELS = {PLAIN: "no augmentation", COLOUR: "colour policy", HALF: "colour policy, half the epochs"}

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib import figures
 from panolib.lab.runs import Record
 from panolib.realtime.runs import METHODS, PICTURED
 from panolib.realtime.tables import METRICS, RULES
-from panolib.tables import per_seed, select
+from panolib.report import figures
+from panolib.report.tables import per_seed, select
 
 FAMILIES = {  # beginning of a method's label -> colour
     "source": "#7F7F7F", "AdaBN": "#7F7F7F", "control": "#7F7F7F", "adversarial": "#E69F00",

@@ -7,15 +7,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import pandas as pd
 
-from panolib import oracles, tables
 from panolib.lab.runs import Record
 from panolib.labels import CAMVID, CITYSCAPES
 from panolib.models.complexity import clean_operations, n_operations, n_parameters
 from panolib.models.discriminator import Discriminator
 from panolib.realtime.runs import METHODS, TARGETS, Realtime, own_networks
+from panolib.report import oracles, tables
+from panolib.report.threat_tables import semantic_rows
 from panolib.study import threat_runs
 from panolib.study.study import Study
-from panolib.threat_tables import semantic_rows
 
 METRICS = {TARGETS["city"]: "mIoU_19", TARGETS["camvid"]: "mIoU_11"}
 CLASSES = {TARGETS["city"]: CITYSCAPES.classes, TARGETS["camvid"]: CAMVID.classes}

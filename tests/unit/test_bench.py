@@ -11,12 +11,13 @@ import pandas as pd
 import pytest
 import torch
 
-from panolib import bench, bench_cases, bench_step, bench_tables, claims
+from panolib import bench, bench_cases, bench_step, bench_tables
 from panolib.bench_references import loop_average_precision, loop_panoptic
 from panolib.data.render import city
 from panolib.lab import measuring
 from panolib.labels import CITYSCAPES
 from panolib.profiles import from_mapping, load_yaml, project_root
+from panolib.report import claims
 
 PROFILE = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
 TINY = replace(

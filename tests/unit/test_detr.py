@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from panolib import findings
 from panolib.data.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.data.samples import Sample
 from panolib.detr import findings as detr_findings
@@ -27,6 +26,7 @@ from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
 from panolib.profiles import project_root
+from panolib.report import findings
 from panolib.study.settings import find_profile, read_profile
 
 TINY = DetrNetwork(

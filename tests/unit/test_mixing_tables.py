@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib import findings, mixing_findings, mixing_tables, tables
 from panolib.labels import CITYSCAPES, VOID
+from panolib.report import findings, mixing_findings, mixing_tables, tables
 
 VARIANTS = ("SYN V2", "GTA V2", "MIX V2", "MIX V3", "MIX V3+")
 TRUCK, TRAIN, ROAD = CITYSCAPES.ids_of(("truck", "train", "road"))

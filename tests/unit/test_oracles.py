@@ -7,7 +7,7 @@ import types
 import pandas as pd
 import pytest
 
-from panolib import oracles, tables
+from panolib.report import oracles, tables
 
 
 def run(kind="semantic_baseline", iterations=None, **parents):

@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib import progress_findings as findings
-from panolib import progress_tables
 from panolib.clustering_cost import cost_rows, cost_sizes
-from panolib.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, compared
 from panolib.labels import CITYSCAPES
-from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS
+from panolib.report import progress_findings as findings
+from panolib.report import progress_tables
+from panolib.report.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, compared
+from panolib.report.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS
+from panolib.report.tables import COLUMNS, summarise
 from panolib.study import progress_runs, study
 from panolib.study.kinds import ClusteringCostSpec
-from panolib.tables import COLUMNS, summarise
 from panolib.training.setup import Compute
 
 TRAIN, VAL, SOURCE = "cityscapes/train", "cityscapes/val", "synthia/val"

@@ -7,13 +7,13 @@ import re
 import pandas as pd
 import pytest
 
-from panolib import oracles, tables
-from panolib.claims import CONTROL
 from panolib.labels import CITYSCAPES
 from panolib.profiles import project_root
-from panolib.progress_tables import time_ratios
+from panolib.report import oracles, tables
+from panolib.report.claims import CONTROL
+from panolib.report.progress_tables import time_ratios
+from panolib.report.tables import SELF_TRAINED, SOURCE_ONLY, per_seed, select
 from panolib.study.study import load, run_name
-from panolib.tables import SELF_TRAINED, SOURCE_ONLY, per_seed, select
 
 TABLES = project_root() / "results" / "cpu" / "tables"
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from panolib import findings, tables
 from panolib.data.samples import Sample
 from panolib.labels import CAMVID, CITYSCAPES, VOID
 from panolib.models.bisenet import BiSeNet
@@ -19,6 +18,7 @@ from panolib.models.encoder import ResNetEncoder
 from panolib.realtime import findings as decide
 from panolib.realtime import labelling, runs, speed
 from panolib.realtime import tables as rt
+from panolib.report import findings, tables
 from panolib.study import study
 from panolib.training.setup import Compute, SemanticNetwork
 

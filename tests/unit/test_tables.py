@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib import claims, tables
+from panolib.report import claims, tables
 from panolib.study.settings import find_profile, read_profile
 from panolib.study.study import RUNG_LABELS, RUNGS
 

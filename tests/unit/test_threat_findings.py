@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib import threat_findings
-from panolib.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
+from panolib.report import threat_findings
+from panolib.report.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from panolib.study import threat_runs
 from panolib.study.study import load
 

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib import tables, threat_tables
 from panolib.labels import CITYSCAPES
 from panolib.metrics.instance import ThreatScore
+from panolib.report import tables, threat_tables
 
 THINGS = CITYSCAPES.things
 

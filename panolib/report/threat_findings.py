@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib import findings, tables
-from panolib.findings import Finding
 from panolib.lab.runs import Record
 from panolib.labels import CITYSCAPES
+from panolib.report import findings, tables
+from panolib.report.findings import Finding
+from panolib.report.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
 from panolib.study.threat_runs import BASELINE
-from panolib.threat_tables import CLASS_MEAN, NO_MASKS, NO_MORPHOLOGY, PREDICTED, TRUE, noise_floor
 
 SPLIT_CLASSES = ("bus", "truck", "train")
 

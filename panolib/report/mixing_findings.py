@@ -11,11 +11,11 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from panolib import findings
-from panolib.claims import CONTROL
 from panolib.data.samples import ImageSet
-from panolib.findings import Finding
-from panolib.mixing_tables import (
+from panolib.report import findings
+from panolib.report.claims import CONTROL
+from panolib.report.findings import Finding
+from panolib.report.mixing_tables import (
     BASELINE,
     CH8,
     CH8_ROWS,
@@ -26,7 +26,7 @@ from panolib.mixing_tables import (
     state_of_the_art,
     variant_of,
 )
-from panolib.tables import SELF_TRAINED, number, published, select
+from panolib.report.tables import SELF_TRAINED, number, published, select
 
 
 def mixing_findings(rows: pd.DataFrame) -> list[Finding]:

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib import tables
 from panolib.lab.runs import Record
 from panolib.labels import CITYSCAPES
+from panolib.report import tables
+from panolib.report.tables import COLUMNS, number, published, select
+from panolib.report.threat_tables import counts, threat_score
 from panolib.study import progress_runs
 from panolib.study.study import Study, run_name
 from panolib.study.threat_runs import by_weight
-from panolib.tables import COLUMNS, number, published, select
-from panolib.threat_tables import counts, threat_score
 
 ALGORITHM_LABELS = {
     "mean_shift": "mean-shift",

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib.figures import (
+from panolib.lab.runs import Record
+from panolib.labels import LabelSet
+from panolib.report.figures import (
     DATA_COLOURS,
     METHOD_COLOURS,
     OKABE_ITO,
@@ -17,10 +19,8 @@ from panolib.figures import (
     recorded_picture,
     with_class_legend,
 )
-from panolib.lab.runs import Record
-from panolib.labels import LabelSet
-from panolib.mixing_tables import LABEL_SCORES, readable_score, variant_of
-from panolib.tables import ORACLE, select, summarise
+from panolib.report.mixing_tables import LABEL_SCORES, readable_score, variant_of
+from panolib.report.tables import ORACLE, select, summarise
 
 MARKERS = "osD^v"
 

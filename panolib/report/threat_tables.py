@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib import tables
 from panolib.lab.runs import Record
+from panolib.report import tables
 
 COUNTS = ["tp", "fp", "fn"]
 SCORES = ["pooled", "class_mean", "image_mean"]

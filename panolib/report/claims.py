@@ -11,9 +11,9 @@ import pandas as pd
 
 from panolib.lab.runs import Record
 from panolib.profiles import load_yaml, project_root
+from panolib.report.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 from panolib.study.grid import INHERITED
 from panolib.study.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
-from panolib.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec
 

@@ -22,8 +22,8 @@ from panolib.data.readers import Sample
 from panolib.lab.runs import Record
 from panolib.lab.storage import write
 from panolib.labels import LabelSet
+from panolib.report.tables import METHODS, select, summarise
 from panolib.study.study import Study
-from panolib.tables import METHODS, select, summarise
 
 DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
 OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

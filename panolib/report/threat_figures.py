@@ -9,11 +9,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib import tables
-from panolib.figures import OKABE_ITO, picture_grid, recorded_picture, with_class_legend
 from panolib.lab.runs import Record
 from panolib.labels import LabelSet
-from panolib.threat_tables import CLASS_MEAN, IMAGE_MEAN, LABELS, NO_MASKS, PREDICTED, TRUE, sensitivity_rows
+from panolib.report import tables
+from panolib.report.figures import OKABE_ITO, picture_grid, recorded_picture, with_class_legend
+from panolib.report.threat_tables import (
+    CLASS_MEAN,
+    IMAGE_MEAN,
+    LABELS,
+    NO_MASKS,
+    PREDICTED,
+    TRUE,
+    sensitivity_rows,
+)
 
 MARKERS = "osD^vPX*"
 AVERAGE_COLOURS = dict(zip(LABELS.values(), ("#0072B2", "#E69F00", "#009E73")))

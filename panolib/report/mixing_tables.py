@@ -15,8 +15,8 @@ import pandas as pd
 
 from panolib.data.samples import ImageSet
 from panolib.lab.runs import Record
+from panolib.report.tables import SELF_TRAINED, Ladder, published, select, with_published
 from panolib.study.study import RUNG_LABELS, Study, run_name
-from panolib.tables import SELF_TRAINED, Ladder, published, select, with_published
 
 BASELINE = RUNG_LABELS["abn"]  # what the thesis calls baseline refreshes batch-norm statistics
 RUNGS = ("source_only", "abn", "adabn", "self_trained")  # of every variant

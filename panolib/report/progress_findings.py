@@ -7,10 +7,16 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib.findings import Finding, another_seed, compared, decided, not_testable, seeds_note
 from panolib.labels import CITYSCAPES
-from panolib.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS, change, share_label
-from panolib.tables import number, select
+from panolib.report.findings import Finding, another_seed, compared, decided, not_testable, seeds_note
+from panolib.report.progress_tables import (
+    ALGORITHM_LABELS,
+    RING_LABELS,
+    WORKFLOW_LABELS,
+    change,
+    share_label,
+)
+from panolib.report.tables import number, select
 
 MEAN_SHIFT, DEFAULT, AGGLOMERATIVE = (
     ALGORITHM_LABELS[name] for name in ("mean_shift", "mean_shift_plus", "agglomerative")

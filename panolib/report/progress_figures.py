@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from panolib.figures import picture_grid, recorded_picture
 from panolib.lab.runs import Record
-from panolib.progress_tables import branches
+from panolib.report.figures import picture_grid, recorded_picture
+from panolib.report.progress_tables import branches
+from panolib.report.tables import select, summarise
 from panolib.study.study import Study
-from panolib.tables import select, summarise
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#7F7F7F", "#56B4E9", "#D55E00")
 MARKERS = "osD^vPX"
