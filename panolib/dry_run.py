@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 from panolib.data.sources import MissingData
-from panolib.detr.network import DetrNetwork, build_detr
 from panolib.lab.runs import Record, Run, with_parents
 from panolib.lab.workers import without_weights
 from panolib.labels import LABEL_SETS
 from panolib.models.complexity import n_parameters
+from panolib.related.detr.network import DetrNetwork, build_detr
+from panolib.related.realtime.meta_pseudo_labels import MetaSpec
 from panolib.study.study import Study
-from panolib.training.meta_pseudo_labels import MetaSpec
 from panolib.training.setup import InstanceNetwork, SemanticNetwork, build_instance, build_semantic
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more

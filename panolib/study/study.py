@@ -202,10 +202,10 @@ def load(
     TypeError
         For a profile or a time of another type, and in a notebook whose `retrain` is neither True nor False.
     """
-    from panolib.detr import kinds as detr_kinds
-    from panolib.detr import runs as detr_runs
-    from panolib.realtime import kinds as realtime_kinds
-    from panolib.realtime import runs as realtime_runs
+    from panolib.related.detr import kinds as detr_kinds
+    from panolib.related.detr import runs as detr_runs
+    from panolib.related.realtime import kinds as realtime_kinds
+    from panolib.related.realtime import runs as realtime_runs
     from panolib.study import kinds
     from panolib.study.experiments import declare_experiments
     from panolib.study.grid import Grid, declare_ladder

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import layered_pseudo_labels
 from panolib.clustering import guidance
 from panolib.clustering.labels import (
     drop_small_clusters,
@@ -26,6 +25,7 @@ from panolib.losses import embedding, semantic
 from panolib.metrics.instance import CityscapesAP, ThreatScore
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
+from panolib.related.realtime import layered_pseudo_labels
 from panolib.training import pseudo_labels
 
 CAR, PERSON, ROAD = CITYSCAPES.ids_of(["car", "person", "road"])

@@ -12,10 +12,9 @@ from torch import nn
 
 from panolib.data.samples import Sample
 from panolib.labels import VOID
-from panolib.models.discriminator import Discriminator
 from panolib.profiles import ProfileError, from_mapping, to_plain
-from panolib.training import adversarial, meta_pseudo_labels
-from panolib.training.adversarial import (
+from panolib.related.realtime import adversarial, meta_pseudo_labels
+from panolib.related.realtime.adversarial import (
     AdversarialSpec,
     AdversarySpec,
     PseudoLabelSpec,
@@ -23,7 +22,8 @@ from panolib.training.adversarial import (
     discriminator_loss,
     fooling_loss,
 )
-from panolib.training.meta_pseudo_labels import (
+from panolib.related.realtime.discriminator import Discriminator
+from panolib.related.realtime.meta_pseudo_labels import (
     MetaSpec,
     consistency_loss,
     hard_labels,

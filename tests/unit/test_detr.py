@@ -13,19 +13,25 @@ from scipy.optimize import linear_sum_assignment
 
 from panolib.data.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.data.samples import Sample
-from panolib.detr import findings as detr_findings
-from panolib.detr import tables as detr_tables
-from panolib.detr.network import DetrNetwork, MissingTransformers, build_detr
-from panolib.detr.runs import read_settings, variants
-from panolib.detr.score import QueryRule, predict_queries, score_detr, semantic_of
-from panolib.detr.targets import detr_target, panoptic_from_queries
-from panolib.detr.training import chosen_images, coarse_masks, epoch_position, loss_terms, train_detr
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
 from panolib.profiles import project_root
+from panolib.related.detr import findings as detr_findings
+from panolib.related.detr import tables as detr_tables
+from panolib.related.detr.network import DetrNetwork, MissingTransformers, build_detr
+from panolib.related.detr.runs import read_settings, variants
+from panolib.related.detr.score import QueryRule, predict_queries, score_detr, semantic_of
+from panolib.related.detr.targets import detr_target, panoptic_from_queries
+from panolib.related.detr.training import (
+    chosen_images,
+    coarse_masks,
+    epoch_position,
+    loss_terms,
+    train_detr,
+)
 from panolib.report import findings
 from panolib.study.settings import find_profile, read_profile
 
@@ -337,7 +343,7 @@ class Samples(list):
 def a_run(iterations: int = 4) -> Run:
     settings = read_settings(read_profile(find_profile("smoke")).detr, "smoke")
     values = {name: getattr(settings, name) for name in ("optimiser", "clip", "mask_stride", "size")}
-    from panolib.detr.training import DetrSpec
+    from panolib.related.detr.training import DetrSpec
     from panolib.training.setup import Compute
 
     spec = DetrSpec(
@@ -514,7 +520,7 @@ class Counted:
         self.name, self.calls = name, calls
 
     def system(self):
-        from panolib.detr.cost import System
+        from panolib.related.detr.cost import System
 
         def step():
             self.network(torch.ones(4, 3)).sum().backward()
@@ -528,7 +534,7 @@ class Counted:
 
 
 def test_both_systems_in_turn_scored_timed_and_counted():
-    from panolib.detr.cost import compare
+    from panolib.related.detr.cost import compare
 
     calls: list = []
     systems = {name: Counted(name, calls).system() for name in "ab"}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from panolib.labels import VOID
-from panolib.layered_pseudo_labels import (
+from panolib.related.realtime.layered_pseudo_labels import (
     keep_confident,
     median_thresholds,
     reference_thresholds,

@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from panolib.detr.network import DetrNetwork
 from panolib.profiles import project_root
+from panolib.related.detr.network import DetrNetwork
+from panolib.related.realtime.adversarial import AdversarySpec
 from panolib.study import study
-from panolib.training.adversarial import AdversarySpec
 from panolib.training.setup import (
     Compute,
     InstanceNetwork,

@@ -11,17 +11,18 @@ import torch
 
 from panolib.clustering import guidance
 from panolib.data.samples import Sample
-from panolib.detr.targets import detr_target
-from panolib.detr.training import coarse_masks
 from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses.embedding import EmbeddingLossWeights
-from panolib.models.discriminator import Discriminator
+from panolib.related.detr.targets import detr_target
+from panolib.related.detr.training import coarse_masks
+from panolib.related.realtime.adversarial import AdversarialSpec, AdversarySpec, adversarial_train
+from panolib.related.realtime.discriminator import Discriminator
+from panolib.related.realtime.meta_pseudo_labels import MetaSpec, meta_train
 from panolib.scoring.evaluate import score_panoptic
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training import semantic
-from panolib.training.adversarial import AdversarialSpec, AdversarySpec, adversarial_train
 from panolib.training.instance import (
     InstanceBaselineSpec,
     InstanceSelfTrainingSpec,
@@ -30,7 +31,6 @@ from panolib.training.instance import (
     to_embedding_grid,
     train_instance_baseline,
 )
-from panolib.training.meta_pseudo_labels import MetaSpec, meta_train
 from panolib.training.pseudo_labels import rare_class_weights
 from panolib.training.semantic import (
     Augmentation,

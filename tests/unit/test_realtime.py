@@ -15,9 +15,9 @@ from panolib.data.samples import Sample
 from panolib.labels import CAMVID, CITYSCAPES, VOID
 from panolib.models.bisenet import BiSeNet
 from panolib.models.encoder import ResNetEncoder
-from panolib.realtime import findings as decide
-from panolib.realtime import labelling, runs, speed
-from panolib.realtime import tables as rt
+from panolib.related.realtime import findings as decide
+from panolib.related.realtime import labelling, runs, speed
+from panolib.related.realtime import tables as rt
 from panolib.report import findings, tables
 from panolib.study import study
 from panolib.training.setup import Compute, SemanticNetwork

@@ -9,9 +9,9 @@ from torch import nn
 
 from panolib.models.bisenet import BiSeNet
 from panolib.models.complexity import clean_operations, n_operations, n_parameters
-from panolib.models.discriminator import Discriminator
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import upsample_to
+from panolib.related.realtime.discriminator import Discriminator
 from panolib.report.tables import published
 from panolib.training import semantic
 from panolib.training.setup import SemanticNetwork, build_semantic

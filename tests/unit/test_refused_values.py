@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from panolib import layered_pseudo_labels
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
 from panolib.data import views
@@ -17,6 +16,7 @@ from panolib.inference import panoptic as inference
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.instance import CityscapesAP, ThreatScore
+from panolib.related.realtime import layered_pseudo_labels
 from panolib.training import pseudo_labels
 
 CAR = CITYSCAPES.ids_of(["car"])[0]

@@ -22,10 +22,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_study, train
 
-from panolib.detr import kinds as detr_kinds
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES
-from panolib.realtime import kinds as realtime_kinds
+from panolib.related.detr import kinds as detr_kinds
+from panolib.related.realtime import kinds as realtime_kinds
 from panolib.study import kinds, study
 from panolib.training import semantic
 from panolib.training.setup import build_semantic

@@ -20,7 +20,7 @@ from panolib import bench, bench_step
 from panolib.lab.records import Record
 from panolib.lab.runs import Run, Store
 from panolib.profiles import project_root
-from panolib.realtime.kinds import TransferSpec
+from panolib.related.realtime.kinds import TransferSpec
 from panolib.study import study
 
 SGD = {"name": "sgd", "weight_decay": 0.0005, "momentum": 0.9, "head_lr_scale": 1.0, "warmup": 0}

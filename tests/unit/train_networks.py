@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from panolib.detr.network import DetrNetwork, build_detr
-from panolib.models.discriminator import Discriminator
-from panolib.training.adversarial import AdversarySpec
+from panolib.related.detr.network import DetrNetwork, build_detr
+from panolib.related.realtime.adversarial import AdversarySpec
+from panolib.related.realtime.discriminator import Discriminator
 from panolib.training.setup import (
     Compute,
     InstanceNetwork,

@@ -12,9 +12,9 @@ from tqdm import tqdm
 from panolib.data import views
 from panolib.data.samples import Sample
 from panolib.labels import VOID, LabelSet, merged_ids
-from panolib.layered_pseudo_labels import RULES, select_labels, vote
 from panolib.models.geometry import placement_of
-from panolib.training.adversarial import probabilities
+from panolib.related.realtime.adversarial import probabilities
+from panolib.related.realtime.layered_pseudo_labels import RULES, select_labels, vote
 from panolib.training.semantic import head_logits, to_image
 
 LAYERS = (1, 2, 3)  # the main head; with the finer map of the context path; with the coarser one too

@@ -11,12 +11,11 @@ import torch
 from panolib.lab import provenance
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
-from panolib.layered_pseudo_labels import select_labels
 from panolib.profiles import Natural, Seed, Share
-from panolib.realtime import labelling, speed
+from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
+from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
-from panolib.training import adversarial, meta_pseudo_labels
 from panolib.training.setup import Compute, SemanticNetwork, launch
 
 

@@ -13,9 +13,6 @@ from torch import nn
 from tqdm import tqdm
 
 from panolib.data.samples import Sample
-from panolib.detr.score import QueryRule, predict_queries
-from panolib.detr.targets import panoptic_from_queries
-from panolib.detr.training import DetrBatches, DetrSpec
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth, predict_instances
 from panolib.lab.measuring import measure_seconds, with_peak_memory
 from panolib.labels import LabelSet
@@ -23,6 +20,9 @@ from panolib.losses.embedding import embedding_loss
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations, n_parameters
 from panolib.models.geometry import placement_of
+from panolib.related.detr.score import QueryRule, predict_queries
+from panolib.related.detr.targets import panoptic_from_queries
+from panolib.related.detr.training import DetrBatches, DetrSpec
 from panolib.scoring.evaluate import panoptic_scores, predict
 from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
 from panolib.training.semantic import BaselineSpec, LabelledBatches, supervised_loss

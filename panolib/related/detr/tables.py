@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from panolib.detr.kinds import DETR, OURS
-from panolib.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
 from panolib.lab.runs import Record
+from panolib.related.detr.kinds import DETR, OURS
+from panolib.related.detr.runs import COLOUR, HALF, PLAIN, DetrSettings, read_settings, variants
 from panolib.report import claims
 from panolib.report.tables import COLUMNS, PANOPTIC_SCORES, PERCENT, published
 from panolib.study.study import Study, is_available, run_name

@@ -23,14 +23,14 @@ from typing import Annotated, Literal
 from annotated_types import Predicate
 
 from panolib.lab.runs import Record, Run
-from panolib.layered_pseudo_labels import RULES
 from panolib.profiles import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
-from panolib.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
-from panolib.realtime.speed import SpeedSpec
+from panolib.related.realtime.adversarial import AdversarialSpec
+from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
+from panolib.related.realtime.layered_pseudo_labels import RULES
+from panolib.related.realtime.meta_pseudo_labels import FEEDBACK, MetaSpec
+from panolib.related.realtime.speed import SpeedSpec
 from panolib.study.grid import Grid
 from panolib.study.study import Profile, Study, is_available, run_name
-from panolib.training.adversarial import AdversarialSpec
-from panolib.training.meta_pseudo_labels import FEEDBACK, MetaSpec
 
 BISENET = "bisenet"  # variant of all names here
 DOMAINS = ("city", "camvid")

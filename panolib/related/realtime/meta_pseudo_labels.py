@@ -20,17 +20,17 @@ from panolib.data.loading import iteration_seed
 from panolib.data.readers import Sample
 from panolib.lab.runs import Job
 from panolib.labels import VOID
-from panolib.layered_pseudo_labels import select_labels
 from panolib.losses.semantic import cross_entropy
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.profiles import Count, NonNegative, Seed, Share
-from panolib.training.adversarial import (
+from panolib.related.realtime.adversarial import (
     AdversarySpec,
     build_adversary,
     discriminator_loss,
     fooling_loss,
     probabilities,
 )
+from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.training.semantic import (
     Augmentation,
     LabelledBatches,

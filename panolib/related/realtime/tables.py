@@ -10,8 +10,8 @@ import pandas as pd
 from panolib.lab.runs import Record
 from panolib.labels import CAMVID, CITYSCAPES
 from panolib.models.complexity import clean_operations, n_operations, n_parameters
-from panolib.models.discriminator import Discriminator
-from panolib.realtime.runs import METHODS, TARGETS, Realtime, own_networks
+from panolib.related.realtime.discriminator import Discriminator
+from panolib.related.realtime.runs import METHODS, TARGETS, Realtime, own_networks
 from panolib.report import oracles, tables
 from panolib.report.threat_tables import semantic_rows
 from panolib.study import threat_runs

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib.detr.kinds import OURS
-from panolib.detr.runs import COLOUR, HALF, PLAIN
-from panolib.detr.tables import LABELS, Runs, label_of
 from panolib.lab.runs import Record
 from panolib.labels import LabelSet
+from panolib.related.detr.kinds import OURS
+from panolib.related.detr.runs import COLOUR, HALF, PLAIN
+from panolib.related.detr.tables import LABELS, Runs, label_of
 from panolib.report.figures import picture_grid, recorded_picture, with_class_legend
 from panolib.report.tables import select, summarise
 

@@ -16,12 +16,12 @@ from panolib.data import views
 from panolib.data.colour_policy import ColourPolicy, change_colours
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample, resize_sample
-from panolib.detr.network import DetrNetwork, build_detr
-from panolib.detr.targets import detr_target
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.profiles import Count, Positive, Seed, Size
+from panolib.related.detr.network import DetrNetwork, build_detr
+from panolib.related.detr.targets import detr_target
 from panolib.training.semantic import to_image
 from panolib.training.setup import (
     Compute,

@@ -22,11 +22,11 @@ from typing import Annotated
 from annotated_types import Ge, Predicate
 
 from panolib.data.colour_policy import ColourPolicy
-from panolib.detr.kinds import DetrCostSpec, DetrScoresSpec
-from panolib.detr.network import DetrNetwork
-from panolib.detr.score import QueryRule
-from panolib.detr.training import DetrSpec
 from panolib.profiles import Count, Natural, Positive, Size, from_mapping, to_plain, with_different_items
+from panolib.related.detr.kinds import DetrCostSpec, DetrScoresSpec
+from panolib.related.detr.network import DetrNetwork
+from panolib.related.detr.score import QueryRule
+from panolib.related.detr.training import DetrSpec
 from panolib.study.grid import Grid
 from panolib.study.study import run_name
 from panolib.training.setup import Optimiser

@@ -10,15 +10,15 @@ from typing import Literal
 import torch
 from torch import nn
 
-from panolib.detr.network import build_detr
-from panolib.detr.score import QueryRule, score_detr
-from panolib.detr.training import train_detr
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
 from panolib.lab.measuring import threads
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
 from panolib.profiles import Count, Natural, Seed
+from panolib.related.detr.network import build_detr
+from panolib.related.detr.score import QueryRule, score_detr
+from panolib.related.detr.training import train_detr
 from panolib.study.kinds import (
     Sources,
     clustering_of,
@@ -102,7 +102,7 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
 
 def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
     """{"systems": what `cost.compare` measures, "batch_size", "processor"}; one thread on a CPU."""
-    from panolib.detr import cost  # FLOP counting, which no other kind needs
+    from panolib.related.detr import cost  # FLOP counting, which no other kind needs
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     fabric = launch(spec.compute)

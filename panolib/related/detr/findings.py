@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from panolib.detr.kinds import DETR, OURS
-from panolib.detr.runs import COLOUR, HALF, PLAIN
-from panolib.detr.tables import (
+from panolib.related.detr.kinds import DETR, OURS
+from panolib.related.detr.runs import COLOUR, HALF, PLAIN
+from panolib.related.detr.tables import (
     CAMVID,
     GENERALISATION,
     LABELS,

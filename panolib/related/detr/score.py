@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 from panolib.data import views
 from panolib.data.samples import Sample, resize_sample
-from panolib.detr.targets import panoptic_from_queries
 from panolib.inference.panoptic import evaluating, panoptic_truth
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
 from panolib.models.geometry import upsample_to
 from panolib.profiles import Natural, Share
+from panolib.related.detr.targets import panoptic_from_queries
 from panolib.scoring.evaluate import panoptic_picture, panoptic_scores, semantic_scores
 from panolib.training.semantic import to_image
 

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from panolib.realtime.runs import METHODS, PER_IMAGE, TARGETS
-from panolib.realtime.tables import METRICS, RULES, fastest_way
+from panolib.related.realtime.runs import METHODS, PER_IMAGE, TARGETS
+from panolib.related.realtime.tables import METRICS, RULES, fastest_way
 from panolib.report import claims, findings, tables
 from panolib.report.findings import Finding
 from panolib.study.study import Study

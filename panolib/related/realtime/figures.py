@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from panolib.lab.runs import Record
-from panolib.realtime.runs import METHODS, PICTURED
-from panolib.realtime.tables import METRICS, RULES
+from panolib.related.realtime.runs import METHODS, PICTURED
+from panolib.related.realtime.tables import METRICS, RULES
 from panolib.report import figures
 from panolib.report.tables import per_seed, select
 
