@@ -131,7 +131,7 @@ def data(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Time the core operations anew, beside what people use today."""
-    from panolib import bench_tables
+    from panolib.bench import tables as bench_tables
     from panolib.study import study
 
     loaded = study.load(options.profile)

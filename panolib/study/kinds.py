@@ -293,7 +293,8 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
 
 def performance(sources: Sources, run: Run, job: Job) -> dict:
     """Core operations beside what people use today (`bench`); nothing is trained."""
-    from panolib import bench, bench_step  # scikit-learn and more, which no other kind needs
+    from panolib.bench import operations as bench  # scikit-learn and more, which no other kind needs
+    from panolib.bench import step as bench_step
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     network = parent_instance(job, "instance")
@@ -322,7 +323,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
 
 def clustering_cost(sources: Sources, run: Run, job: Job) -> dict:
     """Time and memory of one call of every clustering (`clustering_cost`); nothing is trained."""
-    from panolib.clustering_cost import cost_rows
+    from panolib.bench.clustering_cost import cost_rows
 
     rows = cost_rows(run.spec, label=run.name)
     job.finish({})

@@ -391,7 +391,7 @@ def notebook_runs(profile: Profile) -> dict[str, tuple[str, ...]]:
 
 def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: str) -> Run:
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
-    from panolib.bench import PerformanceSpec
+    from panolib.bench.operations import PerformanceSpec
 
     network = runs[run_name("city", "instance", "source_only", settings.seeds[0])]
     parents = {"instance": network, "clustering": network}

@@ -11,8 +11,19 @@ import pandas as pd
 import pytest
 import torch
 
-from panolib import bench, bench_cases, bench_step, bench_tables
-from panolib.bench_references import loop_average_precision, loop_panoptic
+from panolib.bench import (
+    cases as bench_cases,
+)
+from panolib.bench import (
+    operations as bench,
+)
+from panolib.bench import (
+    step as bench_step,
+)
+from panolib.bench import (
+    tables as bench_tables,
+)
+from panolib.bench.references import loop_average_precision, loop_panoptic
 from panolib.data.render import city
 from panolib.lab import measuring
 from panolib.labels import CITYSCAPES

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from panolib.clustering_cost import cost_rows, cost_sizes
+from panolib.bench.clustering_cost import cost_rows, cost_sizes
 from panolib.labels import CITYSCAPES
 from panolib.report import progress_findings as findings
 from panolib.report import progress_tables

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import yaml
 
-from panolib import bench, bench_step
+from panolib.bench import operations as bench
+from panolib.bench import step as bench_step
 from panolib.lab.records import Record
 from panolib.lab.runs import Run, Store
 from panolib.profiles import project_root

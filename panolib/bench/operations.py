@@ -22,8 +22,8 @@ from annotated_types import MinLen
 from torch import nn
 from tqdm import tqdm
 
-from panolib.bench_cases import Operation, scaling_operations, table_operations
-from panolib.bench_step import StepSpec
+from panolib.bench.cases import Operation, scaling_operations, table_operations
+from panolib.bench.step import StepSpec
 from panolib.data import views
 from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances

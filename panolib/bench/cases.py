@@ -12,7 +12,7 @@ from scipy import ndimage
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from panolib.bench_references import (
+from panolib.bench.references import (
     DELTA_DIST,
     DELTA_VAR,
     fusion_of_all_crops,

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from panolib.bench_cases import embedding_field, instance_map
-from panolib.bench_references import DELTA_DIST, DELTA_VAR
+from panolib.bench.cases import embedding_field, instance_map
+from panolib.bench.references import DELTA_DIST, DELTA_VAR
 from panolib.clustering.algorithms import cluster
 from panolib.lab.measuring import measure_seconds, threads, with_peak_memory
 from panolib.study.kinds import ClusteringCostSpec

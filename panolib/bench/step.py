@@ -16,7 +16,7 @@ import torch
 from annotated_types import Ge
 from tqdm import tqdm
 
-from panolib.bench_cases import close
+from panolib.bench.cases import close
 from panolib.data import views
 from panolib.data.render import city
 from panolib.lab.measuring import has_bf16, iqr, threads, with_peak_memory
