@@ -82,9 +82,9 @@ def train(options: argparse.Namespace) -> None:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
+    from panolib.config import project_root
     from panolib.lab.notebook import execute, numbered_notebooks
     from panolib.lab.runs import retraining, with_parents
-    from panolib.profiles import project_root
     from panolib.study import study
 
     began = time.monotonic()
@@ -240,6 +240,7 @@ def _positive(text: str) -> int:
 
 def _user_errors() -> tuple[type[Exception], ...]:
     """Errors whose message says all there is to say; another one shows where in the code it arose."""
+    from panolib.config import ProfileError
     from panolib.data.errors import DataError
     from panolib.inference.exports import ExportError
     from panolib.lab.notebook import NotebookFailed
@@ -247,7 +248,6 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from panolib.lab.runs import MissingRun, RunsFailed
     from panolib.lab.storage import CorruptCheckpoint
     from panolib.models.weights import WeightsError
-    from panolib.profiles import ProfileError
 
     return (
         NotebookFailed, ProfileError, DataError, CorruptCheckpoint, DamagedRecord, MissingRun, RunsFailed,

@@ -24,13 +24,13 @@ from tqdm import tqdm
 
 from panolib.bench.cases import Operation, scaling_operations, table_operations
 from panolib.bench.step import StepSpec
+from panolib.config import Count, Counts, Natural, Seed, Size
 from panolib.data import views
 from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.lab.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.labels import LabelSet
 from panolib.metrics.instance import ThreatScore
-from panolib.profiles import Count, Counts, Natural, Seed, Size
 from panolib.scoring.evaluate import threat_scores
 from panolib.training.semantic import to_image
 

@@ -17,10 +17,10 @@ from annotated_types import Ge
 from tqdm import tqdm
 
 from panolib.bench.cases import close
+from panolib.config import Count
 from panolib.data import views
 from panolib.data.render import city
 from panolib.lab.measuring import has_bf16, iqr, threads, with_peak_memory
-from panolib.profiles import Count
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec
 from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic, memory_format

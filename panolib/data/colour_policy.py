@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from panolib.profiles import NonNegativePair, Share
+from panolib.config import NonNegativePair, Share
 
 CHANGES = ("brightness", "contrast", "saturation", "quality")
 

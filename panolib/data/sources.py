@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from panolib.config import Count, Natural, NonNegative, Size, expand_path, later
 from panolib.data import cache, fingerprints, readers
 from panolib.data.errors import DataError
 from panolib.data.fingerprints import folder_fingerprint
@@ -27,7 +28,6 @@ from panolib.data.readers import InMemory, Sample
 from panolib.data.render import city, nuclei_scenes
 from panolib.data.samples import Memory
 from panolib.labels import CAMVID, CITYSCAPES, NUCLEI
-from panolib.profiles import Count, Natural, NonNegative, Size, expand_path, later
 
 STREETS = ("synthia", "gta5", "mix", "cityscapes")
 

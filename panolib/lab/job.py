@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from panolib.config import to_plain
 from panolib.lab import packages, provenance
 from panolib.lab.storage import load_checkpoint, save_checkpoint, write
-from panolib.profiles import to_plain
 
 if TYPE_CHECKING:
     from panolib.lab.runs import Record, Run, Store

@@ -34,6 +34,7 @@ from typing import Any
 import filelock
 from tqdm import tqdm
 
+from panolib.config import canonical_json
 from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.records import DamagedRecord, Record, read_job, read_record
@@ -47,7 +48,6 @@ from panolib.lab.storage import (
     write,
     write_json,
 )
-from panolib.profiles import canonical_json
 
 
 class MissingRun(LookupError):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from panolib.clustering.distances import exact_products
+from panolib.config import later
 from panolib.data.label_maps import as_labels
 from panolib.losses.instance_sums import InstanceSums
 from panolib.losses.segments import Segments, at_least_float32, check_same_grid, length
 from panolib.losses.soft_masks import soft_mask_overlap
-from panolib.profiles import later
 
 SMALLEST_MARGIN, LARGEST_MARGIN = 1e-15, 1e15  # or 0; float32 holds their squares and products of those
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from panolib.profiles import expand_path, project_root
+from panolib.config import expand_path, project_root
 
 
 class WeightsError(ValueError):

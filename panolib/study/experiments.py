@@ -21,9 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from panolib.config import from_mapping, to_plain
 from panolib.lab.runs import Run
 from panolib.labels import LABEL_SETS
-from panolib.profiles import from_mapping, to_plain
 from panolib.study.grid import Grid
 from panolib.study.kinds import ClusteringCostSpec, ThreatSpec
 from panolib.study.progress_runs import clustering_variants

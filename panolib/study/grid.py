@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
+from panolib.config import ProfileError, from_mapping
 from panolib.lab.runs import Run
 from panolib.models.weights import weights_fingerprint
-from panolib.profiles import ProfileError, from_mapping
 from panolib.study.kinds import GapSpec, PanopticSpec
 from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, run_name
 from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec

@@ -16,13 +16,13 @@ from torch import nn
 
 from panolib.clustering import guidance
 from panolib.clustering.algorithms import Algorithm
+from panolib.config import Count, Counts, Natural, Seed, Share, with_different_items
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
-from panolib.profiles import Count, Counts, Natural, Seed, Share, with_different_items
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor

@@ -10,8 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import MinLen, Predicate
 
 from panolib.clustering.algorithms import Algorithm
-from panolib.labels import LABEL_SETS
-from panolib.profiles import (
+from panolib.config import (
     Count,
     Natural,
     NonNegative,
@@ -26,6 +25,7 @@ from panolib.profiles import (
     project_root,
     with_different_items,
 )
+from panolib.labels import LABEL_SETS
 
 Seeds = Annotated[tuple[Seed, ...], MinLen(1), Predicate(with_different_items)]
 Shares = Annotated[tuple[Share, ...], MinLen(1), Predicate(with_different_items)]

@@ -33,9 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from panolib.config import ProfileError, from_mapping, project_root
 from panolib.lab.records import DamagedRecord
 from panolib.lab.runs import Record, Run, Store
-from panolib.profiles import ProfileError, from_mapping, project_root
 from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.settings import Domain, Experiments, MissingSection, Profile, find_profile, read_profile
 

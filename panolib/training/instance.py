@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from panolib.clustering import guidance
 from panolib.clustering.algorithms import Algorithm, find_algorithm
 from panolib.clustering.labels import drop_small_clusters
+from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
@@ -26,7 +27,6 @@ from panolib.inference.panoptic import resize_nearest
 from panolib.lab.runs import Job
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
-from panolib.profiles import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
 from panolib.training.semantic import (
     Augmentation,
     BatchNormSpec,

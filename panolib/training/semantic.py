@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from panolib.config import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.readers import Sample
@@ -21,7 +22,6 @@ from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
-from panolib.profiles import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
 from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.pseudo_labels import (

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from panolib.config import Count, Natural, NonNegative, Positive, Share, later
 from panolib.data.loading import batches, iteration_seed
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
@@ -21,7 +22,6 @@ from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, Geometry, ResNetEnco
 from panolib.models.geometry import Alignment
 from panolib.models.unet import EmbeddingUNet
 from panolib.models.weights import check_weights
-from panolib.profiles import Count, Natural, NonNegative, Positive, Share, later
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

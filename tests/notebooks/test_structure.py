@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from panolib.profiles import project_root
+from panolib.config import project_root
 from panolib.study.study import load
 
 FOLDER = project_root() / "notebooks"

@@ -24,6 +24,7 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from panolib.__main__ import main
+from panolib.config import project_root
 from panolib.data.images import read_channel16, read_indices, write_png16
 from panolib.data.readers import Cityscapes
 from panolib.data.render.city import write_city
@@ -31,7 +32,6 @@ from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import CityscapesAP
-from panolib.profiles import project_root
 from panolib.scoring import evaluate
 from panolib.study import kinds, study
 from panolib.study.export import ImagePrediction, write_predictions

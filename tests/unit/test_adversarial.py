@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from panolib.config import ProfileError, from_mapping, to_plain
 from panolib.data.samples import Sample
 from panolib.labels import VOID
-from panolib.profiles import ProfileError, from_mapping, to_plain
 from panolib.related.realtime import adversarial, meta_pseudo_labels
 from panolib.related.realtime.adversarial import (
     AdversarialSpec,

@@ -24,10 +24,10 @@ from panolib.bench import (
     tables as bench_tables,
 )
 from panolib.bench.references import loop_average_precision, loop_panoptic
+from panolib.config import from_mapping, load_yaml, project_root
 from panolib.data.render import city
 from panolib.lab import measuring
 from panolib.labels import CITYSCAPES
-from panolib.profiles import from_mapping, load_yaml, project_root
 from panolib.report import claims
 
 PROFILE = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")

@@ -22,13 +22,13 @@ from toy_kinds import KINDS, toy_run, trained
 import panolib.lab.notebook
 import panolib.study.study
 from panolib.__main__ import _parser, main
+from panolib.config import ProfileError, load_yaml, project_root
 from panolib.data import images
 from panolib.data.errors import DataError
 from panolib.data.render import city
 from panolib.lab.notebook import NotebookFailed, execute, numbered_notebooks
 from panolib.lab.runs import MissingRun, Store
 from panolib.models.weights import WeightsError
-from panolib.profiles import ProfileError, load_yaml, project_root
 
 
 def write_notebook(path: Path, code: str) -> None:

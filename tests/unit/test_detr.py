@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
+from panolib.config import project_root
 from panolib.data.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth
@@ -18,7 +19,6 @@ from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
-from panolib.profiles import project_root
 from panolib.related.detr import findings as detr_findings
 from panolib.related.detr import tables as detr_tables
 from panolib.related.detr.network import DetrNetwork, MissingTransformers, build_detr

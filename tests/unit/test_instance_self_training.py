@@ -16,10 +16,10 @@ import torch
 import yaml
 
 from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
+from panolib.config import project_root
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.instance import ThreatScore
-from panolib.profiles import project_root
 from panolib.scoring import instance_monitor
 from panolib.scoring.evaluate import threat_scores
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from panolib.profiles import project_root
+from panolib.config import project_root
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.realtime.adversarial import AdversarySpec
 from panolib.study import study

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import MinLen, Predicate
 
-from panolib.profiles import (
+from panolib.config import (
     Count,
     PositivePair,
     ProfileError,

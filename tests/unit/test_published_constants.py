@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import nn
 
+from panolib.config import project_root
 from panolib.data import views
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
@@ -19,7 +20,6 @@ from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement
 from panolib.models.weights import WeightsError
-from panolib.profiles import project_root
 from panolib.study import study
 from panolib.study.grid import Grid
 from panolib.training import instance, semantic

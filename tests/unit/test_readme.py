@@ -7,8 +7,8 @@ import re
 import pandas as pd
 import pytest
 
+from panolib.config import project_root
 from panolib.labels import CITYSCAPES
-from panolib.profiles import project_root
 from panolib.report import oracles, tables
 from panolib.report.claims import CONTROL
 from panolib.report.progress_tables import time_ratios

@@ -12,8 +12,8 @@ from unittest import mock
 import pytest
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
+from panolib.config import ProfileError, load_yaml, project_root
 from panolib.models.weights import check_weights
-from panolib.profiles import ProfileError, load_yaml, project_root
 from panolib.related.detr import tables as detr_tables
 from panolib.related.realtime import runs as realtime_runs
 from panolib.report import mixing_tables, progress_tables

@@ -14,8 +14,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
+from panolib.config import project_root
 from panolib.lab.runs import Run, Store
-from panolib.profiles import project_root
 from panolib.study import study
 from panolib.study.declared import one_run_for_each_key, with_versions
 

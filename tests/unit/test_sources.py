@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from panolib.config import from_mapping, load_yaml, project_root
 from panolib.data import readers, sources
 from panolib.data.nuclei import modality_of
 from panolib.data.samples import InMemory, Memory, n_bytes
@@ -26,7 +27,6 @@ from panolib.data.sources import (
     NucleiSources,
 )
 from panolib.labels import CITYSCAPES
-from panolib.profiles import from_mapping, load_yaml, project_root
 
 PROFILES = project_root(Path(__file__)) / "notebooks" / "profiles"
 SIZE = (8, 12)

@@ -15,9 +15,9 @@ import torch
 import yaml
 from PIL import Image
 
+from panolib.config import ProfileError, project_root
 from panolib.data.sources import CamVidData, CamVidSources, MissingData
 from panolib.lab.runs import MissingRun
-from panolib.profiles import ProfileError, project_root
 from panolib.study import study
 from panolib.training.semantic import LabelledBatches
 

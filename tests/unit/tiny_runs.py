@@ -18,9 +18,9 @@ import yaml
 
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
+from panolib.config import project_root
 from panolib.lab.records import Record
 from panolib.lab.runs import Run, Store
-from panolib.profiles import project_root
 from panolib.related.realtime.kinds import TransferSpec
 from panolib.study import study
 

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from panolib.config import Count, Natural, Seed
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
 from panolib.lab.measuring import threads
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
-from panolib.profiles import Count, Natural, Seed
 from panolib.related.detr.network import build_detr
 from panolib.related.detr.score import QueryRule, score_detr
 from panolib.related.detr.training import train_detr

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import nn
 
-from panolib.profiles import Count, NonNegative, Positive, Share
+from panolib.config import Count, NonNegative, Positive, Share
 
 if TYPE_CHECKING:
     from transformers import DetrForSegmentation

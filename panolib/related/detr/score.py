@@ -12,6 +12,7 @@ from annotated_types import MinLen
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from panolib.config import Natural, Share
 from panolib.data import views
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import evaluating, panoptic_truth
@@ -19,7 +20,6 @@ from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
 from panolib.models.geometry import upsample_to
-from panolib.profiles import Natural, Share
 from panolib.related.detr.targets import panoptic_from_queries
 from panolib.scoring.evaluate import panoptic_picture, panoptic_scores, semantic_scores
 from panolib.training.semantic import to_image

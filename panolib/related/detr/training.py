@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from panolib.config import Count, Positive, Seed, Size
 from panolib.data import views
 from panolib.data.colour_policy import ColourPolicy, change_colours
 from panolib.data.loading import batches, iteration_seed
@@ -19,7 +20,6 @@ from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, LabelSet
-from panolib.profiles import Count, Positive, Seed, Size
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.detr.targets import detr_target
 from panolib.training.semantic import to_image

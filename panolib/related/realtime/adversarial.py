@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panolib.config import Count, NonNegative, Positive, Seed, Share
 from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.readers import Sample
 from panolib.lab.runs import Job
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
-from panolib.profiles import Count, NonNegative, Positive, Seed, Share
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.related.realtime.layered_pseudo_labels import RULES
 from panolib.training.semantic import (

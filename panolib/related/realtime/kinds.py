@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
+from panolib.config import Natural, Seed, Share
 from panolib.lab import provenance
 from panolib.lab.runs import Job, Run
 from panolib.labels import LABEL_SETS
-from panolib.profiles import Natural, Seed, Share
 from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
 from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from panolib.config import Count, NonNegative, Seed, Share
 from panolib.data import views
 from panolib.data.loading import iteration_seed
 from panolib.data.readers import Sample
@@ -22,7 +23,6 @@ from panolib.lab.runs import Job
 from panolib.labels import VOID
 from panolib.losses.semantic import cross_entropy
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
-from panolib.profiles import Count, NonNegative, Seed, Share
 from panolib.related.realtime.adversarial import (
     AdversarySpec,
     build_adversary,

@@ -22,8 +22,8 @@ from typing import Annotated, Literal
 
 from annotated_types import Predicate
 
+from panolib.config import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
 from panolib.lab.runs import Record, Run
-from panolib.profiles import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
 from panolib.related.realtime.adversarial import AdversarialSpec
 from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
 from panolib.related.realtime.layered_pseudo_labels import RULES

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from panolib.config import Count, NonNegative, Seed
 from panolib.lab.measuring import has_bf16, measure_seconds
 from panolib.models.complexity import n_operations, n_parameters
-from panolib.profiles import Count, NonNegative, Seed
 from panolib.training.setup import Compute, SemanticNetwork, build_semantic
 
 WAYS = ("contiguous", "channels-last", "bf16", "compiled")
