@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def list_runs(options: argparse.Namespace) -> None:
     """Print every run of the study with its state. A damaged record is an error at the end."""
     from panolib.lab.records import DamagedRecord
-    from panolib.study import study
+    from panolib.load import load
 
-    loaded = study.load(options.profile, train=False)
+    loaded = load(options.profile, train=False)
     rows = [("run", "kind", "state", "age", "wall", "result")]
     damaged = []
     for name, run in loaded.runs.items():
@@ -66,9 +66,9 @@ def train(options: argparse.Namespace) -> None:
     """Train the chosen runs, and those they start from."""
     from panolib.lab.runs import with_parents
     from panolib.lab.workers import missing_runs
-    from panolib.study import study
+    from panolib.load import load
 
-    loaded = study.load(options.profile)
+    loaded = load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
     if not chosen:
         raise SystemExit(
@@ -85,10 +85,10 @@ def reproduce(options: argparse.Namespace) -> int:
     from panolib.config import project_root
     from panolib.lab.notebook import execute, numbered_notebooks
     from panolib.lab.runs import retraining, with_parents
-    from panolib.study import study
+    from panolib.load import load
 
     began = time.monotonic()
-    loaded = study.load(options.profile)
+    loaded = load(options.profile)
     notebooks = _with_sections(loaded, numbered_notebooks(project_root() / "notebooks", options.notebook))
     names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
     if options.dry_run:
@@ -111,9 +111,9 @@ def reproduce(options: argparse.Namespace) -> int:
 
 def data(options: argparse.Namespace) -> None:
     """Write the embedded data sets that are not there yet, and list the folders that the study reads."""
-    from panolib.study import study
+    from panolib.load import load
 
-    loaded = study.load(options.profile)
+    loaded = load(options.profile)
     loaded.prepare_data(n_workers=options.workers)
     sources = loaded.sources
     folders = dict(sources["city"].folders)
@@ -132,9 +132,10 @@ def data(options: argparse.Namespace) -> None:
 def bench(options: argparse.Namespace) -> None:
     """Time the core operations anew, beside what people use today."""
     from panolib.bench import tables as bench_tables
+    from panolib.load import load
     from panolib.study import study
 
-    loaded = study.load(options.profile)
+    loaded = load(options.profile)
     loaded.section("performance")
     run = loaded.runs[study.PERFORMANCE]
     loaded.prepare_data(domains=[run.domain])
@@ -150,10 +151,10 @@ def bench(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     """Write what a run predicts on its validation images, in the formats of the official tools."""
     from panolib.lab.runs import with_parents
-    from panolib.study import study
+    from panolib.load import load
     from panolib.study.export import check_free, export_run, untrained
 
-    loaded = study.load(options.profile)
+    loaded = load(options.profile)
     if options.run not in loaded.runs:
         near = difflib.get_close_matches(options.run, loaded.runs, n=3, cutoff=0.0)
         raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")

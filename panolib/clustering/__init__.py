@@ -1,1 +1,1 @@
-"""From pixel embeddings to instances, and what instances and class masks tell each other; no training, no scores."""
+"""From pixel embeddings to instances, and what instances and class masks tell each other. No training."""

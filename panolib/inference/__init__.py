@@ -1,1 +1,1 @@
-"""From a trained network and an image to panoptic maps and the files that official tools read; no labels, no scores."""
+"""From trained networks and an image to panoptic maps and the files that official tools read. No scores."""

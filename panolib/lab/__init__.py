@@ -1,1 +1,1 @@
-"""Runs that are trained once and recorded: keys, records, checkpoints, processes, provenance; nothing about segmentation."""
+"""Runs, trained once and recorded: keys, records, processes, provenance. Nothing about segmentation."""

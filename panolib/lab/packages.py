@@ -1,7 +1,7 @@
 """The packages of the study: exact versions in constraints.txt, installed, compared, and written anew.
 
-`make install` and `make lock` call ``python -m panolib.lab.packages``; installing works in a new environment that
-holds nothing but pip.
+`make install` and `make lock` call ``python -m panolib.lab.packages``; installing works in a new environment
+that holds nothing but pip.
 """
 
 from __future__ import annotations

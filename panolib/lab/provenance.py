@@ -35,7 +35,7 @@ def commit() -> dict[str, Any]:
 
     Dirty means that the library or the profiles, which decide the numbers, differ from the commit.
     """
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     try:
         changed = _git(package, "status", "--porcelain", "--", ".", "../notebooks/profiles")
         return {"commit": _git(package, "rev-parse", "HEAD"), "dirty": bool(changed)}

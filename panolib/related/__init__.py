@@ -1,1 +1,1 @@
-"""Related systems beside the method: real-time adaptation and DETR, each with its networks, training and runs."""
+"""Related systems: real-time adaptation and DETR, each with its networks, training and runs."""

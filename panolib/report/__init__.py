@@ -1,1 +1,1 @@
-"""From records to tables, intervals, verdicts and figures; nothing here trains or opens a data set's files."""
+"""From records to tables, intervals, verdicts and figures. Nothing here trains."""

@@ -1,1 +1,1 @@
-"""Which runs answer which question: settings of a profile, the ladder, the experiments, and how each kind of run is done."""
+"""Which runs answer which question: profiles, the ladder, the experiments, how each kind of run is done."""

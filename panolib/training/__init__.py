@@ -1,1 +1,1 @@
-"""Training and self-training loops of both branches; runs and records belong to `lab`, scores to `scoring`."""
+"""Training and self-training of both branches. Runs and records belong to `lab`, scores to `scoring`."""

@@ -11,7 +11,7 @@ import nbformat
 import pytest
 
 from panolib.config import project_root
-from panolib.study.study import load
+from panolib.load import load
 
 FOLDER = project_root() / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -10,8 +10,8 @@ import torch
 
 from panolib.data.samples import Sample
 from panolib.labels import CITYSCAPES
+from panolib.load import load
 from panolib.study import kinds
-from panolib.study.study import load
 from panolib.training.setup import build_instance, build_semantic
 
 (CAR,) = CITYSCAPES.ids_of(["car"])

@@ -19,11 +19,11 @@ from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
 from panolib.config import project_root
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
+from panolib.load import load
 from panolib.metrics.instance import ThreatScore
 from panolib.scoring import instance_monitor
 from panolib.scoring.evaluate import threat_scores
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed
-from panolib.study import study
 from panolib.training.instance import clustering_options, learned_ids, source_targets
 
 PROFILES = project_root() / "notebooks" / "profiles"
@@ -44,7 +44,7 @@ def tiny(tmp_path_factory):
     profile["experiments"] |= {"monitor_interval": 2, "monitor_images": 2}
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
-    loaded = study.load(path, root=root)
+    loaded = load(path, root=root)
     loaded.sources["city"].prepare(progress=False)
     return root, path, loaded
 
@@ -109,11 +109,11 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         import os, signal
         from dataclasses import replace
         from pathlib import Path
-        from panolib.study import study
+        from panolib.load import load
         from panolib.lab.runs import Job
         from panolib.scoring import instance_monitor
         instance_monitor.predicted_masks = lambda _, samples: [sample.semantic for sample in samples]
-        s = study.load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
+        s = load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
         s.store.checkpoint_s = 0.0
         log = Job.log
         def killing_log(job, iteration, **values):
@@ -128,7 +128,7 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    again = study.load(path, root=tmp_path)
+    again = load(path, root=tmp_path)
     assert again.store.state(run) == "partial"
     timed = ["clustering_s", "step_s"]
     resumed = again.store.get(run).curves.drop(columns=timed)

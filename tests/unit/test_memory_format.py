@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from panolib.config import project_root
+from panolib.load import load
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.realtime.adversarial import AdversarySpec
-from panolib.study import study
 from panolib.training.setup import (
     Compute,
     InstanceNetwork,
@@ -61,7 +61,7 @@ def every_network() -> list:
     found = [
         structure(network)
         for profile in PROFILES
-        for run in study.load(profile, train=False).runs.values()
+        for run in load(profile, train=False).runs.values()
         for network in networks_of(run.spec)
     ]
     assert {type(network) for network in found} == set(NETWORKS)

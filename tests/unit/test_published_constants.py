@@ -16,6 +16,7 @@ from panolib.data import views
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
 from panolib.inference import panoptic as inference
+from panolib.load import load
 from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement
@@ -31,7 +32,7 @@ IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor(
 
 @functools.cache
 def declared(profile):
-    return study.load(profile, train=False)
+    return load(profile, train=False)
 
 
 @pytest.fixture
@@ -241,7 +242,7 @@ def thin_paper(tmp_path_factory):
     city["panoptic"] |= {"n_samples": 0}
     path = root / "thin.yaml"
     path.write_text(yaml.safe_dump(profile))
-    loaded = study.load(path, root=root)
+    loaded = load(path, root=root)
     loaded.sources["city"].prepare(progress=False)
     return loaded
 

@@ -9,11 +9,12 @@ import pytest
 
 from panolib.config import project_root
 from panolib.labels import CITYSCAPES
+from panolib.load import load
 from panolib.report import oracles, tables
 from panolib.report.claims import CONTROL
 from panolib.report.progress_tables import time_ratios
 from panolib.report.tables import SELF_TRAINED, SOURCE_ONLY, per_seed, select
-from panolib.study.study import load, run_name
+from panolib.study.study import run_name
 
 TABLES = project_root() / "results" / "cpu" / "tables"
 

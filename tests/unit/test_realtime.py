@@ -13,13 +13,13 @@ import torch
 
 from panolib.data.samples import Sample
 from panolib.labels import CAMVID, CITYSCAPES, VOID
+from panolib.load import load
 from panolib.models.bisenet import BiSeNet
 from panolib.models.encoder import ResNetEncoder
 from panolib.related.realtime import findings as decide
 from panolib.related.realtime import labelling, runs, speed
 from panolib.related.realtime import tables as rt
 from panolib.report import findings, tables
-from panolib.study import study
 from panolib.training.setup import Compute, SemanticNetwork
 
 NOTEBOOK = "09_realtime_adaptation"
@@ -27,7 +27,7 @@ NOTEBOOK = "09_realtime_adaptation"
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
-    return study.load("smoke", root=tmp_path_factory.mktemp("empty"), train=False)
+    return load("smoke", root=tmp_path_factory.mktemp("empty"), train=False)
 
 
 def test_every_method_starts_alike_and_has_the_same_budget(smoke):

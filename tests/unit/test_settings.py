@@ -13,6 +13,7 @@ import pytest
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.config import ProfileError, load_yaml, project_root
+from panolib.load import load as load_study
 from panolib.models.weights import check_weights
 from panolib.related.detr import tables as detr_tables
 from panolib.related.realtime import runs as realtime_runs
@@ -46,8 +47,8 @@ def load(tmp_path, changes, *, base="smoke"):
             section[key] = value
     file = tmp_path / "my.yaml"
     file.touch()
-    with mock.patch("panolib.settings.load_yaml", lambda path: profile):
-        return study.load(file, root=tmp_path, train=False)
+    with mock.patch("panolib.study.settings.load_yaml", lambda path: profile):
+        return load_study(file, root=tmp_path, train=False)
 
 
 def asked(loaded):
@@ -62,7 +63,7 @@ def asked(loaded):
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
 def test_what_notebooks_ask_for_is_declared_in_every_profile(name, tmp_path):
-    loaded = study.load(name, root=tmp_path, train=False)
+    loaded = load_study(name, root=tmp_path, train=False)
     assert len(asked(loaded)) > 150
     notebooks = {file.stem for file in (project_root() / "notebooks").glob("[0-9]*.ipynb")}
     assert set(loaded.notebooks) == set(study.NEEDS) and set(study.NEEDS) <= notebooks
@@ -314,30 +315,30 @@ def test_a_profile_may_be_a_path(tmp_path, monkeypatch):
     file.write_text((PROFILES / "smoke.yaml").read_text())
     assert (loaded.profile_name, loaded.profile_argument) == ("my", str(file))
     assert loaded.results == tmp_path / "results" / "my" and loaded.store.profile == str(file)
-    assert study.load(str(file), root=tmp_path).runs.keys() == loaded.runs.keys()
+    assert load(str(file), root=tmp_path).runs.keys() == loaded.runs.keys()
     monkeypatch.chdir(project_root() / "notebooks")  # where notebooks run
-    assert study.load("notebooks/profiles/smoke.yaml", root=tmp_path).profile_argument == "smoke"
+    assert load("notebooks/profiles/smoke.yaml", root=tmp_path).profile_argument == "smoke"
 
 
 def test_unknown_profiles_say_what_there_is(tmp_path):
     with pytest.raises(
         ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, paper, smoke, or the path"
     ):
-        study.load("cpuu", root=tmp_path)
+        load("cpuu", root=tmp_path)
     with pytest.raises(
         ProfileError, match=r"^profile .*none\.yaml: expected a YAML file, found no such file"
     ):
-        study.load(tmp_path / "none.yaml", root=tmp_path)
+        load(tmp_path / "none.yaml", root=tmp_path)
 
 
 def test_a_path_never_takes_the_results_of_a_profile_of_the_project(tmp_path):
     file = tmp_path / "cpu.yaml"
     file.write_text((PROFILES / "cpu.yaml").read_text())
-    assert study.load(file, root=tmp_path).results == tmp_path / "results" / "cpu"
+    assert load(file, root=tmp_path).results == tmp_path / "results" / "cpu"
     with pytest.raises(
         ProfileError, match=r"cpu\.yaml: its results would be those of .*expected another file name"
     ):
-        study.load(file)
+        load(file)
 
 
 # --- a run says its domain --------------------------------------------------------------------------------

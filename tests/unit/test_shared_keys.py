@@ -16,6 +16,7 @@ from toy_kinds import KINDS, toy_run, trained
 
 from panolib.config import project_root
 from panolib.lab.runs import Run, Store
+from panolib.load import load
 from panolib.study import study
 from panolib.study.declared import one_run_for_each_key, with_versions
 
@@ -108,7 +109,7 @@ def test_the_weight_of_the_ladder_is_the_run_of_the_ladder(tmp_path):
     profile["experiments"]["consistency_weights"] = [0.0, 0.1]
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
-    loaded = study.load(path, root=tmp_path)
+    loaded = load(path, root=tmp_path)
     ladder, second = "city-instance-self_trained-s0", "city-instance-self_trained-consistency.0.1-s0"
     assert loaded.runs[second] is loaded.runs[ladder] and loaded.runs[second].name == ladder
     threat = loaded.runs["city-threat-consistency.0.1-s0"]
@@ -120,7 +121,7 @@ def test_the_weight_of_the_ladder_is_the_run_of_the_ladder(tmp_path):
 
 def test_recorded_names_of_one_key_keep_their_records():
     """The record of profile cpu has three runs twice; its tables and notebooks stay until it is made anew."""
-    loaded = study.load("cpu", train=False)
+    loaded = load("cpu", train=False)
     keys = Counter(run.key for run in loaded.runs.values())
     twice = sorted(name for name, run in loaded.runs.items() if keys[run.key] > 1)
     names = ("city-instance-self_trained", "city-instance-self_trained-consistency.0.1")

@@ -18,6 +18,7 @@ from PIL import Image
 from panolib.config import ProfileError, project_root
 from panolib.data.sources import CamVidData, CamVidSources, MissingData
 from panolib.lab.runs import MissingRun
+from panolib.load import load
 from panolib.study import study
 from panolib.training.semantic import LabelledBatches
 
@@ -39,7 +40,7 @@ def tiny(tmp_path_factory):
     profile["experiments"]["painted_share"] = 0.0
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
-    study.load(path, root=root).sources["city"].prepare(progress=False)
+    load(path, root=root).sources["city"].prepare(progress=False)
     return root, path
 
 
@@ -47,7 +48,7 @@ def tiny(tmp_path_factory):
 def trained(tiny):
     """The tiny study with the semantic and instance ladders of the city trained."""
     root, path = tiny
-    loaded = study.load(path, root=root)
+    loaded = load(path, root=root)
     for kind in ("semantic", "instance", "panoptic"):
         loaded.ladder("city", kind)
     return loaded
@@ -61,7 +62,7 @@ def test_self_training_never_reads_target_labels(tiny, trained, tmp_path):
     assert len(labels) == 1
     shutil.rmtree(labels[0])
 
-    blind = study.load(path, root=tmp_path)
+    blind = load(path, root=tmp_path)
     for kind in ("semantic", "instance"):
         name = study.run_name("city", kind, "self_trained", 0)
         ours, theirs = (s.store.final_state(s.runs[name])["model"] for s in (blind, trained))
@@ -117,7 +118,7 @@ def test_a_section_inherits_from_the_baseline_of_its_branch_unless_it_says_other
     profile["city"]["self_training"]["augmentation"] = own
     changed = tmp_path / "changed.yaml"
     changed.write_text(yaml.safe_dump(profile))
-    specs = {name: run.spec for name, run in study.load(changed, root=root).runs.items()}
+    specs = {name: run.spec for name, run in load(changed, root=root).runs.items()}
     assert specs["city-semantic-self_trained-s0"].augmentation.jitter == 0.125
     baseline = specs["city-instance-source_only-s0"]
     for name in ("augmentation", "weights", "margins", "min_area", "network"):
@@ -197,9 +198,10 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
     script = textwrap.dedent(f"""
         import os, signal, sys
         from pathlib import Path
+        from panolib.load import load
         from panolib.study import study
         from panolib.lab.runs import Job
-        s = study.load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
+        s = load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
         s.store.checkpoint_s = 0.0
         log = Job.log
         def killing_log(job, iteration, **values):
@@ -215,7 +217,7 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
 
-    again = study.load(path, root=tmp_path)
+    again = load(path, root=tmp_path)
     assert again.store.state(again.runs[name]) == "partial"
     resumed, reference = again.get(name), trained.get(name)
     assert resumed.curves.equals(reference.curves)
@@ -230,13 +232,13 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
 def test_replay_without_training_names_the_missing_run(tiny, tmp_path):
     _, path = tiny
     with pytest.raises(MissingRun, match="city-semantic-source_only-s0"):
-        study.load(path, root=tmp_path, train=False).get("city-semantic-source_only-s0")
+        load(path, root=tmp_path, train=False).get("city-semantic-source_only-s0")
 
 
 def test_committed_notebooks_can_be_replayed_without_training(tmp_path, monkeypatch):
     """A setting changed without a new record fails here, not as an hour of training in a notebook."""
     monkeypatch.setenv("PANOLIB_TRAIN", "0")
-    loaded = study.load("cpu")
+    loaded = load("cpu")
     notebooks = (project_root() / "notebooks").glob("*.ipynb")
     executed = [path for path in notebooks if "output_type" in path.read_text()]
     assert len(executed) >= 5
@@ -244,7 +246,7 @@ def test_committed_notebooks_can_be_replayed_without_training(tmp_path, monkeypa
     states = {name: loaded.store.state(loaded.runs[name]) for name in sorted(names)}
     assert {name: state for name, state in states.items() if state != "recorded"} == {}
     with pytest.raises(MissingRun):
-        study.load("cpu", root=tmp_path).get(min(names))
+        load("cpu", root=tmp_path).get(min(names))
 
 
 def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
@@ -254,7 +256,7 @@ def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
     bad = tmp_path / "bad.yaml"
     bad.write_text(yaml.safe_dump(profile))
     with pytest.raises(ProfileError, match=r"bad\.yaml.*self_training.*focal_exponnent"):
-        study.load(bad, root=tmp_path)
+        load(bad, root=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
@@ -267,7 +269,7 @@ def test_every_profile_builds_its_grid(name, tmp_path):
     profile["nuclei"]["data"]["fingerprint"] = "any"
     path = tmp_path / f"{name}.yaml"
     path.write_text(yaml.safe_dump(profile))
-    loaded = study.load(path, root=tmp_path)
+    loaded = load(path, root=tmp_path)
     rungs = {run.split("-")[2] for run in loaded.runs if run.split("-")[1] == "panoptic"}
     assert rungs == set(study.RUNGS)
 
@@ -278,7 +280,7 @@ def test_non_finite_loss_is_one_clear_error_and_records_nothing(tiny, trained, t
     root, path = tiny
     shutil.copytree(root / "cache", tmp_path / "cache")
     monkeypatch.setattr(semantic, "cross_entropy", lambda logits, labels: logits.sum() * float("nan"))
-    loaded = study.load(path, root=tmp_path)
+    loaded = load(path, root=tmp_path)
     name = study.run_name("city", "semantic", "source_only", 0)
     with pytest.raises(FloatingPointError, match="iteration 0"):
         loaded.get(name)
@@ -338,15 +340,15 @@ def test_a_notebook_may_not_retrain_by_a_text(monkeypatch, value):
     monkeypatch.setattr(main, "get_ipython", lambda: None, raising=False)
     monkeypatch.setattr(main, "retrain", value, raising=False)
     with pytest.raises(TypeError, match=f"notebook parameter retrain is {value!r}, expected True or False"):
-        study.load("smoke", retrain_since=1.0)
+        load("smoke", retrain_since=1.0)
 
 
 @pytest.mark.parametrize("since", ["false", True, [0.0]])
 def test_the_time_of_a_retraining_is_a_number(since):
     with pytest.raises(TypeError, match=r"retrain_since is .*, expected a POSIX time or None"):
-        study.load("smoke", retrain_since=since)
+        load("smoke", retrain_since=since)
 
 
 def test_a_profile_is_a_name_or_a_path():
     with pytest.raises(TypeError, match="profile is 5, expected its name as a text"):
-        study.load(5)
+        load(5)

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from panolib.load import load
 from panolib.report import threat_findings
 from panolib.report.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED
 from panolib.study import threat_runs
-from panolib.study.study import load
 
 COLUMNS = ["method", "setting", "class_or_metric", "value", "unit", "source", "seed"]
 

@@ -21,6 +21,7 @@ from panolib.bench import step as bench_step
 from panolib.config import project_root
 from panolib.lab.records import Record
 from panolib.lab.runs import Run, Store
+from panolib.load import load
 from panolib.related.realtime.kinds import TransferSpec
 from panolib.study import study
 
@@ -62,7 +63,7 @@ def tiny_study(root: Path) -> study.Study:
     del realtime["speed"]["networks"]["DeepLabV2-18"]
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
-    return study.load(path, root=root)
+    return load(path, root=root)
 
 
 def tiny_runs(loaded: study.Study) -> dict[str, Run]:

@@ -1,1 +1,1 @@
-"""What draws the embedded scenes, city and nuclei; files, folders and labels of real data belong to `data`."""
+"""What draws the embedded scenes, city and nuclei. Files and labels of real data belong to `data`."""

@@ -1,4 +1,4 @@
-"""Tables of DETR-panoptic: pure functions from recorded runs to rows, in the form of `panolib.report.tables`."""
+"""Tables of DETR-panoptic: pure functions from recorded runs to rows, as `panolib.report.tables` has them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the runs of notebook 09 are executed; the rest of its runs are of the kinds of `panolib.study.kinds`."""
+"""How the runs of notebook 09 are executed; the others are of the kinds of `study.kinds`."""
 
 from __future__ import annotations
 
