@@ -16,12 +16,12 @@ from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
-from panolib.study import kinds, progress_runs, threat_runs
+from panolib.study import kinds
 from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder
 from panolib.study.settings import Profile, find_profile, read_profile
-from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, PERFORMANCE, RUNGS, Notebooks, Study, run_name
+from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
 
 def load(
@@ -63,6 +63,7 @@ def load(
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
+    tags: list[Tag] = []
     for domain in (domain for domain in ("city", "nuclei") if domain in sources):
         for seed in settings.seeds:
             grid = Grid(domain, getattr(settings, domain), settings.compute, sources[domain], seed, where)
@@ -72,22 +73,13 @@ def load(
             if domain == "city" and detr is not None:
                 detr_runs.declare_detr(grid, detr, sources.get("camvid"))
             runs |= grid.runs
+            tags += grid.tags
     if settings.performance is not None:
         runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], where)
+        tags.append(Tag("performance", PERFORMANCE, {}))
     if settings.realtime is not None:
-        runs |= realtime_runs.declare_realtime(settings, sources, runs, where)
-    notebooks = notebook_runs(settings)
-    if settings.realtime is not None:
-        notebooks["09_realtime_adaptation"] = realtime_runs.notebook_runs(settings)
-    if detr is not None:
-        notebooks["10_detr_panoptic"] = detr_runs.notebook_runs(detr, camvid="camvid" in sources)
-    notebooks = Notebooks(notebooks, settings, where)
-    for notebook, asked in notebooks.items():
-        undeclared = [run for run in asked if run not in runs]
-        if undeclared:
-            raise ProfileError(
-                f"{where}: {notebook} asks for runs that nothing declares: {', '.join(undeclared)}"
-            )
+        found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
+        runs, tags = runs | found, tags + its_tags
     modules = (kinds, realtime_kinds, detr_kinds)
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
@@ -104,7 +96,8 @@ def load(
         profile_argument=argument,
         profile=settings,
         runs=one_run_for_each_key(with_versions(runs, versions), store),
-        notebooks=notebooks,
+        tags=tuple(tags),
+        notebooks=Notebooks(tags, settings, where),
         sources=sources,
         store=store,
         results=root / "results" / name,
@@ -175,48 +168,6 @@ def check_data_sets(
             raise ProfileError(f"{where}: {key}: {error}") from error
 
 
-def notebook_runs(profile: Profile) -> dict[str, tuple[str, ...]]:
-    """Runs that each notebook of the thesis's experiments asks for by name, where its sections are there."""
-
-    seeds, experiments = profile.seeds, profile.experiments
-
-    def names(domain: str, kind: str) -> tuple[str, ...]:
-        return tuple(run_name(domain, kind, rung, seed) for seed in seeds for rung in RUNGS)
-
-    def variants(kind: str, rungs: tuple[str, ...], found: Iterable[str]) -> tuple[str, ...]:
-        return tuple(
-            run_name("city", kind, rung, seed, variant)
-            for variant in found for seed in experiments.seeds for rung in rungs
-        )  # fmt: skip
-
-    gap_rungs = () if profile.city.gap is None else GAP_RUNGS
-    ladder = {kind: names("city", kind) for kind in ("semantic", "instance", "panoptic")}
-    found = {
-        "00_data": tuple(run_name("city", "gap", rung, seed) for seed in seeds for rung in gap_rungs),
-        "07_panoptic_results": ladder["semantic"] + ladder["instance"] + ladder["panoptic"],
-        "14_performance": (PERFORMANCE,),
-    }
-    if profile.nuclei is not None:
-        kinds = ("semantic", "instance", "panoptic")
-        found["08_nuclei"] = tuple(name for kind in kinds for name in names("nuclei", kind))
-    if experiments is not None:
-        sources = [f"{name}.v2" for name in experiments.sources]
-        networks = [f"mix.{name}" for name in experiments.networks]
-        found["01_dataset_mixing"] = (
-            *ladder["semantic"],
-            *variants("semantic", (*BATCH_NORM_RUNGS, "self_trained"), sources),
-            *variants("semantic", (*BATCH_NORM_RUNGS, "self_trained", "oracle"), networks),
-            *variants("semantic", ("source_only", "self_trained"), ["monitored"]),
-        )
-        found["02_clustering_comparison"] = progress_runs.clustering_comparison(experiments)
-        found["03_category_models"] = progress_runs.category_models(experiments)
-        found["04_forgetting"] = progress_runs.forgetting(experiments)
-        found["05_guided_masks"] = threat_runs.guided_masks(experiments, seeds)
-        found["06_instance_results"] = threat_runs.instance_results(experiments)
-        found["07_panoptic_results"] += variants("panoptic", ("abn", "self_trained"), networks)
-    return found
-
-
 def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: str) -> Run:
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
 
@@ -227,6 +178,7 @@ def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: 
     return Run(
         name=PERFORMANCE,
         domain="city",
+        branch="performance",
         kind="performance",
         spec=spec,
         parents=tuple(parents.items()),

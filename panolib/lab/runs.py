@@ -78,6 +78,8 @@ class Run:
         Raised by hand when the training function changes what it computes.
     domain : str
         Key of the study's data sets that are opened by name. No part of the key: `data` says what they hold.
+    branch, rung, variant : str
+        With domain and seed the coordinates of a run; its name is made of them. No part of the key.
     """
 
     name: str
@@ -87,6 +89,9 @@ class Run:
     data: tuple[str, ...] = ()
     version: int = 1
     domain: str = ""
+    branch: str = ""
+    rung: str = ""
+    variant: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", self.name):

@@ -1,20 +1,23 @@
-"""The experiments of the thesis (E1 to E11; chapters 8, 10 and 11) as runs beside the ladder of the city.
+"""The experiments of the thesis (E1 to E11; chapters 8, 10 to 12) as tagged runs beside the city's ladder.
 
-=====  =====================================================  =============================================
-E      question                                               variants
-=====  =====================================================  =============================================
-E1     which source, which DeepLab                            ``syn.v2`` ``gta.v2`` ``mix.v3`` ``mix.v3plus``
-E2     which clustering, with or without epsilon rings        ``mean_shift.zero`` ``mean_shift.decay`` ...
-E3/E4  one network or several; how much source in a batch     ``all.25`` ``icm.car.25`` ``base.auto.25`` ...
-E5     masks that guide instances                             ``masks.none`` ``masks.50`` ``masks.100``
-E6     instances that guide masks                             ``painted.true`` ``painted.predicted``
-E7     weight of the consistency term                         ``consistency.0.1`` ...
-E8/E9  final instance models, morphology, DeepLab             "threat" runs of the networks above
-E11    what is learned when                                   ``monitored``
-=====  =====================================================  =============================================
+===  ====================================================  ==========================================
+E    question                                              tag values
+===  ====================================================  ==========================================
+E1   which source, which DeepLab (semantic)                source, network
+E2   which clustering, with or without epsilon rings       algorithm, ring
+E3   one network or several; share of source in a batch    workflow, share; of a network also classes
+E4   the same with smaller source crops                    workflow, share
+E5   masks that guide instances                            masks, truth_share, clustered
+E6   instances that guide masks                            painted, painted_share
+E7   weight of the consistency term                        weight
+E9   final instance models inside masks of each DeepLab    network
+E10  which DeepLab (panoptic)                              network
+E11  what is learned when
+===  ====================================================  ==========================================
 
-Instance networks here start where self-training of the ladder starts, and use the masks of its self-trained
-DeepLabV2 (the thesis takes V2, too: V3 and V3+ miss trains). "threat" runs score them.
+(E8 looks at the runs of E3.) Instance networks here start where self-training of the ladder starts, and use
+the masks of its self-trained DeepLabV2 (the thesis takes V2, too: V3 and V3+ miss trains). "threat" runs
+score them.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ from panolib.lab.runs import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
 from panolib.study.kinds import ClusteringCostSpec, ThreatSpec
-from panolib.study.progress_runs import clustering_variants
-from panolib.study.study import Experiments
+from panolib.study.settings import Experiments
+from panolib.study.study import RUNGS
 from panolib.training.setup import SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
@@ -47,33 +50,41 @@ def declare_experiments(grid: Grid, settings: Experiments) -> None:
 def networks_and_sources(grid: Grid, settings: Experiments) -> None:
     """E1, E10, E11: V2 on each source alone; V3 and V3+ on MIX, with their own oracles; panoptic scores."""
     base, mix = dict(grid.settings.semantic_baseline["network"]), grid.settings.semantic_source
+    for rung in RUNGS:
+        grid.tag("E1", grid.run("semantic", rung), source="mix", network="v2")
+        grid.tag("E10", grid.run("panoptic", rung), network="v2")
     variants = {f"{name}.v2": (source, base) for name, source in settings.sources.items()}
     for name, other in settings.networks.items():
         where = f"{grid.where}: experiments.networks.{name}"
         network = from_mapping(SemanticNetwork, base | dict(other), where=where)
         variants[f"mix.{name}"] = mix, to_plain(network)
     for variant, (source, network) in variants.items():
+        values = dict(zip(("source", "network"), variant.split(".")))
         start = grid.semantic_baseline("source_only", source, variant, network=network)
         adapted = {
             rung: grid.semantic_batch_norm(rung, start, source, variant, network=network)
             for rung in ("adabn", "abn")
         }
+        adapted["source_only"] = start
         start = adapted[grid.settings.self_training_start]
-        grid.self_training("self_trained", start, source, variant, network=network)
-    for variant in (f"mix.{name}" for name in settings.networks):
-        grid.semantic_baseline("oracle", grid.train, variant, network=variants[variant][1])
+        adapted["self_trained"] = grid.self_training("self_trained", start, source, variant, network=network)
+        for run in adapted.values():
+            grid.tag("E1", run, **values)
+    for name in settings.networks:
+        variant = f"mix.{name}"
+        oracle = grid.semantic_baseline("oracle", grid.train, variant, network=variants[variant][1])
+        grid.tag("E1", oracle, source="mix", network=name)
         for rung in ("abn", "self_trained"):
             instance = grid.run("instance", rung)
             clustering = grid.run("instance", "source_only")
-            grid.panoptic(rung, grid.run("semantic", rung, variant), instance, clustering, variant)
+            run = grid.panoptic(rung, grid.run("semantic", rung, variant), instance, clustering, variant)
+            grid.tag("E10", run, network=name)
 
     data = (grid.train, grid.val)
     monitor = _monitor(settings, data)
-    start = grid.semantic_baseline("source_only", mix, "monitored", monitor=monitor)
-    grid.self_training(
-        "self_trained", grid.run("semantic", grid.settings.self_training_start), mix, "monitored",
-        data=data, monitor=monitor,
-    )
+    grid.tag("E11", grid.semantic_baseline("source_only", mix, "monitored", monitor=monitor))
+    start = grid.run("semantic", grid.settings.self_training_start)
+    grid.tag("E11", grid.self_training("self_trained", start, mix, "monitored", data=data, monitor=monitor))
 
 
 def clusterings(grid: Grid, settings: Experiments) -> None:
@@ -83,14 +94,24 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
         "zero": margins | {"epsilon_0": 0.0},
         "decay": margins | {"epsilon_0": settings.epsilon_0, "epsilon_tau": settings.epsilon_tau},
     }
-    for (algorithm, ring), variant in clustering_variants(settings).items():
-        options = {"algorithm": algorithm, "margins": rings[ring], "source_share": 0.0}
-        _threat(grid, settings, variant, {"all": _self_trained(grid, settings, variant, **options)})
-    grid.add(
+    for algorithm in settings.algorithms:
+        for ring in rings:
+            if (algorithm, ring) == ("connected_components", "decay"):
+                continue  # they have no ring to widen
+            variant = f"{algorithm}.{ring}"
+            options = {"algorithm": algorithm, "margins": rings[ring], "source_share": 0.0}
+            run = _self_trained(grid, settings, variant, **options)
+            threat = _threat(grid, settings, variant, {"all": run})
+            for found in (run, threat):
+                grid.tag("E2", found, algorithm=algorithm, ring=ring)
+                if (algorithm, ring) == ("mean_shift_plus", "zero"):  # trained without source
+                    grid.tag("E3", found, workflow="all", share=0.0)
+    cost = grid.add(
         "clustering_cost", "clustering_cost", "", ClusteringCostSpec, "", {}, (),
         where="experiments.clustering_cost", algorithms=settings.algorithms, **settings.clustering_cost,
         embedding_dim=grid.settings.instance_baseline["network"]["embedding_dim"],
     )  # fmt: skip
+    grid.tag("E2", cost)
 
 
 def workflows(grid: Grid, settings: Experiments) -> None:
@@ -101,7 +122,9 @@ def workflows(grid: Grid, settings: Experiments) -> None:
     single = {name.replace(" ", "_"): (name,) for name in label_set.things}
     source, selection = grid.settings.instance_source, grid.settings.instance_selection
 
-    _threat(grid, settings, "baseline", {"all": grid.run("instance", "abn")})
+    baseline = _threat(grid, settings, "baseline", {"all": grid.run("instance", "abn")})
+    grid.tag("E3", baseline, workflow="baseline")
+    grid.tag("E5", baseline, masks="baseline", clustered="inside masks")
     starts = {}
     for name, classes in groups.items():
         variant = f"ccm.{name}"
@@ -111,7 +134,8 @@ def workflows(grid: Grid, settings: Experiments) -> None:
         )
         rung = grid.settings.self_training_start
         starts[name] = baseline, grid.instance_batch_norm(rung, baseline, variant)
-    _threat(grid, settings, "ccm.baseline", {name: start for name, (_, start) in starts.items()})
+    run = _threat(grid, settings, "ccm.baseline", {name: start for name, (_, start) in starts.items()})
+    grid.tag("E3", run, workflow="ccm baseline")
 
     for workflow, members, shares in (
         ("all", {"": None}, settings.individual_shares),
@@ -129,48 +153,64 @@ def workflows(grid: Grid, settings: Experiments) -> None:
                 values = {} if classes is None else {"classes": classes}
                 start = starts[name] if workflow == "ccm" else None
                 run = _self_trained(grid, settings, variant, start=start, source_share=share, **values)
-                networks[name or "all"] = run
-            _threat(grid, settings, f"{workflow}.{percent}", networks)
+                name = name or "all"
+                networks[name] = grid.tag("E3", run, workflow=workflow, share=share, classes=name)
+            run = _threat(grid, settings, f"{workflow}.{percent}", networks)
+            grid.tag("E3", run, workflow=workflow, share=share)
 
     best = {name: grid.run("instance", "self_trained", f"icm.{name}.25") for name in single}
+    grid.tag("E9", grid.run("threat", "", "icm.25"), network="v2")
     for name in settings.networks:
         semantic = grid.run("semantic", "self_trained", f"mix.{name}")
-        _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic)
-    _self_trained(
+        grid.tag("E9", _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic), network=name)
+    crops = _self_trained(
         grid, settings, "crops", source_share=0.25,
         augmentation=dict(grid.settings.instance_baseline["augmentation"]) | {"scale": settings.crop_scale},
     )  # fmt: skip
-    _threat(grid, settings, "crops", {"all": grid.run("instance", "self_trained", "crops")})
+    for run in (crops, _threat(grid, settings, "crops", {"all": crops})):
+        grid.tag("E4", run, workflow="smaller crops", share=0.25)
+    for branch, rung in (("instance", "self_trained"), ("threat", "")):
+        grid.tag("E4", grid.run(branch, rung, "all.25"), workflow="all", share=0.25)
 
 
 def guidance(grid: Grid, settings: Experiments) -> None:
     """E5: instances learned without masks, or with corrected ones. E6: instances painted on pseudo-labels."""
-    label_set_shares = {f"masks.{round(100 * share)}": share for share in settings.truth_shares}
-    for variant, share in label_set_shares.items():
+    for share in settings.truth_shares:
+        variant = f"masks.{round(100 * share)}"
         run = _self_trained(grid, settings, variant, target=grid.train, truth_share=share)
-        _threat(grid, settings, variant, {"all": run}, truth_shares=(0.0, *settings.truth_shares))
+        threat = _threat(grid, settings, variant, {"all": run}, truth_shares=(0.0, *settings.truth_shares))
+        for found in (run, threat):
+            grid.tag("E5", found, masks="corrected", truth_share=share, clustered="inside masks")
     run = _self_trained(grid, settings, "masks.none", guided=False)
-    _threat(grid, settings, "masks.none", {"all": run})
-    _threat(grid, settings, "unguided", {"all": grid.run("instance", "self_trained")}, guided=False)
-    _threat(
-        grid, settings, "sensitivity", {"all": grid.run("instance", "self_trained")},
-        truth_shares=(0.0, 0.25, 0.5, 0.75, 1.0),
-    )  # fmt: skip
+    for found in (run, _threat(grid, settings, "masks.none", {"all": run})):
+        grid.tag("E5", found, masks="none", clustered="inside masks")
+    predicted = {"masks": "predicted", "truth_share": 0.0}
+    networks = {"all": grid.run("instance", "self_trained")}
+    run = _threat(grid, settings, "unguided", networks, guided=False)
+    grid.tag("E5", run, **predicted, clustered="without masks")
+    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
+    run = _threat(grid, settings, "sensitivity", networks, truth_shares=shares)
+    # has the settings of all.25 where self-training of the ladder takes 25 % source
+    for found in (run, grid.run("instance", "self_trained", "all.25")):
+        grid.tag("E5", found, **predicted, clustered="inside masks")
+    grid.tag("E5", grid.run("panoptic", "self_trained"), **predicted)
 
     mix, start = grid.settings.semantic_source, grid.run("semantic", "self_trained")
     instances = {
         "instance": grid.run("instance", "self_trained"),
         "clustering": grid.run("instance", "source_only"),
     }
-    grid.self_training("self_trained", start, mix, "painted.none")
-    grid.self_training(
+    none = grid.self_training("self_trained", start, mix, "painted.none")
+    true = grid.self_training(
         "self_trained", start, mix, "painted.true", target=grid.train, painted="true",
         painted_share=settings.painted_share,
     )  # fmt: skip
-    grid.self_training(
+    predicted = grid.self_training(
         "self_trained", start, mix, "painted.predicted",
         parents=instances | {"semantic": start}, painted="predicted",
     )  # fmt: skip
+    for painted, run in {"none": none, "true": true, "predicted": predicted}.items():
+        grid.tag("E6", run, painted=painted)
 
 
 def consistency_weights(grid: Grid, settings: Experiments) -> None:
@@ -183,7 +223,8 @@ def consistency_weights(grid: Grid, settings: Experiments) -> None:
             grid.run("instance", "source_only"), grid.run("semantic", "self_trained"), variant,
             weights=weights | {"consistency": weight},
         )  # fmt: skip
-        _threat(grid, settings, variant, {"all": run})
+        for found in (run, _threat(grid, settings, variant, {"all": run})):
+            grid.tag("E7", found, weight=weight)
 
 
 def _self_trained(

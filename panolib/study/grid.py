@@ -9,7 +9,7 @@ from panolib.config import ProfileError, from_mapping
 from panolib.lab.runs import Run
 from panolib.models.weights import weights_fingerprint
 from panolib.study.kinds import GapSpec, PanopticSpec
-from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, run_name
+from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, Tag, run_name
 from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
 
@@ -33,6 +33,7 @@ class Grid:
         self.domain, self.settings, self.compute, self.seed = domain, settings, compute, seed
         self.where = where
         self.runs: dict[str, Run] = {}
+        self.tags: list[Tag] = []
         self.train, self.val = f"{settings.target}/train", f"{settings.target}/val"
         self.unlabelled = f"{self.train}:unlabelled"
         self._fingerprint = functools.cache(sources.fingerprint)  # of a data set that many runs read
@@ -40,6 +41,11 @@ class Grid:
     def run(self, branch: str, rung: str, variant: str = "") -> Run:
         """A run that was declared."""
         return self.runs[run_name(self.domain, branch, rung, self.seed, variant)]
+
+    def tag(self, experiment: str, run: Run, **values) -> Run:
+        """Say that a run belongs to an experiment, and where in it, as plain values."""
+        self.tags.append(Tag(experiment, run.name, values))
+        return run
 
     def add(
         self,
@@ -95,6 +101,9 @@ class Grid:
                 parents=tuple(parents.items()),
                 data=tuple(self._fingerprint(name) for name in data) + _weights(fields),
                 domain=self.domain,
+                branch=branch,
+                rung=rung,
+                variant=variant,
             )
         except ProfileError:
             raise
@@ -208,7 +217,10 @@ def declare_ladder(grid: Grid) -> None:
 
     for rung in RUNGS:
         clustering = instance["oracle" if rung == "oracle" else "source_only"]
-        grid.panoptic(rung, semantic[rung], instance[rung], clustering)
+        panoptic = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
+        for run in (semantic[rung], instance[rung], panoptic):
+            grid.tag(f"{grid.domain} ladder", run)
     if settings.gap is not None:
         for rung in GAP_RUNGS:
-            grid.add("gap", "gap", rung, GapSpec, "gap", {"semantic": semantic[rung]}, (grid.unlabelled,))
+            parents = {"semantic": semantic[rung]}
+            grid.tag("gap", grid.add("gap", "gap", rung, GapSpec, "gap", parents, (grid.unlabelled,)))

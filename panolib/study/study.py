@@ -26,7 +26,7 @@ inside the masks that the semantic baseline of the same rung predicts there.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,34 +54,44 @@ RUNG_LABELS = {
 }
 
 
-# notebook -> sections of the profile without which it has nothing to say
-NEEDS = {
-    "00_data": (),
-    "01_dataset_mixing": ("experiments",),
-    "02_clustering_comparison": ("experiments",),
-    "03_category_models": ("experiments",),
-    "04_forgetting": ("experiments",),
-    "05_guided_masks": ("experiments",),
-    "06_instance_results": ("experiments",),
-    "07_panoptic_results": (),
-    "08_nuclei": ("nuclei",),
-    "09_realtime_adaptation": ("realtime",),
-    "10_detr_panoptic": ("detr",),
-    "14_performance": ("performance",),
+# notebook -> sections of the profile without which it has nothing to say, experiments whose runs it reads
+NOTEBOOKS = {
+    "00_data": ((), ("gap",)),
+    "01_dataset_mixing": (("experiments",), ("E1", "E11")),
+    "02_clustering_comparison": (("experiments",), ("E2",)),
+    "03_category_models": (("experiments",), ("E3",)),
+    "04_forgetting": (("experiments",), ("E3", "E4")),
+    "05_guided_masks": (("experiments",), ("E5", "E6")),
+    "06_instance_results": (("experiments",), ("E3", "E7", "E9")),
+    "07_panoptic_results": ((), ("city ladder", "E10")),
+    "08_nuclei": (("nuclei",), ("nuclei ladder",)),
+    "09_realtime_adaptation": (("realtime",), ("realtime", "speed")),
+    "10_detr_panoptic": (("detr",), ("detr",)),
+    "14_performance": (("performance",), ("performance",)),
 }
+
+
+@dataclass(frozen=True)
+class Tag:
+    """That a run belongs to an experiment, and where in it. No part of the run's key."""
+
+    experiment: str
+    run: str
+    values: Mapping[str, str | float]
 
 
 class Notebooks(dict[str, tuple[str, ...]]):
     """{notebook: runs that it asks for}; MissingSection for one whose section the profile leaves out."""
 
-    def __init__(self, runs: Mapping[str, tuple[str, ...]], profile: Profile, where: str):
-        missing = {name: [part for part in NEEDS[name] if part in profile.left_out()] for name in NEEDS}
-        self.left_out = {
-            name: f"{where}: no section {parts[0]!r}, which {name} needs"
-            for name, parts in missing.items()
-            if parts
-        }
-        super().__init__((name, runs[name]) for name in NEEDS if name not in self.left_out)
+    def __init__(self, tags: Sequence[Tag], profile: Profile, where: str):
+        self.left_out = {}
+        for name, (sections, experiments) in NOTEBOOKS.items():
+            missing = [section for section in sections if section in profile.left_out()]
+            if missing:
+                self.left_out[name] = f"{where}: no section {missing[0]!r}, which {name} needs"
+            else:
+                runs = (tag.run for wanted in experiments for tag in tags if tag.experiment == wanted)
+                self[name] = tuple(dict.fromkeys(runs))
 
     def __missing__(self, name: str) -> tuple[str, ...]:
         if name in self.left_out:
@@ -101,6 +111,8 @@ class Study:
         What `load` and the option --profile take for this profile from every folder: its name, or a path.
     profile : Profile
     runs : mapping of str to Run
+    tags : tuple of Tag
+        Which runs belong to which experiment.
     notebooks : Notebooks
     sources : mapping of str to data sets
         By domain: "city", and "nuclei" and "camvid" where the profile has them.
@@ -112,6 +124,7 @@ class Study:
     profile_argument: str
     profile: Profile
     runs: Mapping[str, Run]
+    tags: tuple[Tag, ...]
     notebooks: Notebooks
     sources: Mapping[str, object]  # domain -> its data sets
     store: Store

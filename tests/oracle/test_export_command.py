@@ -23,6 +23,7 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as panopti
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_tool
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
+import panolib.load
 from panolib.__main__ import main
 from panolib.config import project_root
 from panolib.data.images import read_channel16, read_indices, write_png16
@@ -31,6 +32,7 @@ from panolib.data.render.city import write_city
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
+from panolib.load import load
 from panolib.metrics.instance import CityscapesAP
 from panolib.scoring import evaluate
 from panolib.study import kinds, study
@@ -147,7 +149,7 @@ def rendered(tmp_path_factory):
     profile["city"]["data"]["embedded"]["n_val"] = N_IMAGES
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
-    loaded = study.load(path, root=root)
+    loaded = load(path, root=root)
     sources = loaded.sources["city"]
     style, arguments = sources._embedded_sets()[-1]
     disturb_truth(write_city(sources.folders["cityscapes"], style, progress=False, **arguments))
@@ -161,7 +163,7 @@ def city(rendered, tmp_path, monkeypatch):
     functions["panoptic"] = functools.partial(kinds.panoptic, rendered.sources)
     loaded = replace(rendered, store=Store(tmp_path / "results", functions), results=tmp_path / "results")
     monkeypatch.setattr(study.Study, "prepare_data", lambda self, **_: None)
-    monkeypatch.setattr(study, "load", lambda profile, **_: loaded)
+    monkeypatch.setattr(panolib.load, "load", lambda profile, **_: loaded)
     monkeypatch.setattr(evaluate, "predict", perturbed_predictions)
     return loaded
 

@@ -11,12 +11,13 @@ import pytest
 
 from panolib.bench.clustering_cost import cost_rows, cost_sizes
 from panolib.labels import CITYSCAPES
+from panolib.load import load
 from panolib.report import progress_findings as findings
 from panolib.report import progress_tables
 from panolib.report.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, compared
 from panolib.report.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS
 from panolib.report.tables import COLUMNS, summarise
-from panolib.study import progress_runs, study
+from panolib.study import progress_runs
 from panolib.study.kinds import ClusteringCostSpec
 from panolib.training.setup import Compute
 
@@ -233,7 +234,7 @@ def test_forgetting_findings_follow_the_numbers(as_thesis):
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
 def test_every_run_of_the_notebooks_is_declared_and_none_of_the_workflows_is_left_out(profile):
-    loaded = study.load(profile)
+    loaded = load(profile)
     asked = {name for number in ("02", "03", "04") for notebook, names in loaded.notebooks.items()
              if notebook.startswith(number) for name in names}  # fmt: skip
     assert asked <= set(loaded.runs)

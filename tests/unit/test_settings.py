@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError, from_mapping, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
 from panolib.related.detr import tables as detr_tables
@@ -277,7 +277,7 @@ def test_words_are_those_that_the_libraries_know():
     from panolib.clustering.algorithms import Algorithm
     from panolib.training.setup import Compute
 
-    types = study.from_mapping.__globals__["_field_types"](Compute)
+    types = from_mapping.__globals__["_field_types"](Compute)
     assert set(get_args(types["precision"])) == set(get_args(connector._PRECISION_INPUT_STR))
     known = set(ACCELERATOR_REGISTRY.available_accelerators()) | {"auto", "gpu"}
     assert set(get_args(types["accelerator"])) <= known
@@ -315,30 +315,30 @@ def test_a_profile_may_be_a_path(tmp_path, monkeypatch):
     file.write_text((PROFILES / "smoke.yaml").read_text())
     assert (loaded.profile_name, loaded.profile_argument) == ("my", str(file))
     assert loaded.results == tmp_path / "results" / "my" and loaded.store.profile == str(file)
-    assert load(str(file), root=tmp_path).runs.keys() == loaded.runs.keys()
+    assert load_study(str(file), root=tmp_path).runs.keys() == loaded.runs.keys()
     monkeypatch.chdir(project_root() / "notebooks")  # where notebooks run
-    assert load("notebooks/profiles/smoke.yaml", root=tmp_path).profile_argument == "smoke"
+    assert load_study("notebooks/profiles/smoke.yaml", root=tmp_path).profile_argument == "smoke"
 
 
 def test_unknown_profiles_say_what_there_is(tmp_path):
     with pytest.raises(
         ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, paper, smoke, or the path"
     ):
-        load("cpuu", root=tmp_path)
+        load_study("cpuu", root=tmp_path)
     with pytest.raises(
         ProfileError, match=r"^profile .*none\.yaml: expected a YAML file, found no such file"
     ):
-        load(tmp_path / "none.yaml", root=tmp_path)
+        load_study(tmp_path / "none.yaml", root=tmp_path)
 
 
 def test_a_path_never_takes_the_results_of_a_profile_of_the_project(tmp_path):
     file = tmp_path / "cpu.yaml"
     file.write_text((PROFILES / "cpu.yaml").read_text())
-    assert load(file, root=tmp_path).results == tmp_path / "results" / "cpu"
+    assert load_study(file, root=tmp_path).results == tmp_path / "results" / "cpu"
     with pytest.raises(
         ProfileError, match=r"cpu\.yaml: its results would be those of .*expected another file name"
     ):
-        load(file)
+        load_study(file)
 
 
 # --- a run says its domain --------------------------------------------------------------------------------
@@ -366,8 +366,8 @@ def test_a_run_says_whose_data_it_reads(tmp_path):
 # --- writers with several processes -----------------------------------------------------------------------
 
 WRITERS = {
-    "city": "from panolib.data.city import *\nwrite_city({folder!r}, 'synthia', split='all', {sizes})",
-    "nuclei": "from panolib.data.nuclei_scenes import *\nwrite_nuclei({folder!r}, split='train', {sizes})",
+    "city": "from panolib.data.render.city import *\nwrite_city({folder!r}, 'synthia', split='all', {sizes})",
+    "nuclei": "from panolib.data.render.nuclei_scenes import *\nwrite_nuclei({folder!r}, split='train', {sizes})",
 }
 
 

@@ -24,9 +24,10 @@ from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_s
 
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES
+from panolib.load import load
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.realtime import kinds as realtime_kinds
-from panolib.study import kinds, study
+from panolib.study import kinds
 from panolib.training import semantic
 from panolib.training.setup import build_semantic
 
@@ -91,7 +92,7 @@ def verdict(kind: str, stored: dict | None, now: dict, *, same_machine: bool) ->
     module = next(module for module in MODULES if kind in module.VERSIONS)
     return (
         f"results of kind {kind} changed under one key ({'; '.join(found[:5])}): raise its version in "
-        f"VERSIONS of {Path(module.__file__).relative_to(Path(kinds.__file__).parents[1])} and store anew "
+        f"VERSIONS of {Path(module.__file__).relative_to(Path(kinds.__file__).parents[2])} and store anew "
         f"with {COMMAND}"
     )
 
@@ -214,9 +215,9 @@ def test_changes_are_seen_and_rounding_is_not(name, change, seen):
 
 def test_a_raised_version_changes_the_keys_of_its_kind_and_of_what_starts_from_it(trained, monkeypatch):
     root = trained[0].root.parents[1]
-    before = study.load(root / "tiny.yaml", root=root).runs
+    before = load(root / "tiny.yaml", root=root).runs
     monkeypatch.setitem(detr_kinds.VERSIONS, "detr", 2)
-    after = study.load(root / "tiny.yaml", root=root).runs
+    after = load(root / "tiny.yaml", root=root).runs
     changed = {name for name in after if after[name].key != before[name].key}
     assert {after[name].kind for name in changed} == {"detr", "detr_scores", "detr_cost"}
     assert all(run.version == (2 if run.kind == "detr" else 1) for run in after.values())

@@ -28,7 +28,6 @@ from panolib.related.detr.network import DetrNetwork
 from panolib.related.detr.score import QueryRule
 from panolib.related.detr.training import DetrSpec
 from panolib.study.grid import Grid
-from panolib.study.study import run_name
 from panolib.training.setup import Optimiser
 
 PLAIN, COLOUR, HALF = "plain", "colour", "colour-half"
@@ -89,29 +88,26 @@ def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
             "detr", "detr", variant, DetrSpec, "", {}, (grid.train,),
             **(shared | {"source": grid.train, "colours": None} | values),
         )  # fmt: skip
+        coordinates = {
+            "colours": "colours" in values, "iterations": trained.spec.iterations,
+            "n_images": trained.spec.n_images,
+        }  # fmt: skip
+        grid.tag("detr", trained, **coordinates)
         for place, names, n_samples in places:
-            place.add(
+            scores = place.add(
                 "detr_scores", "detr_scores", variant, DetrScoresSpec, "", {"detr": trained}, names,
                 validation=names, rule=section["rule"], n_samples=n_samples,
             )  # fmt: skip
+            grid.tag("detr", scores, **coordinates)
     for place, _, _ in places[1:]:
         grid.runs |= place.runs
     parents = {"semantic": grid.run("semantic", "oracle"), "instance": grid.run("instance", "oracle")}
-    grid.add(
+    cost = grid.add(
         "detr_cost", "detr_cost", "", DetrCostSpec, "",
         {"detr": grid.run("detr", PLAIN), **parents, "clustering": parents["instance"]},
         (grid.train, grid.val), train=grid.train, validation=grid.val, rule=section["rule"],
         min_size=grid.settings.panoptic["min_size"], merge_rule=grid.settings.panoptic["merge_rules"][0],
         batch_size=settings.cost_batch, repeats=settings.cost_repeats,
     )  # fmt: skip
-
-
-def notebook_runs(settings: DetrSettings, *, camvid: bool) -> tuple[str, ...]:
-    """Names of the runs that the notebook asks for; `camvid`: the profile has these streets."""
-    kinds = (("city", "detr"), ("city", "detr_scores"), ("camvid", "detr_scores"))[: 2 + camvid]
-    seeds, own = settings.seeds, variants(settings)
-    return (
-        *(run_name(*kind, variant, seed) for variant in own for seed in seeds for kind in kinds),
-        *(run_name("city", "detr_cost", "", seed) for seed in seeds),
-        *(run_name("city", "panoptic", "oracle", seed) for seed in seeds),
-    )
+    for run in (cost, grid.run("panoptic", "oracle")):
+        grid.tag("detr", run)

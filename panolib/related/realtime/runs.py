@@ -30,7 +30,7 @@ from panolib.related.realtime.layered_pseudo_labels import RULES
 from panolib.related.realtime.meta_pseudo_labels import FEEDBACK, MetaSpec
 from panolib.related.realtime.speed import SpeedSpec
 from panolib.study.grid import Grid
-from panolib.study.study import Profile, Study, is_available, run_name
+from panolib.study.study import Profile, Study, Tag, is_available, run_name
 
 BISENET = "bisenet"  # variant of all names here
 DOMAINS = ("city", "camvid")
@@ -73,17 +73,27 @@ class Realtime:
     speed: Mapping
 
 
-def declare_realtime(profile: Profile, sources: Mapping, ladder: Mapping[str, Run], where: str) -> dict:
-    """All runs by name. `ladder`: runs of the city that are timed beside."""
+def declare_realtime(
+    profile: Profile, sources: Mapping, ladder: Mapping[str, Run], where: str
+) -> tuple[dict[str, Run], list[Tag]]:
+    """All runs by name, with their tags. `ladder`: runs of the city that are timed beside."""
     where = f"{where}: realtime"
     settings = from_mapping(Realtime, profile.realtime, where=where)
     runs: dict[str, Run] = {}
+    tags: list[Tag] = []
     for seed in settings.seeds:
         for domain in domains_of(profile):
             grid = _grid(domain, profile, settings, sources[domain], seed, where)
             _declare_methods(grid, settings, runs)
+            for run in grid.runs.values():
+                grid.tag("realtime", run, **({"method": run.rung} if run.branch == "semantic" else {}))
             runs |= grid.runs
-    return runs | _latency(profile, settings, {**ladder, **runs}, where)
+            tags += grid.tags
+    latency = _latency(profile, settings, {**ladder, **runs}, where)
+    own = own_networks(profile, settings)
+    tags.append(Tag("speed", latency.name, {}))
+    tags += [Tag("speed", run, {"network": name}) for name, run in own.items()]
+    return runs | {latency.name: latency}, tags
 
 
 def domains_of(profile: Profile) -> tuple[str, ...]:
@@ -107,23 +117,6 @@ def city_extras(settings: Realtime) -> dict[str, str]:
 
 def settings_of(study: Study) -> Realtime:
     return from_mapping(Realtime, study.section("realtime"), where=f"{study.profile_name}: realtime")
-
-
-def notebook_runs(profile: Profile) -> tuple[str, ...]:
-    """Runs of notebook 09."""
-    settings = from_mapping(Realtime, profile.realtime, where="realtime")
-    names = [
-        method_name(domain, method, seed)
-        for domain in domains_of(profile)
-        for method in (*METHODS, *(city_extras(settings) if domain == "city" else ()))
-        for seed in settings.seeds
-    ]
-    seed = settings.seeds[0]
-    names += [run_name(domain, "labels", "", seed, BISENET) for domain in domains_of(profile)]
-    names += [run_name("city", "gallery", "", seed, BISENET), run_name("city", "latency", "", seed)]
-    names += own_networks(profile, settings).values()
-    names += [run_name("city", "semantic", "self_trained", seed) for seed in profile.seeds]
-    return tuple(dict.fromkeys(names))
 
 
 def here(study: Study) -> tuple[str, ...]:
@@ -249,7 +242,7 @@ def own_networks(profile: Profile, settings: Realtime) -> dict[str, str]:
     return names
 
 
-def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], where: str) -> dict[str, Run]:
+def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], where: str) -> Run:
     """The one run that measures time."""
     own = own_networks(profile, settings)
     augmentation = profile.city.semantic_baseline["augmentation"]
@@ -260,4 +253,4 @@ def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], wher
     }  # fmt: skip
     name = run_name("city", "latency", "", settings.seeds[0])
     spec = from_mapping(SpeedSpec, values, where=f"{where}.speed")
-    return {name: Run(name=name, kind="latency", spec=spec, domain="city")}
+    return Run(name=name, kind="latency", spec=spec, domain="city", branch="latency")
