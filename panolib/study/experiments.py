@@ -38,6 +38,9 @@ MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
 
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
+    for rung in RUNGS:  # every seed of the ladder
+        grid.tag("E1", grid.run("semantic", rung), source="mix", network="v2")
+        grid.tag("E10", grid.run("panoptic", rung), network="v2")
     if grid.seed in settings.seeds:
         networks_and_sources(grid, settings)
         clusterings(grid, settings)
@@ -50,9 +53,6 @@ def declare_experiments(grid: Grid, settings: Experiments) -> None:
 def networks_and_sources(grid: Grid, settings: Experiments) -> None:
     """E1, E10, E11: V2 on each source alone; V3 and V3+ on MIX, with their own oracles; panoptic scores."""
     base, mix = dict(grid.settings.semantic_baseline["network"]), grid.settings.semantic_source
-    for rung in RUNGS:
-        grid.tag("E1", grid.run("semantic", rung), source="mix", network="v2")
-        grid.tag("E10", grid.run("panoptic", rung), network="v2")
     variants = {f"{name}.v2": (source, base) for name, source in settings.sources.items()}
     for name, other in settings.networks.items():
         where = f"{grid.where}: experiments.networks.{name}"

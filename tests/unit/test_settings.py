@@ -66,7 +66,7 @@ def test_what_notebooks_ask_for_is_declared_in_every_profile(name, tmp_path):
     loaded = load_study(name, root=tmp_path, train=False)
     assert len(asked(loaded)) > 150
     notebooks = {file.stem for file in (project_root() / "notebooks").glob("[0-9]*.ipynb")}
-    assert set(loaded.notebooks) == set(study.NEEDS) and set(study.NEEDS) <= notebooks
+    assert set(loaded.notebooks) == set(study.NOTEBOOKS) and set(study.NOTEBOOKS) <= notebooks
 
 
 @pytest.mark.parametrize(("base", "seeds"), [("cpu", [42]), ("smoke", [1]), ("smoke", [7, 3])])
@@ -135,7 +135,7 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     assert set(loaded.runs) < whole
     needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei",), "realtime": ("09_realtime_adaptation",),
               "detr": ("10_detr_panoptic",), "performance": ("14_performance",)}.get(section, ())  # fmt: skip
-    assert set(study.NEEDS) - set(loaded.notebooks) == set(needed)
+    assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:
         with pytest.raises(
             MissingSection, match=rf"^my\.yaml: no section '{section}', which {notebook} needs$"
@@ -367,7 +367,8 @@ def test_a_run_says_whose_data_it_reads(tmp_path):
 
 WRITERS = {
     "city": "from panolib.data.render.city import *\nwrite_city({folder!r}, 'synthia', split='all', {sizes})",
-    "nuclei": "from panolib.data.render.nuclei_scenes import *\nwrite_nuclei({folder!r}, split='train', {sizes})",
+    "nuclei": "from panolib.data.render.nuclei_scenes import *\n"
+    "write_nuclei({folder!r}, split='train', {sizes})",
 }
 
 

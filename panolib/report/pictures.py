@@ -1,0 +1,128 @@
+"""Grids of images, label maps and recorded pictures, with the colours of the classes below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from skimage.segmentation import find_boundaries
+
+from panolib.lab.runs import Record
+from panolib.labels import LabelSet
+
+
+def label_picture(
+    semantic_labels: np.ndarray, label_set: LabelSet, instance_labels: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8 [H, W, 3]: class colours, void black, white outlines of the instances.
+
+    Parameters
+    ----------
+    semantic_labels, instance_labels : int array [H, W]
+        Instance 0 is none.
+    """
+    picture = label_set.colourise(semantic_labels)
+    if instance_labels is not None:
+        picture[find_boundaries(instance_labels, mode="inner")] = 255
+    return picture
+
+
+def instance_picture(instance_labels: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3]: a colour for every instance, 0 black, white outlines."""
+    palette = (255 * plt.get_cmap("tab20")(np.arange(20))[:, :3]).astype(np.uint8)
+    picture = palette[instance_labels % 20]
+    picture[instance_labels == 0] = 0
+    picture[find_boundaries(instance_labels, mode="inner")] = 255
+    return picture
+
+
+def map_picture(
+    values: np.ndarray, *, low: float = 0.0, high: float = 1.0, colours: str = "viridis"
+) -> np.ndarray:
+    """uint8 [H, W, 3]: a map of numbers in a colour map; NaN white."""
+    scaled = (np.clip(values, low, high) - low) / (high - low)
+    picture = (255 * plt.get_cmap(colours)(np.nan_to_num(scaled))[..., :3]).astype(np.uint8)
+    picture[np.isnan(values)] = 255
+    return picture
+
+
+def picture_grid(
+    rows: Mapping[str, Sequence[np.ndarray]], *, headings: Sequence[str] = (), width: int = 512,
+    label_set: LabelSet | None = None,
+) -> Figure:  # fmt: skip
+    """Pictures uint8 [H, W, 3] in rows with their names at the left, headings above, and the class legend.
+
+    Parameters
+    ----------
+    width : int
+        Pictures narrower than this are enlarged (nearest), so that outlines stay visible.
+    label_set : LabelSet, optional
+        Whose colours stand below.
+    """
+    n_columns = max(map(len, rows.values()))
+    height, breadth = next(iter(rows.values()))[0].shape[:2]
+    cell = min(12 / n_columns, 4.5)
+    figsize = (n_columns * cell, len(rows) * cell * height / breadth + 0.4 + 0.4 * bool(headings))
+    fig, axes = plt.subplots(len(rows), n_columns, figsize=figsize, squeeze=False)
+    for line, (name, pictures) in zip(axes, rows.items()):
+        for ax in line:
+            ax.axis("off")
+        for ax, picture in zip(line, pictures):
+            ax.imshow(_enlarged(picture, width))
+        line[0].axis("on")
+        line[0].set_ylabel(name)
+        line[0].set(xticks=[], yticks=[])
+        line[0].grid(visible=False)
+        for spine in line[0].spines.values():
+            spine.set_visible(False)
+    for ax, heading in zip(axes[0], headings):
+        ax.set_title(heading)
+    return fig if label_set is None else with_class_legend(fig, label_set)
+
+
+def panoptic_gallery(
+    records: Mapping[str, Record], label_set: LabelSet, *, indices: Iterable[int] | None = None
+) -> Figure:
+    """Recorded pictures of panoptic runs on the same images: image, truth, the prediction of each method."""
+    first = next(iter(records.values()))
+    if indices is None:
+        indices = range(sum(name.endswith("-image") for name in first.samples))
+    rows = {
+        f"image {i}": [
+            recorded_picture(first, f"{i:02d}-image"), recorded_picture(first, f"{i:02d}-truth"),
+            *(recorded_picture(record, f"{i:02d}-prediction") for record in records.values()),
+        ]
+        for i in indices
+    }  # fmt: skip
+    return picture_grid(rows, headings=["image", "truth", *records], label_set=label_set)
+
+
+def with_class_legend(fig: Figure, label_set: LabelSet) -> Figure:
+    """The figure with the colours of the classes below it."""
+    colours = [*(np.array(colour) / 255 for colour in label_set.colours), np.zeros(3)]
+    handles = [
+        Patch(facecolor=colour, edgecolor="#888888", label=name)
+        for name, colour in zip([*label_set.classes, "void"], colours)
+    ]
+    n_columns = min(7, len(handles))
+    fig.legend(handles=handles, loc="outside lower center", ncols=n_columns, columnspacing=1.2)
+    width, height = fig.get_size_inches()
+    fig.set_size_inches(width, height + 0.2 + 0.3 * -(-len(handles) // n_columns))
+    return fig
+
+
+def recorded_picture(record: Record, name: str) -> np.ndarray:
+    """A recorded picture, uint8 [H, W, 3]. KeyError, with the names that there are, for none."""
+    if name not in record.samples:
+        raise KeyError(f"run {record.run.name} has no picture {name!r}; it has {sorted(record.samples)}")
+    return cv2.imread(str(record.samples[name]))[..., ::-1]
+
+
+def _enlarged(picture: np.ndarray, width: int) -> np.ndarray:
+    """A picture repeated by a whole factor until it is at least `width` wide."""
+    factor = max(1, -(-width // picture.shape[1]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -1,0 +1,266 @@
+"""The tidy table: every recorded number is one row, found by coordinates and tags, never by a label.
+
+A selection is an experiment and wanted values of columns: ``rows(study, "E3", branch="threat", share=0.25)``.
+Columns of every table: the values of the tag (`study.experiments` lists them), then domain, branch, rung,
+variant, seed, run. Scores are fractions; percent is made where a table is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from panolib.lab.runs import Record, Run
+from panolib.lab.storage import write
+from panolib.study.study import Study
+
+COUNTS = ("tp", "fp", "fn")
+INSTANCES = {  # names of recorded threat scores -> instances that are scored, masks that they lie in
+    "embedding in predicted masks": ("embeddings", "predicted"),
+    "embedding in true masks": ("embeddings", "true"),
+    "connected_components in predicted masks": ("connected components", "predicted"),
+    "connected_components in true masks": ("connected components", "true"),
+}
+
+
+def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str, Any]]]:
+    """Runs of an experiment with their tag values and coordinates, in the order of the grid.
+
+    Parameters
+    ----------
+    **wanted
+        Value, or list of allowed values, of tag values and coordinates. A run that lacks one is left out.
+
+    Raises
+    ------
+    LookupError
+        If no run fits: naming the experiment, what was wanted, and the values that there are.
+    """
+    found, known = [], []
+    for tag in study.tags:
+        if tag.experiment == experiment:
+            run = study.runs[tag.run]
+            seed = getattr(run.spec, "seed", None)
+            at = dict(tag.values)
+            at |= {"domain": run.domain, "branch": run.branch, "rung": run.rung, "variant": run.variant}
+            at |= {"seed": seed, "run": run.name}
+            known.append(at)
+            if all(name in at and at[name] in _several(value) for name, value in wanted.items()):
+                found.append((run, at))
+    if not found:
+        there = {name: list(dict.fromkeys(at.get(name) for at in known)) for name in wanted}
+        there = there if known else "no run at all"
+        raise LookupError(f"experiment {experiment!r}: no run with {wanted}; found {there}")
+    return found
+
+
+def rows(study: Study, experiment: str, **wanted) -> pd.DataFrame:
+    """Every score of the runs of an experiment.
+
+    Parameters
+    ----------
+    **wanted
+        As for `tagged`, and values of the further columns.
+
+    Returns
+    -------
+    DataFrame
+        The columns of every table, what tells scores of one run apart (data_set; instances, masks, leftover;
+        truth_share, kernel; style), metric, subset (a class, "" for means), value.
+    """
+    of_runs, of_rows = _split(study, experiment, wanted)
+    parts = []
+    for run, at in tagged(study, experiment, **of_runs):
+        for inside, scores in PARTS.get(run.kind, _one_part)(study.get(run.name)):
+            for metric, subset, value in _expanded(scores):
+                parts.append({**at, **inside, "metric": metric, "subset": subset, "value": value})
+    return _where(pd.DataFrame(parts), of_rows, experiment)
+
+
+def image_counts(study: Study, experiment: str, **wanted) -> pd.DataFrame:
+    """What every validation image counts in the "threat" runs of an experiment.
+
+    Returns
+    -------
+    DataFrame
+        The columns of every table, truth_share (of wrong mask pixels that were corrected), kernel (of the
+        morphology, pixels; 0: none), image, class, tp, fp, fn.
+    """
+    of_runs, of_rows = _split(study, experiment, wanted)
+    parts = []
+    for run, at in tagged(study, experiment, **{**of_runs, "branch": "threat"}):
+        metrics = study.get(run.name).metrics
+        for variant in metrics["variants"]:
+            for thing in metrics["things"]:
+                counts = {name: np.array(variant[name][thing].split(), np.int64) for name in COUNTS}
+                inside = {"truth_share": variant["truth_share"], "kernel": variant["kernel"]}
+                index = {"image": range(metrics["n_images"]), "class": thing}
+                parts.append(pd.DataFrame({**index, **counts}).assign(**{**at, **inside}))
+    return _where(pd.concat(parts, ignore_index=True), of_rows, experiment)
+
+
+def curves(study: Study, experiment: str, **wanted) -> pd.DataFrame:
+    """The training curves of an experiment: the columns of every table, then those of `Record.curves`."""
+    found = tagged(study, experiment, **wanted)
+    return pd.concat([study.get(run.name).curves.assign(**at) for run, at in found], ignore_index=True)
+
+
+def measured(study: Study, experiment: str, **wanted) -> pd.DataFrame:
+    """What measuring runs recorded as rows (times, memory, label quality), with the usual columns."""
+    of_runs, of_rows = _split(study, experiment, wanted)
+    found = tagged(study, experiment, **of_runs)
+    tables = [pd.DataFrame(study.get(run.name).metrics["rows"]).assign(**at) for run, at in found]
+    return _where(pd.concat(tables, ignore_index=True), of_rows, experiment)
+
+
+def threat_score(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Threat score TP / (TP + FP + FN) of every group: over pooled counts, and the mean over classes.
+
+    Parameters
+    ----------
+    counts : DataFrame
+        What `image_counts` returns, or a part of it.
+    by : sequence of str
+        Columns that tell groups apart. With "class" among them both scores are that of the class.
+
+    Returns
+    -------
+    DataFrame
+        `by`, tp, fp, fn, pooled, class_mean; NaN where nothing is counted.
+    """
+    by = list(by)
+    classes = counts.groupby([*by, *({"class"} - set(by))], sort=False, dropna=False)[list(COUNTS)].sum()
+    score = (classes["tp"] / classes.sum(axis=1).where(lambda n: n > 0)).rename("class_mean")
+    groups = classes.assign(class_mean=score).groupby(by, sort=False, dropna=False)
+    table = groups[list(COUNTS)].sum()
+    pooled = table["tp"] / table.sum(axis=1).where(lambda n: n > 0)
+    return table.assign(pooled=pooled, class_mean=groups["class_mean"].mean()).reset_index()
+
+
+def summary(
+    rows: pd.DataFrame, index: str | list[str], columns: str = "metric", *, decimals: int = 1
+) -> pd.DataFrame:
+    """Mean ± sample standard deviation over seeds in percent, as text; the column "n" counts the seeds.
+
+    Raises
+    ------
+    ValueError
+        If two values of one seed fall into one cell.
+    """
+    index = [index] if isinstance(index, str) else list(index)
+    cell = [*index, columns]
+    twice = rows[rows.duplicated([*cell, "seed"])]
+    if len(twice):
+        raise ValueError(f"two values for {twice.iloc[0][[*cell, 'seed']].to_dict()}, expected one")
+    groups = rows.groupby(cell, sort=False, dropna=False)["value"].agg(["mean", "std", "count"])
+    texts = groups.apply(lambda v: percent(v["mean"], v["std"], decimals=decimals), axis=1)
+    table = texts.unstack(columns)  # noqa: PD010
+    order = rows.drop_duplicates(index).set_index(index).index
+    table = table.reindex(order)[list(dict.fromkeys(rows[columns]))].fillna("")
+    n = rows.groupby(index, sort=False, dropna=False)["seed"].nunique().reindex(order)
+    return table.assign(n=n).rename_axis(columns=None)
+
+
+def percent(mean: float, spread: float = np.nan, *, decimals: int = 1) -> str:
+    """A fraction as percent: "32.9 ± 0.4", without spread "32.9", "" for NaN."""
+    if np.isnan(mean):
+        return ""
+    text = f"{100 * mean:.{decimals}f}"
+    return text if np.isnan(spread) else f"{text} ± {100 * spread:.{decimals}f}"
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Write a table atomically, numbers with six digits after the point; returns the table."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, table.round(6).to_csv(index=False, lineterminator="\n").encode())
+    return table
+
+
+# --- what the record of a kind holds: parts of one run, each with the columns that tell it apart ------------
+
+Part = tuple[dict[str, Any], Mapping[str, Any]]
+
+
+def _one_part(record: Record) -> list[Part]:
+    return [({"data_set": getattr(record.run.spec, "validation", "")}, record.metrics)]
+
+
+def _panoptic(record: Record) -> Iterator[Part]:
+    metrics, rules = record.metrics, record.metrics["merge"]
+    at = {"data_set": record.run.spec.validation}
+    embeddings = {"instances": "embeddings", "masks": "predicted"}
+    (first, *_), other = rules, ("merge", "connected_components", "threat", "n_images", "n_instances")
+    own = {name: value for name, value in metrics.items() if name not in other}
+    yield {**at, **embeddings, "leftover": first}, own
+    for rule in list(rules)[1:]:
+        yield {**at, **embeddings, "leftover": rule}, rules[rule]
+    components = {"instances": "connected components", "masks": "predicted", "leftover": first}
+    yield {**at, **components}, metrics["connected_components"]
+    for name, scores in metrics["threat"].items():
+        instances, masks = INSTANCES[name]
+        means = {"threat_pooled": scores["pooled"], "threat_class_mean": scores["class_mean"],
+                 "threat_image_mean": scores["class_mean_of_image_means"]}  # fmt: skip
+        counts = {f"threat_{key}": scores[key] for key in COUNTS}
+        yield {**at, "instances": instances, "masks": masks, "leftover": ""}, {
+            **means, **counts, "threat_score": scores["per_class"],
+        }  # fmt: skip
+
+
+def _threat(record: Record) -> Iterator[Part]:
+    at = {"data_set": record.run.spec.validation}
+    for mask in record.metrics["masks"]:
+        values = {"mask_miou": mask["miou"], "mask_wrong_share": mask["wrong_share"]}
+        yield {**at, "truth_share": mask["truth_share"], "kernel": 0}, values
+
+
+def _gap(record: Record) -> Iterator[Part]:
+    for style, scores in record.metrics.items():
+        yield {"style": style}, scores
+
+
+def _detr_scores(record: Record) -> Iterator[Part]:
+    for data_set, by_threshold in record.metrics.items():
+        for threshold, scores in by_threshold.items():
+            yield {"data_set": data_set, "threshold": float(threshold)}, scores
+
+
+PARTS: dict[str, Callable[[Record], Any]] = {
+    "panoptic": _panoptic, "threat": _threat, "gap": _gap, "detr_scores": _detr_scores,
+}  # fmt: skip
+
+
+def _expanded(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
+    """(metric, subset, value) of numbers and of numbers by class; anything else is no score."""
+    for metric, value in scores.items():
+        for subset, number in value.items() if isinstance(value, Mapping) else [("", value)]:
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                yield metric, subset, float(number)
+
+
+def _split(study: Study, experiment: str, wanted: Mapping) -> tuple[dict, dict]:
+    """What is wanted of runs, and what of the rows inside them."""
+    names = {"domain", "branch", "rung", "variant", "seed", "run"}
+    names |= {name for tag in study.tags if tag.experiment == experiment for name in dict(tag.values)}
+    inside = {"truth_share"} if "threat" in _several(wanted.get("branch", "threat")) else set()
+    of_runs = {name: value for name, value in wanted.items() if name in names - inside}
+    return of_runs, {name: value for name, value in wanted.items() if name not in of_runs}
+
+
+def _where(table: pd.DataFrame, wanted: Mapping, experiment: str) -> pd.DataFrame:
+    for column, value in wanted.items():
+        if column not in table:
+            raise LookupError(f"experiment {experiment!r}: no column {column!r}; found {list(table)}")
+        kept = table[table[column].isin(_several(value))]
+        if kept.empty:
+            known = list(table[column].dropna().unique())[:30]
+            raise LookupError(f"experiment {experiment!r}: no row with {column} {value!r}; found {known}")
+        table = kept
+    return table.reset_index(drop=True)
+
+
+def _several(value) -> list:
+    return list(value) if isinstance(value, list | tuple | set) else [value]

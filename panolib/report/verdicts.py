@@ -1,0 +1,238 @@
+"""Claims of the thesis and of related papers as data (`notebooks/claims.yaml`), decided by one rule.
+
+A claim compares two selections of the tidy table, a and b: `sides` says how a selection becomes one value a
+seed, `intervals` how two of them become an interval and a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from panolib.config import from_mapping, load_yaml, project_root
+from panolib.report.intervals import (
+    NOT_TESTABLE,
+    Interval,
+    class_mean_threat_score,
+    interval,
+    paired_over_images,
+    verdict,
+)
+from panolib.report.rows import COUNTS, curves, image_counts, measured, rows
+from panolib.study.study import Study
+
+THREAT = "threat_score"  # class mean over all images, from the counts of every image
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What must be so for a claim to be testable: side a is above side b."""
+
+    a: Mapping
+    b: Mapping
+    otherwise: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim.
+
+    Attributes
+    ----------
+    claim, source : str
+        The sentence, and where it stands.
+    published : str
+        The published numbers as they are printed; "" for a claim without numbers.
+    metric : str
+        Of `report.rows`; "threat_score" for counts of every image; "curve: <column>" for a training curve;
+        "measured: <column>" for what a measuring run recorded.
+    of : mapping
+        Selection that both sides share: experiment, tag values, coordinates, columns of the table.
+    a, b : mapping, or sequence of mappings
+        What each side selects beside it. Of several mappings the side is the one with the highest mean. In
+        a training curve `at` is the part of the training: 0 the first value, 1 the last.
+    expected : str
+        What is claimed of a beside b.
+    smallest : float
+        Smallest effect of interest, in the unit.
+    at_least : float
+        a exceeds b by this much, in the unit.
+    unit : str
+        "points": 100 times a fraction; "ratio": 100 times the natural logarithm of a / b, shown as a
+        ratio; any other word: the value as it is.
+    requires : tuple of Requirement
+    not_testable : str
+        Why nothing here can decide; "" if it can.
+    given : bool
+        The notebook hands over the interval, or a truth value for arithmetic on published numbers.
+    """
+
+    claim: str
+    source: str
+    published: str = ""
+    metric: str = ""
+    of: Mapping | None = None
+    a: Mapping | tuple[Mapping, ...] = ()
+    b: Mapping | tuple[Mapping, ...] = ()
+    expected: Literal["higher", "lower", "same"] = "higher"
+    smallest: float = 1.0
+    at_least: float = 0.0
+    unit: str = "points"
+    requires: tuple[Requirement, ...] = ()
+    not_testable: str = ""
+    given: bool = False
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: a value for every seed, and what every image counts where that is known.
+
+    Attributes
+    ----------
+    by_seed : Series
+        Index: seed.
+    counts : int array [n_seeds, n_images, n_classes, 3], optional
+        TP, FP, FN.
+    """
+
+    by_seed: pd.Series
+    counts: np.ndarray | None = None
+
+
+def read_claims() -> dict[str, dict[str, Claim]]:
+    """{notebook: {id: claim}} of `notebooks/claims.yaml`. ProfileError for a damaged one."""
+    path = project_root() / "notebooks" / "claims.yaml"
+    return {
+        notebook: {
+            name: from_mapping(Claim, claim, where=f"{path.name}: {notebook}.{name}")
+            for name, claim in (claims or {}).items()
+        }
+        for notebook, claims in load_yaml(path).items()
+    }
+
+
+def verdicts(
+    study: Study, notebook: str, given: Mapping[str, Interval | bool] | None = None
+) -> pd.DataFrame:
+    """Every claim of a notebook with its published value, ours, interval, n and verdict.
+
+    Parameters
+    ----------
+    given : mapping of id to Interval or bool
+        For the claims that the file marks as given by the notebook.
+
+    Returns
+    -------
+    DataFrame
+        index: id. claim, source, published, ours (both sides), difference, low, high, unit, over (what
+        varies), verdict, reason (why a claim is not testable here).
+    """
+    claims, given = read_claims()[notebook], dict(given or {})
+    expected = {name for name, claim in claims.items() if claim.given}
+    if expected != set(given):
+        raise ValueError(f"{notebook}: expected given values for {sorted(expected)}, found {sorted(given)}")
+    table = {name: _decide(study, claim, given.get(name)) for name, claim in claims.items()}
+    return pd.DataFrame.from_dict(table, orient="index").rename_axis("id")
+
+
+def show(table: pd.DataFrame) -> pd.DataFrame:
+    """`verdicts` as a reader sees them: claim, published, ours, difference with interval, over, verdict."""
+    text = [_interval_text(row) for row in table.itertuples()]
+    verdict = [f"{row.verdict}: {row.reason}" if row.reason else row.verdict for row in table.itertuples()]
+    shown = table[["claim", "published", "ours"]].assign(**{"difference [95 %]": text, "over": table["over"]})
+    return shown.assign(verdict=verdict).set_index("claim")
+
+
+def side(study: Study, metric: str, selection: Mapping[str, Any]) -> Side:
+    """One value for every seed: the mean over what a selection leaves open (classes, shares, ...)."""
+    wanted = dict(selection)
+    experiment = wanted.pop("experiment")
+    if metric == THREAT:
+        return _counted(study, experiment, wanted)
+    kind, _, column = metric.partition(": ")
+    if kind == "curve":
+        part = wanted.pop("at")
+        found = curves(study, experiment, **wanted)[["run", "seed", column]].dropna()
+        position = round(part * (found.groupby("run").size().min() - 1))
+        chosen = found.groupby("run").nth(position)
+        return Side(chosen.groupby("seed")[column].mean())
+    if kind == "measured":
+        return Side(measured(study, experiment, **wanted).groupby("seed")[column].mean())
+    found = rows(study, experiment, metric=metric, **{"subset": "", **wanted})
+    return Side(found.groupby("seed")["value"].mean())
+
+
+def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> Interval:
+    """a - b over the seeds that both have, in the unit of a claim."""
+    seeds = a.by_seed.index.intersection(b.by_seed.index)
+    if a.counts is not None and b.counts is not None and unit == "points":
+        of_seeds = [x.counts[x.by_seed.index.get_indexer(seeds)] for x in (a, b)]
+        return _scaled(paired_over_images(class_mean_threat_score, *of_seeds), 100.0, at_least)
+    first, second = (x.by_seed.reindex(seeds).to_numpy(np.float64) for x in (a, b))
+    if unit == "ratio":
+        return _scaled(interval(100 * (np.log(first) - np.log(second))), 1.0, at_least)
+    return _scaled(interval(first - second), 100.0 if unit == "points" else 1.0, at_least)
+
+
+def _decide(study: Study, claim: Claim, given: Interval | bool | None) -> dict[str, Any]:
+    at = {"claim": claim.claim, "source": claim.source, "published": claim.published, "unit": claim.unit}
+    empty = {"ours": "", "difference": np.nan, "low": np.nan, "high": np.nan, "over": "", "reason": ""}
+    if claim.not_testable:
+        return {**at, **empty, "verdict": NOT_TESTABLE, "reason": claim.not_testable}
+    if isinstance(given, bool):
+        return {**at, **empty, "over": "no sample", "verdict": "holds" if given else "contradicted"}
+    if given is not None:
+        ours, found = "", given
+    else:
+        a, b = (_best(study, claim, part) for part in (claim.a, claim.b))
+        found = compare(a, b, claim.unit, claim.at_least)
+        ours = " against ".join(_value_text(x.by_seed.mean(), claim.unit) for x in (a, b))
+    numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,
+               "over": found.over, "reason": ""}  # fmt: skip
+    for needed in claim.requires:
+        sides = [side(study, claim.metric, {**(claim.of or {}), **part}) for part in (needed.a, needed.b)]
+        if not sides[0].by_seed.mean() > sides[1].by_seed.mean():
+            return {**at, **numbers, "verdict": NOT_TESTABLE, "reason": needed.otherwise}
+    return {**at, **numbers, "verdict": verdict(found, claim.expected, claim.smallest)}
+
+
+def _best(study: Study, claim: Claim, selections: Mapping | Sequence[Mapping]) -> Side:
+    several = [selections] if isinstance(selections, Mapping) else selections
+    sides = [side(study, claim.metric, {**(claim.of or {}), **part}) for part in several]
+    return max(sides, key=lambda x: x.by_seed.mean())
+
+
+def _counted(study: Study, experiment: str, wanted: Mapping) -> Side:
+    found = image_counts(study, experiment, **{"truth_share": 0.0, "kernel": 0, **wanted})
+    sums = found.groupby(["seed", "image", "class"], sort=True)[list(COUNTS)].sum()
+    shape = [len(level) for level in sums.index.levels]
+    counts = sums.to_numpy().reshape(*shape, len(COUNTS))
+    return Side(pd.Series(class_mean_threat_score(counts.sum(1)), sums.index.levels[0]), counts)
+
+
+def _scaled(found: Interval, factor: float, at_least: float) -> Interval:
+    values = (factor * x - at_least for x in (found.estimate, found.low, found.high))
+    return Interval(*values, found.n_seeds, found.n_images)
+
+
+def _value_text(value: float, unit: str) -> str:
+    if unit == "points":
+        return f"{100 * value:.1f} %"
+    return f"{value:.3g}" if unit == "ratio" else f"{value:.3g} {unit}"
+
+
+def _interval_text(row) -> str:
+    if np.isnan(row.difference):
+        return ""
+    values = [row.difference, row.low, row.high]
+    if row.unit == "ratio":
+        texts = [f"{np.exp(value / 100):.2f}" for value in values]
+    else:
+        texts = [f"{value:+.1f}" for value in values]
+    unit = {"points": "points", "ratio": "times"}.get(row.unit, row.unit)
+    return f"{texts[0]} {unit}" if np.isnan(row.low) else f"{texts[0]} [{texts[1]}, {texts[2]}] {unit}"
+

@@ -1,0 +1,73 @@
+"""The reader's words, colours and markers: how tables and figures call what the grid calls by short names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import pandas as pd
+
+OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+RUNGS = {
+    "source_only": "source only", "abn": "ABN", "adabn": "AdaBN", "control": "control",
+    "self_trained": "self-trained", "oracle": "oracle",
+}  # fmt: skip
+WORDS = {
+    **RUNGS,
+    # domains, sources, networks
+    "city": "Cityscapes style", "camvid": "CamVid", "nuclei": "nuclei",
+    "mix": "MIX", "syn": "SYN", "gta": "GTA",
+    "v2": "DeepLabV2", "v3": "DeepLabV3", "v3plus": "DeepLabV3+",
+    # clustering
+    "mean_shift": "mean-shift", "mean_shift_plus": "mean-shift+", "mean_shift_peel": "peeling",
+    "mean_shift_grid": "image grid", "agglomerative": "agglomerative", "hdbscan": "HDBSCAN",
+    "connected_components": "connected components",
+    "zero": "epsilon zero", "decay": "epsilon decaying",
+    # workflows
+    "all": "all things", "icm": "one class (ICM)", "base": "group, common baseline (BASE)",
+    "ccm": "group, own baseline (CCM)", "ccm baseline": "baselines of groups",
+    # methods of real-time adaptation
+    "fcd": "adversarial, FCD", "light": "adversarial, light", "ssl1": "SSL, 1 layer", "ssl2": "SSL, 2 layers",
+    "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",
+    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL, rt",
+    # metrics
+    "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
+    "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",
+    "tp": "TP", "fp": "FP", "fn": "FN", "pull": "pull", "push": "push", "object_dice": "object Dice",
+}  # fmt: skip
+COLOURS = {  # of rungs, and what looks like them
+    "source_only": "#7F7F7F", "abn": "#E69F00", "adabn": "#D55E00", "control": "#CC79A7",
+    "self_trained": "#0072B2", "oracle": "#009E73", "baseline": "#7F7F7F",
+}  # fmt: skip
+METRIC = r"(miou|pq_plus|pq|sq_matched|sq|rq)(?:_(\d+))?"
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def word(name) -> str:
+    """How a reader is told a short name, a metric ("miou_19": "mIoU, 19 classes"), or anything else."""
+    if name in WORDS:
+        return WORDS[name]
+    if isinstance(name, str) and (match := re.fullmatch(METRIC, name)):
+        metric = {"miou": "mIoU", "pq_plus": "PQ+", "sq_matched": "SQ of matched classes"}
+        text = metric.get(match[1], match[1].upper())
+        return f"{text}, {match[2]} classes" if match[2] else text
+    return str(name)
+
+
+def colours(names: Iterable) -> dict[str, str]:
+    """{name: colour}: the fixed one of a rung, else one of the palette that no rung of these has."""
+    names = list(dict.fromkeys(names))
+    fixed = {name: COLOURS[name] for name in names if name in COLOURS}
+    free = [colour for colour in ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+            if colour not in fixed.values()]  # fmt: skip
+    others = [name for name in names if name not in fixed]
+    return {**fixed, **{name: free[i % len(free)] for i, name in enumerate(others)}}
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The same table with index, columns and texts in the reader's words."""
+    shown = table.rename(index=word, columns=word)
+    shown.index.names = [word(name) if name else name for name in shown.index.names]
+    texts = shown.select_dtypes(["object", "string"]).columns
+    return shown.assign(**{name: shown[name].map(word) for name in texts})
