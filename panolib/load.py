@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,9 @@ from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
 
 def load(
-    profile: str | Path, *, root: Path | None = None, retrain_since: float | None = None, train: bool = True
-) -> Study:
+    profile: str | Path, *, retrain: bool = False, root: Path | None = None,
+    retrain_since: float | None = None, train: bool = True,
+) -> Study:  # fmt: skip
     """The study with one profile.
 
     Parameters
@@ -34,6 +35,8 @@ def load(
     profile : str or Path
         Name of a file in `notebooks/profiles` without ".yaml", or the path of another profile, whose results
         then lie in the folder of its own name.
+    retrain : bool
+        What was recorded before now counts as missing. A notebook's parameter.
     root : Path, optional
         Folder that holds `cache`, `results` and `figures`; the project's by default.
     retrain_since : float, optional
@@ -45,14 +48,20 @@ def load(
     Raises
     ------
     TypeError
-        For a profile or a time of another type, and in a notebook whose `retrain` is neither True nor False.
+        For a profile or a time of another type, and where `retrain` is neither True nor False: papermill's
+        `-p retrain false` is a text; every text is true, and would train what is recorded again.
     """
 
     if not isinstance(profile, str | Path):
         raise TypeError(f"profile is {profile!r}, expected its name as a text, such as 'cpu', or a path")
     if not isinstance(retrain_since, float | int | None) or isinstance(retrain_since, bool):
         raise TypeError(f"retrain_since is {retrain_since!r}, expected a POSIX time or None")
-    _check_retrain()
+    if not isinstance(retrain, bool):
+        raise TypeError(
+            f"notebook parameter retrain is {retrain!r}, expected True or False (papermill: -p retrain False)"
+        )
+    if retrain:
+        retrain_since = time.time()
     path = find_profile(profile)
     name, shipped = path.stem, project_root() / "notebooks" / "profiles" / path.name
     root = project_root() if root is None else root
@@ -103,19 +112,6 @@ def load(
         results=root / "results" / name,
         figures=root / "figures" / name,
     )
-
-
-def _check_retrain() -> None:
-    """Raise TypeError in a notebook whose parameter `retrain` is no truth value.
-
-    papermill's `-p retrain false` is a text; every text is true, and would train what is recorded again.
-    """
-    notebook = vars(sys.modules["__main__"])
-    value = notebook.get("retrain", False)
-    if "get_ipython" in notebook and not isinstance(value, bool):
-        raise TypeError(
-            f"notebook parameter retrain is {value!r}, expected True or False (papermill: -p retrain False)"
-        )
 
 
 def open_sources(settings: Profile, root: Path, where: str) -> dict[str, Any]:

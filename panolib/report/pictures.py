@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from skimage import measure
 from skimage.segmentation import find_boundaries
 
 from panolib.lab.runs import Record
@@ -85,20 +86,37 @@ def picture_grid(
 
 
 def panoptic_gallery(
-    records: Mapping[str, Record], label_set: LabelSet, *, indices: Iterable[int] | None = None
+    records: Mapping[str, Record],
+    label_set: LabelSet,
+    *,
+    indices: Iterable[int] | None = None,
+    by_instance: bool = False,
 ) -> Figure:
-    """Recorded pictures of panoptic runs on the same images: image, truth, the prediction of each method."""
+    """Recorded pictures of panoptic runs on the same images: image, truth, the prediction of each method.
+
+    `by_instance`: things have the colours of their instances instead of shades of that of their class.
+    """
     first = next(iter(records.values()))
     if indices is None:
         indices = range(sum(name.endswith("-image") for name in first.samples))
-    rows = {
-        f"image {i}": [
-            recorded_picture(first, f"{i:02d}-image"), recorded_picture(first, f"{i:02d}-truth"),
-            *(recorded_picture(record, f"{i:02d}-prediction") for record in records.values()),
-        ]
-        for i in indices
-    }  # fmt: skip
+    rows = {}
+    for i in indices:
+        maps = [recorded_picture(first, f"{i:02d}-truth")]
+        maps += [recorded_picture(record, f"{i:02d}-prediction") for record in records.values()]
+        if by_instance:
+            maps = [_instances_of(picture, label_set) for picture in maps]
+        rows[f"image {i}"] = [recorded_picture(first, f"{i:02d}-image"), *maps]
     return picture_grid(rows, headings=["image", "truth", *records], label_set=label_set)
+
+
+def _instances_of(picture: np.ndarray, label_set: LabelSet) -> np.ndarray:
+    """A recorded panoptic picture with a colour for every instance: each has a shade of its class there."""
+    kept = np.array([*(label_set.colours[i] for i in label_set.stuff_ids), (0, 0, 0), (255, 255, 255)])
+    shades, index = np.unique(picture.reshape(-1, 3), axis=0, return_inverse=True)
+    is_thing = ~(shades[:, None] == kept).all(-1).any(1)
+    shade = np.where(is_thing, np.arange(1, len(shades) + 1), 0)[index]
+    parts = measure.label(shade.reshape(picture.shape[:2]))
+    return np.where(parts[..., None] > 0, instance_picture(parts), picture)
 
 
 def with_class_legend(fig: Figure, label_set: LabelSet) -> Figure:

@@ -23,7 +23,8 @@ DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
 
 
 def use_style() -> None:
-    """Set the style of all figures of the study."""
+    """Set the style of all figures of the study, and show the texts of tables whole."""
+    pd.set_option("display.max_colwidth", None)
     plt.rcParams.update({
         "figure.dpi": INLINE_DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
         "font.size": 15, "axes.titlesize": 16, "axes.labelsize": 15, "legend.fontsize": 13,
@@ -126,7 +127,7 @@ def class_bars(
     """One score of every class as horizontal bars of each method, in percent; seeds as dots."""
     methods = list(dict.fromkeys(rows[hue]))
     colour, thick = colours(methods), 0.8 / len(methods)
-    height = max(3.5, len(classes) * (0.24 * len(methods) + 0.18) + 1.2)
+    height = max(3.5, len(classes) * (0.13 * len(methods) + 0.16) + 1.2)
     fig, ax = plt.subplots(figsize=(9, height))
     for i, method in enumerate(methods):
         part = rows[(rows[hue] == method) & rows["subset"].isin(classes)]
@@ -204,7 +205,7 @@ def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(table)), [name.replace("_", " ") for name in table.index])
     ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set_xlabel(f"difference, {unit}, with 95 % interval (none: one seed without counts of every image)")
+    ax.set_xlabel(f"difference, {unit}, and its 95 % interval")
     fig.legend(loc="outside upper center", ncols=5)
     return fig
 

@@ -11,7 +11,7 @@ import pandas as pd
 from panolib.config import load_yaml, project_root
 from panolib.lab import packages
 from panolib.study.grid import INHERITED
-from panolib.study.study import Study
+from panolib.study.study import Study, is_available
 from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec
 from panolib.training.semantic import BaselineSpec, SelfTrainingSpec
 
@@ -27,7 +27,8 @@ NUMBERS = {  # that a reader of the thesis knows; what differs in kind, not in s
 
 def provenance(study: Study, notebook: str) -> str:
     """Five lines: profile, runs and their time, commits ("+": changed files), devices, versions."""
-    infos = [study.get(name).info for name in study.notebooks[notebook]]
+    names = [name for name in study.notebooks[notebook] if is_available(study, name)]
+    infos = [study.get(name).info for name in names]
 
     def seen(values: Iterable[str]) -> str:
         return ", ".join(dict.fromkeys(values)) or "none"

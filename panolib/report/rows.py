@@ -16,7 +16,7 @@ import pandas as pd
 
 from panolib.lab.runs import Record, Run
 from panolib.lab.storage import write
-from panolib.study.study import Study
+from panolib.study.study import Study, is_available
 
 COUNTS = ("tp", "fp", "fn")
 INSTANCES = {  # names of recorded threat scores -> instances that are scored, masks that they lie in
@@ -33,7 +33,8 @@ def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str,
     Parameters
     ----------
     **wanted
-        Value, or list of allowed values, of tag values and coordinates. A run that lacks one is left out.
+        Value, or list of allowed values, of tag values and coordinates. A run that lacks one is left out,
+        and one that is neither recorded nor has its images here (`unavailable` names these).
 
     Raises
     ------
@@ -49,13 +50,20 @@ def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str,
             at |= {"domain": run.domain, "branch": run.branch, "rung": run.rung, "variant": run.variant}
             at |= {"seed": seed, "run": run.name}
             known.append(at)
-            if all(name in at and at[name] in _several(value) for name, value in wanted.items()):
+            fits = all(name in at and at[name] in _several(value) for name, value in wanted.items())
+            if fits and is_available(study, run.name):
                 found.append((run, at))
     if not found:
         there = {name: list(dict.fromkeys(at.get(name) for at in known)) for name in wanted}
         there = there if known else "no run at all"
         raise LookupError(f"experiment {experiment!r}: no run with {wanted}; found {there}")
     return found
+
+
+def unavailable(study: Study, experiment: str) -> list[str]:
+    """Runs of an experiment that are not recorded and whose images are not on this machine."""
+    names = (tag.run for tag in study.tags if tag.experiment == experiment)
+    return [name for name in dict.fromkeys(names) if not is_available(study, name)]
 
 
 def rows(study: Study, experiment: str, **wanted) -> pd.DataFrame:
@@ -225,7 +233,8 @@ def _gap(record: Record) -> Iterator[Part]:
 def _detr_scores(record: Record) -> Iterator[Part]:
     for data_set, by_threshold in record.metrics.items():
         for threshold, scores in by_threshold.items():
-            yield {"data_set": data_set, "threshold": float(threshold)}, scores
+            product = {"sq_rq_19": scores["sq_19"] * scores["rq_19"]} if "sq_19" in scores else {}
+            yield {"data_set": data_set, "threshold": float(threshold)}, {**scores, **product}
 
 
 PARTS: dict[str, Callable[[Record], Any]] = {

@@ -6,6 +6,7 @@ seed, `intervals` how two of them become an interval and a verdict.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,6 +70,9 @@ class Claim:
         Why nothing here can decide; "" if it can.
     given : bool
         The notebook hands over the interval, or a truth value for arithmetic on published numbers.
+    each : mapping of str to mapping
+        The same claim for several things: their name, which goes before the claim and after the id, and what
+        they change: `of` is added to, any other key replaces that of the claim.
     """
 
     claim: str
@@ -85,6 +89,7 @@ class Claim:
     requires: tuple[Requirement, ...] = ()
     not_testable: str = ""
     given: bool = False
+    each: Mapping[str, Mapping] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,19 @@ class Side:
 def read_claims() -> dict[str, dict[str, Claim]]:
     """{notebook: {id: claim}} of `notebooks/claims.yaml`. ProfileError for a damaged one."""
     path = project_root() / "notebooks" / "claims.yaml"
-    return {
-        notebook: {
-            name: from_mapping(Claim, claim, where=f"{path.name}: {notebook}.{name}")
-            for name, claim in (claims or {}).items()
-        }
-        for notebook, claims in load_yaml(path).items()
-    }
+    found: dict[str, dict[str, Claim]] = {}
+    for notebook, claims in load_yaml(path).items():
+        found[notebook] = {}
+        for name, claim in (claims or {}).items():
+            where = f"{path.name}: {notebook}.{name}"
+            for thing, changed in (claim.get("each") or {"": {}}).items():
+                one = {key: value for key, value in {**claim, **changed}.items() if key != "each"}
+                one["of"] = {**(claim.get("of") or {}), **(changed.get("of") or {})}
+                if thing:
+                    one["claim"] = f"{thing}: {one['claim']}"
+                known = f"{name}_{re.sub(r'[^a-z0-9]+', '_', thing.lower()).strip('_')}" if thing else name
+                found[notebook][known] = from_mapping(Claim, one, where=where)
+    return found
 
 
 def verdicts(
@@ -188,7 +199,10 @@ def _decide(study: Study, claim: Claim, given: Interval | bool | None) -> dict[s
     if given is not None:
         ours, found = "", given
     else:
-        a, b = (_best(study, claim, part) for part in (claim.a, claim.b))
+        try:
+            a, b = (_best(study, claim, part) for part in (claim.a, claim.b))
+        except LookupError as error:
+            return {**at, **empty, "verdict": NOT_TESTABLE, "reason": f"not in this profile ({error})"}
         found = compare(a, b, claim.unit, claim.at_least)
         ours = " against ".join(_value_text(x.by_seed.mean(), claim.unit) for x in (a, b))
     numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,

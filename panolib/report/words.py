@@ -30,11 +30,14 @@ WORDS = {
     # methods of real-time adaptation
     "fcd": "adversarial, FCD", "light": "adversarial, light", "ssl1": "SSL, 1 layer", "ssl2": "SSL, 2 layers",
     "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",
+    "plain": "no augmentation", "colour": "colour policy", "colour-half": "colour policy, half the epochs",
     "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL, rt",
     # metrics
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",
+    "sq_rq_19": "SQ x RQ, 19 classes", "void": "void", "segments": "segments an image",
     "tp": "TP", "fp": "FP", "fn": "FN", "pull": "pull", "push": "push", "object_dice": "object Dice",
+    "step_gflop": "step of one image, GFLOP", "forward_gflop": "forward pass of one image, GFLOP",
 }  # fmt: skip
 COLOURS = {  # of rungs, and what looks like them
     "source_only": "#7F7F7F", "abn": "#E69F00", "adabn": "#D55E00", "control": "#CC79A7",
@@ -48,6 +51,8 @@ def word(name) -> str:
     """How a reader is told a short name, a metric ("miou_19": "mIoU, 19 classes"), or anything else."""
     if name in WORDS:
         return WORDS[name]
+    if isinstance(name, str) and (match := re.fullmatch(r"fcd\.([\d.]+)|plain-n(\d+)", name)):
+        return f"adversarial, FCD, lambda {match[1]}" if match[1] else f"{match[2]} images"
     if isinstance(name, str) and (match := re.fullmatch(METRIC, name)):
         metric = {"miou": "mIoU", "pq_plus": "PQ+", "sq_matched": "SQ of matched classes"}
         text = metric.get(match[1], match[1].upper())

@@ -19,8 +19,6 @@ from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
-from panolib.related.detr import findings as detr_findings
-from panolib.related.detr import tables as detr_tables
 from panolib.related.detr.network import DetrNetwork, MissingTransformers, build_detr
 from panolib.related.detr.runs import read_settings, variants
 from panolib.related.detr.score import QueryRule, predict_queries, score_detr, semantic_of
@@ -32,7 +30,6 @@ from panolib.related.detr.training import (
     loss_terms,
     train_detr,
 )
-from panolib.report import findings
 from panolib.study.settings import find_profile, read_profile
 
 TINY = DetrNetwork(
@@ -436,79 +433,6 @@ def test_profiles(name):
     assert [v["n_images"] for k, v in found.items() if "-n" in k] == list(settings.curve_sizes)
 
 
-def test_the_slides_pq_is_the_product_of_the_means():
-    slides = detr_tables.slides_products().set_index("method")
-    assert slides["PQ"].to_dict() == {
-        "DETR-panoptic v125 with Data Augmentation": 5.48, "DETR-panoptic v119": 6.66,
-    }  # fmt: skip
-    assert (slides["SQ x RQ"] - slides["PQ"]).abs().max() < 0.005
-
-
-def some_rows(plain, colour, half, few, away=(5.0, 5.0)):
-    """Rows of two seeds at one threshold; every metric of a method has the same two values."""
-    import pandas as pd
-
-    labels = detr_tables.LABELS
-    methods = {
-        labels["plain"]: plain,
-        labels["colour"]: colour,
-        labels["colour-half"]: half,
-        "50 images": few,
-    }
-    rows = [
-        (method, "target; score > 0.5", metric, value, "%", "", seed)
-        for method, values in methods.items()
-        for seed, value in enumerate(values)
-        for metric in ("PQ_19", "SQ x RQ", "mIoU_19", "mIoU_16")
-    ]
-    rows += [
-        (labels["plain"], "GTA5 style; score > 0.5", "mIoU_16", v, "%", "", s) for s, v in enumerate(away)
-    ]
-    return pd.DataFrame(rows, columns=list(detr_tables.COLUMNS))
-
-
-def verdicts(rows):
-    found = detr_findings.of_slides(rows, [0.5], 400)
-    return {finding.thesis.split(" (")[0]: finding.verdict for finding in found}
-
-
-def test_findings_follow_the_numbers():
-    found = verdicts(some_rows((6, 7), (7, 8), (3, 4), (1, 2)))
-    assert found["PQ is lower with the colour policy and half the epochs"] == findings.REPRODUCED
-    assert found["PQ is lower with the colour policy"] == findings.NOT_REPRODUCED
-    assert found["more training images help, SQ x RQ"] == findings.REPRODUCED
-    assert found["the slides' PQ is the product of mean SQ and mean RQ, not the class mean of PQ"] == (
-        findings.REPRODUCED
-    )
-
-
-def test_a_difference_within_its_spread_or_none_at_all_is_not_testable():
-    found = verdicts(some_rows((6, 9), (8, 6), (0, 0), (6, 9)))
-    assert found["PQ is lower with the colour policy"] == findings.NOT_TESTABLE
-    assert found["more training images help, mIoU_19"] == findings.NOT_TESTABLE
-
-
-def test_one_seed_decides_nothing():
-    found = verdicts(some_rows((6,), (7,), (3,), (1,)))
-    assert found["PQ is lower with the colour policy"] == findings.NOT_TESTABLE
-    assert found["more training images help, mIoU_19"] == findings.NOT_TESTABLE
-
-
-@pytest.mark.parametrize(
-    "away, verdict", [((9.0, 9.5), findings.REPRODUCED), ((1.0, 1.5), findings.NOT_REPRODUCED)]
-)
-def test_generalisation(away, verdict):
-    found = detr_findings.generalisation(some_rows((6, 7), (7, 8), (3, 4), (1, 2), away), "score > 0.5")
-    assert [finding.verdict for finding in found] == [verdict, findings.NOT_TESTABLE]
-    assert "GTA5" in found[0].thesis and "not here" in found[1].ours
-
-
-def test_size_rows_name_the_number_of_images():
-    sized = detr_tables.size_rows(some_rows((6, 7), (7, 8), (3, 4), (1, 2)), 400)
-    assert list(dict.fromkeys(sized["images"])) == [50, 400]
-    assert set(sized["method"]) == {"50 images", detr_tables.LABELS["plain"]}
-
-
 # --- what it costs ------------------------------------------------------------------------------------------
 
 
@@ -582,17 +506,3 @@ def test_recorded_operations_are_counted_again():
     assert found / 1e9 == recorded["systems"]["DETR"]["forward_gflop"]
 
 
-def test_table_of_costs_sets_detr_against_ours():
-    import pandas as pd
-
-    rows = pd.DataFrame(
-        [
-            (system, "", name, value, unit, "", 0)
-            for system, values in (("DETR", (2, 30)), ("embeddings", (8, 10)))
-            for name, unit, value in zip(("PQ_19", "inference of one image"), ("%", "ms"), values)
-        ],
-        columns=list(detr_tables.COLUMNS),
-    )
-    table = detr_tables.cost_table(rows)
-    assert list(table.index) == ["PQ_19, %", "inference of one image, ms"]
-    assert table["ratio"].tolist() == [0.25, 3.0]

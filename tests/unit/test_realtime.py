@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,10 +15,7 @@ from panolib.labels import CAMVID, CITYSCAPES, VOID
 from panolib.load import load
 from panolib.models.bisenet import BiSeNet
 from panolib.models.encoder import ResNetEncoder
-from panolib.related.realtime import findings as decide
 from panolib.related.realtime import labelling, runs, speed
-from panolib.related.realtime import tables as rt
-from panolib.report import findings, tables
 from panolib.training.setup import Compute, SemanticNetwork
 
 NOTEBOOK = "09_realtime_adaptation"
@@ -146,28 +142,6 @@ def test_a_way_that_fails_is_a_row(monkeypatch):
 # --- tables and findings ------------------------------------------------------------------------------------
 
 
-def score_rows(**scores):
-    values = dict.fromkeys(runs.METHODS, 30.0) | {"source_only": 20.0, "oracle": 60.0} | scores
-    rows = [
-        (runs.METHODS[method], runs.TARGETS["city"], "mIoU_19", value, "%", "run", 0)
-        for method, value in values.items()
-    ]
-    return pd.DataFrame(rows, columns=list(tables.COLUMNS))
-
-
-def label_rows(two=0.2, image=0.6):
-    rows = [
-        {"layers": layers, "rule": rt.RULES[rule], "threshold": 0.9, "coverage": 100 * coverage,
-         "accuracy": 100 * accuracy, "target": runs.TARGETS["city"]}
-        for layers in (1, 2, 3)
-        for rule, coverage, accuracy in (
-            ("constant", two if layers > 1 else 0.3, 0.9), ("set", 0.5, 0.7), ("image", 0.5, image),
-            ("reference", 0.7, 0.5),
-        )
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
-
-
 def verdicts(found):
     return {finding.thesis: finding.verdict for finding in found}
 
@@ -175,81 +149,6 @@ def verdicts(found):
 def one(found, beginning):
     (finding,) = [f for f in found if f.thesis.partition(": ")[2].startswith(beginning)]
     return finding
-
-
-def test_the_oracle_is_said_to_have_trained_less(smoke):
-    records = {
-        label: [SimpleNamespace(run=smoke.runs[runs.method_name("city", method, 0)])]
-        for method, label in runs.METHODS.items()
-    }
-    rows = score_rows(fcd=70.0)
-    budget, above = rt.oracle_lines({"city": records}, rows, "city")
-    settings = runs.settings_of(smoke)
-    n, further = settings.baseline["iterations"], settings.adaptation["iterations"]
-    assert budget.startswith(f"iterations: oracle {n}, others up to {n + further}; trained less")
-    target = runs.TARGETS["city"]
-    assert f"(share over 100 %): {target}, adversarial, FCD in 1 of 1 seeds (mean 70.0, oracle" in above
-    assert rt.oracle_lines({"city": records}, rows, "camvid") == []
-
-
-def test_comparison_and_its_published_values():
-    table = rt.comparison(score_rows(fcd=40.0), runs.TARGETS["city"]).set_index("method")
-    fcd = table.loc["adversarial, FCD"]
-    assert fcd["gap closed, %"] == pytest.approx(50) and fcd["above control, points"] == pytest.approx(10)
-    assert fcd[rt.ML] == 30.8 and fcd[rt.RT] == 28.8 and math.isnan(fcd["spread"])
-    assert table[rt.ML].dropna().tolist() == [30.8, 30.4, 31.5, 31.0, 31.3, 60.7]
-    assert table[rt.RT].dropna().tolist() == [28.8, 30.7, 32.2, 32.5, 54.7]
-
-
-def test_findings_turn_with_the_numbers():
-    beginning = "adversarial adaptation helps over source only"
-    for value, verdict in ((25.0, findings.REPRODUCED), (15.0, findings.NOT_REPRODUCED)):
-        found = decide.of_adaptation(score_rows(fcd=value), label_rows(), 1.0)
-        assert one(found, beginning).verdict == verdict
-        assert "one seed, no spread" in one(found, beginning).ours
-    for value, spread in ((20.5, 1.0), (25.0, float("nan"))):  # within the noise; nobody knows the noise
-        found = decide.of_adaptation(score_rows(fcd=value), label_rows(), spread)
-        assert one(found, beginning).verdict == findings.NOT_TESTABLE
-
-
-def test_a_difference_that_does_not_show_decides_nothing():
-    found = decide.of_adaptation(score_rows(mpl_old=30.04), label_rows(), 0.0)
-    assert one(found, "the sign of the Taylor argument").verdict == findings.NOT_TESTABLE
-
-
-def test_differences_from_the_papers_are_read_from_the_profiles(smoke):
-    line = decide.differences_line(smoke)
-    assert "network.depth 10 instead of 101" in line and "adversary.width 4 instead of 64" in line
-    assert "weight_decay" not in line
-
-
-def test_no_worse_allows_for_the_noise():
-    for value, verdict in ((29.5, findings.REPRODUCED), (28.0, findings.NOT_REPRODUCED)):
-        found = decide.of_adaptation(score_rows(light=value), label_rows(), 1.0)
-        assert one(found, "the light discriminator").verdict == verdict
-
-
-def test_sac_has_to_beat_the_best_of_them():
-    found = decide.of_adaptation(score_rows(self_trained=35.0, mpl_rt=36.0), label_rows(), 0.5)
-    finding = one(found, "SAC beats")
-    assert finding.verdict == findings.NOT_REPRODUCED and "MPL, rt 36.0" in finding.ours
-
-
-def test_findings_about_labels():
-    sparse = one(decide.of_adaptation(score_rows(), label_rows(two=0.2), 0.5), "labels of several")
-    dense = one(decide.of_adaptation(score_rows(), label_rows(two=0.4), 0.5), "labels of several")
-    assert (sparse.verdict, dense.verdict) == (findings.NOT_REPRODUCED, findings.REPRODUCED)
-    better, worse = (
-        one(decide.of_adaptation(score_rows(), label_rows(image=x), 0.5), "medians over the set")
-        for x in (0.6, 0.8)
-    )
-    assert (better.verdict, worse.verdict) == (findings.REPRODUCED, findings.NOT_REPRODUCED)
-
-
-def test_published_complexity_is_reproduced_and_a_wrong_count_is_not():
-    table = rt.complexity_table()
-    assert decide.equal_counts(table).verdict == findings.REPRODUCED
-    assert decide.equal_counts(table.assign(G=table["G"] + 0.001)).verdict == findings.NOT_REPRODUCED
 
 
 def latency(bisenet, deeplab, height=512):
@@ -261,12 +160,3 @@ def latency(bisenet, deeplab, height=512):
     return pd.DataFrame(rows)
 
 
-def test_findings_about_time():
-    assert decide.real_time(latency(40, 2)).verdict == findings.REPRODUCED
-    assert decide.real_time(latency(3, 2)).verdict == findings.NOT_REPRODUCED
-    assert decide.real_time(latency(300, 2, height=64)).verdict == findings.NOT_TESTABLE
-    assert decide.faster(latency(3, 2)).verdict == findings.REPRODUCED
-    assert decide.faster(latency(1, 2)).verdict == findings.NOT_REPRODUCED
-    speeds = pd.DataFrame({"network": ["BiSeNet", "DeepLabV2"], "mIoU_19, %": [30, 40], "images/s": [50, 10]})
-    assert decide.worth_it(speeds).verdict == findings.REPRODUCED
-    assert decide.worth_it(speeds.assign(**{"images/s": [5, 10]})).verdict == findings.NOT_REPRODUCED

@@ -15,7 +15,6 @@ from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.config import ProfileError, from_mapping, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
-from panolib.related.detr import tables as detr_tables
 from panolib.related.realtime import runs as realtime_runs
 from panolib.report import mixing_tables, progress_tables
 from panolib.study import study
@@ -75,7 +74,6 @@ def test_seeds_are_changed_in_one_place(base, seeds, tmp_path):
     assert {run.spec.seed for name, run in loaded.runs.items() if name != study.PERFORMANCE} == set(seeds)
     for section in (
         loaded.profile.experiments,
-        detr_tables.settings_of(loaded),
         realtime_runs.settings_of(loaded),
     ):
         assert section.seeds == tuple(seeds[:1])  # both profiles take the first one
@@ -88,7 +86,6 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
     loaded = load(
         tmp_path, seeds | {"detr.n_seeds": ..., "realtime.n_seeds": 2, "experiments.n_consistency_seeds": 1}
     )
-    assert detr_tables.settings_of(loaded).seeds == (4, 5, 6)
     assert realtime_runs.settings_of(loaded).seeds == (4, 5)
     assert loaded.profile.experiments.consistency_seeds == (4,)
 
@@ -161,7 +158,6 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
             lambda: mixing_tables.monitored(loaded),
             lambda: loaded.section("experiments"),
         ],
-        "detr": [lambda: detr_tables.settings_of(loaded), lambda: detr_tables.gather(loaded)],
         "realtime": [lambda: realtime_runs.settings_of(loaded)],
     }
     for section, functions in calls.items():

@@ -92,7 +92,7 @@ def declare_realtime(
     latency = _latency(profile, settings, {**ladder, **runs}, where)
     own = own_networks(profile, settings)
     tags.append(Tag("speed", latency.name, {}))
-    tags += [Tag("speed", run, {"network": name}) for name, run in own.items()]
+    tags += [Tag("speed", run, {"name": name}) for name, run in own.items()]
     return runs | {latency.name: latency}, tags
 
 
