@@ -192,6 +192,7 @@ def test_painting_no_instance_changes_no_weight_and_all_of_them_do(trained):
 def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, name):
     """A self-training killed after two checkpoints and resumed equals the uninterrupted one bit for bit."""
     root, path = tiny
+    trained.get(name)
     for folder in ("cache", "results"):
         shutil.copytree(root / folder, tmp_path / folder)
     shutil.rmtree(tmp_path / "results" / "tiny" / "runs" / name)
