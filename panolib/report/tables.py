@@ -216,7 +216,7 @@ def with_gap_closed(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
 @functools.cache
 def _published(name: str) -> pd.DataFrame:
     """One published file."""
-    folder = resources.files("panolib.data") / "published"
+    folder = resources.files("panolib.report") / "published"
     known = sorted(path.name for path in folder.iterdir() if path.name.endswith(".csv"))
     if name not in known:
         raise FileNotFoundError(f"no published table {name!r}; expected one of {known}")
