@@ -115,13 +115,8 @@ def data(options: argparse.Namespace) -> None:
 
     loaded = load(options.profile)
     loaded.prepare_data(n_workers=options.workers)
-    sources = loaded.sources
-    folders = dict(sources["city"].folders)
-    if "nuclei" in sources:
-        folders["nuclei scenes"] = sources["nuclei"].scenes
-    folders |= {name: sources[name].root for name in ("nuclei", "camvid") if name in sources}
     rows = [("data set", "files", "MB", "folder")]
-    for name, folder in folders.items():
+    for name, folder in (item for sets in loaded.sources.values() for item in sets.folders.items()):
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
         files = str(len(sizes)) if folder.is_dir() else "not here"
         rows.append((name, files, f"{sum(sizes) / 1e6:.1f}", str(folder)))

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from panolib.data.sources import MissingData
+from panolib.data.errors import MissingData
 from panolib.lab.runs import Record, Run, with_parents
 from panolib.lab.workers import without_weights
 from panolib.labels import LABEL_SETS
@@ -205,14 +205,13 @@ def _open_data(
 
 
 def _data_sets(run: Run, sources: Any) -> Iterator[str]:
-    """Names of the data sets that a run reads; for MIX its parts, as choosing its frames takes minutes."""
+    """Names of the data sets that a run reads, in their parts."""
     for text in (part for part in _parts(run.spec) if isinstance(part, str)):
         try:
             sources.check(text)
         except ValueError:
             continue
-        kind, _, split = text.partition("/")
-        yield from (f"{part}/{split}" for part in (("synthia", "gta5") if kind == "mix" else (kind,)))
+        yield from sources.parts(text)
 
 
 # --- disk, memory, time -----------------------------------------------------------------------------------

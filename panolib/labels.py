@@ -36,6 +36,8 @@ class LabelSet:
     connected_things : bool
         Every object is one connected region (cells under a microscope); False where objects hide parts
         of each other (streets).
+    merges : mapping of str to mapping of str to tuple of str
+        By another label set: which of its classes each class here takes, to score its predictions.
     void_file_id : int
         What the official files hold where there is no class; 255 where the data set has no id for it.
     """
@@ -48,6 +50,7 @@ class LabelSet:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     connected_things: bool = False
+    merges: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     void_file_id: int = VOID
 
     @property
@@ -145,40 +148,29 @@ CITYSCAPES = LabelSet(
     },
 )
 
-_CAMVID = (
-    "sky",
-    "building",
-    "pole",
-    "road",
-    "pavement",
-    "tree",
-    "sign",
-    "fence",
-    "car",
-    "pedestrian",
-    "bicyclist",
+_CAMVID = (  # name, thing, colour, classes of Cityscapes: the usual grouping of CamVid's 32 classes to 11
+    ("sky", False, (128, 128, 128), ("sky",)),
+    ("building", False, (128, 0, 0), ("building", "wall")),
+    ("pole", False, (192, 192, 128), ("pole",)),
+    ("road", False, (128, 64, 128), ("road",)),
+    ("pavement", False, (60, 40, 222), ("sidewalk",)),
+    ("tree", False, (128, 128, 0), ("vegetation", "terrain")),
+    ("sign", False, (192, 128, 128), ("traffic light", "traffic sign")),
+    ("fence", False, (64, 64, 128), ("fence",)),
+    ("car", True, (64, 0, 128), ("car", "truck", "bus", "train")),
+    ("pedestrian", True, (64, 64, 0), ("person",)),
+    ("bicyclist", True, (0, 128, 192), ("rider", "motorcycle", "bicycle")),
 )
 
 CAMVID = LabelSet(
     name="camvid",
-    classes=_CAMVID,
-    colours=(
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
-    ),
-    things=("car", "pedestrian", "bicyclist"),
+    classes=tuple(row[0] for row in _CAMVID),
+    colours=tuple(row[2] for row in _CAMVID),
+    things=tuple(row[0] for row in _CAMVID if row[1]),
     file_ids=tuple(range(11)),
     void_file_id=11,  # "unlabelled"
-    subsets={"11": _CAMVID},
+    subsets={"11": tuple(row[0] for row in _CAMVID)},
+    merges={CITYSCAPES.name: {row[0]: row[3] for row in _CAMVID}},
 )
 
 NUCLEI = LabelSet(
@@ -194,22 +186,6 @@ NUCLEI = LabelSet(
 
 LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI)}
 
-# the usual grouping of CamVid's 32 classes to 11, applied to a Cityscapes model
-_CAMVID_MEMBERS = {
-    "sky": ("sky",),
-    "building": ("building", "wall"),
-    "pole": ("pole",),
-    "road": ("road",),
-    "pavement": ("sidewalk",),
-    "tree": ("vegetation", "terrain"),
-    "sign": ("traffic light", "traffic sign"),
-    "fence": ("fence",),
-    "car": ("car", "truck", "bus", "train"),
-    "pedestrian": ("person",),
-    "bicyclist": ("rider", "motorcycle", "bicycle"),
-}
-
-
 def merged_ids(labels: LabelSet, into: LabelSet) -> np.ndarray:
     """Train id of `into` for every train id of `labels`: how predictions are scored on another data set.
 
@@ -224,7 +200,7 @@ def merged_ids(labels: LabelSet, into: LabelSet) -> np.ndarray:
     """
     if labels.name == into.name:
         return np.arange(labels.n_classes, dtype=np.uint8)
-    if (labels.name, into.name) != (CITYSCAPES.name, CAMVID.name):
+    if labels.name not in into.merges:
         raise ValueError(f"classes of {labels.name!r} cannot be merged into those of {into.name!r}")
-    class_of = {member: name for name, members in _CAMVID_MEMBERS.items() for member in members}
+    class_of = {member: name for name, members in into.merges[labels.name].items() for member in members}
     return np.array([into.classes.index(class_of[name]) for name in labels.classes], np.uint8)

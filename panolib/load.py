@@ -10,7 +10,7 @@ from typing import Any
 
 from panolib.bench.operations import PerformanceSpec
 from panolib.config import ProfileError, from_mapping, project_root
-from panolib.data import sources as data_sources
+from panolib.data.readers import open_domains
 from panolib.lab.runs import Run, Store
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
@@ -68,23 +68,23 @@ def load(
     if root == project_root() and path != shipped and shipped.is_file():
         raise ProfileError(f"{path}: its results would be those of {shipped}; expected another file name")
     settings, where = read_profile(path), path.name
-    sources = open_sources(settings, root, where)
+    sources = open_domains(settings.data_sections(where), root)
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
-    for domain in (domain for domain in ("city", "nuclei") if domain in sources):
+    for domain, section in settings.ladders.items():
         for seed in settings.seeds:
-            grid = Grid(domain, getattr(settings, domain), settings.compute, sources[domain], seed, where)
+            grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
             declare_ladder(grid)
-            if domain == "city" and settings.experiments is not None:
+            if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
-            if domain == "city" and detr is not None:
-                detr_runs.declare_detr(grid, detr, sources.get("camvid"))
+            if domain == settings.main and detr is not None:
+                detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             runs |= grid.runs
             tags += grid.tags
     if settings.performance is not None:
-        runs[PERFORMANCE] = performance_run(settings, runs, sources["city"], where)
+        runs[PERFORMANCE] = performance_run(settings, runs, sources, where)
         tags.append(Tag("performance", PERFORMANCE, {}))
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
@@ -114,37 +114,18 @@ def load(
     )
 
 
-def open_sources(settings: Profile, root: Path, where: str) -> dict[str, Any]:
-    """Data sets by domain; the folders of real images may be set in the environment."""
-
-    city = from_mapping(data_sources.CityData, settings.city.data, where=f"{where}: city.data")
-    found: dict[str, Any] = {"city": data_sources.CitySources(city, root)}
-    if settings.camvid is not None:
-        section = _with_root(settings.camvid, "PANOLIB_CAMVID_ROOT")
-        camvid = from_mapping(data_sources.CamVidData, section, where=f"{where}: camvid")
-        found["camvid"] = data_sources.CamVidSources(camvid, found["city"], root)
-    if settings.nuclei is not None:
-        section = _with_root(settings.nuclei.data, "PANOLIB_NUCLEI_ROOT")
-        nuclei = from_mapping(data_sources.NucleiData, section, where=f"{where}: nuclei.data")
-        found["nuclei"] = data_sources.NucleiSources(nuclei, root)
-    return found
-
-
-def _with_root(section: Mapping, variable: str) -> Mapping:
-    """A section whose folder is that of the environment where it says one."""
-    return {**section, "root": os.environ[variable]} if variable in os.environ else section
-
-
 def check_data_sets(
     settings: Profile, elsewhere: Iterable[str], sources: Mapping[str, Any], where: str
 ) -> None:
     """Raise ProfileError for a data set that its domain does not have, or that has other classes.
 
-    `elsewhere`: further data sets of the city on which DETR is scored.
+    `elsewhere`: further data sets of the main domain on which DETR is scored.
     """
-    named = [("city", "detr.elsewhere", name) for name in elsewhere]
-    for domain in (domain for domain in ("city", "nuclei") if domain in sources):
-        section, label_set = getattr(settings, domain), sources[domain].label_set
+    named = [(settings.main, "detr.elsewhere", name) for name in elsewhere]
+    for domain, section in settings.ladders.items():
+        label_set = sources[domain].label_set
+        if section.gap is not None and not sources[domain].has_styles:
+            raise ProfileError(f"{where}: {domain}.gap: expected null: it has no styles, found settings")
         if section.label_set != label_set:
             raise ProfileError(
                 f"{where}: {domain}.label_set: expected {label_set!r}, found {section.label_set!r}"
@@ -154,9 +135,7 @@ def check_data_sets(
         named += [(domain, f"{domain}.target", f"{section.target}/{split}") for split in ("train", "val")]
     if settings.experiments is not None:
         found = settings.experiments.sources.items()
-        named += [("city", f"experiments.sources.{key}", name) for key, name in found]
-    if settings.nuclei is not None and settings.nuclei.gap is not None:
-        raise ProfileError(f"{where}: nuclei.gap: expected null: only streets have styles, found settings")
+        named += [(settings.main, f"experiments.sources.{key}", name) for key, name in found]
     for domain, key, name in named:
         try:
             sources[domain].check(name)
@@ -164,19 +143,20 @@ def check_data_sets(
             raise ProfileError(f"{where}: {key}: {error}") from error
 
 
-def performance_run(settings: Profile, runs: Mapping[str, Run], sources, where: str) -> Run:
+def performance_run(settings: Profile, runs: Mapping[str, Run], sources: Mapping, where: str) -> Run:
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
 
-    network = runs[run_name("city", "instance", "source_only", settings.seeds[0])]
+    ladder = settings.ladders[settings.main]
+    network = runs[run_name(settings.main, "instance", "source_only", settings.seeds[0])]
     parents = {"instance": network, "clustering": network}
-    values = {"label_set": settings.city.label_set, "validation": settings.city.instance_selection}
+    values = {"label_set": ladder.label_set, "validation": ladder.instance_selection}
     spec = from_mapping(PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance")
     return Run(
         name=PERFORMANCE,
-        domain="city",
+        domain=settings.main,
         branch="performance",
         kind="performance",
         spec=spec,
         parents=tuple(parents.items()),
-        data=(sources.fingerprint(settings.city.instance_selection),),
+        data=(sources[settings.main].fingerprint(ladder.instance_selection),),
     )

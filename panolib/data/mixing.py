@@ -58,8 +58,8 @@ class Concatenation(ImageSet):
     """Several data sets of one label set, one after the other, each whole or in part.
 
     The parts may differ in whether they know instances: a sample without them has `instance` all 0 and
-    its thing pixels in `crowd`. `has_instances` is True only if all parts know them;
-    `with_instances` keeps the samples that do. Ids become "{part name}/{id}".
+    its thing pixels in `crowd`. `has_instances` is True only if all parts know them. Ids become
+    "{part name}/{id}".
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Concatenation(ImageSet):
         if not self._places:
             raise ValueError(f"{self.name}: no sample left, expected at least one")
         self.ids = [f"{datasets[part].name}/{datasets[part].ids[i]}" for part, i in self._places]
-        self.has_instances = all(map(self.instances_known, range(len(self.ids))))
+        self.has_instances = all(datasets[part].has_instances for part, _ in self._places)
 
     def __getitem__(self, index: int) -> Sample:
         part, i = self._places[operator.index(index)]
@@ -108,16 +108,6 @@ class Concatenation(ImageSet):
     def origin(self, index: int) -> str:
         part, i = self._places[operator.index(index)]
         return self._datasets[part].origin(i)
-
-    def instances_known(self, index: int) -> bool:
-        part, i = self._places[operator.index(index)]
-        return self._datasets[part].instances_known(i)
-
-    def with_instances(self) -> Concatenation:
-        """The samples whose instances are known, under the same ids. Raises ValueError if there is none."""
-        known = [place for index, place in enumerate(self._places) if self.instances_known(index)]
-        parts = range(len(self._datasets))
-        return Concatenation(self._datasets, [[i for part, i in known if part == p] for p in parts])
 
 
 def source_share_counts(batch_size: int, share: float) -> tuple[int, int]:

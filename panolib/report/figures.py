@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from panolib.data.readers import Sample
+from panolib.data.samples import Sample
 from panolib.lab.runs import Record
 from panolib.lab.storage import write
 from panolib.labels import LabelSet

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from panolib.data import views
-from panolib.data.readers import Sample
+from panolib.data.samples import Sample
 from panolib.inference.panoptic import (
     clean_instances,
     embed_images,

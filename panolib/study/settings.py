@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,7 @@ from panolib.config import (
     project_root,
     with_different_items,
 )
+from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
 
 Seeds = Annotated[tuple[Seed, ...], MinLen(1), Predicate(with_different_items)]
@@ -44,7 +45,7 @@ class MissingSection(ProfileError):
 
 @dataclass(frozen=True)
 class Domain:
-    """A pair of source and target data, and the settings of every kind of run on it.
+    """A ladder: a pair of source and target data, and the settings of every kind of run on it.
 
     The settings are mappings checked against the spec class of each kind when a run is built;
     `data` is checked against the class of the domain's data sets.
@@ -103,14 +104,18 @@ class Experiments:
 
 @dataclass(frozen=True)
 class Profile:
-    """One YAML file. Sections with a default may be left out; nothing then asks for their runs."""
+    """One YAML file. Sections with a default may be left out; nothing then asks for their runs.
+
+    The section of a domain (`data.readers`) bears its name. It is a ladder (`Domain`), or gives only the data
+    of a further target, on which networks of the main domain are adapted and scored.
+    """
 
     description: str
     seeds: Seeds
     compute: Mapping
-    city: Domain
-    nuclei: Domain | None = None
-    camvid: Mapping | None = None  # real streets, `data.sources.CamVidData`
+    ladders: Mapping[str, Domain]  # by domain, the main one first
+    targets: Mapping[str, Mapping]  # data of further targets, by domain
+    main: str = "city"  # domain of the thesis's experiments, DETR, real-time adaptation and benchmarks
     experiments: Experiments | None = None
     detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
     performance: Mapping | None = None  # sizes of the inputs of `bench`
@@ -118,7 +123,18 @@ class Profile:
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name) is None)
+        domains = [name for name in DOMAINS if name not in (*self.ladders, *self.targets)]
+        return (*domains, *(field.name for field in fields(self) if getattr(self, field.name) is None))
+
+    @property
+    def city(self) -> Domain:
+        """The ladder of the rendered city, or of the real data sets in its formats."""
+        return self.ladders["city"]
+
+    def data_sections(self, where: str) -> dict[str, tuple[str, Mapping]]:
+        """{domain: (where its data settings stand, these settings)}; see `data.domains.open_domains`."""
+        ladders = {name: (f"{where}: {name}.data", section.data) for name, section in self.ladders.items()}
+        return ladders | {name: (f"{where}: {name}", section) for name, section in self.targets.items()}
 
 
 def find_profile(profile: str | Path) -> Path:
@@ -166,7 +182,28 @@ def read_profile(path: Path) -> Profile:
     for section, keys in OWN_SEEDS.items():
         if isinstance(mapping.get(section), Mapping):
             mapping[section] = _with_seeds(mapping[section], keys, seeds, f"{where}: {section}")
-    return from_mapping(Profile, mapping, where=where)
+    for field in ("ladders", "targets"):
+        if field in mapping:
+            raise ProfileError(f"{where}: {field}: unknown key, expected a section for each domain")
+    main = mapping.get("main", Profile.main)
+    if main not in mapping:
+        raise ProfileError(f"{where}: {main}: missing key, expected the keys of Domain")
+    domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS)) if name in mapping}
+    ladders, targets = {}, {}
+    for name, section in domains.items():
+        if section is None and name != main:
+            continue
+        if not isinstance(section, Mapping):
+            raise ProfileError(f"{where}: {name}: expected the keys of Domain, found {section!r}")
+        if name == main or "target" in section:
+            ladders[name] = from_mapping(Domain, section, where=f"{where}: {name}")
+        else:
+            targets[name] = section
+    return replace(
+        from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}}, where=where),
+        ladders=ladders,
+        targets=targets,
+    )
 
 
 @dataclass(frozen=True)

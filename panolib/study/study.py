@@ -115,7 +115,7 @@ class Study:
         Which runs belong to which experiment.
     notebooks : Notebooks
     sources : mapping of str to data sets
-        By domain: "city", and "nuclei" and "camvid" where the profile has them.
+        By domain, of every ladder and further target of the profile.
     store : Store
     results, figures : Path
     """

@@ -22,7 +22,7 @@ from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positiv
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
-from panolib.data.readers import Sample
+from panolib.data.samples import Sample
 from panolib.inference.panoptic import resize_nearest
 from panolib.lab.runs import Job
 from panolib.labels import VOID, LabelSet

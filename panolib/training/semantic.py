@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from panolib.config import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
 from panolib.data import views
 from panolib.data.loading import batches, iteration_seed
-from panolib.data.readers import Sample
+from panolib.data.samples import Sample
 from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss

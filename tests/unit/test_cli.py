@@ -80,9 +80,10 @@ def project(tmp_path, monkeypatch):
             sources={
                 "city": SimpleNamespace(folders=folders, available=lambda: True),
                 "nuclei": SimpleNamespace(
-                    scenes=tmp_path / "cache", root=tmp_path / "nowhere", available=lambda: False
+                    folders={"nuclei scenes": tmp_path / "cache", "nuclei": tmp_path / "nowhere"},
+                    available=lambda: False,
                 ),
-                "camvid": SimpleNamespace(root=tmp_path / "streets"),
+                "camvid": SimpleNamespace(folders={"camvid": tmp_path / "streets"}),
             },
         )
 

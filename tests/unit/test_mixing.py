@@ -72,13 +72,10 @@ def test_concatenation_keeps_order_ids_and_who_knows_instances(gta):
     assert [sample.id for sample in mix] == mix.ids
     assert mix[-1].semantic.tolist() == [[TRAIN, TRUCK]] == mix.semantic(3).tolist()
     assert not mix.has_instances
-    assert [mix.instances_known(i) for i in range(4)] == [True, True, False, False]
     assert not mix[2].instance.any() and mix[2].crowd.all()
 
-    known = mix.with_instances()
-    assert known.ids == ["synthia/000", "synthia/001"] and known.has_instances
+    assert Concatenation([synthia, gta], [None, []]).has_instances
     nested = Concatenation([mix, synthia])
-    assert [nested.instances_known(i) for i in range(6)] == [True, True, False, False, True, True]
     assert pickle.loads(pickle.dumps(nested)).ids == nested.ids
 
 
@@ -91,8 +88,6 @@ def test_concatenation_errors(gta):
         Concatenation([gta, Fake("camvid", [[0]], label_set=CAMVID)])
     with pytest.raises(ValueError, match="gta5: no sample left"):
         Concatenation([gta], [[]])
-    with pytest.raises(ValueError, match="no sample left"):
-        Concatenation([gta]).with_instances()
     with pytest.raises(IndexError):
         Concatenation([gta], [[99]])
 

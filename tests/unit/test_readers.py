@@ -14,20 +14,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from panolib.data.images import read_indices, resize_image, resize_labels
-from panolib.data.mixing import Concatenation
-from panolib.data.readers import (
-    GTA5,
-    CamVid,
-    Cityscapes,
-    InMemory,
-    Nuclei,
-    Synthia,
-    describe,
+from panolib.data.images import (
+    read_indices,
     read_png16,
+    resize_image,
+    resize_labels,
     stretch_intensity,
     write_png16,
 )
+from panolib.data.mixing import Concatenation
+from panolib.data.readers import GTA5, CamVid, Cityscapes, Nuclei, Synthia, describe
+from panolib.data.samples import InMemory
 from panolib.labels import CITYSCAPES, VOID
 
 CAR, PERSON, ROAD, TRUCK = CITYSCAPES.ids_of(["car", "person", "road", "truck"])
@@ -226,12 +223,6 @@ def test_synthia(synthia):
     assert sample.crowd.sum() == 2 and sample.crowd[4, 0:2].all()
 
 
-def test_synthia_small_objects_become_crowd(synthia):
-    sample = Synthia(synthia, "train", n_val=1, min_instance_area=5)[0]
-    assert sorted(np.unique(sample.instance)) == [0, 1, 2]
-    assert sample.crowd[5, 7] and sample.crowd[2, 6] and sample.crowd.sum() == 2 + 1 + 4
-
-
 def test_synthia_split_is_the_tail(synthia):
     assert Synthia(synthia / "RAND_CITYSCAPES", "val", n_val=1).ids == ["0000002"]
     assert Synthia(synthia, "train", n_val=1).ids == ["0000000", "0000001"]
@@ -248,8 +239,6 @@ def test_gta5_indices_sizes_and_unknown_instances(gta5):
         assert not sample.instance.any()
         np.testing.assert_array_equal(sample.crowd, sample.semantic == TRUCK)
     assert dataset.semantic(1).shape == (40, 60)  # the label file's own size; the image stays closed
-    resized = GTA5(gta5, "all", size=(10, 15))
-    assert {(s.image.shape, s.semantic.shape) for s in resized} == {((10, 15, 3), (10, 15))}
 
 
 def test_gta5_missing_frames(gta5):
@@ -259,11 +248,8 @@ def test_gta5_missing_frames(gta5):
         GTA5(gta5, "all")
     with pytest.raises(FileNotFoundError, match="00002"):
         GTA5(gta5, "all", allow_missing=1)
-    with pytest.raises(FileNotFoundError, match="00002"):
-        GTA5(gta5, "all", allow_missing=["00003"])
-    for allowed in (2, ["00002", "00003"]):
-        dataset = GTA5(gta5, "all", allow_missing=allowed)
-        assert dataset.ids == ["00001"] and dataset.missing == ["00002", "00003"]
+    dataset = GTA5(gta5, "all", allow_missing=2)
+    assert dataset.ids == ["00001"] and dataset.missing == ["00002", "00003"]
     with pytest.raises(ValueError, match="allow_missing = -1, expected 0 or more"):
         GTA5(gta5, "all", allow_missing=-1)
 
@@ -282,7 +268,7 @@ def test_nuclei_shared_layout(nuclei):
     sample = dataset[0]
     assert np.unique(sample.instance).tolist() == [0, 1, 300]
     np.testing.assert_array_equal(sample.semantic, sample.instance > 0)
-    assert not sample.crowd.any() and dataset.overlap_pixels(0) == 0
+    assert not sample.crowd.any()
 
 
 def test_nuclei_stage1_layout(stage1):
@@ -290,7 +276,6 @@ def test_nuclei_stage1_layout(stage1):
     sample = dataset[3]
     np.testing.assert_array_equal(sample.image, picture(3, channels=4)[..., :3])
     assert sample.instance[1, 1] == 2 and sample.instance[3, 3] == 1  # y is first, z is written over it
-    assert dataset.overlap_pixels(3) == 1
     train, val = Nuclei(stage1, "train"), Nuclei(stage1, "val")
     assert (len(train), len(val)) == (8, 2) and sorted(train.ids + val.ids) == dataset.ids
 
@@ -773,7 +758,7 @@ def test_an_empty_folder_of_masks_is_an_image_without_nuclei(stage1):
         path.unlink()
     dataset = Nuclei(stage1, "all")
     assert len(dataset) == 10 and not dataset[4].instance.any() and dataset[4].instance.shape == SIZE
-    assert dataset.overlap_pixels(4) == 0 and dataset[5].instance.any()
+    assert dataset[5].instance.any()
 
 
 def test_two_images_of_one_folder_would_share_its_masks(stage1):

@@ -27,7 +27,7 @@ def smoke(tmp_path_factory):
 
 
 def test_every_method_starts_alike_and_has_the_same_budget(smoke):
-    for domain in runs.DOMAINS:
+    for domain in runs.TARGETS:
         adapted = [
             smoke.runs[runs.method_name(domain, method, 0)]
             for method in runs.METHODS
@@ -37,7 +37,7 @@ def test_every_method_starts_alike_and_has_the_same_budget(smoke):
         assert {dict(run.parents)["start"].key for run in adapted} == {start.key}
         for field in ("iterations", "batch_size", "optimiser", "network", "batch_norm", "augmentation"):
             assert len({str(getattr(run.spec, field)) for run in adapted}) == 1, field
-    keys = [dict(smoke.runs[runs.method_name(d, "adabn", 0)].parents)["start"] for d in runs.DOMAINS]
+    keys = [dict(smoke.runs[runs.method_name(d, "adabn", 0)].parents)["start"] for d in runs.TARGETS]
     assert dict(keys[1].parents)["start"].key == keys[0].key  # one source-only network for both targets
 
 

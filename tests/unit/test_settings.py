@@ -179,7 +179,7 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
     "section", ["description", "compute", "city", "city.self_training", "city.data", "city.panoptic"]
 )
 def test_each_other_section_is_one_clear_error(section, tmp_path):
-    where = rf"^my\.yaml: {section}: "
+    where = r"^my\.yaml: " + section.replace(".", ": ") + ": "
     with pytest.raises(ProfileError, match=where + "missing key, expected"):
         load(tmp_path, {section: ...})
     with pytest.raises(ProfileError, match=where + "expected .*found None"):

@@ -12,20 +12,15 @@ import numpy as np
 import pytest
 
 from panolib.config import from_mapping, load_yaml, project_root
-from panolib.data import readers, sources
-from panolib.data.nuclei import modality_of
+from panolib.data import domains
+from panolib.data.domains import RealData
+from panolib.data.errors import MissingData
+from panolib.data.readers import GTA5
+from panolib.data.readers import city as streets_module
+from panolib.data.readers.camvid import CamVidSources
+from panolib.data.readers.city import CityData, CitySources, EmbeddedCity
+from panolib.data.readers.nuclei import EmbeddedNuclei, NucleiData, NucleiSources, modality_of
 from panolib.data.samples import InMemory, Memory, n_bytes
-from panolib.data.sources import (
-    CamVidData,
-    CamVidSources,
-    CityData,
-    CitySources,
-    EmbeddedCity,
-    EmbeddedNuclei,
-    MissingData,
-    NucleiData,
-    NucleiSources,
-)
 from panolib.labels import CITYSCAPES
 
 PROFILES = project_root(Path(__file__)) / "notebooks" / "profiles"
@@ -65,12 +60,12 @@ def city(root: Path, **values) -> CitySources:
 
 
 def test_keys_follow_the_folders_and_ask_each_once(streets, monkeypatch):
-    asked, fingerprint = collections.Counter(), sources.folder_fingerprint
+    asked, fingerprint = collections.Counter(), domains.folder_fingerprint
     monkeypatch.setattr(
-        sources, "folder_fingerprint", lambda folder: (asked.update([folder.name]), fingerprint(folder))[1]
+        domains, "folder_fingerprint", lambda folder: (asked.update([folder.name]), fingerprint(folder))[1]
     )
     data = city(streets)
-    names = [f"{kind}/{split}" for kind in sources.STREETS for split in ("train", "val")]
+    names = list(CitySources.own)
     before = {name: data.fingerprint(name) for name in names * 20}
     assert asked == {"s": 1, "g": 1, "c": 1} and len(set(before.values())) == len(names)
     frame(streets / "g", "3", ROAD, TRAIN)
@@ -124,7 +119,7 @@ def test_mix_holds_the_chosen_frames_behind_synthia(streets):
 def test_mix_reads_each_label_once_and_only_chosen_images(streets, monkeypatch):
     read = collections.Counter()
 
-    class Counting(readers.GTA5):
+    class Counting(GTA5):
         def semantic(self, index):
             read[f"label {self.ids[index]}"] += 1
             return super().semantic(index)
@@ -133,7 +128,7 @@ def test_mix_reads_each_label_once_and_only_chosen_images(streets, monkeypatch):
             read[f"image {self.ids[index]}"] += 1
             return super().__getitem__(index)
 
-    monkeypatch.setattr(readers, "GTA5", Counting)
+    monkeypatch.setattr(streets_module, "GTA5", Counting)
     list(city(streets).open("mix/train"))
     assert read == {f"label {i}": 1 for i in range(8)} | {f"image {i}": 1 for i in (1, 3, 5, 7)}
     read.clear()
@@ -197,7 +192,7 @@ def test_profile_paper_allows_what_downloads_miss():
 # ---------------------------------------------------------------- bounded memory
 
 
-class Counted(readers.GTA5):
+class Counted(GTA5):
     """Counts how often each frame is decoded."""
 
     def __init__(self, *args, **kwargs):
@@ -257,7 +252,7 @@ def test_samples_do_not_depend_on_the_bound(streets, bound):
 
 def test_a_copy_in_another_process_starts_empty_with_the_same_bound(streets):
     for bound in (0, 5000):
-        served = InMemory(readers.GTA5(streets / "g", "all"), memory=Memory(bound))
+        served = InMemory(GTA5(streets / "g", "all"), memory=Memory(bound))
         copy = pickle.loads(pickle.dumps(served))
         assert copy._memory.n_bytes == 0 and copy._memory.max_bytes == bound
         np.testing.assert_array_equal(copy[3].image, served[3].image)
@@ -326,8 +321,8 @@ def test_unknown_modality_without_a_table(stage1):
 
 
 def camvid(root: Path, **values) -> CamVidSources:
-    settings = CamVidData(root="v", size=None, fingerprint=None)
-    return CamVidSources(replace(settings, **values), city(root), root)
+    settings = RealData(root="v", size=None, fingerprint=None)
+    return CamVidSources(replace(settings, **values), root, city(root))
 
 
 @pytest.fixture
@@ -336,7 +331,7 @@ def recorded(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / f"v/train/{name}.png", np.zeros((*SIZE, 3), np.uint8))
         save(tmp_path / f"v/trainannot/{name}.png", np.full(SIZE, 3, np.uint8))
-    contents = sources.folder_fingerprint(tmp_path / "v")
+    contents = domains.folder_fingerprint(tmp_path / "v")
     return lambda **values: camvid(tmp_path, fingerprint="name", **values), contents, tmp_path / "v"
 
 
@@ -354,8 +349,8 @@ def test_other_images_never_have_the_key_of_the_recorded_ones(recorded):
     pinned, contents, folder = recorded
     save(folder / "trainannot/b.png", np.full(SIZE, 4, np.uint8))
     data = pinned(contents=contents)
-    assert data.fingerprint("camvid/train").startswith(sources.folder_fingerprint(folder))
-    advice = r"set camvid\.fingerprint to null"
+    assert data.fingerprint("camvid/train").startswith(domains.folder_fingerprint(folder))
+    advice = "set fingerprint in the data of camvid to null"
     with pytest.raises(ValueError, match=rf"v: fingerprint .* expects {contents}; {advice}"):
         data.open("camvid/train")
     with pytest.raises(ValueError, match=f"expects name; {advice}"):
@@ -370,13 +365,13 @@ def test_edited_list_of_recorded_nuclei_is_refused(tmp_path):
     (tmp_path / "n/splits").mkdir()
     path = tmp_path / "n/splits/train.txt"
     path.write_text("a\n")
-    contents = sources.folder_fingerprint(tmp_path / "n")
+    contents = domains.folder_fingerprint(tmp_path / "n")
     assert nuclei(tmp_path, root="n", contents=contents).open("nuclei/train").ids == ["a"]
     key = nuclei(tmp_path, root="n", contents=contents).fingerprint("nuclei/train")
     path.write_text("b\n")
     data = nuclei(tmp_path, root="n", contents=contents)
     assert data.fingerprint("nuclei/train") != key
-    with pytest.raises(ValueError, match=r"set nuclei\.data\.fingerprint to null"):
+    with pytest.raises(ValueError, match="set fingerprint in the data of nuclei to null"):
         data.open("nuclei/train")
 
 
@@ -384,7 +379,7 @@ def test_real_images_that_change_after_the_keys_were_made_are_refused(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / f"camvid/train/{name}.png", np.zeros((*SIZE, 3), np.uint8))
         save(tmp_path / f"camvid/trainannot/{name}.png", np.zeros(SIZE, np.uint8))
-    data = CamVidSources(CamVidData("camvid", None, None), city(tmp_path), tmp_path)
+    data = CamVidSources(RealData("camvid", None, None), tmp_path, city(tmp_path))
     data.fingerprint("camvid/train")
     assert len(data.open("camvid/train")) == 2
     save(tmp_path / "camvid/train/b.png", np.ones((*SIZE, 3), np.uint8))

@@ -16,7 +16,9 @@ import yaml
 from PIL import Image
 
 from panolib.config import ProfileError, project_root
-from panolib.data.sources import CamVidData, CamVidSources, MissingData
+from panolib.data.domains import RealData
+from panolib.data.errors import MissingData
+from panolib.data.readers.camvid import CamVidSources
 from panolib.lab.runs import MissingRun
 from panolib.load import load
 from panolib.study import study
@@ -300,8 +302,8 @@ def test_seeds_of_iterations_are_far_apart():
 def test_real_streets_are_a_domain_beside_the_city(tmp_path):
     """CamVid is opened by its own folder; every other name of the domain is the city's data set."""
     city = FakeCity()
-    settings = CamVidData(root="camvid", size=(6, 8), fingerprint=None)
-    streets = CamVidSources(settings, city, tmp_path)
+    settings = RealData(root="camvid", size=(6, 8), fingerprint=None)
+    streets = CamVidSources(settings, tmp_path, city)
     assert not streets.available()
     with pytest.raises(MissingData, match="PANOLIB_CAMVID_ROOT"):
         streets.open("camvid/val")
@@ -319,12 +321,14 @@ def test_real_streets_are_a_domain_beside_the_city(tmp_path):
     assert streets.fingerprint("mix/train") == "print of mix/train"
     assert streets.fingerprint("camvid/train") != streets.fingerprint("camvid/val")
 
-    wrong = CamVidSources(CamVidData("camvid", None, "0" * 16), city, tmp_path)
-    with pytest.raises(ValueError, match=r"camvid\.fingerprint"):
+    wrong = CamVidSources(RealData("camvid", None, "0" * 16), tmp_path, city)
+    with pytest.raises(ValueError, match="set fingerprint in the data of camvid to null"):
         wrong.open("camvid/val")
 
 
 class FakeCity:
+    names = ("mix/train",)
+
     def open(self, name):
         return f"the city's {name}"
 

@@ -31,7 +31,6 @@ from panolib.study.grid import Grid
 from panolib.training.setup import Optimiser
 
 PLAIN, COLOUR, HALF = "plain", "colour", "colour-half"
-CAMVID = "camvid/val"
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,10 @@ def variants(settings: DetrSettings) -> dict[str, dict]:
     return {PLAIN: {}, COLOUR: colours, HALF: half, **sizes}
 
 
-def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
+def declare_detr(grid: Grid, settings: DetrSettings, targets: Mapping) -> None:
     """Declare training and scores of every variant, and the comparison, with the seed of the grid.
 
-    `camvid`: the data sets of the domain CamVid, for their fingerprints; None where there are none.
+    `targets`: the data sets of further domains, whose validation images are scored, too.
     """
     if grid.seed not in settings.seeds:
         return
@@ -80,9 +79,9 @@ def declare_detr(grid: Grid, settings: DetrSettings, camvid) -> None:
     # the library computes boxes and losses in the precision of the network: bf16 has steps of 1/256
     shared["compute"] = dict(grid.compute) | {"precision": "32-true"}
     places = [(grid, (grid.val, *settings.elsewhere), settings.n_samples)]
-    if camvid is not None:
-        camvid_grid = Grid("camvid", grid.settings, grid.compute, camvid, grid.seed, grid.where)
-        places.append((camvid_grid, (CAMVID,), 0))  # no picture of CamVid may be kept
+    for domain, sources in targets.items():
+        other = Grid(domain, grid.settings, grid.compute, sources, grid.seed, grid.where)
+        places.append((other, (f"{domain}/val",), 0))  # no picture of real images may be kept
     for variant, values in variants(settings).items():
         trained = grid.add(
             "detr", "detr", variant, DetrSpec, "", {}, (grid.train,),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from panolib.config import Count, NonNegative, Positive, Seed, Share
 from panolib.data import views
 from panolib.data.loading import iteration_seed
-from panolib.data.readers import Sample
+from panolib.data.samples import Sample
 from panolib.lab.runs import Job
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.related.realtime.discriminator import Discriminator

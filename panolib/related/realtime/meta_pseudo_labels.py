@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from panolib.config import Count, NonNegative, Seed, Share
 from panolib.data import views
 from panolib.data.loading import iteration_seed
-from panolib.data.readers import Sample
+from panolib.data.samples import Sample
 from panolib.lab.runs import Job
 from panolib.labels import VOID
 from panolib.losses.semantic import cross_entropy

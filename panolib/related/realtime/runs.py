@@ -23,6 +23,7 @@ from typing import Annotated, Literal
 from annotated_types import Predicate
 
 from panolib.config import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
+from panolib.data.readers import DOMAINS
 from panolib.lab.runs import Record, Run
 from panolib.related.realtime.adversarial import AdversarialSpec
 from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
@@ -33,7 +34,6 @@ from panolib.study.grid import Grid
 from panolib.study.study import Profile, Study, Tag, is_available, run_name
 
 BISENET = "bisenet"  # variant of all names here
-DOMAINS = ("city", "camvid")
 TARGETS = {"city": "Cityscapes style", "camvid": "CamVid"}
 METHODS = {
     "source_only": "source only",
@@ -84,7 +84,7 @@ def declare_realtime(
     for seed in settings.seeds:
         for domain in domains_of(profile):
             grid = _grid(domain, profile, settings, sources[domain], seed, where)
-            _declare_methods(grid, settings, runs)
+            _declare_methods(grid, settings, runs, profile.main)
             for run in grid.runs.values():
                 grid.tag("realtime", run, **({"method": run.rung} if run.branch == "semantic" else {}))
             runs |= grid.runs
@@ -98,7 +98,7 @@ def declare_realtime(
 
 def domains_of(profile: Profile) -> tuple[str, ...]:
     """The targets that a profile has."""
-    return DOMAINS if profile.camvid is not None else DOMAINS[:1]
+    return (profile.main, *profile.targets)
 
 
 def method_name(domain: str, method: str, seed: int) -> str:
@@ -149,32 +149,31 @@ def get_one(study: Study, domain: str, branch: str, *, variant: str = BISENET) -
 
 
 def _grid(domain: str, profile: Profile, settings: Realtime, sources, seed: int, where: str) -> Grid:
-    """A grid whose sections are those of the city with the settings of this notebook."""
-    city = profile.city
+    """A grid whose sections are those of the main domain with the settings of this notebook."""
+    main = profile.ladders[profile.main]
     sections = {
         "semantic_baseline": {
-            **city.semantic_baseline, **settings.baseline, "network": settings.network
+            **main.semantic_baseline, **settings.baseline, "network": settings.network
         },
         "self_training": {
-            **city.self_training, **settings.adaptation, **settings.self_training, "network": settings.network
+            **main.self_training, **settings.adaptation, **settings.self_training, "network": settings.network
         },
     }  # fmt: skip
-    target = city.target if domain == "city" else domain
-    return Grid(domain, replace(city, target=target, **sections), profile.compute, sources, seed, where)
+    target = main.target if domain == profile.main else domain
+    return Grid(domain, replace(main, target=target, **sections), profile.compute, sources, seed, where)
 
 
-def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]) -> None:
-    source, city = grid.settings.semantic_source, grid.domain == "city"
-    oracle = {} if city else {"label_set": "camvid"}
-    if city:
+def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run], main: str) -> None:
+    source, at_home = grid.settings.semantic_source, grid.domain == main
+    if at_home:
         start = grid.semantic_baseline("source_only", source, BISENET)
     else:
-        parents = {"start": declared[method_name("city", "source_only", grid.seed)]}
+        parents = {"start": declared[method_name(main, "source_only", grid.seed)]}
         start = grid.add(
             "transfer", "semantic", "source_only", TransferSpec, "", parents, (grid.val,),
             variant=BISENET, validation=grid.val,
         )  # fmt: skip
-    grid.semantic_baseline("oracle", grid.train, BISENET, **oracle)
+    grid.semantic_baseline("oracle", grid.train, BISENET, label_set=DOMAINS[grid.domain].label_set)
     adabn = grid.semantic_batch_norm("adabn", start, source, BISENET)
     grid.self_training("control", adabn, source, BISENET, target_weight=0.0)
     grid.self_training("self_trained", adabn, source, BISENET)
@@ -200,7 +199,7 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
         adversarial(kind, kind=kind)
     for n_layers in (1, 2, 3):
         adversarial(f"ssl{n_layers}", {"n_layers": n_layers}, kind="light")
-    if city:
+    if at_home:
         adversarial(PER_IMAGE[0], {"n_layers": 1, "rule": "image"}, kind="light")
         for method, weight in zip(weight_methods(settings), settings.weights):
             adversarial(method, kind="fcd", weight=weight)
@@ -223,7 +222,7 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
         "label_quality", "labels", "", LabelQualitySpec, "", parents, (grid.train,), variant=BISENET,
         target=grid.train, threshold=settings.threshold,
     )  # fmt: skip
-    if city:
+    if at_home:
         parents = {method: grid.run("semantic", method, BISENET) for method in PICTURED}
         grid.add(
             "gallery", "gallery", "", GallerySpec, "", parents, (grid.val,), variant=BISENET,
@@ -234,23 +233,24 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
 def own_networks(profile: Profile, settings: Realtime) -> dict[str, str]:
     """{label: run} of the target-supervised networks of this profile that are timed at their own size."""
     seed = settings.seeds[0]
-    names = {"BiSeNet": method_name("city", "oracle", seed)}
+    names = {"BiSeNet": method_name(profile.main, "oracle", seed)}
     networks = [] if profile.experiments is None else [f"mix.{n}" for n in profile.experiments.networks]
     for label, variant in LADDER_NETWORKS.items():
         if variant in ("", *networks):
-            names[f"DeepLab{label}"] = run_name("city", "semantic", "oracle", seed, variant)
+            names[f"DeepLab{label}"] = run_name(profile.main, "semantic", "oracle", seed, variant)
     return names
 
 
 def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], where: str) -> Run:
     """The one run that measures time."""
     own = own_networks(profile, settings)
-    augmentation = profile.city.semantic_baseline["augmentation"]
+    augmentation = profile.ladders[profile.main].semantic_baseline["augmentation"]
     values = {
-        **settings.speed, "label_set": profile.city.label_set, "compute": dict(profile.compute),
+        **settings.speed, "label_set": profile.ladders[profile.main].label_set,
+        "compute": dict(profile.compute),
         "seed": settings.seeds[0], "own_height": augmentation["height"], "own_width": augmentation["width"],
         "own": {label: to_plain(runs[run].spec.network) for label, run in own.items()},
     }  # fmt: skip
-    name = run_name("city", "latency", "", settings.seeds[0])
+    name = run_name(profile.main, "latency", "", settings.seeds[0])
     spec = from_mapping(SpeedSpec, values, where=f"{where}.speed")
-    return Run(name=name, kind="latency", spec=spec, domain="city", branch="latency")
+    return Run(name=name, kind="latency", spec=spec, domain=profile.main, branch="latency")

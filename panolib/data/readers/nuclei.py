@@ -1,20 +1,25 @@
-"""Cell nuclei on disk: the 2018 Data Science Bowl in its two layouts, and how its images are told apart."""
+"""Cell nuclei: the 2018 Data Science Bowl in its two layouts, and rendered scenes as source."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import operator
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from panolib.config import Count, Natural, NonNegative, expand_path
+from panolib.data.domains import RealImages, Rendering, Sources, register
 from panolib.data.errors import DataError
-from panolib.data.images import decode, png_size, read_channel16, read_image
+from panolib.data.folders import FolderSet, list_images, png_files
+from panolib.data.images import decode, png_size, read_channel16, read_image, stretch_intensity
 from panolib.data.lists import read_column, read_ids
-from panolib.data.samples import FolderSet, list_images, png_files
+from panolib.data.mixing import Concatenation
+from panolib.data.render import nuclei_scenes
+from panolib.data.samples import ImageSet, InMemory
 from panolib.labels import NUCLEI
 
 MODALITIES = ("fluorescence_grey", "brightfield_grey", "histology_colour")
@@ -26,7 +31,7 @@ class Nuclei(FolderSet):
     "Shared": images/{id}.png, labels/{id}.png (16 bit, 0 background, 1 .. n nuclei), perhaps
     splits/{split}.txt (one id a line) and index.csv. "Stage 1": {id}/images/{id}.png and one 8-bit mask file
     per nucleus in {id}/masks; masks are written in sorted order, so a pixel of two masks goes to the later
-    one (`overlap_pixels` counts them). A masks folder without files is an image without nuclei.
+    one. A masks folder without files is an image without nuclei.
 
     Parameters
     ----------
@@ -39,15 +44,6 @@ class Nuclei(FolderSet):
         Only images of this `modality` in index.csv, for example "fluorescence_grey"; without index.csv of
         this `modality_of` their pixels, for which every image of the split is opened once.
     with_labels : bool
-        False never touches labels or masks.
-
-    Raises
-    ------
-    FileNotFoundError
-        For a missing folder or split file, and for a listed image without its file or labels.
-    ValueError
-        For an empty split, an id that is listed twice, a damaged list or table, an unknown modality and, when
-        a sample is read, for sizes that differ or an 8-bit label where 16 bits are due.
 
     References
     ----------
@@ -132,17 +128,15 @@ class Nuclei(FolderSet):
             raise DataError(f"{path}: empty split, found 0 of {len(ids)} images of modality {modality!r}")
         return chosen
 
+    def _read_semantic(self, paths):
+        return self._read_labels(paths)[0]
+
     def _read_labels(self, paths):
         if paths[0].name == "masks":
-            instance, _ = _paint_masks(paths[1], paths[2:])
+            instance = _paint_masks(paths[1], paths[2:])
         else:
             instance = read_channel16(paths[0]).astype(np.int32)
         return (instance > 0).astype(np.uint8), instance, np.zeros(instance.shape, bool)
-
-    def overlap_pixels(self, index: int) -> int:
-        """Pixels of one image that more than one mask file claims; 0 in the shared layout."""
-        paths = self._labels[operator.index(index)] if self._labels is not None else ()
-        return _paint_masks(paths[1], paths[2:])[1] if paths and paths[0].name == "masks" else 0
 
 
 def modality_of(image: np.ndarray) -> str:
@@ -183,19 +177,95 @@ def _mask_files(images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
     return labels
 
 
-def _paint_masks(image: Path, masks: Sequence[Path]) -> tuple[np.ndarray, int]:
-    """(int32 instance map [H, W], number of pixels in several masks) of one-nucleus mask files."""
-    instance, n_masks = None, None
+def _paint_masks(image: Path, masks: Sequence[Path]) -> np.ndarray:
+    """int32 instance map [H, W] of one-nucleus mask files."""
     if not masks:
-        return np.zeros(png_size(image), np.int32), 0
+        return np.zeros(png_size(image), np.int32)
+    instance = None
     for number, path in enumerate(masks, start=1):
         mask = decode(path)
         if mask.ndim != 2:
             raise DataError(f"{path}: mask of shape {mask.shape}, expected one channel")
         if instance is None:
-            instance, n_masks = np.zeros(mask.shape, np.int32), np.zeros(mask.shape, np.uint16)
+            instance = np.zeros(mask.shape, np.int32)
         if mask.shape != instance.shape:
             raise DataError(f"{path}: mask of {mask.shape}, expected {instance.shape} as in {masks[0].name}")
         instance[mask > 0] = number
-        n_masks += mask > 0
-    return instance, int((n_masks > 1).sum())
+    return instance
+
+
+@dataclass(frozen=True)
+class EmbeddedNuclei:
+    """Sizes of the rendered nuclei images (images, pixels)."""
+
+    n_train: Count
+    n_val: Count
+    height: Count
+    width: Count
+    seed: Natural
+
+
+@dataclass(frozen=True)
+class NucleiData:
+    """Folder of the rendered source, and of the real microscope images with the expected file list.
+
+    `n_train` and `n_val` take the first images in name order, None all of them; the others are those of
+    `domains.RealData`.
+    """
+
+    scenes: str
+    embedded: EmbeddedNuclei
+    root: str
+    modality: str | None
+    n_train: Count | None
+    n_val: Count | None
+    fingerprint: str | None
+    contents: str | None = None
+    memory_gb: NonNegative = 8.0
+
+
+@register("nuclei")
+class NucleiSources(RealImages):
+    """The rendered source (nuclei_scenes) and the real target (nuclei)."""
+
+    label_set = NUCLEI.name
+    Settings = NucleiData
+    own = tuple(f"{kind}/{split}" for kind in ("nuclei_scenes", "nuclei") for split in ("train", "val"))
+
+    def __init__(self, settings: NucleiData, root: Path, source: Sources | None = None):
+        super().__init__(settings, root, source)
+        self.scenes = self.folders["nuclei scenes"] = root / expand_path(settings.scenes)
+
+    def renderings(self) -> list[Rendering]:
+        embedded = self.settings.embedded
+        sizes = {"height": embedded.height, "width": embedded.width, "seed": embedded.seed}
+        return [
+            Rendering(
+                f"nuclei_scenes/{split}", self.scenes / split, nuclei_scenes.write_nuclei,
+                nuclei_scenes.is_written, {"split": split, "n_images": n_images, **sizes},
+            )
+            for split, n_images in (("train", embedded.n_train), ("val", embedded.n_val))
+        ]  # fmt: skip
+
+    def _fingerprint(self, name: str) -> str:
+        s = self.settings
+        if name.startswith("nuclei_scenes/"):
+            return f"nuclei_scenes-v{nuclei_scenes.RENDERER_VERSION}:{s.embedded}:{name}"
+        return f"{self._real_fingerprint()}:{s.modality}:{s.n_train}:{s.n_val}:{name}"
+
+    def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
+        if kind == "nuclei_scenes":
+            part = next(part for part in self.renderings() if part.arguments["split"] == split)
+            if part.folder.is_dir() and not part.is_there():
+                raise DataError(
+                    f"{part.folder}: holds other files than the profile says, expected {part.arguments}"
+                )
+            data = Nuclei(part.folder, split, with_labels=with_labels)
+        else:
+            self._check_real()
+            data = Nuclei(self.root, split, modality=self.settings.modality, with_labels=with_labels)
+            limit = {"train": self.settings.n_train, "val": self.settings.n_val}[split]
+            if limit is not None:
+                data = Concatenation([data], [range(min(limit, len(data)))])
+        # microscope images are often very dark: every image is stretched to its own percentiles
+        return InMemory(data, transform=stretch_intensity, memory=self._memory)

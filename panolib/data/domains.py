@@ -1,0 +1,283 @@
+"""Domains: the data sets that belong together, by name, opened once and served from memory.
+
+A domain is a class below `Sources` that a module of `readers` registers under the name of its section in a
+profile. The name of a data set says what is read: "synthia/train", "mix/train", "cityscapes/val". The suffix
+":unlabelled" opens the same images without ever touching a label file; self-training uses only those.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from panolib.config import NonNegative, Size, expand_path, from_mapping
+from panolib.data.errors import DataError, MissingData
+from panolib.data.fingerprints import folder_fingerprint, remembered
+from panolib.data.samples import ImageSet, InMemory, Memory, Sample
+
+DOMAINS: dict[str, type[Sources]] = {}  # import `readers` to have it filled
+
+
+def register(name: str) -> Callable[[type[Sources]], type[Sources]]:
+    """Class decorator: a domain by the name of its section in a profile."""
+
+    def add(cls: type[Sources]) -> type[Sources]:
+        cls.domain, DOMAINS[name] = name, cls
+        return cls
+
+    return add
+
+
+def open_domains(sections: Mapping[str, tuple[str, Mapping]], root: Path) -> dict[str, Sources]:
+    """The data sets of registered domains; no image is read.
+
+    Parameters
+    ----------
+    sections : mapping of str to (str, mapping)
+        By domain: where in which file its settings stand, for messages, and the settings as plain values. The
+        variable PANOLIB_<DOMAIN>_ROOT of the environment takes the place of the setting `root`.
+    root : Path
+        Folder that relative paths start from, and that holds `cache`.
+
+    Raises
+    ------
+    ProfileError
+        For settings that the domain does not have.
+    ValueError
+        If the domain from which networks come is not among them.
+    """
+    found: dict[str, Sources] = {}
+    for domain in sorted(sections, key=lambda domain: DOMAINS[domain].source_domain is not None):
+        cls, (where, section) = DOMAINS[domain], sections[domain]
+        variable = f"PANOLIB_{domain.upper()}_ROOT"
+        if variable in os.environ and "root" in {field.name for field in fields(cls.Settings)}:
+            section = {**section, "root": os.environ[variable]}
+        if cls.source_domain is not None and cls.source_domain not in found:
+            raise DataError(f"{where}: expected section {cls.source_domain!r} beside it, found none")
+        source = found.get(cls.source_domain)
+        found[domain] = cls(from_mapping(cls.Settings, section, where=where), root, source)
+    return found
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A data set that is drawn, written and then read like any other.
+
+    Attributes
+    ----------
+    name : str
+        How the names of its data sets begin.
+    folder : Path
+    write, is_written : callable
+        Of the renderer: (folder, **arguments). `write` also takes `n_workers` and `progress`.
+    arguments : mapping
+        Sizes, seed and split.
+    """
+
+    name: str
+    folder: Path
+    write: Callable
+    is_written: Callable[..., bool]
+    arguments: Mapping[str, Any]
+
+    def is_there(self) -> bool:
+        """Whether it is on disk. Raises ValueError where another data set lies in its place."""
+        return self.is_written(self.folder, **self.arguments)
+
+
+class Sources:
+    """The data sets of one domain.
+
+    Parameters
+    ----------
+    settings : instance of `Settings`
+    root : Path
+        Folder that relative paths start from; its `cache` remembers what was found in large folders.
+    source : Sources, optional
+        Those of the domain that networks come from; they can be opened here, too.
+
+    Attributes
+    ----------
+    domain, label_set : str
+        Names. Labels of `own` data sets are those of `label_set`.
+    Settings : frozen dataclass
+        What the section of a profile says; its `memory_gb` bounds the decoded samples of one process.
+    own : tuple of str
+        Names of its data sets, without those of `source`.
+    source_domain : str or None
+    has_styles : bool
+        Whether its scenes are rendered in styles whose parts can be swapped (`GapSpec`).
+    folders : dict of str to Path
+        Where the data lies, by what lies there.
+    """
+
+    domain: str
+    label_set: str
+    Settings: type
+    own: tuple[str, ...]
+    source_domain: str | None = None
+    has_styles = False
+
+    def __init__(self, settings: Any, root: Path, source: Sources | None = None):
+        self.settings, self._source = settings, source
+        self._cache, self._memory = root / "cache", Memory(settings.memory_gb * 1e9)
+        self._opened: dict[str, Sequence[Sample]] = {}
+        self._fingerprints: dict[Path, str] = {}
+        self.folders: dict[str, Path] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all data sets that can be opened."""
+        return (*self.own, *(self._source.names if self._source is not None else ()))
+
+    def check(self, name: str) -> None:
+        """Raise ValueError unless `name` is a data set of this domain. Opens no file."""
+        path, colon, mode = name.partition(":")
+        if path not in self.names or (colon and mode != "unlabelled"):
+            raise DataError(
+                f"expected one of {', '.join(self.names)}, or one of these with ':unlabelled', found {name!r}"
+            )
+
+    def open(self, name: str) -> Sequence[Sample]:
+        """The data set called `name`. ValueError for an unknown one, MissingData without its files."""
+        self.check(name)
+        path, colon, _ = name.partition(":")
+        if path not in self.own:
+            return self._source.open(name)
+        if name not in self._opened:
+            self._opened[name] = self._open(*path.split("/"), with_labels=not colon)
+        return self._opened[name]
+
+    def fingerprint(self, name: str) -> str:
+        """What a run's key says about a data set: settings and files, or what will be rendered."""
+        if name.partition(":")[0] not in self.own and self._source is not None:
+            return self._source.fingerprint(name)
+        return self._fingerprint(name)
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """The data sets that one is made of."""
+        return (name,) if self._source is None else self._source.parts(name)
+
+    def available(self) -> bool:
+        """Whether all data is on this machine, or can be rendered."""
+        raise NotImplementedError
+
+    def renderings(self) -> list[Rendering]:
+        """The data sets that are rendered; none for real data."""
+        return []
+
+    def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
+        """Render what is not on disk yet, also of the domain that networks come from."""
+        if self._source is not None:
+            self._source.prepare(n_workers=n_workers, progress=progress)
+        for part in self.renderings():
+            part.write(part.folder, **part.arguments, n_workers=n_workers, progress=progress)
+
+    def to_render(self) -> dict[str, tuple[int, int]]:
+        """{how the names of data sets begin that `prepare` would write: (images, pixels)}.
+
+        Raises ValueError where another data set lies in its place.
+        """
+        found = {} if self._source is None else self._source.to_render()
+        for part in self.renderings():
+            if not part.is_there():
+                n_images = part.arguments["n_images"]
+                found[part.name] = n_images, n_images * part.arguments["height"] * part.arguments["width"]
+        return found
+
+    def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
+        raise NotImplementedError
+
+    def _fingerprint(self, name: str) -> str:
+        raise NotImplementedError
+
+    def _folder_fingerprint(self, folder: Path) -> str:
+        """`folder_fingerprint`, asked once; again for a folder that was not there."""
+        known = self._fingerprints.get(folder)
+        if known is None or (known == "missing" and folder.is_dir()):
+            known = self._fingerprints[folder] = self._fingerprint_now(folder)
+        return known
+
+    def _fingerprint_now(self, folder: Path) -> str:
+        return remembered(folder, self._cache / "fingerprints", folder_fingerprint)
+
+    def _check_unchanged(self, folder: Path) -> None:
+        """Raise ValueError if a folder is not what it was when it entered the keys of runs."""
+        known, found = self._folder_fingerprint(folder), self._fingerprint_now(folder)
+        if found != known:
+            raise DataError(
+                f"{folder}: fingerprint {found}, but {known} when the profile was loaded; expected files "
+                "that stay as they are: load the profile again"
+            )
+
+
+@dataclass(frozen=True)
+class RealData:
+    """Folder of real images, the size (pixels) to which they are resized, and the expected files.
+
+    `fingerprint` names the images the runs were recorded with, so that they can be replayed without them;
+    None computes it from the folder. `contents` is what `folder_fingerprint` says of these images, where that
+    is another word than their name. `memory_gb` bounds the decoded samples that one process keeps.
+    """
+
+    root: str
+    size: Size | None
+    fingerprint: str | None
+    contents: str | None = None
+    memory_gb: NonNegative = 8.0
+
+
+class RealImages(Sources):
+    """A domain whose target is one folder of real images; `label_set` and `read` are all it needs."""
+
+    Settings = RealData
+    splits: Iterable[str] = ("train", "val")
+
+    def __init__(self, settings: Any, root: Path, source: Sources | None = None):
+        super().__init__(settings, root, source)
+        self.root = self.folders[self.domain] = root / expand_path(settings.root)
+
+    def read(self, split: str, with_labels: bool) -> ImageSet:
+        """The samples of one split below `root`, as they are on disk."""
+        raise NotImplementedError
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        return tuple(f"{self.domain}/{split}" for split in self.splits)
+
+    def available(self) -> bool:
+        return self.root.is_dir() and (self._source is None or self._source.available())
+
+    def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
+        self._check_real()
+        return InMemory(self.read(split, with_labels), size=self.settings.size, memory=self._memory)
+
+    def _fingerprint(self, name: str) -> str:
+        return f"{self._real_fingerprint()}:{self.settings.size}:{name}"
+
+    def _real_fingerprint(self) -> str:
+        """The name of the recorded images if the folder holds them or is not here; else what it holds."""
+        settings, found = self.settings, self._folder_fingerprint(self.root)
+        if not settings.fingerprint:
+            return found
+        expected = settings.contents or settings.fingerprint
+        return settings.fingerprint if found in (expected, "missing") else found
+
+    def _check_real(self) -> None:
+        """Raise MissingData without the folder, ValueError if its files are not those of the record."""
+        if not self.root.is_dir():
+            raise MissingData(
+                f"{self.root}: no real images of {self.domain} here; README.md, 'Real data', says how to get "
+                f"them and where to put the folder (PANOLIB_{self.domain.upper()}_ROOT)"
+            )
+        self._check_unchanged(self.root)
+        found = self._folder_fingerprint(self.root)
+        expected = self.settings.contents or self.settings.fingerprint
+        if self.settings.fingerprint and found != expected:
+            raise DataError(
+                f"{self.root}: fingerprint {found}, but the profile expects {expected}; set fingerprint in "
+                f"the data of {self.domain} to null to use other images"
+            )

@@ -1,0 +1,135 @@
+"""A new data set is one reader that is registered, and a label set: the study then covers it."""
+
+from __future__ import annotations
+
+import copy
+from unittest import mock
+
+import cv2
+import numpy as np
+import pytest
+
+from panolib.config import ProfileError, load_yaml, project_root
+from panolib.data.domains import RealImages, register
+from panolib.data.folders import FolderSet, label_files, list_images
+from panolib.data.readers import DOMAINS
+from panolib.dry_run import make_plan
+from panolib.labels import CITYSCAPES, LABEL_SETS, LabelSet
+from panolib.load import load
+
+SIZE = (32, 64)
+LANES = LabelSet(
+    name="lanes",
+    classes=("road", "else"),
+    colours=((128, 64, 128), (0, 0, 0)),
+    things=(),
+    file_ids=(1, 2),
+    subsets={"2": ("road", "else")},
+    merges={"cityscapes": {"road": ("road",), "else": tuple(CITYSCAPES.classes[1:])}},
+)
+
+
+class Masks(FolderSet):
+    """{split}/images/*.png with an index PNG of the same name in {split}/masks."""
+
+    def __init__(self, root, split, label_set, *, with_labels):
+        self.class_of_id = dict(zip(label_set.file_ids, label_set.classes))
+        folder, labels = root / split, None
+        images = list_images(folder / "images", "*.png", ".png", "images")
+        if with_labels:
+            labels = label_files(images, folder / "masks", "*.png", ".png", "masks")
+        super().__init__("toy", label_set, images, images, labels)
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A function that registers the domain "toy" with a label set; its images are there."""
+
+    def registered(label_set: LabelSet) -> None:
+        monkeypatch.setitem(LABEL_SETS, label_set.name, label_set)
+        monkeypatch.setitem(DOMAINS, "toy", None)  # taken out again after the test
+
+        @register("toy")
+        class ToyStreets(RealImages):
+            source_domain = "city"
+
+            def read(self, split, with_labels):
+                return Masks(self.root, split, label_set, with_labels=with_labels)
+
+        ToyStreets.label_set = label_set.name
+        for split, n_images in (("train", 3), ("val", 2)):
+            for folder in ("images", "masks"):
+                (tmp_path / "toy" / split / folder).mkdir(parents=True)
+            for i in range(n_images):
+                mask = np.full(SIZE, label_set.file_ids[i % 2], np.uint8)
+                cv2.imwrite(str(tmp_path / f"toy/{split}/images/{i}.png"), np.full((*SIZE, 3), 9, np.uint8))
+                cv2.imwrite(str(tmp_path / f"toy/{split}/masks/{i}.png"), mask)
+
+    return registered
+
+
+def study_of(tmp_path, section: dict, **changes):
+    """Profile smoke with a section for the toy."""
+    profile = copy.deepcopy(load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml"))
+    file = tmp_path / "my.yaml"
+    file.touch()
+    with mock.patch("panolib.study.settings.load_yaml", lambda path: profile | {"toy": section} | changes):
+        return load(file, root=tmp_path, train=False)
+
+
+DATA = {"root": "toy", "size": None, "fingerprint": None}
+
+
+def test_a_registered_data_set_is_a_further_target(toy, tmp_path):
+    """As CamVid: networks of the city are adapted to it and scored on it, in its own classes."""
+    toy(LANES)
+    study = study_of(tmp_path, DATA)
+    kinds = {run.kind for run in study.runs.values() if run.domain == "toy"}
+    assert {"transfer", "self_training", "adversarial_adaptation", "detr_scores"} <= kinds
+    oracle = study.runs["toy-semantic-oracle-bisenet-s0"]
+    assert (oracle.spec.source, oracle.spec.label_set) == ("toy/train", "lanes")
+    assert study.runs["toy-semantic-self_trained-bisenet-s0"].spec.source == "mix/train"
+
+    data = study.sources["toy"]
+    assert data.available() and data.folders == {"toy": tmp_path / "toy"}
+    assert data.open("toy/val")[1].semantic.tolist() == np.ones(SIZE).tolist()
+    assert data.open("toy/train:unlabelled")[0].semantic is None
+    assert data.fingerprint("toy/train").endswith(":None:toy/train")
+    assert data.fingerprint("synthia/val") == study.sources["city"].fingerprint("synthia/val")
+    asked = {name: study.runs[name] for names in study.notebooks.values() for name in names}
+    plan = make_plan(study, asked.values(), workers=1)
+    assert plan.problems == []
+    assert {row[1] for row in plan.rows if row[0] == "toy"} >= {"transfer", "self_training"}
+    assert any(line.startswith("data of toy, images: ") and "toy/train 3" in line for line in plan.lines)
+
+
+def test_a_registered_data_set_with_its_own_sections_is_a_ladder(toy, tmp_path):
+    toy(CITYSCAPES)
+    city = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")["city"]
+    section = {**city, "data": DATA, "target": "toy", "gap": None}
+    study = study_of(tmp_path, section)
+    ladder = [run for name, run in study.runs.items() if name.startswith("toy-panoptic-")]
+    assert len(ladder) == 6 and study.sources["toy"].label_set == "cityscapes"
+    plan = make_plan(study, ladder, workers=1)
+    assert plan.problems == []
+    assert {row[1] for row in plan.rows if row[0] == "toy"} >= {"panoptic", "instance_self_training"}
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy\.gap: expected null"):
+        study_of(tmp_path, {**section, "gap": city["gap"]})
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy\.target: expected one of toy/train, "):
+        study_of(tmp_path, {**section, "target": "toys"})
+
+
+def test_any_ladder_may_be_the_main_one(toy, tmp_path):
+    """The thesis's experiments and the other systems then run there."""
+    toy(CITYSCAPES)
+    city = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")["city"]
+    study = study_of(tmp_path, {**city, "data": DATA, "target": "toy", "gap": None}, main="toy")
+    assert {run.domain for run in study.runs.values() if run.kind in ("threat", "latency")} == {"toy"}
+    assert {run.domain for run in study.runs.values() if run.kind == "performance"} == {"toy"}
+    assert "city-panoptic-oracle-s0" in study.runs
+
+
+def test_a_setting_that_the_domain_does_not_have_names_the_section(toy, tmp_path):
+    toy(LANES)
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy: size: expected"):
+        study_of(tmp_path, {**DATA, "size": "large"})
