@@ -25,7 +25,7 @@ from tqdm import tqdm
 from panolib.bench.cases import Operation, scaling_operations, table_operations
 from panolib.bench.step import StepSpec
 from panolib.config import Count, Counts, Natural, Seed, Size
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.lab.measuring import iqr, measure_seconds, threads, with_peak_memory
@@ -210,7 +210,7 @@ def real_embedding_rows(
     with threads(1):
         for sample in tqdm(dataset, desc=label, leave=False):
             with torch.inference_mode():
-                embeddings = model(views.normalise(to_image(sample)[None]))[0].float()
+                embeddings = model(photometry.normalise(to_image(sample)[None]))[0].float()
             truth, masks = panoptic_truth(sample, label_set), torch.from_numpy(sample.semantic)
             for name, option in options.items():
                 began = time.perf_counter()

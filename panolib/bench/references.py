@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from panolib.data.views import sampling_grid
+from panolib.data.warping import sampling_grid
 from panolib.losses.embedding import EmbeddingLossWeights
 
 DELTA_VAR, DELTA_DIST, KERNEL_THRESHOLD = 0.5, 2.0, 0.5

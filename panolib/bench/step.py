@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from panolib.bench.cases import close
 from panolib.config import Count
-from panolib.data import views
+from panolib.data import photometry, views
 from panolib.data.render import city
 from panolib.lab.measuring import has_bf16, iqr, threads, with_peak_memory
 from panolib.training import semantic
@@ -29,7 +29,7 @@ STAGES = {  # functions of a semantic self-training step, by what a reader calls
     "images and their augmentation": (
         (semantic.LabelledBatches, "__call__"), (semantic.UnlabelledBatches, "__call__"),
     ),
-    "crops and noise": ((views, "multi_view_crops"), (views, "photometric_noise")),
+    "crops and noise": ((views, "multi_view_crops"), (photometry, "photometric_noise")),
     "fusion": ((semantic, "fuse_views"),),
     "pseudo-labels": ((semantic, "semantic_pseudo_labels"), (semantic, "update_class_prior")),
     "losses": ((semantic, "self_training_loss"), (semantic, "cross_entropy")),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import (
     clean_instances,
@@ -62,7 +62,7 @@ def predict(
     with torch.inference_mode():
         for index in tqdm(range(len(dataset)), desc=label or "predict", leave=False, disable=not label):
             sample = dataset[index]
-            image = views.normalise(to_image(sample)[None]).to(device)
+            image = photometry.normalise(to_image(sample)[None]).to(device)
             probabilities = embeddings = None
             if semantic_model is not None:
                 logits = semantic_model(image).float()

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import (
@@ -136,7 +136,7 @@ class InstanceMonitor:
         return {name: int(getattr(result, name).sum()) for name in ("tp", "fp", "fn")} | {"loss": loss}
 
     def _save_pictures(self, index: int, labelled: _Labelled, embeddings: Tensor, found: tuple) -> None:
-        image = views.denormalise(labelled.image)[0]
+        image = photometry.denormalise(labelled.image)[0]
         self.save_sample(f"{index:02d}-image", _as_bytes(image.movedim(0, -1).cpu().numpy()))
         self.save_sample(f"{index:02d}-embeddings", embedding_picture(embeddings.cpu()))
         instances, table = found
@@ -182,7 +182,7 @@ def embedding_picture(embeddings: Tensor) -> np.ndarray:
 def _labelled(
     sample: Sample, mask: np.ndarray, label_set: LabelSet, device: torch.device, width: int | None
 ) -> _Labelled:
-    image = to_input_width(views.normalise(to_image(sample)[None]).to(device), width)
+    image = to_input_width(photometry.normalise(to_image(sample)[None]).to(device), width)
     maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name))).long().to(device)
             for name in ("semantic", "instance", "crowd")}  # fmt: skip
     maps = {name: resize_nearest(values, image.shape[-2:])[None] for name, values in maps.items()}

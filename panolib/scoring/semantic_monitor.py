@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from panolib.data.images import resize_labels
+from panolib.data.photometry import as_unit_float, normalise
 from panolib.data.samples import Sample
-from panolib.data.views import as_unit_float, normalise
 from panolib.inference.panoptic import predict_semantic
 from panolib.lab.runs import Job
 from panolib.labels import LabelSet

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from panolib.clustering import guidance
 from panolib.clustering.algorithms import cluster
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import (
     clean_instances,
@@ -128,7 +128,7 @@ def embed(model: nn.Module, sample: Sample) -> Tensor:
     """float [E, h, w]: embeddings of one image."""
     model.eval()
     device = next(model.parameters()).device
-    return embed_images(model, views.normalise(to_image(sample)[None]).to(device))[0]
+    return embed_images(model, photometry.normalise(to_image(sample)[None]).to(device))[0]
 
 
 def fused_instances(

@@ -19,7 +19,7 @@ from panolib.clustering import guidance
 from panolib.clustering.algorithms import Algorithm, find_algorithm
 from panolib.clustering.labels import drop_small_clusters
 from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
-from panolib.data import views
+from panolib.data import photometry, warping
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
 from panolib.data.samples import Sample
@@ -357,21 +357,21 @@ def instance_self_train(
             logged["source_loss"] = loss.detach()
 
         clean = target_batch["image"]
-        noisy = views.photometric_noise(
+        noisy = photometry.photometric_noise(
             clean, blur=spec.noise_blur, jitter_probability=spec.noise_jitter_probability
         )
         seen, compared = (noisy, clean) if spec.noise_on == "student" else (clean, noisy)
         if n_target == 0:
             with torch.no_grad():
-                student(views.normalise(seen))
+                student(photometry.normalise(seen))
         else:
-            embeddings = student(views.normalise(seen)).float()
+            embeddings = student(photometry.normalise(seen)).float()
             if spec.momentum_mode == "ema":
                 update_teacher(teacher, student.module, decay=spec.ema_decay)
             elif iteration % spec.copy_interval == 0:
                 hard_copy(teacher, student.module)
             with torch.no_grad():
-                teacher_embeddings = teacher(views.normalise(clean)).float()
+                teacher_embeddings = teacher(photometry.normalise(clean)).float()
                 semantic = to_embedding_grid(target_batch["semantic"], embeddings)
                 options = clustering_options(spec, label_set, clustering, iteration)
                 asked = time.perf_counter()
@@ -425,6 +425,7 @@ def instance_self_train(
 def rotated_view(teacher: nn.Module, crops: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid."""
     degrees = torch.rand(len(crops), device=crops.device) * largest
-    rotated = teacher(views.rotate(views.normalise(crops), degrees)).float()  # corners are 0, the mean colour
-    embeddings = views.unrotate(rotated, degrees)
-    return embeddings, views.rotation_validity(embeddings.shape[-2:], degrees)
+    turned = warping.rotate(photometry.normalise(crops), degrees)  # corners are 0, the mean colour
+    rotated = teacher(turned).float()
+    embeddings = warping.unrotate(rotated, degrees)
+    return embeddings, warping.rotation_validity(embeddings.shape[-2:], degrees)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from panolib.clustering.guidance import paint_instances, vote_categories
 from panolib.clustering.labels import relabel_consecutive
-from panolib.data.views import PADDING_VALUES, Views, warp_labels
+from panolib.data.views import PADDING_VALUES, Views
+from panolib.data.warping import warp_labels
 from panolib.labels import VOID
 
 PAINTED = ("true", "predicted")

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from panolib.data.label_maps import as_labels
-from panolib.data.views import warp
+from panolib.data.warping import warp
 from panolib.labels import VOID
 
 SEEN = 0.1          # share of the probability mass of a pixel below which it counts as unseen

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib.config import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
-from panolib.data import views
+from panolib.data import photometry, views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample
 from panolib.lab.runs import Job
@@ -202,7 +202,7 @@ class LabelledBatches:
             images.append(image)
             labels.append(maps)
         stacked = {name: torch.stack([maps[name] for maps in labels]).long() for name in self.maps}
-        return {"image": views.normalise(torch.stack(images)), **stacked}
+        return {"image": photometry.normalise(torch.stack(images)), **stacked}
 
 
 @dataclass
@@ -360,7 +360,7 @@ def adapt_batch_norm(
             momentum = 1.0 / (number + 1) if source is None else spec.momentum
             with batch_norm_momentum(model, momentum):
                 for batch in step:
-                    model(views.normalise(batch["image"]))
+                    model(photometry.normalise(batch["image"]))
     return model
 
 
@@ -372,7 +372,7 @@ def predicted_class_ratios(
     ratios = []
     with torch.inference_mode():
         for sample in target:
-            labels = model(views.normalise(to_image(sample)[None]).to(device)).argmax(1)
+            labels = model(photometry.normalise(to_image(sample)[None]).to(device)).argmax(1)
             ratios.append(torch.bincount(labels.flatten(), minlength=n_classes).float() / labels.numel())
     return torch.stack(ratios).cpu()
 
@@ -445,7 +445,7 @@ def self_train(
         fabric.backward(source_loss)
 
         crops = views.multi_view_crops(target_batch["image"], n_views=spec.n_views, zoom=spec.zoom)
-        noisy = views.normalise(views.photometric_noise(crops.clean, blur=spec.noise_blur))
+        noisy = photometry.normalise(photometry.photometric_noise(crops.clean, blur=spec.noise_blur))
         if spec.target_weight == 0:  # control: the target only moves the running statistics
             with torch.no_grad():
                 student(noisy)
@@ -455,7 +455,7 @@ def self_train(
             if iteration % spec.ema_interval == 0:
                 update_teacher(teacher, student.module, decay=spec.ema_decay)
             with torch.no_grad():
-                logits = teacher(views.normalise(crops.clean)).float()
+                logits = teacher(photometry.normalise(crops.clean)).float()
                 probabilities = upsample_to(logits, fusion_size, placement, image_size=size).softmax(1)
                 prior = update_class_prior(
                     prior, probabilities, momentum=spec.prior_momentum, prior_scale=spec.prior_scale
@@ -530,7 +530,7 @@ def whole_image_labels(spec: SelfTrainingSpec, teacher: nn.Module, prior: Tensor
     image = image.to(prior.device)
     image_size = image.shape[-2:]
     size = fusion_grid(image_size, spec.fusion_stride)
-    logits = teacher(views.normalise(image)).float()
+    logits = teacher(photometry.normalise(image)).float()
     probabilities = upsample_to(logits, size, placement_of(teacher), image_size=image_size).softmax(1)
     everywhere = torch.ones_like(probabilities[:, 0], dtype=torch.bool)
     return semantic_pseudo_labels(probabilities, everywhere, prior, **thresholds(spec))[0]

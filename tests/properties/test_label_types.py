@@ -17,7 +17,8 @@ from panolib.clustering.labels import (
     stability_filter,
 )
 from panolib.data.label_maps import as_ids, as_labels, consecutive
-from panolib.data.views import train_view, warp_labels
+from panolib.data.views import train_view
+from panolib.data.warping import warp_labels
 from panolib.inference import panoptic as inference
 from panolib.lab import provenance
 from panolib.labels import CITYSCAPES, VOID

@@ -8,20 +8,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from panolib.data.views import (
-    compose_affines,
-    invert_affine,
-    multi_view_crops,
-    normalise,
-    photometric_noise,
-    rotate,
-    rotation_validity,
-    train_view,
-    unrotate,
-    view_affines,
-    warp,
-    warp_labels,
-)
+from panolib.data.photometry import normalise, photometric_noise
+from panolib.data.views import multi_view_crops, train_view, view_affines
+from panolib.data.warping import compose_affines, rotate, rotation_validity, unrotate, warp, warp_labels
 from panolib.labels import VOID
 
 seeds = st.integers(0, 2**32 - 1)
@@ -41,7 +30,6 @@ def test_affine_and_inverse_are_the_identity(seed):
     affine, inverse = view_affines(zoom, offset, flip)
     for product in (compose_affines(affine, inverse), compose_affines(inverse, affine)):
         assert (product - IDENTITY).abs().max() < 1e-6
-    assert torch.allclose(invert_affine(affine), inverse, atol=1e-6)
     views = multi_view_crops(torch.rand(2, 3, 4, 4), n_views=4)
     assert (compose_affines(views.affine, views.inverse) - IDENTITY).abs().max() < 1e-6
 

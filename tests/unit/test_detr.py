@@ -12,13 +12,13 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from panolib.config import project_root
-from panolib.data.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.runs import Run, Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
+from panolib.related.detr.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.related.detr.network import DetrNetwork, MissingTransformers, build_detr
 from panolib.related.detr.runs import read_settings, variants
 from panolib.related.detr.score import QueryRule, predict_queries, score_detr, semantic_of
@@ -292,7 +292,7 @@ def test_policy_changes_half_of_the_images_each_in_one_of_four_ways(monkeypatch)
         chosen.append((change, strength))
         return image
 
-    monkeypatch.setattr("panolib.data.colour_policy.adjust", remember)
+    monkeypatch.setattr("panolib.related.detr.colour_policy.adjust", remember)
     torch.manual_seed(0)
     for _ in range(1000):
         change_colours(torch.zeros(3, 8, 8, dtype=torch.uint8), POLICY)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from panolib.data import views
+from panolib.data import photometry
 from panolib.inference import panoptic as inference
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
@@ -175,7 +175,7 @@ def test_evaluation_inference_and_training_ask_the_network_where_its_cells_sit()
     labels, _ = inference.predict_semantic(model, image, image.shape[-2:])
     assert border(labels[0]) in (44, 45)
 
-    pixels = (255 * views.denormalise(image).clamp(0, 1)).round().byte()[0].movedim(0, -1).numpy()
+    pixels = (255 * photometry.denormalise(image).clamp(0, 1)).round().byte()[0].movedim(0, -1).numpy()
     sample = semantic.Sample(pixels, None, None, None, "half")
     (prediction,) = predict(model, None, [sample])
     assert border(prediction.semantic) in (44, 45)

@@ -7,7 +7,8 @@ from math import exp
 import pytest
 import torch
 
-from panolib.data.views import multi_view_crops, view_affines, warp
+from panolib.data.views import multi_view_crops, view_affines
+from panolib.data.warping import warp
 from panolib.labels import VOID
 from panolib.training.pseudo_labels import (
     adaptive_thresholds,

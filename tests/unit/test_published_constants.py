@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 
 from panolib.config import project_root
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
 from panolib.inference import panoptic as inference
@@ -153,7 +153,7 @@ def test_renormalised_crops_are_those_of_sac(name):
         mean = source_mean - source_std / target_std * (target_mean - IMAGENET_MEAN)
         std = source_std * IMAGENET_STD / target_std
     expected = (60 / 255 - mean) / std
-    for found in (image, views.normalise(unlabelled)):
+    for found in (image, photometry.normalise(unlabelled)):
         values = found.movedim(1, -1).reshape(-1, 3)
         padding = values.abs().amax(1) < 1e-5
         assert padding.sum() == 2 * (40 * 40 - 24 * 32)
@@ -359,7 +359,7 @@ def test_noise_is_on_the_side_that_was_asked_for(thin_paper, noisy, monkeypatch)
         return torch.full_like(crops, 0.25)
 
     def is_noise(image):
-        return bool((views.denormalise(image) - 0.25).abs().max() < 1e-4)
+        return bool((photometry.denormalise(image) - 0.25).abs().max() < 1e-4)
 
     def rotated_view(teacher, crops, largest):
         seen["rotated"].append(bool((crops == 0.25).all()))

@@ -11,7 +11,7 @@ import torch
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
-from panolib.data import views
+from panolib.data import photometry, views, warping
 from panolib.inference import panoptic as inference
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
@@ -104,11 +104,11 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         ),
         (lambda: views.train_view(torch.zeros(3, 4, 5), {}, size=(0, 3)), r"size is \(0, 3\)"),
         (lambda: views.train_view(torch.zeros(3, 0, 5), {}, size=(2, 3)), "at least one pixel"),
-        (lambda: views.photometric_noise(torch.zeros(3, 4, 5), jitter=-1.0), "jitter is -1.0"),
-        (lambda: views.photometric_noise(torch.zeros(3, 4, 5), jitter=math.nan), "jitter is nan"),
-        (lambda: views.photometric_noise(torch.zeros(3, 4, 5), hue=-0.1), "hue is -0.1"),
+        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), jitter=-1.0), "jitter is -1.0"),
+        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), jitter=math.nan), "jitter is nan"),
+        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), hue=-0.1), "hue is -0.1"),
         (
-            lambda: views.warp_labels(torch.zeros(1, 0, 4).long(), torch.eye(2, 3)[None], size=(2, 2)),
+            lambda: warping.warp_labels(torch.zeros(1, 0, 4).long(), torch.eye(2, 3)[None], size=(2, 2)),
             "at least one pixel",
         ),
     ],

@@ -7,21 +7,21 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms.v2 import functional as tvf
 
-from panolib.data.views import (
+from panolib.data.photometry import (
     IMAGENET_MEAN,
     adjust_colours,
-    compose_affines,
     denormalise,
     gaussian_blur,
-    multi_view_crops,
     normalise,
     photometric_noise,
+)
+from panolib.data.views import multi_view_crops, train_view, view_affines
+from panolib.data.warping import (
+    compose_affines,
     rotate,
     rotation_validity,
     sampling_grid,
-    train_view,
     unrotate,
-    view_affines,
     warp,
     warp_labels,
 )

@@ -22,7 +22,7 @@ from typing import Annotated
 from annotated_types import Ge, Predicate
 
 from panolib.config import Count, Natural, Positive, Size, from_mapping, to_plain, with_different_items
-from panolib.data.colour_policy import ColourPolicy
+from panolib.related.detr.colour_policy import ColourPolicy
 from panolib.related.detr.kinds import DetrCostSpec, DetrScoresSpec
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.detr.score import QueryRule

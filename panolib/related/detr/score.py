@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from panolib.config import Natural, Share
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import evaluating, panoptic_truth
 from panolib.labels import VOID, LabelSet, merged_ids
@@ -43,7 +43,7 @@ def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | No
     if size is not None:
         height, width = sample.image.shape[:2]
         image = resize_sample(image, (size[0], round(width * size[0] / height)))
-    image = views.normalise(to_image(image)[None]).to(next(model.parameters()).device)
+    image = photometry.normalise(to_image(image)[None]).to(next(model.parameters()).device)
     outputs = model(pixel_values=image)
     return outputs.logits[0].float(), upsample_to(outputs.pred_masks.float(), sample.image.shape[:2])[0]
 

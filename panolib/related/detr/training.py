@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from panolib.config import Count, Positive, Seed, Size
-from panolib.data import views
-from panolib.data.colour_policy import ColourPolicy, change_colours
+from panolib.data import photometry
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, LabelSet
+from panolib.related.detr.colour_policy import ColourPolicy, change_colours
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.detr.targets import detr_target
 from panolib.training.semantic import to_image
@@ -77,7 +77,7 @@ class DetrBatches:
             images.append(image if spec.colours is None else change_colours(image, spec.colours))
             target = detr_target(*panoptic_truth(sample, self.label_set))
             labels.append(target | {"masks": coarse_masks(target["masks"], spec.mask_stride)})
-        return {"image": views.normalise(torch.stack(images)), "labels": labels}
+        return {"image": photometry.normalise(torch.stack(images)), "labels": labels}
 
 
 def chosen_images(n_all: int, n_wanted: int | None, seed: int) -> list[int]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.config import Count, NonNegative, Positive, Seed, Share
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.lab.runs import Job
@@ -175,7 +175,7 @@ def adversarial_train(
         fabric.backward(source_loss)
         source_seen = probabilities(outputs[0].detach(), size, placement)
 
-        outputs = head_logits(model, views.normalise(target_batch["image"]))
+        outputs = head_logits(model, photometry.normalise(target_batch["image"]))
         target_seen = probabilities(outputs[0], size, placement)
         fooling = fooling_loss(discriminator, target_seen, adversary.source_label)
         target_loss = adversary.weight * fooling

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.samples import Sample
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.models.geometry import placement_of
@@ -104,7 +104,7 @@ def _head_probabilities(
     device = next(model.parameters()).device
     model.eval()
     for index in tqdm(range(len(dataset)), desc=label or "labels", leave=False, disable=not label):
-        image = views.normalise(to_image(dataset[index])[None]).to(device)
+        image = photometry.normalise(to_image(dataset[index])[None]).to(device)
         with torch.inference_mode():
             outputs = head_logits(model, image)
         size, placement = image.shape[-2:], placement_of(model)

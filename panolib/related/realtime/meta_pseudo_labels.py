@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.config import Count, NonNegative, Seed, Share
-from panolib.data import views
+from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.lab.runs import Job
@@ -185,7 +185,7 @@ def meta_train(
         for optimizer in optimizers.values():
             set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
             optimizer.zero_grad(set_to_none=True)
-        images = views.normalise(target_batch["image"])
+        images = photometry.normalise(target_batch["image"])
         truth = source_batch["semantic"]
 
         with batch_norm_momentum(teacher, source_momentum):

@@ -1,0 +1,218 @@
+"""Values of images: to [0, 1] and ImageNet's scale, and photometric noise.
+
+Every random number of this package comes from torch's global CPU generator, so that a caller who seeds it
+gets the same draws on every device.
+"""
+
+from __future__ import annotations
+
+from math import ceil, inf
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalise(image: Tensor, padding: Tensor | None = None) -> Tensor:
+    """ImageNet-normalised image, float32.
+
+    Parameters
+    ----------
+    image : uint8 Tensor [..., 3, H, W] in 0..255, or float Tensor in [0, 1]
+    padding : bool Tensor [..., H, W], optional
+        Pixels that become exactly 0.
+
+    Raises
+    ------
+    ValueError
+        For integers other than uint8, whose range nobody knows.
+    """
+    image = as_unit_float(image)
+    result = (image - per_channel(IMAGENET_MEAN, image)) / per_channel(IMAGENET_STD, image)
+    return result if padding is None else result.masked_fill(padding.unsqueeze(-3), 0.0)
+
+
+def denormalise(image: Tensor) -> Tensor:
+    """Inverse of `normalise`: float Tensor [..., 3, H, W] with values in [0, 1]."""
+    return (image * per_channel(IMAGENET_STD, image) + per_channel(IMAGENET_MEAN, image)).clamp(0, 1)
+
+
+def as_unit_float(image: Tensor) -> Tensor:
+    """float32 image in [0, 1] from uint8 in 0..255; a float image keeps its values. Errors of `normalise`."""
+    if image.dtype == torch.uint8:
+        return image.float() / 255
+    check_float(image)
+    return image.float()
+
+
+def photometric_noise(
+    image: Tensor,
+    *,
+    jitter: float = 0.4,
+    hue: float = 0.1,
+    jitter_probability: float = 0.5,
+    grayscale: float = 0.2,
+    blur: tuple[float, float] | None = (0.1, 2.0),
+) -> Tensor:
+    """The student's noise: blur, then colour jitter, then grayscale; each image has its own draw.
+
+    Jitter is applied as brightness, contrast, saturation, hue, in this order, clipped to [0, 1] after each
+    step (torchvision shuffles the order).
+
+    Parameters
+    ----------
+    image : float Tensor [B, 3, H, W] or [3, H, W] in [0, 1]
+    jitter : float
+        Brightness, contrast and saturation factors are drawn from U(1 - jitter, 1 + jitter).
+    hue : float
+        Hue shift drawn from U(-hue, hue); 0.5 is half a turn.
+    jitter_probability, grayscale : float
+        Share of images that are jittered; that lose their colour.
+    blur : (low, high) or None
+        Range of the standard deviation of the Gaussian, pixels; applied to every image. (0, 0), as None,
+        blurs nothing.
+
+    Returns
+    -------
+    float32 Tensor, same shape, in [0, 1]
+
+    Raises
+    ------
+    ValueError
+        If the image is no float image of three channels, or `blur` is no range of numbers >= 0.
+
+    References
+    ----------
+    Araslanov & Roth 2021, arXiv:2105.00097.
+    """
+    check_image(image, (3, 4))
+    check_float(image)
+    images = image.float() if image.ndim == 4 else image[None].float()
+    if blur is not None:
+        check_range("blur", blur)
+        images = gaussian_blur(images, uniform(blur, len(images)), max_sigma=blur[1])
+    images = random_jitter(images, jitter, hue, jitter_probability)
+    if grayscale > 0:
+        grey = torch.rand(len(images)) < grayscale
+        images = torch.where(_per_image(grey, images), _luminance(images), images)
+    return images if image.ndim == 4 else images[0]
+
+
+def adjust_colours(
+    images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
+) -> Tensor:
+    """Change colours with one factor per image; 1, 1, 1, 0 change nothing.
+
+    Parameters
+    ----------
+    images : float Tensor [B, 3, H, W] in [0, 1]
+    brightness, contrast, saturation : float Tensor [B]
+    hue : float Tensor [B], turns in [-0.5, 0.5]
+
+    Returns
+    -------
+    float Tensor [B, 3, H, W] in [0, 1]
+        As torchvision's ``adjust_brightness``, ``_contrast``, ``_saturation`` and ``_hue``, in this order.
+    """
+    contrast, saturation = _per_image(contrast, images), _per_image(saturation, images)
+    images = (images * _per_image(brightness, images)).clamp(0, 1)
+    mean = _luminance(images).mean((1, 2, 3), keepdim=True)
+    images = (mean + contrast * (images - mean)).clamp(0, 1)
+    grey = _luminance(images)
+    images = (grey + saturation * (images - grey)).clamp(0, 1)
+    return _shift_hue(images, _per_image(hue, images))
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor, *, max_sigma: float) -> Tensor:
+    """Gaussian blur with one standard deviation per image and repeated edge pixels.
+
+    Parameters
+    ----------
+    images : float Tensor [B, C, H, W]
+    sigma : float Tensor [B]
+        Pixels; >= 0, and 0 leaves an image as it is.
+    max_sigma : float
+        Bound of `sigma`; the kernel reaches 3 `max_sigma`.
+    """
+    n, c, h, w = images.shape
+    radius = max(1, ceil(3 * max_sigma))
+    offsets = torch.arange(-radius, radius + 1, dtype=images.dtype, device=images.device)
+    sigma = sigma.to(images, non_blocking=True).clamp(min=torch.finfo(images.dtype).tiny)
+    weights = torch.exp(-0.5 * (offsets / sigma[:, None]).square())
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(c, 0)             # [B * C, 2 r + 1]
+    flat = F.pad(images.reshape(1, n * c, h, w), [radius] * 4, mode="replicate")
+    flat = F.conv2d(flat, weights[:, None, :, None], groups=n * c)
+    return F.conv2d(flat, weights[:, None, None, :], groups=n * c).view(n, c, h, w)
+
+
+def random_jitter(images: Tensor, jitter: float, hue: float, probability: float) -> Tensor:
+    """Colour jitter of [B, 3, H, W] with a draw per image."""
+    for name, value in (("jitter", jitter), ("hue", hue)):
+        if not 0 <= value < inf:
+            raise ValueError(f"{name} is {value}; expected a finite number >= 0")
+    if jitter <= 0 and hue <= 0:
+        return images
+    applied = torch.rand(len(images)) < probability
+    low, high = max(0.0, 1 - jitter), 1 + jitter
+    factors = [torch.where(applied, uniform((low, high), len(images)), 1.0) for _ in range(3)]
+    return adjust_colours(images, *factors, torch.where(applied, uniform((-hue, hue), len(images)), 0.0))
+
+
+def _luminance(images: Tensor) -> Tensor:
+    """Grey value [B, 1, H, W], ITU-R 601 weights as in torchvision."""
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red + 0.587 * green + 0.114 * blue)[:, None]
+
+
+def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Add to the hue of HSV; value and saturation stay."""
+    red, green, blue = images.unbind(1)
+    value, chroma = images.amax(1), images.amax(1) - images.amin(1)
+    safe = torch.where(chroma > 0, chroma, 1.0)
+    hue = torch.where(value == green, (blue - red) / safe + 2, (red - green) / safe + 4)
+    hue = torch.where(value == red, (green - blue) / safe, hue)                           # sixths of a turn
+    hue = hue[:, None] + 6 * turns                                                       # [B, 1, H, W]
+    k = (hue + torch.arange(5, 0, -2, device=images.device)[:, None, None]) % 6          # red, green, blue
+    return value[:, None] - chroma[:, None] * torch.minimum(k, 4 - k).clamp(0, 1)
+
+
+def uniform(bounds: tuple[float, float], *shape: int) -> Tensor:
+    """Uniform draws from torch's global CPU generator."""
+    return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(shape)
+
+
+def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Per-channel constants, [C, 1, 1]."""
+    # non_blocking, here and below: a plain copy would wait for the device
+    return torch.tensor(values, dtype=like.dtype).to(like.device, non_blocking=True)[:, None, None]
+
+
+def _per_image(values: Tensor, images: Tensor) -> Tensor:
+    """One value per image, [B, 1, 1, 1] on the device of the images."""
+    return values.to(images.device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def check_range(name: str, bounds: tuple[float, float], *, positive: bool = False) -> None:
+    """ValueError unless `bounds` are (low, high) with 0 <= low <= high; `positive`: 0 < low."""
+    low, high = bounds
+    if not (0 <= low <= high < inf) or (positive and low == 0):
+        what = "positive" if positive else "finite, not negative"
+        raise ValueError(f"{name} is {tuple(bounds)}; expected (low, high), {what}, with low <= high")
+
+
+def check_float(image: Tensor) -> None:
+    """ValueError unless the values are floating-point numbers."""
+    if not image.is_floating_point():
+        raise ValueError(f"image is {image.dtype}; expected float in [0, 1]")
+
+
+def check_image(image: Tensor, ndims: tuple[int, ...]) -> None:
+    """ValueError unless the image is [3, H, W] or [B, 3, H, W], as `ndims` allows."""
+    if image.ndim not in ndims or image.shape[-3] != 3:
+        expected = " or ".join({3: "[3, H, W]", 4: "[B, 3, H, W]"}[n] for n in ndims)
+        raise ValueError(f"image has shape {list(image.shape)}; expected {expected}")
+    if 0 in image.shape[-2:]:
+        raise ValueError(f"image has shape {list(image.shape)}; expected at least one pixel")
