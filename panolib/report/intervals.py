@@ -12,7 +12,7 @@ References: Efron & Tibshirani 1993, An Introduction to the Bootstrap; Satterthw
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
@@ -33,6 +33,8 @@ class Interval:
         In one unit. `low` and `high` are NaN where one seed without counts of every image says nothing.
     n_seeds, n_images : int
         `n_images` is 0 where only seeds vary.
+    samples : str
+        What the images are, in words.
     """
 
     estimate: float
@@ -40,13 +42,14 @@ class Interval:
     high: float
     n_seeds: int
     n_images: int = 0
+    samples: str = "images"
 
     @property
     def over(self) -> str:
         """What varies, in words."""
         seeds = f"{self.n_seeds} seeds" if self.n_seeds > 1 else "1 seed"
         if self.n_images:
-            return f"{seeds}, {self.n_images} images"
+            return f"{seeds}, {self.n_images} {self.samples}"
         return f"{seeds} only" if self.n_seeds > 1 else "1 seed: no interval"
 
 
@@ -109,11 +112,36 @@ def paired_over_images(
         return np.nanmean(score(sums[0]) - score(sums[1]), axis=-1)
 
     of_seeds = score(a.sum(1)) - score(b.sum(1))
+    return interval(of_seeds, _variance(difference, n_images, seed), n_images=n_images)
+
+
+def paired_over_iterations(
+    statistic: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, *, seed: int = 0
+) -> Interval:
+    """statistic(a) - statistic(b), paired over seeds and iterations: both trainings saw the same crops.
+
+    Parameters
+    ----------
+    statistic : function (values, axis)
+    a, b : float array [n_seeds, n_iterations]
+    seed : int
+        Of the resampling.
+    """
+
+    def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
+        return (statistic(a[:, index], -1) - statistic(b[:, index], -1)).mean(0)
+
+    n, of_seeds = a.shape[1], statistic(a, -1) - statistic(b, -1)
+    return replace(interval(of_seeds, _variance(difference, n, seed), n_images=n), samples="iterations")
+
+
+def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
+    """Bootstrap variance of a difference that takes the indices of n samples [..., n]."""
     found = stats.bootstrap(
-        (np.arange(n_images),), difference, n_resamples=N_RESAMPLES, method="basic", vectorized=True,
-        batch=200, rng=np.random.default_rng(seed),
+        (np.arange(n),), difference, n_resamples=N_RESAMPLES, method="basic", vectorized=True, batch=200,
+        rng=np.random.default_rng(seed),
     )  # fmt: skip
-    return interval(of_seeds, float(found.standard_error) ** 2, n_images=n_images)
+    return float(found.standard_error) ** 2
 
 
 def class_mean_threat_score(counts: np.ndarray) -> np.ndarray:

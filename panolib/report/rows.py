@@ -117,6 +117,38 @@ def curves(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     return pd.concat([study.get(run.name).curves.assign(**at) for run, at in found], ignore_index=True)
 
 
+def monitored(study: Study, experiment: str, **wanted) -> pd.DataFrame:
+    """What instance networks found while they trained, added up over the networks of one setting.
+
+    Returns
+    -------
+    DataFrame
+        The tag values but classes, seed, data_set, iteration, n_networks; tp, fp, fn; loss, the mean of the
+        networks; threat_score (NaN where there is nothing to count).
+
+    Raises
+    ------
+    LookupError
+        As `rows`; and if no run was monitored.
+    """
+    of_runs, of_rows = _split(study, experiment, wanted)
+    table = curves(study, experiment, **{**of_runs, "branch": "instance"})
+    data_sets = [column.removeprefix("tp ") for column in table if column.startswith("tp ")]
+    setting = [name for name in table if name in _tag_names(study, experiment) - {"classes"}]
+    if not data_sets:
+        raise LookupError(f"experiment {experiment!r}: no run with {of_runs} was monitored")
+    parts = []
+    for name in data_sets:
+        columns = {f"{column} {name}": column for column in (*COUNTS, "loss")}
+        part = table[[*setting, "seed", "iteration", *columns]].rename(columns=columns)
+        parts.append(part.dropna(subset=COUNTS).assign(data_set=name, n_networks=1))
+    by = [*setting, "seed", "data_set", "iteration"]
+    groups = pd.concat(parts).groupby(by, sort=False, dropna=False)
+    found = groups[["n_networks", *COUNTS]].sum().astype(int).assign(loss=groups["loss"].mean()).reset_index()
+    total = found[list(COUNTS)].sum(axis=1)
+    return _where(found.assign(threat_score=found["tp"] / total.where(total > 0)), of_rows, experiment)
+
+
 def measured(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     """What measuring runs recorded as rows (times, memory, label quality), with the usual columns."""
     of_runs, of_rows = _split(study, experiment, wanted)
@@ -138,15 +170,22 @@ def threat_score(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        `by`, tp, fp, fn, pooled, class_mean; NaN where nothing is counted.
+        `by`, tp, fp, fn, pooled, class_mean, image_mean (mean over classes of the mean over the images that
+        show the class: SPOCO's); NaN where nothing is counted.
     """
-    by = list(by)
-    classes = counts.groupby([*by, *({"class"} - set(by))], sort=False, dropna=False)[list(COUNTS)].sum()
-    score = (classes["tp"] / classes.sum(axis=1).where(lambda n: n > 0)).rename("class_mean")
-    groups = classes.assign(class_mean=score).groupby(by, sort=False, dropna=False)
+    by, of_class = list(by), [*by, *({"class"} - set(by))]
+    shown = counts[counts["tp"] + counts["fn"] > 0]
+    of_images = shown.assign(score=_ratio(shown)).groupby(of_class, sort=False, dropna=False)["score"].mean()
+    classes = counts.groupby(of_class, sort=False, dropna=False)[list(COUNTS)].sum()
+    classes = classes.assign(class_mean=_ratio(classes), image_mean=of_images.reindex(classes.index))
+    groups = classes.groupby(by, sort=False, dropna=False)
     table = groups[list(COUNTS)].sum()
-    pooled = table["tp"] / table.sum(axis=1).where(lambda n: n > 0)
-    return table.assign(pooled=pooled, class_mean=groups["class_mean"].mean()).reset_index()
+    means = groups[["class_mean", "image_mean"]].mean()
+    return table.assign(pooled=_ratio(table), **means).reset_index()
+
+
+def _ratio(counts: pd.DataFrame) -> pd.Series:
+    return counts["tp"] / counts[list(COUNTS)].sum(axis=1).where(lambda n: n > 0)
 
 
 def summary(
@@ -250,10 +289,14 @@ def _expanded(scores: Mapping[str, Any]) -> Iterator[tuple[str, str, float]]:
                 yield metric, subset, float(number)
 
 
+def _tag_names(study: Study, experiment: str) -> set[str]:
+    return {name for tag in study.tags if tag.experiment == experiment for name in dict(tag.values)}
+
+
 def _split(study: Study, experiment: str, wanted: Mapping) -> tuple[dict, dict]:
     """What is wanted of runs, and what of the rows inside them."""
     names = {"domain", "branch", "rung", "variant", "seed", "run"}
-    names |= {name for tag in study.tags if tag.experiment == experiment for name in dict(tag.values)}
+    names |= _tag_names(study, experiment)
     inside = {"truth_share"} if "threat" in _several(wanted.get("branch", "threat")) else set()
     of_runs = {name: value for name, value in wanted.items() if name in names - inside}
     return of_runs, {name: value for name, value in wanted.items() if name not in of_runs}

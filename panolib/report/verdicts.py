@@ -21,9 +21,10 @@ from panolib.report.intervals import (
     class_mean_threat_score,
     interval,
     paired_over_images,
+    paired_over_iterations,
     verdict,
 )
-from panolib.report.rows import COUNTS, curves, image_counts, measured, rows
+from panolib.report.rows import COUNTS, curves, image_counts, measured, monitored, rows
 from panolib.study.study import Study
 
 THREAT = "threat_score"  # class mean over all images, from the counts of every image
@@ -50,12 +51,13 @@ class Claim:
         The published numbers as they are printed; "" for a claim without numbers.
     metric : str
         Of `report.rows`; "threat_score" for counts of every image; "curve: <column>" for a training curve;
-        "measured: <column>" for what a measuring run recorded.
+        "monitored: <column>" for what its monitor counted; "measured: <column>" for what a measuring run
+        recorded.
     of : mapping
         Selection that both sides share: experiment, tag values, coordinates, columns of the table.
     a, b : mapping, or sequence of mappings
         What each side selects beside it. Of several mappings the side is the one with the highest mean. In
-        a training curve `at` is the part of the training: 0 the first value, 1 the last.
+        a curve `at` is the part of the training: 0 the first value, 1 the last; or "mean" or "median".
     expected : str
         What is claimed of a beside b.
     smallest : float
@@ -102,10 +104,14 @@ class Side:
         Index: seed.
     counts : int array [n_seeds, n_images, n_classes, 3], optional
         TP, FP, FN.
+    curve : float array [n_seeds, n_iterations], optional
+        Values whose `statistic` (mean or median) is the value of the side.
     """
 
     by_seed: pd.Series
     counts: np.ndarray | None = None
+    curve: np.ndarray | None = None
+    statistic: str = ""
 
 
 def read_claims() -> dict[str, dict[str, Claim]]:
@@ -167,9 +173,18 @@ def side(study: Study, metric: str, selection: Mapping[str, Any]) -> Side:
     kind, _, column = metric.partition(": ")
     if kind == "curve":
         part = wanted.pop("at")
-        found = curves(study, experiment, **wanted)[["run", "seed", column]].dropna()
+        found = curves(study, experiment, **wanted)[["run", "seed", "iteration", column]].dropna()
+        if isinstance(part, str):
+            values = found.pivot_table(column, "seed", "iteration")
+            return Side(values.agg(part, axis=1), curve=values.to_numpy(), statistic=part)
         position = round(part * (found.groupby("run").size().min() - 1))
         chosen = found.groupby("run").nth(position)
+        return Side(chosen.groupby("seed")[column].mean())
+    if kind == "monitored":
+        part = wanted.pop("at")
+        found = monitored(study, experiment, **wanted)
+        iterations = sorted(found["iteration"].unique())
+        chosen = found[found["iteration"] == iterations[round(part * (len(iterations) - 1))]]
         return Side(chosen.groupby("seed")[column].mean())
     if kind == "measured":
         return Side(measured(study, experiment, **wanted).groupby("seed")[column].mean())
@@ -183,6 +198,13 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
     if a.counts is not None and b.counts is not None and unit == "points":
         of_seeds = [x.counts[x.by_seed.index.get_indexer(seeds)] for x in (a, b)]
         return _scaled(paired_over_images(class_mean_threat_score, *of_seeds), 100.0, at_least)
+    if a.curve is not None and b.curve is not None:
+        statistic = getattr(np, a.statistic)
+        if unit == "ratio":
+            found = paired_over_iterations(lambda v, axis: 100 * np.log(statistic(v, axis)), a.curve, b.curve)
+        else:
+            found = paired_over_iterations(statistic, a.curve, b.curve)
+        return _scaled(found, 100.0 if unit == "points" else 1.0, at_least)
     first, second = (x.by_seed.reindex(seeds).to_numpy(np.float64) for x in (a, b))
     if unit == "ratio":
         return _scaled(interval(100 * (np.log(first) - np.log(second))), 1.0, at_least)
@@ -201,7 +223,9 @@ def _decide(study: Study, claim: Claim, given: Interval | bool | None) -> dict[s
     else:
         try:
             a, b = (_best(study, claim, part) for part in (claim.a, claim.b))
-        except LookupError as error:
+        except LookupError as error:  # the profile leaves these runs out
+            if isinstance(error, KeyError | IndexError):
+                raise
             return {**at, **empty, "verdict": NOT_TESTABLE, "reason": f"not in this profile ({error})"}
         found = compare(a, b, claim.unit, claim.at_least)
         ours = " against ".join(_value_text(x.by_seed.mean(), claim.unit) for x in (a, b))
@@ -230,7 +254,7 @@ def _counted(study: Study, experiment: str, wanted: Mapping) -> Side:
 
 def _scaled(found: Interval, factor: float, at_least: float) -> Interval:
     values = (factor * x - at_least for x in (found.estimate, found.low, found.high))
-    return Interval(*values, found.n_seeds, found.n_images)
+    return Interval(*values, found.n_seeds, found.n_images, found.samples)
 
 
 def _value_text(value: float, unit: str) -> str:

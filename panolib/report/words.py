@@ -22,7 +22,7 @@ WORDS = {
     # clustering
     "mean_shift": "mean-shift", "mean_shift_plus": "mean-shift+", "mean_shift_peel": "peeling",
     "mean_shift_grid": "image grid", "agglomerative": "agglomerative", "hdbscan": "HDBSCAN",
-    "connected_components": "connected components",
+    "connected_components": "connected components", "baseline": "before self-training (ABN)",
     "zero": "epsilon zero", "decay": "epsilon decaying",
     # workflows
     "all": "all things", "icm": "one class (ICM)", "base": "group, common baseline (BASE)",
@@ -36,6 +36,8 @@ WORDS = {
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",
     "sq_rq_19": "SQ x RQ, 19 classes", "void": "void", "segments": "segments an image",
+    "class_mean": "class mean", "image_mean": "image mean", "clustering_s": "clustering, s",
+    "step_s": "whole step, s",
     "tp": "TP", "fp": "FP", "fn": "FN", "pull": "pull", "push": "push", "object_dice": "object Dice",
     "step_gflop": "step of one image, GFLOP", "forward_gflop": "forward pass of one image, GFLOP",
 }  # fmt: skip

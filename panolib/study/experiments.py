@@ -123,6 +123,7 @@ def workflows(grid: Grid, settings: Experiments) -> None:
     source, selection = grid.settings.instance_source, grid.settings.instance_selection
 
     baseline = _threat(grid, settings, "baseline", {"all": grid.run("instance", "abn")})
+    grid.tag("E2", baseline, algorithm="baseline", ring="")
     grid.tag("E3", baseline, workflow="baseline")
     grid.tag("E5", baseline, masks="baseline", clustered="inside masks")
     starts = {}
