@@ -120,10 +120,12 @@ def curves(study: Study, experiment: str, **wanted) -> pd.DataFrame:
 def monitored(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     """What instance networks found while they trained, added up over the networks of one setting.
 
+    Networks of several classes stay apart where some are wanted: ``classes=["auto", "bike"]``.
+
     Returns
     -------
     DataFrame
-        The tag values but classes, seed, data_set, iteration, n_networks; tp, fp, fn; loss, the mean of the
+        The tag values, seed, data_set, iteration, n_networks; tp, fp, fn; loss, the mean of the
         networks; threat_score (NaN where there is nothing to count).
 
     Raises
@@ -134,7 +136,7 @@ def monitored(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     of_runs, of_rows = _split(study, experiment, wanted)
     table = curves(study, experiment, **{**of_runs, "branch": "instance"})
     data_sets = [column.removeprefix("tp ") for column in table if column.startswith("tp ")]
-    setting = [name for name in table if name in _tag_names(study, experiment) - {"classes"}]
+    setting = [name for name in table if name in _tag_names(study, experiment) - ({"classes"} - set(wanted))]
     if not data_sets:
         raise LookupError(f"experiment {experiment!r}: no run with {of_runs} was monitored")
     parts = []

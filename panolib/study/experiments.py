@@ -104,8 +104,9 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
             threat = _threat(grid, settings, variant, {"all": run})
             for found in (run, threat):
                 grid.tag("E2", found, algorithm=algorithm, ring=ring)
-                if (algorithm, ring) == ("mean_shift_plus", "zero"):  # trained without source
-                    grid.tag("E3", found, workflow="all", share=0.0)
+            if (algorithm, ring) == ("mean_shift_plus", "zero"):  # trained without source
+                grid.tag("E3", run, workflow="all", share=0.0, classes="all")
+                grid.tag("E3", threat, workflow="all", share=0.0)
     cost = grid.add(
         "clustering_cost", "clustering_cost", "", ClusteringCostSpec, "", {}, (),
         where="experiments.clustering_cost", algorithms=settings.algorithms, **settings.clustering_cost,
