@@ -284,7 +284,7 @@ def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
 
     left_out = [run.name for run in runs if not is_available(loaded, run.name)]
     if left_out:
-        reason = "their data is not on this machine (README.md, 'Real data')"
+        reason = "their data is not on this machine (notebooks/README.md, 'Real data')"
         print(f"left out, for {reason}: {', '.join(left_out)}", file=sys.stderr)
     return [run for run in runs if run.name not in left_out]
 

@@ -1,18 +1,115 @@
-"""README.md says what the recorded tables and the profiles say: each of its numbers, formatted from them."""
+"""README.md says what the records say: its two tables are those of the recorded study, written by this file.
+
+``python tests/unit/test_readme.py`` writes them anew.
+"""
 
 from __future__ import annotations
 
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
+import yaml
 
 from panolib.config import project_root
+from panolib.load import load
+from panolib.report import rows, verdicts
+from panolib.report.words import word
 
-TABLES = project_root() / "results" / "cpu" / "tables"
+ROOT = project_root()
+README = ROOT / "README.md"
+SHOWN = ("source_only", "control", "self_trained", "oracle")
+OF_EMBEDDINGS = {"instances": "embeddings", "leftover": "void", "branch": "panoptic"}
+THREE_SEEDS = {  # score -> how it is selected
+    "city, mIoU of 19 classes": ("city ladder", {"branch": "semantic", "metric": "miou_19"}),
+    "city, mIoU of 16 classes": ("city ladder", {"branch": "semantic", "metric": "miou_16"}),
+    "city, PQ of 19 classes": ("city ladder", {**OF_EMBEDDINGS, "metric": "pq_19"}),
+    "city, PQ+ of 19 classes": ("city ladder", {**OF_EMBEDDINGS, "metric": "pq_plus_19"}),
+    "nuclei, PQ of nuclei": ("nuclei ladder", {**OF_EMBEDDINGS, "metric": "pq", "subset": "nucleus"}),
+}
+ONE_SEED = {
+    "city, mIoU of 19 classes, source GTA": ("E1", {"source": "gta", "network": "v2", "metric": "miou_19"}),
+    "city, mIoU of 19 classes, DeepLabV3": ("E1", {"source": "mix", "network": "v3", "metric": "miou_19"}),
+    "city, mIoU of 19 classes, BiSeNet": (
+        "realtime", {"domain": "city", "branch": "semantic", "metric": "miou_19"},
+    ),
+    "CamVid, mIoU of 11 classes, BiSeNet": (
+        "realtime", {"domain": "camvid", "branch": "semantic", "metric": "miou_11"},
+    ),
+}  # fmt: skip
+VERDICTS = ("holds", "contradicted", "no difference", "undecided", "not testable here")
 
 
-@pytest.fixture(scope="module")
-def readme():
-    return re.sub(r"\s+", " ", (project_root() / "README.md").read_text())
+def result_tables() -> str:
+    """Scores in percent with their spread over three seeds, then those of one seed, as Markdown."""
+    study = load("cpu", train=False)
+    lines = [f"| three seeds, % | {' | '.join(map(word, SHOWN))} | self-trained - control |", "|---" * 6 + "|"]
+    for name, (experiment, wanted) in THREE_SEEDS.items():
+        found = rows.rows(study, experiment, **{"subset": "", **wanted})
+        by_rung = found.groupby("rung")["value"].agg(["mean", "std"])
+        selection = {"experiment": experiment, **{k: v for k, v in wanted.items() if k != "metric"}}
+        sides = [verdicts.side(study, wanted["metric"], {**selection, "rung": rung})
+                 for rung in ("self_trained", "control")]  # fmt: skip
+        gain = verdicts.compare(*sides)
+        texts = [rows.percent(*by_rung.loc[rung]) for rung in SHOWN]
+        texts.append(f"{gain.estimate:+.1f} [{gain.low:+.1f}, {gain.high:+.1f}]")
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    lines += ["", f"| one seed, % | {' | '.join(map(word, SHOWN))} |", "|---" * 5 + "|"]
+    for name, (experiment, wanted) in ONE_SEED.items():
+        found = rows.rows(study, experiment, **{"subset": "", **wanted}).groupby("rung")["value"].mean()
+        lines.append(f"| {name} | {' | '.join(rows.percent(found.get(rung, np.nan)) for rung in SHOWN)} |")
+    return "\n".join(lines)
 
 
+def map_table() -> str:
+    """How many claims of each source are decided how, and in which notebook, as Markdown."""
+    parts = []
+    for notebook, claims in verdicts.read_claims().items():
+        if claims:
+            file = ROOT / "results" / "cpu" / "tables" / f"{notebook[:2]}_findings.csv"
+            parts.append(pd.read_csv(file).assign(notebook=notebook))
+    table = pd.concat(parts, ignore_index=True)
+    counts = table.groupby(["source", "notebook"], sort=False)["verdict"].value_counts().unstack(fill_value=0)
+    lines = [f"| source | notebook | {' | '.join(VERDICTS)} |", "|---" * 7 + "|"]
+    for (source, notebook), found in counts.sort_index(level="notebook", sort_remaining=False).iterrows():
+        link = f"[{notebook[:2]}](notebooks/{notebook}.ipynb)"
+        numbers = " | ".join(str(found.get(name, 0) or "") for name in VERDICTS)
+        lines.append(f"| {source} | {link} | {numbers} |")
+    return "\n".join(lines)
+
+
+BLOCKS = {"results": result_tables, "map": map_table}
+
+
+def block(name: str) -> re.Pattern:
+    return re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_the_tables_are_those_of_the_records(name):
+    found = block(name).search(README.read_text())[0]
+    assert BLOCKS[name]() in found, "write them anew: python tests/unit/test_readme.py"
+
+
+def test_it_is_short_and_its_files_exist():
+    text = README.read_text()
+    prose = re.sub(r"^\|.*$", "", text, flags=re.MULTILINE)
+    assert len(prose.split()) < 900
+    links = re.findall(r"\]\(([^)#]+)\)", text + (ROOT / "notebooks" / "README.md").read_text())
+    assert links and all((ROOT / link).exists() for link in links if not link.startswith("http"))
+    notebooks = {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert notebooks == {link.split("/")[-1] for link in links if link.endswith(".ipynb")}
+
+
+def test_the_citation_is_valid():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    assert citation["references"][0]["type"] == "thesis"
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    for name, write in BLOCKS.items():
+        text = block(name).sub(lambda match, write=write: f"{match[1]}\n{write()}\n\n{match[2]}", text)
+    README.write_text(text)
