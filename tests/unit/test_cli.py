@@ -250,7 +250,8 @@ def test_reproduce_trains_then_executes_the_notebooks_in_order(project, capsys):
     captured = capsys.readouterr()
     assert captured.err.index("00_data") < captured.err.index("07_results")
     assert (
-        "left out, for their data is not on this machine (notebooks/README.md, 'Real data'): nuclei-s0" in captured.err
+        "left out, for their data is not on this machine (notebooks/README.md, 'Real data'): nuclei-s0"
+        in captured.err
     )
     assert captured.out.startswith("2 runs and 2 notebooks in")
 

@@ -44,7 +44,8 @@ VERDICTS = ("holds", "contradicted", "no difference", "undecided", "not testable
 def result_tables() -> str:
     """Scores in percent with their spread over three seeds, then those of one seed, as Markdown."""
     study = load("cpu", train=False)
-    lines = [f"| three seeds, % | {' | '.join(map(word, SHOWN))} | self-trained - control |", "|---" * 6 + "|"]
+    names = " | ".join(map(word, SHOWN))
+    lines = [f"| three seeds, % | {names} | self-trained - control |", "|---" * 6 + "|"]
     for name, (experiment, wanted) in THREE_SEEDS.items():
         found = rows.rows(study, experiment, **{"subset": "", **wanted})
         by_rung = found.groupby("rung")["value"].agg(["mean", "std"])
@@ -70,7 +71,7 @@ def map_table() -> str:
             file = ROOT / "results" / "cpu" / "tables" / f"{notebook[:2]}_findings.csv"
             parts.append(pd.read_csv(file).assign(notebook=notebook))
     table = pd.concat(parts, ignore_index=True)
-    counts = table.groupby(["source", "notebook"], sort=False)["verdict"].value_counts().unstack(fill_value=0)
+    counts = pd.crosstab([table["source"], table["notebook"]], table["verdict"])
     lines = [f"| source | notebook | {' | '.join(VERDICTS)} |", "|---" * 7 + "|"]
     for (source, notebook), found in counts.sort_index(level="notebook", sort_remaining=False).iterrows():
         link = f"[{notebook[:2]}](notebooks/{notebook}.ipynb)"
