@@ -35,11 +35,13 @@ reproduce: install
 # Two processes of pytest; each notebook stays in one of them.
 test: install
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -q -n 2 tests
 	PANOLIB_TRAIN=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg $(EXECUTED)
 
 lint: install
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf cache results/smoke figures/smoke

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the commands import torch, --help does not
     from pathlib import Path
 
-    from panolib.lab.runs import Run
+    from panolib.lab.run import Run
     from panolib.study.study import Study
 
 
@@ -64,8 +64,8 @@ def list_runs(options: argparse.Namespace) -> None:
 
 def train(options: argparse.Namespace) -> None:
     """Train the chosen runs, and those they start from."""
-    from panolib.lab.runs import with_parents
-    from panolib.lab.workers import missing_runs
+    from panolib.lab.engine import get_all, missing_runs
+    from panolib.lab.run import with_parents
     from panolib.load import load
 
     loaded = load(options.profile)
@@ -77,14 +77,16 @@ def train(options: argparse.Namespace) -> None:
         )
     needed = with_parents(missing_runs(loaded.store, chosen))
     loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
-    loaded.store.get_all(chosen, options.workers)
+    get_all(loaded.store, chosen, options.workers)
 
 
 def reproduce(options: argparse.Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
     from panolib.config import project_root
+    from panolib.lab.engine import get_all
     from panolib.lab.notebook import execute, numbered_notebooks
-    from panolib.lab.runs import retraining, with_parents
+    from panolib.lab.run import with_parents
+    from panolib.lab.store import retraining
     from panolib.load import load
 
     began = time.monotonic()
@@ -98,7 +100,7 @@ def reproduce(options: argparse.Namespace) -> int:
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
         needed = with_parents(runs) if options.notebook else loaded.runs.values()
         loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
-        loaded.store.get_all(runs, options.workers)
+        get_all(loaded.store, runs, options.workers)
         for notebook in notebooks:
             parameters = {"profile": loaded.profile_argument, "retrain": False}
             execute(notebook, loaded.results / "executed", parameters)
@@ -145,7 +147,7 @@ def bench(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write what a run predicts on its validation images, in the formats of the official tools."""
-    from panolib.lab.runs import with_parents
+    from panolib.lab.run import with_parents
     from panolib.load import load
     from panolib.study.export import check_free, export_run, untrained
 
@@ -239,10 +241,10 @@ def _user_errors() -> tuple[type[Exception], ...]:
     from panolib.config import ProfileError
     from panolib.data.errors import DataError
     from panolib.inference.exports import ExportError
+    from panolib.lab.files import CorruptCheckpoint
     from panolib.lab.notebook import NotebookFailed
     from panolib.lab.records import DamagedRecord
-    from panolib.lab.runs import MissingRun, RunsFailed
-    from panolib.lab.storage import CorruptCheckpoint
+    from panolib.lab.run import MissingRun, RunsFailed
     from panolib.models.weights import WeightsError
 
     return (

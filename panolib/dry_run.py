@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from panolib.data.errors import MissingData
-from panolib.lab.runs import Record, Run, with_parents
-from panolib.lab.workers import without_weights
+from panolib.lab.engine import without_weights
+from panolib.lab.records import Record
+from panolib.lab.run import Run, with_parents
 from panolib.labels import LABEL_SETS
 from panolib.models.complexity import n_parameters
 from panolib.related.detr.network import DetrNetwork, build_detr

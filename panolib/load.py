@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from panolib.bench import kinds as bench_kinds
 from panolib.bench.operations import PerformanceSpec
 from panolib.config import ProfileError, from_mapping, project_root
 from panolib.data.readers import open_domains
-from panolib.lab.runs import Run, Store
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
 from panolib.related.realtime import kinds as realtime_kinds
@@ -89,7 +91,7 @@ def load(
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
-    modules = (kinds, realtime_kinds, detr_kinds)
+    modules = (kinds, bench_kinds, realtime_kinds, detr_kinds)
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)

@@ -13,7 +13,7 @@ from panolib.bench.cases import embedding_field, instance_map
 from panolib.bench.references import DELTA_DIST, DELTA_VAR
 from panolib.clustering.algorithms import cluster
 from panolib.lab.measuring import measure_seconds, threads, with_peak_memory
-from panolib.study.kinds import ClusteringCostSpec
+from panolib.study.settings import ClusteringCostSpec
 
 
 def cost_rows(spec: ClusteringCostSpec, *, label: str = "") -> list[dict]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.report.tables import three_digits, write_csv
 
 WARN_BELOW = 0.8  # share of the recorded ratio

@@ -270,8 +270,8 @@ class RealImages(Sources):
         """Raise MissingData without the folder, ValueError if its files are not those of the record."""
         if not self.root.is_dir():
             raise MissingData(
-                f"{self.root}: no real images of {self.domain} here; notebooks/README.md, 'Real data', says how to get "
-                f"them and where to put the folder (PANOLIB_{self.domain.upper()}_ROOT)"
+                f"{self.root}: no real images of {self.domain} here; notebooks/README.md, 'Real data', says "
+                f"how to get them and where to put the folder (PANOLIB_{self.domain.upper()}_ROOT)"
             )
         self._check_unchanged(self.root)
         found = self._folder_fingerprint(self.root)

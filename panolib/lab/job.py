@@ -7,7 +7,8 @@ import io
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
@@ -15,13 +16,24 @@ from tqdm import tqdm
 
 from panolib.config import to_plain
 from panolib.lab import packages, provenance
-from panolib.lab.storage import load_checkpoint, save_checkpoint, write
-
-if TYPE_CHECKING:
-    from panolib.lab.runs import Record, Run, Store
+from panolib.lab.files import load_checkpoint, save_checkpoint, write
+from panolib.lab.records import Record
+from panolib.lab.run import Run
 
 BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
 WRITE_S = 0.5  # between two writes of the curves
+
+
+class Parents(Protocol):
+    """What a job needs of the store that trains it: `lab.store.Store`."""
+
+    checkpoint_s: float
+
+    def get(self, run: Run) -> Record: ...
+
+    def final_state(self, run: Run) -> dict: ...
+
+    def work_folder(self, run: Run) -> Path: ...
 
 
 class Job:
@@ -46,9 +58,9 @@ class Job:
         Iteration to begin at: 0, or that of the checkpoint after `resume`.
     """
 
-    def __init__(self, store: Store, run: Run) -> None:
+    def __init__(self, store: Parents, run: Run) -> None:
         self.run, self.spec, self.start = run, run.spec, 0
-        self._store, self._folder = store, store._work(run)
+        self._store, self._folder = store, store.work_folder(run)
         self._rows: list[dict[str, float]] = []  # the curves
         self._pending: list[dict[str, Any]] = []  # rows whose values may still be on the device
         self._last_write = -math.inf

@@ -10,14 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
-from panolib.lab.storage import null_to_nan, read_text
-
-if TYPE_CHECKING:
-    from panolib.lab.runs import Run
+from panolib.lab.files import null_to_nan, read_text
+from panolib.lab.run import Run
 
 INFO = {  # what readers of a run.json rely on
     "key": (str,),

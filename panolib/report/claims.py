@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from panolib.config import load_yaml, project_root
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.report.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
 from panolib.study.grid import INHERITED
 from panolib.study.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study

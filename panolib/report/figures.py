@@ -19,8 +19,8 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from panolib.data.samples import Sample
-from panolib.lab.runs import Record
-from panolib.lab.storage import write
+from panolib.lab.files import write
+from panolib.lab.records import Record
 from panolib.labels import LabelSet
 from panolib.report.tables import METHODS, select, summarise
 from panolib.study.study import Study

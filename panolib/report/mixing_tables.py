@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from panolib.data.samples import ImageSet
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.report.tables import SELF_TRAINED, Ladder, published, select, with_published
 from panolib.study.study import RUNG_LABELS, Study, run_name
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from panolib.lab.runs import Run
+from panolib.lab.run import Run
 from panolib.report.tables import ORACLE, Ladder, per_seed, select
 
 BRANCHES = {1: ("",), 2: (", semantic", ", instance")}  # networks behind a score -> their names

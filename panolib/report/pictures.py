@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 from skimage import measure
 from skimage.segmentation import find_boundaries
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.labels import LabelSet
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib.lab.storage import write
+from panolib.lab.files import write
 from panolib.report.words import MARKERS, OKABE_ITO, colours, word
 from panolib.study.study import Study
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyBboxPatch, Patch
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.report.figures import picture_grid, recorded_picture
 from panolib.report.progress_tables import branches
 from panolib.report.tables import select, summarise

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from panolib.lab.runs import Record, Run
-from panolib.lab.storage import write
+from panolib.lab.files import write
+from panolib.lab.records import Record
+from panolib.lab.run import Run
 from panolib.study.study import Study, is_available
 
 COUNTS = ("tp", "fp", "fn")

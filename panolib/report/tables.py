@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from panolib.lab import packages
-from panolib.lab.runs import Record
-from panolib.lab.storage import write
+from panolib.lab.files import write
+from panolib.lab.records import Record
 from panolib.study.study import RUNG_LABELS, RUNGS, Study
 
 COLUMNS = ("method", "setting", "class_or_metric", "value", "unit", "source", "seed")

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.labels import LabelSet
 from panolib.report import tables
 from panolib.report.figures import OKABE_ITO, picture_grid, recorded_picture, with_class_legend

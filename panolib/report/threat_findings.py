@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.labels import CITYSCAPES
 from panolib.report import findings, tables
 from panolib.report.findings import Finding

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.report import tables
 
 COUNTS = ["tp", "fp", "fn"]

@@ -15,9 +15,9 @@ from panolib.data.images import resize_labels
 from panolib.data.photometry import as_unit_float, normalise
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import predict_semantic
-from panolib.lab.runs import Job
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.training.job import Job
 from panolib.training.pseudo_labels import pseudo_label_quality
 from panolib.training.setup import Monitor
 

@@ -7,7 +7,8 @@ import math
 from collections.abc import Callable, Mapping
 
 from panolib.lab.records import DamagedRecord
-from panolib.lab.runs import Run, Store
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 
 
 def with_versions(runs: Mapping[str, Run], versions: Mapping[str, int]) -> dict[str, Run]:

@@ -25,11 +25,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from panolib.config import from_mapping, to_plain
-from panolib.lab.runs import Run
+from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
-from panolib.study.kinds import ClusteringCostSpec, ThreatSpec
-from panolib.study.settings import Experiments
+from panolib.study.kinds import ThreatSpec
+from panolib.study.settings import ClusteringCostSpec, Experiments
 from panolib.study.study import RUNGS
 from panolib.training.setup import SemanticNetwork
 

@@ -21,9 +21,10 @@ from panolib.inference.exports import (
     write_coco_panoptic_json,
 )
 from panolib.inference.panoptic import merge_panoptic
+from panolib.lab.engine import without_weights
 from panolib.lab.job import Job
-from panolib.lab.runs import Run, Store
-from panolib.lab.workers import without_weights
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance, parent_semantic

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from panolib.config import ProfileError, from_mapping
-from panolib.lab.runs import Run
+from panolib.lab.run import Run
 from panolib.models.weights import weights_fingerprint
 from panolib.study.kinds import GapSpec, PanopticSpec
 from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, Tag, run_name

@@ -15,17 +15,17 @@ from annotated_types import MinLen, Predicate
 from torch import nn
 
 from panolib.clustering import guidance
-from panolib.clustering.algorithms import Algorithm
-from panolib.config import Count, Counts, Natural, Seed, Share, with_different_items
+from panolib.config import Count, Natural, Seed, Share, with_different_items
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import MERGE_RULES
-from panolib.lab import provenance
-from panolib.lab.runs import Job, Run
+from panolib.lab.job import Job
+from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
+from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training import instance, semantic
 from panolib.training.setup import Compute, build_instance, build_semantic, launch
 
@@ -81,20 +81,6 @@ class ThreatSpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
-class ClusteringCostSpec:
-    """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
-
-    label_set: str
-    algorithms: tuple[Algorithm, ...]
-    heights: Annotated[tuple[Count, ...], MinLen(2)]  # of the embedding grid, with the first of `n_instances`
-    n_instances: Counts  # objects, on a map of the last height but one
-    embedding_dim: Count
-    repeats: Count
-    compute: Compute
-    seed: Seed
-
-
 Sources = Mapping[str, object]  # domain -> its data sets
 
 # A part of every key. Whoever changes what a kind computes raises its version (tests/unit/test_versions.py).
@@ -108,8 +94,6 @@ VERSIONS = {
     "panoptic": 1,
     "gap": 1,
     "threat": 1,
-    "performance": 1,
-    "clustering_cost": 1,
 }
 
 
@@ -118,7 +102,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat, performance, clustering_cost,
+        panoptic, gap, threat,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -126,8 +110,8 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
     source = open_data(sources, run, run.spec.source)
-    n_classes, monitored = LABEL_SETS[run.spec.label_set].n_classes, _monitored(sources, run)
-    model = semantic.train_baseline(run.spec, job, source, n_classes, monitored)
+    n_classes = LABEL_SETS[run.spec.label_set].n_classes
+    model = semantic.train_baseline(run.spec, job, source, n_classes, _watch(sources, run, job))
     return semantic_metrics(sources, run, finish(job, model))
 
 
@@ -149,7 +133,7 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         open_data(sources, run, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
         painted=_painted(sources, run, job),
-        monitored=_monitored(sources, run),
+        watch=_watch(sources, run, job),
     )
     metrics = semantic_metrics(sources, run, finish(job, student))
     if spec.target_weight > 0:
@@ -291,45 +275,6 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
     return run.spec.classes
 
 
-def performance(sources: Sources, run: Run, job: Job) -> dict:
-    """Core operations beside what people use today (`bench`); nothing is trained."""
-    from panolib.bench import operations as bench  # scikit-learn and more, which no other kind needs
-    from panolib.bench import step as bench_step
-
-    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    network = parent_instance(job, "instance")
-    chosen = {**clustering_of(job), "min_size": spec.min_size}
-    options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
-    for name in ("mean_shift_peel", "mean_shift_grid"):
-        options[name] = {**chosen, "algorithm": name, "min_points": spec.min_size}
-    images = open_data(sources, run, spec.validation)
-    images = [images[i] for i in range(min(spec.n_images, len(images)))]
-    label = f"{run.name}: "
-    metrics = {
-        "step": bench_step.step_rows(spec, label_set.n_classes),
-        "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
-        "step_scaling": bench_step.step_scaling_rows(spec, label_set.n_classes, label=f"{label}step scaling"),
-        "operations": bench.operation_rows(spec, label=label),
-        "real_embeddings": bench.real_embedding_rows(
-            network, images, label_set, options, label=f"{label}real embeddings"
-        ),
-        "rendering": bench.rendering_rows(spec),
-        "start": bench.start_rows(spec.repeats),
-        "processor": provenance.processor(),
-    }
-    job.finish({})
-    return metrics
-
-
-def clustering_cost(sources: Sources, run: Run, job: Job) -> dict:
-    """Time and memory of one call of every clustering (`clustering_cost`); nothing is trained."""
-    from panolib.bench.clustering_cost import cost_rows
-
-    rows = cost_rows(run.spec, label=run.name)
-    job.finish({})
-    return {"rows": rows, "processor": provenance.processor()}
-
-
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:
     """{"none": source style, one style with each group taken from the target, "all": target style}."""
     swapped = {
@@ -354,6 +299,12 @@ def _monitored(sources: Sources, run: Run) -> dict[str, Sequence[Sample]]:
     """Labelled data sets on which a run is scored while it trains, by name."""
     monitor = run.spec.monitor
     return {} if monitor is None else {name: open_data(sources, run, name) for name in monitor.data}
+
+
+def _watch(sources: Sources, run: Run, job: Job) -> SemanticMonitor:
+    """Scores a semantic network while it trains; never, without a monitor in the spec."""
+    label_set, spec = LABEL_SETS[run.spec.label_set], run.spec
+    return SemanticMonitor(spec.monitor, job, _monitored(sources, run), label_set, spec.iterations)
 
 
 def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]] | None:

@@ -12,6 +12,7 @@ from annotated_types import MinLen, Predicate
 from panolib.clustering.algorithms import Algorithm
 from panolib.config import (
     Count,
+    Counts,
     Natural,
     NonNegative,
     Positive,
@@ -27,6 +28,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
+from panolib.training.setup import Compute
 
 Seeds = Annotated[tuple[Seed, ...], MinLen(1), Predicate(with_different_items)]
 Shares = Annotated[tuple[Share, ...], MinLen(1), Predicate(with_different_items)]
@@ -88,7 +90,7 @@ class Experiments:
     consistency_seeds: tuple[int, ...]
     kernels: Annotated[tuple[Natural, ...], Predicate(with_different_items)]  # of the morphology; 0: none
     crop_scale: PositivePair  # of the side test with smaller source crops
-    clustering_cost: Mapping  # sizes of the synthetic inputs, `kinds.ClusteringCostSpec`
+    clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
 
     def __post_init__(self):
         for key, needed, reason in (
@@ -100,6 +102,20 @@ class Experiments:
             found = getattr(self, key)
             if needed not in found:
                 raise ValueError(f"{key}: expected {needed!r} among them ({reason}), found {list(found)}")
+
+
+@dataclass(frozen=True)
+class ClusteringCostSpec:
+    """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
+
+    label_set: str
+    algorithms: tuple[Algorithm, ...]
+    heights: Annotated[tuple[Count, ...], MinLen(2)]  # of the embedding grid, with the first of `n_instances`
+    n_instances: Counts  # objects, on a map of the last height but one
+    embedding_dim: Count
+    repeats: Count
+    compute: Compute
+    seed: Seed
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from panolib.lab.records import DamagedRecord
-from panolib.lab.runs import Record, Run, Store
+from panolib.lab.records import DamagedRecord, Record
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.study.settings import Domain, Experiments, MissingSection, Profile
 
 __all__ = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from panolib.lab.runs import Record
+from panolib.lab.records import Record
 from panolib.study.study import Experiments, Study, run_name
 
 Names = dict[str, list[str]]  # label -> runs, one per seed

@@ -24,9 +24,9 @@ from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import resize_nearest
-from panolib.lab.runs import Job
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
+from panolib.training.job import Job
 from panolib.training.semantic import (
     Augmentation,
     BatchNormSpec,

@@ -18,11 +18,10 @@ from panolib.config import Count, NonNegative, NonNegativePair, Positive, Positi
 from panolib.data import photometry, views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample
-from panolib.lab.runs import Job
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
-from panolib.scoring.semantic_monitor import SemanticMonitor
+from panolib.training.job import Job, Watch, unwatched
 from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.pseudo_labels import (
     draw_rare_class,
@@ -286,11 +285,11 @@ def train_baseline(
     job: Job,
     source: Sequence[Sample],
     n_classes: int,
-    monitored: Mapping[str, Sequence[Sample]] | None = None,
+    watch: Watch = unwatched,
 ) -> nn.Module:
     """Cross-entropy training on labelled images; returns the trained network (thesis eq. 1).
 
-    `monitored`: the data sets of `spec.monitor` by name, on which the network is scored while it trains.
+    `watch`: scores the network while it trains (`scoring.semantic_monitor`).
     """
     fabric = launch(spec.compute)
     torch.manual_seed(spec.seed)
@@ -308,9 +307,6 @@ def train_baseline(
         start=job.start,
         stop=spec.iterations,
         workers=spec.compute.loader_workers,
-    )
-    watch = SemanticMonitor(
-        spec.monitor, job, monitored or {}, LABEL_SETS[spec.label_set], spec.iterations
     )
     model.train()
     for iteration, batch in zip(job.progress(job.start, spec.iterations), fabric.setup_dataloaders(loader)):
@@ -386,7 +382,7 @@ def self_train(
     n_classes: int,
     *,
     painted: Sequence[Mapping[str, np.ndarray]] | None = None,
-    monitored: Mapping[str, Sequence[Sample]] | None = None,
+    watch: Watch = unwatched,
 ) -> tuple[nn.Module, nn.Module]:
     """SAC self-training from a baseline's weights; returns (student, teacher).
 
@@ -395,7 +391,7 @@ def self_train(
     thresholded pseudo-labels; confidence-weighted focal loss.
 
     `painted`: "instance", and for true ones "semantic", maps of every target image, painted on its
-    pseudo-labels (`painting`). `monitored`: the data sets of `spec.monitor` by name (`monitor`).
+    pseudo-labels (`painting`). `watch`: as in `train_baseline`.
     """
     if spec.batch_norm not in ("frozen", "target"):
         raise ValueError(f"batch_norm is {spec.batch_norm!r}; expected 'frozen' or 'target'")
@@ -428,7 +424,6 @@ def self_train(
     placement = placement_of(teacher)
     source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
     label_set = LABEL_SETS[spec.label_set]
-    watch = SemanticMonitor(spec.monitor, job, monitored or {}, label_set, spec.iterations)
 
     student.train()
     if spec.batch_norm == "frozen":

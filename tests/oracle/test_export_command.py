@@ -30,7 +30,8 @@ from panolib.data.images import read_channel16, read_indices, write_png16
 from panolib.data.readers import Cityscapes
 from panolib.data.render.city import write_city
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
-from panolib.lab.runs import Run, Store
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.instance import CityscapesAP

@@ -26,8 +26,10 @@ from panolib.config import ProfileError, load_yaml, project_root
 from panolib.data import images
 from panolib.data.errors import DataError
 from panolib.data.render import city
+from panolib.lab.engine import get_all
 from panolib.lab.notebook import NotebookFailed, execute, numbered_notebooks
-from panolib.lab.runs import MissingRun, Store
+from panolib.lab.run import MissingRun
+from panolib.lab.store import Store
 from panolib.models.weights import WeightsError
 
 
@@ -132,7 +134,7 @@ def test_runs_lists_state_age_wall_and_headline(project, capsys):
 
 
 def test_a_damaged_record_hides_no_other_run_and_is_not_trained_over(project, capsys):
-    Store(project.results, KINDS).get_all(project.runs)
+    get_all(Store(project.results, KINDS), project.runs)
     file = project.results / "runs" / "city-source_only-s0" / "metrics.json"
     file.write_text("<<<<<<< HEAD\n" + file.read_text())
     capsys.readouterr()

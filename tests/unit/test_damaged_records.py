@@ -12,9 +12,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
+from panolib.lab.engine import get_all
+from panolib.lab.files import CorruptCheckpoint, load_checkpoint, save_checkpoint
 from panolib.lab.records import DamagedRecord
-from panolib.lab.runs import Store, retrain_started
-from panolib.lab.storage import CorruptCheckpoint, load_checkpoint, save_checkpoint
+from panolib.lab.store import Store, retrain_started
 
 
 def text(pattern: str, value: str):
@@ -114,7 +115,7 @@ def test_a_damaged_record_is_named_and_never_replaced(store, name):
         lambda: store.get(toy_run(n_iterations=7)),  # would replace the record
         lambda: store.final_state(run),
         lambda: store.attempt(run),
-        lambda: store.get_all([other, toy_run("child", parent=run, n_iterations=1)]),
+        lambda: get_all(store, [other, toy_run("child", parent=run, n_iterations=1)]),
     ):
         with pytest.raises(DamagedRecord, match=named):
             ask()
@@ -130,11 +131,11 @@ def test_after_deleting_a_damaged_record_its_run_is_trained_again(store, whole):
 
 def test_every_damaged_record_of_a_list_is_named_before_anything_is_trained(store):
     runs = [toy_run(f"run-{seed}", seed=seed, n_iterations=1) for seed in range(4)]
-    store.get_all(runs[:3])
+    get_all(store, runs[:3])
     for run in runs[:2]:
         (store.folder(run) / "metrics.json").write_text("{")
     with pytest.raises(DamagedRecord, match=r"(?s)run-0/metrics\.json.*\n.*run-1/metrics\.json"):
-        store.get_all(runs)
+        get_all(store, runs)
     assert "run-3" not in trained(store.root)
 
 

@@ -14,7 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from panolib.config import project_root
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth
-from panolib.lab.runs import Run, Store
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations

@@ -110,7 +110,7 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         from dataclasses import replace
         from pathlib import Path
         from panolib.load import load
-        from panolib.lab.runs import Job
+        from panolib.lab.job import Job
         from panolib.scoring import instance_monitor
         instance_monitor.predicted_masks = lambda _, samples: [sample.semantic for sample in samples]
         s = load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))

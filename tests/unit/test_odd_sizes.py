@@ -175,9 +175,8 @@ def test_a_semantic_network_trains_and_trains_itself(size, version):
     painted = [{"instance": sample.instance} for sample in target]
     monitored = {"a": target, "b": target}
     state = model.module.state_dict()
-    self_train(
-        spec, job, state, streets((40, 61)), target, N_CLASSES, painted=painted, monitored=monitored
-    )
+    watch = SemanticMonitor(spec.monitor, job, monitored, CITYSCAPES, spec.iterations)
+    self_train(spec, job, state, streets((40, 61)), target, N_CLASSES, painted=painted, watch=watch)
     job.assert_finite()
 
 

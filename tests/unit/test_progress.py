@@ -18,7 +18,7 @@ from panolib.report.findings import NOT_REPRODUCED, NOT_TESTABLE, REPRODUCED, co
 from panolib.report.progress_tables import ALGORITHM_LABELS, RING_LABELS, WORKFLOW_LABELS
 from panolib.report.tables import COLUMNS, summarise
 from panolib.study import progress_runs
-from panolib.study.kinds import ClusteringCostSpec
+from panolib.study.settings import ClusteringCostSpec
 from panolib.training.setup import Compute
 
 TRAIN, VAL, SOURCE = "cityscapes/train", "cityscapes/val", "synthia/val"

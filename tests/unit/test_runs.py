@@ -33,10 +33,11 @@ from toy_kinds import (
     trained,
 )
 
+from panolib.lab.engine import get_all, missing_runs
+from panolib.lab.files import CorruptCheckpoint, nan_to_null, null_to_nan
 from panolib.lab.job import small_png
-from panolib.lab.runs import MissingRun, Run, RunsFailed, Store, retrain_started, retraining
-from panolib.lab.storage import CorruptCheckpoint, nan_to_null, null_to_nan
-from panolib.lab.workers import missing_runs
+from panolib.lab.run import MissingRun, Run, RunsFailed
+from panolib.lab.store import Store, retrain_started, retraining
 
 
 @pytest.fixture(autouse=True)
@@ -189,16 +190,16 @@ def test_recorded_run_is_loaded_and_not_trained_again(store):
 def test_training_says_which_committed_records_it_replaces(tmp_path, capsys):
     runs = [toy_run(f"run{i}", n_iterations=2, seed=i) for i in range(5)]
     store = Store(tmp_path / "results", KINDS)
-    store.get_all(runs[:4])
+    get_all(store, runs[:4])
     store.get(runs[0], anew=True)  # nothing is committed yet
     assert "committed" not in capsys.readouterr().err
     for command in (["init", "-q"], ["add", "."]):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
-    store.get_all(runs)
+    get_all(store, runs)
     assert "committed" not in capsys.readouterr().err
     again = Store(tmp_path / "results", KINDS, retrain_since=time.time())
     again.get(runs[2])
-    again.get_all(runs)
+    get_all(again, runs)
     one, others = (line for line in capsys.readouterr().err.splitlines() if "committed" in line)
     assert one.startswith("training replaces committed records below ") and ": run2; `git restore" in one
     assert ": run0, run1, run3; `git restore" in others
@@ -441,8 +442,8 @@ def test_retraining_counts_old_records_as_missing_and_new_ones_not(store):
     store.get(run)
     store.retrain_since = time.time()
     assert store.state(run) == "missing"
-    store.get_all([run])
-    store.get_all([run])
+    get_all(store, [run])
+    get_all(store, [run])
     assert trained(store.root) == ["child", "parent", "parent", "child"]
     assert store.state(parent) == store.state(run) == "recorded"
 
@@ -474,11 +475,11 @@ def test_stopped_retraining_keeps_its_start(tmp_path):
 def test_many_runs_with_workers_equal_those_of_one_process(store, tmp_path):
     parent = toy_run("parent", n_iterations=5)
     children = [toy_run(f"child-{seed}", parent=parent, seed=seed, n_iterations=8) for seed in range(3)]
-    records = store.get_all(children, workers=2)
+    records = get_all(store, children, workers=2)
     assert sorted(records) == ["child-0", "child-1", "child-2"]
     assert trained(store.root)[0] == "parent" and len(trained(store.root)) == 4
     serial = Store(tmp_path / "serial", KINDS)
-    serial.get_all(children)
+    get_all(serial, children)
     for run in (parent, *children):
         assert files_of(store, run) == files_of(serial, run)
     assert "threads: 1" in records["child-0"].info["device"]
@@ -504,7 +505,7 @@ def test_a_failed_run_takes_only_its_descendants_along(store):
     with pytest.raises(
         RunsFailed, match="run 'failing' failed with FloatingPointError: non-finite loss at iteration 2"
     ):
-        store.get_all(runs)
+        get_all(store, runs)
     assert [store.state(run) for run in runs] == ["partial", "missing", "recorded"]
     assert "child" not in trained(store.root)
 
@@ -512,9 +513,9 @@ def test_a_failed_run_takes_only_its_descendants_along(store):
 def test_workers_must_be_able_to_import_the_training_functions(tmp_path):
     store = Store(tmp_path, {"toy": lambda run, job: {}})
     with pytest.raises(TypeError, match="training functions that a new process can import"):
-        store.get_all([toy_run("a"), toy_run("b", seed=1)], workers=2)
+        get_all(store, [toy_run("a"), toy_run("b", seed=1)], workers=2)
     with pytest.raises(ValueError, match="workers: expected 1 or more, found 0"):
-        Store(tmp_path, KINDS).get_all([toy_run()], workers=0)
+        get_all(Store(tmp_path, KINDS), [toy_run()], workers=0)
 
 
 def test_kinds_may_be_partial_functions(tmp_path):

@@ -15,7 +15,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
 from panolib.config import project_root
-from panolib.lab.runs import Run, Store
+from panolib.lab.engine import get_all
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.load import load
 from panolib.study import study
 from panolib.study.declared import one_run_for_each_key, with_versions
@@ -43,13 +45,13 @@ def test_names_of_one_key_are_one_run_and_trained_once(store):
     assert runs["second"] is runs["first"] and runs["first"].name == "first"
     assert runs["child-second"] is runs["child-first"]
     assert dict(runs["child-first"].parents)["start"] is runs["first"]
-    records = store.get_all(runs.values())
+    records = get_all(store, runs.values())
     assert sorted(trained(store.root)) == ["child-first", "first", "other"]
     assert sorted(records) == ["child-first", "first", "other"]
 
 
 def test_a_list_with_two_names_of_one_key_trains_one(store):
-    records = store.get_all(declared().values())
+    records = get_all(store, declared().values())
     assert records["second"].run.name == "first" and "second" not in trained(store.root)
 
 
@@ -59,7 +61,7 @@ def test_a_run_that_is_recorded_under_its_other_name_is_that_run(store):
     found = one_run_for_each_key(runs, store)
     assert found["first"] is found["second"] and found["first"].name == "second"
     assert dict(found["child-first"].parents)["start"].name == "second"
-    store.get_all(found.values())
+    get_all(store, found.values())
     assert "first" not in trained(store.root)
 
 
@@ -73,7 +75,7 @@ def test_a_later_record_of_the_second_name_is_read_until_the_shared_run_is_recor
     assert store.load(found["second"]).info["name"] == "second"
 
     store.retrain_since = store.load(runs["second"]).recorded_at + 1e-6  # as `reproduce --retrain` does
-    store.get_all(found.values())
+    get_all(store, found.values())
     assert Counter(trained(store.root))["second"] == 1 and Counter(trained(store.root))["first"] == 2
     store.retrain_since = None
     found = one_run_for_each_key(runs, store)

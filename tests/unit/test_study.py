@@ -19,7 +19,7 @@ from panolib.config import ProfileError, project_root
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
 from panolib.data.readers.camvid import CamVidSources
-from panolib.lab.runs import MissingRun
+from panolib.lab.run import MissingRun
 from panolib.load import load
 from panolib.study import study
 from panolib.training.semantic import LabelledBatches
@@ -203,7 +203,7 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
         from pathlib import Path
         from panolib.load import load
         from panolib.study import study
-        from panolib.lab.runs import Job
+        from panolib.lab.job import Job
         s = load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
         s.store.checkpoint_s = 0.0
         log = Job.log

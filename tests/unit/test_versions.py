@@ -22,7 +22,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_study, train
 
-from panolib.lab.runs import Run, Store
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.related.detr import kinds as detr_kinds

@@ -20,7 +20,8 @@ from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
 from panolib.config import project_root
 from panolib.lab.records import Record
-from panolib.lab.runs import Run, Store
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 from panolib.load import load
 from panolib.related.realtime.kinds import TransferSpec
 from panolib.study import study

@@ -14,7 +14,10 @@ import numpy as np
 import torch
 
 from panolib.lab import provenance
-from panolib.lab.runs import Job, Run, Store
+from panolib.lab.engine import get_all
+from panolib.lab.job import Job
+from panolib.lab.run import Run
+from panolib.lab.store import Store
 
 provenance.commit(), provenance.versions()  # asked once, before child processes are forked
 
@@ -106,7 +109,7 @@ def get_in_child(root: Path, run: Run, dies_at: int | None = None, checkpoint_s:
 
 def get_all_in_child(root: Path, runs: list[Run], workers: int) -> None:
     """Train a list of runs with worker processes."""
-    Store(root, KINDS, checkpoint_s=0.0).get_all(runs, workers)
+    get_all(Store(root, KINDS, checkpoint_s=0.0), runs, workers)
 
 
 def train_in_much_memory(run: Run, job: Job) -> dict:

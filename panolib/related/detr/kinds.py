@@ -13,8 +13,9 @@ from torch import nn
 from panolib.config import Count, Natural, Seed
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
+from panolib.lab.job import Job
 from panolib.lab.measuring import threads
-from panolib.lab.runs import Job, Run
+from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.related.detr.network import build_detr
 from panolib.related.detr.score import QueryRule, score_detr

@@ -17,7 +17,7 @@ from panolib.data import photometry
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import panoptic_truth
-from panolib.lab.runs import Job
+from panolib.lab.job import Job
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.related.detr.colour_policy import ColourPolicy, change_colours
 from panolib.related.detr.network import DetrNetwork, build_detr

@@ -18,7 +18,7 @@ from panolib.config import Count, NonNegative, Positive, Seed, Share
 from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
-from panolib.lab.runs import Job
+from panolib.lab.job import Job
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.related.realtime.layered_pseudo_labels import RULES

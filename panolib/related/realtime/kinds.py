@@ -10,7 +10,8 @@ import torch
 
 from panolib.config import Natural, Seed, Share
 from panolib.lab import provenance
-from panolib.lab.runs import Job, Run
+from panolib.lab.job import Job
+from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
 from panolib.related.realtime.layered_pseudo_labels import select_labels

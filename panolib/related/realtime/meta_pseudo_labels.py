@@ -19,7 +19,7 @@ from panolib.config import Count, NonNegative, Seed, Share
 from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
-from panolib.lab.runs import Job
+from panolib.lab.job import Job
 from panolib.labels import VOID
 from panolib.losses.semantic import cross_entropy
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to

@@ -24,7 +24,8 @@ from annotated_types import Predicate
 
 from panolib.config import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
 from panolib.data.readers import DOMAINS
-from panolib.lab.runs import Record, Run
+from panolib.lab.records import Record
+from panolib.lab.run import Run
 from panolib.related.realtime.adversarial import AdversarialSpec
 from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
 from panolib.related.realtime.layered_pseudo_labels import RULES

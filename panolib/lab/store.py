@@ -18,28 +18,19 @@ renaming, so a process killed at any instant leaves the old record or the new on
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import os
-import re
 import shlex
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import filelock
 from tqdm import tqdm
 
-from panolib.config import canonical_json
 from panolib.lab import provenance
-from panolib.lab.job import Job
-from panolib.lab.records import DamagedRecord, Record, read_job, read_record
-from panolib.lab.seeding import seeded
-from panolib.lab.storage import (
+from panolib.lab.files import (
     load_checkpoint,
     nan_to_null,
     read_text,
@@ -48,69 +39,10 @@ from panolib.lab.storage import (
     write,
     write_json,
 )
-
-
-class MissingRun(LookupError):
-    """A run is not recorded and may not be trained here."""
-
-
-class RunsFailed(RuntimeError):
-    """Some runs of a list could not be trained; the others are recorded."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """What to train, as plain values.
-
-    Attributes
-    ----------
-    name : str
-        Folder name; says the run to people, and is no part of its key.
-    kind : str
-        The training function, by its name in the store's `kinds`.
-    spec : frozen dataclass
-        Numbers, strings, booleans, None, tuples and dataclasses of these.
-    parents : tuple of (role, Run)
-        Runs whose weights or records this one starts from.
-    data : tuple of str
-        Fingerprints of the data sets used.
-    version : int
-        Raised by hand when the training function changes what it computes.
-    domain : str
-        Key of the study's data sets that are opened by name. No part of the key: `data` says what they hold.
-    branch, rung, variant : str
-        With domain and seed the coordinates of a run; its name is made of them. No part of the key.
-    """
-
-    name: str
-    kind: str
-    spec: Any
-    parents: tuple[tuple[str, Run], ...] = ()
-    data: tuple[str, ...] = ()
-    version: int = 1
-    domain: str = ""
-    branch: str = ""
-    rung: str = ""
-    variant: str = ""
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", self.name):
-            raise ValueError(f"run name {self.name!r}: expected only a-z 0-9 _ . - (it becomes a folder)")
-        roles = [role for role, _ in self.parents]
-        if len(set(roles)) != len(roles):
-            raise ValueError(f"run {self.name}: expected every role once among its parents, found {roles}")
-
-    @functools.cached_property
-    def key(self) -> str:
-        """sha256 (hex) of everything that decides the result: kind, version, spec, parents' keys, data."""
-        content = {
-            "kind": self.kind,
-            "version": self.version,
-            "spec": self.spec,
-            "data": self.data,
-            "parents": {role: parent.key for role, parent in self.parents},
-        }
-        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+from panolib.lab.job import Job
+from panolib.lab.records import DamagedRecord, Record, read_job, read_record
+from panolib.lab.run import MissingRun, Run
+from panolib.lab.seeding import seeded
 
 
 class Store:
@@ -189,30 +121,6 @@ class Store:
         with self._lock(run):  # another process may have trained it meanwhile
             return (None if anew else self.load(run)) or self._train(run)
 
-    def get_all(self, runs: Iterable[Run], workers: int = 1) -> dict[str, Record]:
-        """The records of many runs, by name. What is missing is trained, parents first.
-
-        Parameters
-        ----------
-        runs : iterable of Run
-        workers : int
-            1 trains in this process. More start that many processes of one thread each, which live until the
-            last run. A run that another process trains is passed over and visited again.
-
-        Raises
-        ------
-        DamagedRecord
-            Before anything is trained, naming each damaged file.
-        RunsFailed
-            At the end, naming each run that failed. The runs that do not depend on it are recorded.
-        """
-        from panolib.lab.workers import train_all  # which imports this module
-
-        first: dict[str, Run] = {}
-        asked = {run.name: first.setdefault(run.key, run) for run in runs}
-        train_all(self, first.values(), workers)
-        return {name: self.get(run) for name, run in asked.items()}
-
     def attempt(self, run: Run) -> bool:
         """Like `get`, but False if another process is training the run."""
         if self.load(run) is None:
@@ -264,7 +172,7 @@ class Store:
             return "damaged"
         if self.load(run) is not None:
             return "recorded"
-        if self._resumable(run) and (self._work(run) / "checkpoint.pt").exists():
+        if self._resumable(run) and (self.work_folder(run) / "checkpoint.pt").exists():
             return "partial"
         record = self._read(run)
         return "outdated" if record is not None and record.info["key"] != run.key else "missing"
@@ -273,25 +181,25 @@ class Store:
         """Which file of a run is damaged, what is wrong with it and the way on, in words; or None."""
         try:
             if self.load(run) is None:
-                read_job(self._work(run))
+                read_job(self.work_folder(run))
         except DamagedRecord as error:
             return str(error)
         return None
 
     def holder(self, run: Run) -> str | None:
         """Who trains the run at this moment, in words, or None."""
-        if not self._work(run).exists():
+        if not self.work_folder(run).exists():
             return None
         try:
             with self._lock(run, blocking=False):
                 return None
         except filelock.Timeout:
             with contextlib.suppress(DamagedRecord):
-                if job := read_job(self._work(run)):
+                if job := read_job(self.work_folder(run)):
                     return f"process {job['pid']} on {job['host']}"
             return "another process"
 
-    def _work(self, run: Run) -> Path:
+    def work_folder(self, run: Run) -> Path:
         """Where a run is while it is trained."""
         return self.root / "work" / run.name
 
@@ -332,7 +240,7 @@ class Store:
 
     def _settle(self, run: Run) -> None:
         """Publish a committed recording; remove temporary files. Safe to repeat after a kill at any line."""
-        work, old, folder = self._work(run), self._old(run), self.folder(run)
+        work, old, folder = self.work_folder(run), self._old(run), self.folder(run)
         for file in work.rglob("*.tmp"):
             file.unlink()
         if (work / "run.json").exists():
@@ -349,7 +257,7 @@ class Store:
 
     def _read(self, run: Run) -> Record | None:
         """The record in the folder of a run, under whatever key."""
-        if self._old(run).exists() or (self._work(run) / "run.json").exists():
+        if self._old(run).exists() or (self.work_folder(run) / "run.json").exists():
             with contextlib.suppress(filelock.Timeout, OSError), self._lock(run, blocking=False):
                 pass  # left by a killed process: completes it
         return read_record(self.folder(run), run)
@@ -365,7 +273,7 @@ class Store:
 
     def _resumable(self, run: Run) -> bool:
         """Whether the work folder was begun for this very run, since `retrain_since`."""
-        job = read_job(self._work(run))
+        job = read_job(self.work_folder(run))
         return job is not None and job["key"] == run.key and job["begun_at"] >= self._since()
 
     def _since(self) -> float:
@@ -378,7 +286,7 @@ class Store:
             raise KeyError(
                 f"run '{run.name}': no training function for kind {run.kind!r}, found {sorted(self.kinds)}"
             )
-        work = self._work(run)
+        work = self.work_folder(run)
         if not self._resumable(run):
             remove_folder(work)
         begun_at = (read_job(work) or {"begun_at": time.time()})["begun_at"]
@@ -403,18 +311,6 @@ class Store:
         write_json(work / "run.json", job.info())  # the commit point
         self._settle(run)
         return self._read(run)
-
-
-def with_parents(runs: Iterable[Run]) -> list[Run]:
-    """Runs and all those that they start from, each once."""
-    found: dict[str, Run] = {}
-    waiting = list(runs)
-    while waiting:
-        run = waiting.pop()
-        if run.name not in found:
-            found[run.name] = run
-            waiting += [parent for _, parent in run.parents]
-    return list(found.values())
 
 
 def announce_replaced(store: Store, runs: Iterable[Run]) -> None:

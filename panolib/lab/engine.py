@@ -21,12 +21,37 @@ from tqdm import tqdm
 
 from panolib.data.processes import GUARD, leave_unguarded_import
 from panolib.lab.job import BAR_OPTIONS
-from panolib.lab.records import DamagedRecord
-from panolib.lab.runs import Run, RunsFailed, Store, announce_replaced
+from panolib.lab.records import DamagedRecord, Record
+from panolib.lab.run import Run, RunsFailed
+from panolib.lab.store import Store, announce_replaced
 
 # Set before a worker starts: importing numpy, OpenCV or torch there reads them once.
 ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 _of_this_worker: dict[str, Store] = {}
+
+
+def get_all(store: Store, runs: Iterable[Run], workers: int = 1) -> dict[str, Record]:
+    """The records of many runs, by name. What is missing is trained, parents first.
+
+    Parameters
+    ----------
+    store : Store
+    runs : iterable of Run
+    workers : int
+        1 trains in this process. More start that many processes of one thread each, which live until the
+        last run. A run that another process trains is passed over and visited again.
+
+    Raises
+    ------
+    DamagedRecord
+        Before anything is trained, naming each damaged file.
+    RunsFailed
+        At the end, naming each run that failed. The runs that do not depend on it are recorded.
+    """
+    first: dict[str, Run] = {}
+    asked = {run.name: first.setdefault(run.key, run) for run in runs}
+    train_all(store, first.values(), workers)
+    return {name: store.get(run) for name, run in asked.items()}
 
 
 def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:

@@ -1,0 +1,59 @@
+"""How the measuring runs of notebooks 02 and 14 are executed; nothing is trained."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from panolib.lab import provenance
+from panolib.lab.job import Job
+from panolib.lab.run import Run
+from panolib.labels import LABEL_SETS
+from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance
+
+VERSIONS = {"performance": 1, "clustering_cost": 1}
+
+
+def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
+    """As `study.kinds.make_kinds`."""
+    functions = (performance, clustering_cost)
+    return {function.__name__: functools.partial(function, sources) for function in functions}
+
+
+def performance(sources: Sources, run: Run, job: Job) -> dict:
+    """Core operations beside what people use today (`bench`); nothing is trained."""
+    from panolib.bench import operations as bench  # scikit-learn and more, which no other kind needs
+    from panolib.bench import step as bench_step
+
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    network = parent_instance(job, "instance")
+    chosen = {**clustering_of(job), "min_size": spec.min_size}
+    options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
+    for name in ("mean_shift_peel", "mean_shift_grid"):
+        options[name] = {**chosen, "algorithm": name, "min_points": spec.min_size}
+    images = open_data(sources, run, spec.validation)
+    images = [images[i] for i in range(min(spec.n_images, len(images)))]
+    label = f"{run.name}: "
+    metrics = {
+        "step": bench_step.step_rows(spec, label_set.n_classes),
+        "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
+        "step_scaling": bench_step.step_scaling_rows(spec, label_set.n_classes, label=f"{label}step scaling"),
+        "operations": bench.operation_rows(spec, label=label),
+        "real_embeddings": bench.real_embedding_rows(
+            network, images, label_set, options, label=f"{label}real embeddings"
+        ),
+        "rendering": bench.rendering_rows(spec),
+        "start": bench.start_rows(spec.repeats),
+        "processor": provenance.processor(),
+    }
+    job.finish({})
+    return metrics
+
+
+def clustering_cost(sources: Sources, run: Run, job: Job) -> dict:
+    """Time and memory of one call of every clustering (`clustering_cost`); nothing is trained."""
+    from panolib.bench.clustering_cost import cost_rows
+
+    rows = cost_rows(run.spec, label=run.name)
+    job.finish({})
+    return {"rows": rows, "processor": provenance.processor()}

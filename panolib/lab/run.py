@@ -1,0 +1,87 @@
+"""A run: what to train, as plain values, and the key that says all that decides its result."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from panolib.config import canonical_json
+
+
+class MissingRun(LookupError):
+    """A run is not recorded and may not be trained here."""
+
+
+class RunsFailed(RuntimeError):
+    """Some runs of a list could not be trained; the others are recorded."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What to train, as plain values.
+
+    Attributes
+    ----------
+    name : str
+        Folder name; says the run to people, and is no part of its key.
+    kind : str
+        The training function, by its name in the store's `kinds`.
+    spec : frozen dataclass
+        Numbers, strings, booleans, None, tuples and dataclasses of these.
+    parents : tuple of (role, Run)
+        Runs whose weights or records this one starts from.
+    data : tuple of str
+        Fingerprints of the data sets used.
+    version : int
+        Raised by hand when the training function changes what it computes.
+    domain : str
+        Key of the study's data sets that are opened by name. No part of the key: `data` says what they hold.
+    branch, rung, variant : str
+        With domain and seed the coordinates of a run; its name is made of them. No part of the key.
+    """
+
+    name: str
+    kind: str
+    spec: Any
+    parents: tuple[tuple[str, Run], ...] = ()
+    data: tuple[str, ...] = ()
+    version: int = 1
+    domain: str = ""
+    branch: str = ""
+    rung: str = ""
+    variant: str = ""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[a-z0-9_][a-z0-9_.-]*", self.name):
+            raise ValueError(f"run name {self.name!r}: expected only a-z 0-9 _ . - (it becomes a folder)")
+        roles = [role for role, _ in self.parents]
+        if len(set(roles)) != len(roles):
+            raise ValueError(f"run {self.name}: expected every role once among its parents, found {roles}")
+
+    @functools.cached_property
+    def key(self) -> str:
+        """sha256 (hex) of everything that decides the result: kind, version, spec, parents' keys, data."""
+        content = {
+            "kind": self.kind,
+            "version": self.version,
+            "spec": self.spec,
+            "data": self.data,
+            "parents": {role: parent.key for role, parent in self.parents},
+        }
+        return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+def with_parents(runs: Iterable[Run]) -> list[Run]:
+    """Runs and all those that they start from, each once."""
+    found: dict[str, Run] = {}
+    waiting = list(runs)
+    while waiting:
+        run = waiting.pop()
+        if run.name not in found:
+            found[run.name] = run
+            waiting += [parent for _, parent in run.parents]
+    return list(found.values())
