@@ -22,6 +22,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import digest, machine_class, results, summary, tiny_runs, tiny_study, train
 
+from panolib.bench import kinds as bench_kinds
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES
@@ -34,7 +35,7 @@ from panolib.training.setup import build_semantic
 
 STORED = Path(__file__).with_name("stored_results.json")
 COMMAND = "python tests/unit/test_versions.py"
-MODULES = (kinds, realtime_kinds, detr_kinds)
+MODULES = (kinds, bench_kinds, realtime_kinds, detr_kinds)
 KINDS = tuple(kind for module in MODULES for kind in module.VERSIONS)
 MEASURING = ("performance", "clustering_cost", "latency", "detr_cost")  # times and memory; they take longest
 # Largest change of a projection, as a share of the norm. Other instruction sets (AVX2, AVX-512, AMX) change
