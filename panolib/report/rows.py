@@ -55,8 +55,10 @@ def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str,
             if fits and is_available(study, run.name):
                 found.append((run, at))
     if not found:
-        there = {name: list(dict.fromkeys(at.get(name) for at in known)) for name in wanted}
-        there = there if known else "no run at all"
+        there: Any = {name: list(dict.fromkeys(at.get(name) for at in known)) for name in wanted}
+        if not known:
+            left_out = ", ".join(study.profile.left_out()) or "none"
+            there = f"no run at all; sections that the profile leaves out: {left_out}"
         raise LookupError(f"experiment {experiment!r}: no run with {wanted}; found {there}")
     return found
 

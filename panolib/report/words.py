@@ -77,4 +77,5 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     shown = table.rename(index=word, columns=word)
     shown.index.names = [word(name) if name else name for name in shown.index.names]
     texts = shown.select_dtypes(["object", "string"]).columns
-    return shown.assign(**{name: shown[name].map(word) for name in texts})
+    shown[texts] = shown[texts].map(word)
+    return shown

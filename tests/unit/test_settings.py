@@ -16,7 +16,7 @@ from panolib.config import ProfileError, from_mapping, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
 from panolib.related.realtime import runs as realtime_runs
-from panolib.report import mixing_tables, progress_tables
+from panolib.report import mixing_tables, rows
 from panolib.study import study
 from panolib.study.study import MissingSection
 
@@ -153,8 +153,6 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
     loaded = load(tmp_path, dict.fromkeys(OPTIONAL, ...))
     calls = {
         "experiments": [
-            lambda: progress_tables.clusterings(loaded, "instance"),
-            lambda: progress_tables.workflows(loaded),
             lambda: mixing_tables.monitored(loaded),
             lambda: loaded.section("experiments"),
         ],
@@ -166,6 +164,10 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
                 MissingSection, match=f"^profile my: expected section '{section}', which is left out$"
             ):
                 function()
+    for experiment in ("E1", "E2", "E3"):
+        missing = rf"'{experiment}': .* no run at all; .*leaves out: .*experiments"
+        with pytest.raises(LookupError, match=missing):
+            rows.rows(loaded, experiment)
     with pytest.raises(
         LookupError, match=r"no run 'city-performance' in the study of profile my.*performance"
     ):

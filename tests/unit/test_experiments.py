@@ -1,0 +1,48 @@
+"""The experiments as the grid declares them: what their tags cover, and what clustering costs."""
+
+from __future__ import annotations
+
+import pytest
+
+from panolib.bench.clustering_cost import cost_rows, cost_sizes
+from panolib.labels import CITYSCAPES
+from panolib.load import load
+from panolib.report.rows import tagged
+from panolib.study.kinds import ClusteringCostSpec
+from panolib.training.setup import Compute
+
+
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])
+def test_workflows_share_the_thing_classes_and_none_is_left_out(profile, monkeypatch):
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    study = load(profile)
+    trained = tagged(study, "E3", branch="instance")
+    assert {at["workflow"] for _, at in trained} == {"all", "icm", "base", "ccm"}
+    for threat, scored in tagged(study, "E3", branch="threat"):
+        networks = {
+            run.name: run.spec.classes for run, at in trained
+            if all(at[name] == scored.get(name) for name in ("workflow", "share", "seed"))
+        }  # fmt: skip
+        if networks:
+            parents = {run.name for role, run in threat.parents if role.startswith("instance.")}
+            assert parents == set(networks)
+            learned = [name for classes in networks.values() for name in classes or CITYSCAPES.things]
+            assert sorted(learned) == sorted(CITYSCAPES.things)
+    (crops, _), (usual, _) = tagged(study, "E4", branch="instance", seed=study.seeds[0])
+    assert crops.spec.augmentation != usual.spec.augmentation
+    assert crops.spec.source_share == usual.spec.source_share
+
+
+def test_the_cost_of_every_algorithm_and_size_is_measured():
+    algorithms, compute = ("mean_shift_plus", "connected_components"), Compute("cpu", "32-true", 0, False)
+    spec = ClusteringCostSpec("cityscapes", algorithms, (8, 16), (2, 3), 4, 1, compute, 0)
+    of_pixels, of_instances = (
+        [("pixels", 8, 2), ("pixels", 16, 2)],
+        [("instances", 8, 2), ("instances", 8, 3)],
+    )
+    assert list(cost_sizes(spec)) == of_pixels + of_instances
+    rows = cost_rows(spec)
+    assert len(rows) == 8 and all(row["ms"] > 0 and row["pixels"] > 0 for row in rows)
+    assert {(row["algorithm"], row["axis"]) for row in rows} == {
+        (name, axis) for name in spec.algorithms for axis in ("pixels", "instances")
+    }
