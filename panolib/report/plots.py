@@ -161,7 +161,7 @@ def curves(
                 smooth = part[column].rolling(window, min_periods=1).mean()
                 marker = MARKERS[i % len(MARKERS)] if len(part) < 30 else None
                 ax.plot(part["iteration"], smooth, color=colour[name], marker=marker, label=word(name))
-        ax.set(xlabel=f"iteration ({seeds_text(table)})", ylabel=label)
+        ax.set(xlabel="iteration", ylabel=label)
     handles = dict(zip(*reversed(axes[0][0].get_legend_handles_labels())))
     fig.legend(handles.values(), handles, loc="outside upper center", ncols=min(4, len(names)))
     return fig
