@@ -53,7 +53,7 @@ def map_picture(
 
 def picture_grid(
     rows: Mapping[str, Sequence[np.ndarray]], *, headings: Sequence[str] = (), width: int = 512,
-    label_set: LabelSet | None = None,
+    inches: float = 12.0, label_set: LabelSet | None = None,
 ) -> Figure:  # fmt: skip
     """Pictures uint8 [H, W, 3] in rows with their names at the left, headings above, and the class legend.
 
@@ -61,12 +61,14 @@ def picture_grid(
     ----------
     width : int
         Pictures narrower than this are enlarged (nearest), so that outlines stay visible.
+    inches : float
+        Breadth of a row.
     label_set : LabelSet, optional
         Whose colours stand below.
     """
     n_columns = max(map(len, rows.values()))
     height, breadth = next(iter(rows.values()))[0].shape[:2]
-    cell = min(12 / n_columns, 4.5)
+    cell = min(inches / n_columns, 4.5)
     figsize = (n_columns * cell, len(rows) * cell * height / breadth + 0.4 + 0.4 * bool(headings))
     fig, axes = plt.subplots(len(rows), n_columns, figsize=figsize, squeeze=False)
     for line, (name, pictures) in zip(axes, rows.items()):
@@ -126,18 +128,26 @@ def with_class_legend(fig: Figure, label_set: LabelSet) -> Figure:
         Patch(facecolor=colour, edgecolor="#888888", label=name)
         for name, colour in zip([*label_set.classes, "void"], colours)
     ]
-    n_columns = min(7, len(handles))
-    fig.legend(handles=handles, loc="outside lower center", ncols=n_columns, columnspacing=1.2)
     width, height = fig.get_size_inches()
+    n_columns = max(1, min(7, int(width / 1.65)))
+    fig.legend(handles=handles, loc="outside lower center", ncols=n_columns, columnspacing=1.2)
     fig.set_size_inches(width, height + 0.2 + 0.3 * -(-len(handles) // n_columns))
     return fig
 
 
-def recorded_picture(record: Record, name: str) -> np.ndarray:
-    """A recorded picture, uint8 [H, W, 3]. KeyError, with the names that there are, for none."""
+def recorded_picture(record: Record, name: str, *, outlined: bool = False) -> np.ndarray:
+    """A recorded picture, uint8 [H, W, 3]. KeyError, with the names that there are, for none.
+
+    `outlined`: twice the size, with white lines between colours, as those of vehicles are nearly the same.
+    """
     if name not in record.samples:
         raise KeyError(f"run {record.run.name} has no picture {name!r}; it has {sorted(record.samples)}")
-    return cv2.imread(str(record.samples[name]))[..., ::-1]
+    picture = cv2.imread(str(record.samples[name]))[..., ::-1].copy()
+    if outlined:
+        picture = picture.repeat(2, axis=0).repeat(2, axis=1)  # for thin lines
+        colour = picture.astype(np.int64) @ (1 << 16, 1 << 8, 1)
+        picture[find_boundaries(colour, mode="inner", background=-1)] = 255
+    return picture
 
 
 def _enlarged(picture: np.ndarray, width: int) -> np.ndarray:

@@ -6,9 +6,7 @@ plus `seed`. Scores are fractions everywhere else; here, and only here, they bec
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ import pandas as pd
 from panolib.lab import packages
 from panolib.lab.files import write
 from panolib.lab.records import Record
+from panolib.report.published import published
 from panolib.study.study import RUNG_LABELS, RUNGS, Study
 
 COLUMNS = ("method", "setting", "class_or_metric", "value", "unit", "source", "seed")
@@ -211,28 +210,6 @@ def with_gap_closed(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
         share = 100 * gap_closed(part["value"].to_numpy(), low, high)
         parts.append(part.assign(class_or_metric=f"{metric} gap closed", value=share))
     return pd.concat(parts, ignore_index=True)
-
-
-@functools.cache
-def _published(name: str) -> pd.DataFrame:
-    """One published file."""
-    folder = resources.files("panolib.report") / "published"
-    known = sorted(path.name for path in folder.iterdir() if path.name.endswith(".csv"))
-    if name not in known:
-        raise FileNotFoundError(f"no published table {name!r}; expected one of {known}")
-    with (folder / name).open() as file:
-        return pd.read_csv(file)
-
-
-def published(name: str) -> pd.DataFrame:
-    """Published numbers: method, setting, class_or_metric, value, unit, source.
-
-    Raises
-    ------
-    FileNotFoundError
-        With the known names, for an unknown one.
-    """
-    return _published(name).copy()
 
 
 def with_published(

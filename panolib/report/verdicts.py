@@ -56,8 +56,9 @@ class Claim:
     of : mapping
         Selection that both sides share: experiment, tag values, coordinates, columns of the table.
     a, b : mapping, or sequence of mappings
-        What each side selects beside it. Of several mappings the side is the one with the highest mean. In
-        a curve `at` is the part of the training: 0 the first value, 1 the last; or "mean" or "median".
+        What each side selects beside it. Of several mappings the side is the one with the highest mean; of
+        none it is 0 (b only). In a curve `at` is the part of the training: 0 the first value, 1 the last; or
+        "mean" or "median".
     expected : str
         What is claimed of a beside b.
     smallest : float
@@ -222,13 +223,15 @@ def _decide(study: Study, claim: Claim, given: Interval | bool | None) -> dict[s
         ours, found = "", given
     else:
         try:
-            a, b = (_best(study, claim, part) for part in (claim.a, claim.b))
+            a = _best(study, claim, claim.a)
+            b = _best(study, claim, claim.b) if claim.b else Side(0.0 * a.by_seed)
         except LookupError as error:  # the profile leaves these runs out
             if isinstance(error, KeyError | IndexError):
                 raise
             return {**at, **empty, "verdict": NOT_TESTABLE, "reason": f"not in this profile ({error})"}
         found = compare(a, b, claim.unit, claim.at_least)
-        ours = " against ".join(_value_text(x.by_seed.mean(), claim.unit) for x in (a, b))
+        seeds = a.by_seed.index.intersection(b.by_seed.index)
+        ours = " against ".join(_value_text(x.by_seed[seeds].mean(), claim.unit) for x in (a, b))
     numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,
                "over": found.over, "reason": ""}  # fmt: skip
     for needed in claim.requires:
