@@ -128,7 +128,7 @@ def test_a_matching_data_set_is_used_again(written):
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*.png")} == before
 
 
-def test_another_fingerprint_is_an_error_unless_overwrite(tmp_path):
+def test_another_fingerprint_is_an_error(tmp_path):
     city.write_city(tmp_path, "gta5", split="train", n_images=2, progress=False, **SIZE)
     with pytest.raises(ValueError, match=r"n_images = 2, expected 3") as error:
         city.write_city(tmp_path, "gta5", split="train", n_images=3, progress=False, **SIZE)
@@ -137,19 +137,15 @@ def test_another_fingerprint_is_an_error_unless_overwrite(tmp_path):
     other = dataclasses.replace(style, texture=dataclasses.replace(style.texture, road_amplitude=0.9))
     with pytest.raises(ValueError, match="style_parameters"):
         city.write_city(tmp_path, other, split="train", n_images=2, progress=False, **SIZE)
-    city.write_city(tmp_path, "gta5", split="train", n_images=3, progress=False, overwrite=True, **SIZE)
-    assert len(list((tmp_path / "images").iterdir())) == len(list((tmp_path / "labels").iterdir())) == 3
+    assert len(list((tmp_path / "images").iterdir())) == len(list((tmp_path / "labels").iterdir())) == 2
 
 
 def test_files_of_others_are_never_touched(tmp_path):
     theirs = tmp_path / "images" / "00001.png"
     theirs.parent.mkdir()
     theirs.write_bytes(b"precious")
-    for overwrite in (False, True):
-        with pytest.raises(ValueError, match=r"without city\.json"):
-            city.write_city(
-                tmp_path, "gta5", split="train", n_images=1, overwrite=overwrite, progress=False, **SIZE
-            )
+    with pytest.raises(ValueError, match=r"without city\.json"):
+        city.write_city(tmp_path, "gta5", split="train", n_images=1, progress=False, **SIZE)
     assert theirs.read_bytes() == b"precious"
 
 

@@ -366,7 +366,7 @@ def test_noise_is_on_the_side_that_was_asked_for(thin_paper, noisy, monkeypatch)
         return original(teacher, crops, largest)
 
     original = instance.rotated_view
-    monkeypatch.setattr(instance.views, "photometric_noise", noise)
+    monkeypatch.setattr(instance.photometry, "photometric_noise", noise)
     monkeypatch.setattr(instance, "rotated_view", rotated_view)
     build = instance.build_instance
 

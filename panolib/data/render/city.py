@@ -25,12 +25,12 @@ from panolib.data.errors import DataError
 from panolib.data.images import resize_labels, write_png16
 from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.data.render.city_scenes import Scene, render
-from panolib.data.render.city_styles import STYLES, Geometry, Photometry, Statistics, Style, Texture
+from panolib.data.render.city_styles import STYLES, Style, style_of
 from panolib.labels import CITYSCAPES
 
 __all__ = [
-    "RENDERER_VERSION", "STYLES", "Geometry", "Photometry", "Scene", "Statistics", "Style", "StyleName",
-    "Texture", "fingerprint", "is_written", "render", "write_city",
+    "RENDERER_VERSION", "STYLES", "Scene", "Style", "StyleName", "fingerprint", "is_written", "render",
+    "write_city",
 ]  # fmt: skip
 
 StyleName = Literal[tuple(STYLES)]
@@ -54,10 +54,7 @@ def fingerprint(style: Style | str, *, split: str, n_images: int, height: int, w
 
     Raises KeyError for an unknown style or split.
     """
-    if isinstance(style, str):
-        if style not in STYLES:
-            raise KeyError(f"unknown style {style!r}; expected one of {sorted(STYLES)}")
-        style = STYLES[style]
+    style = style_of(style)
     if split not in _SPLITS:
         raise KeyError(f"unknown split {split!r}; expected one of {sorted(_SPLITS)}")
     parameters = json.dumps(asdict(style), sort_keys=True)
@@ -84,7 +81,6 @@ def write_city(
     seed: int,
     n_workers: int = 1,
     progress: bool = True,
-    overwrite: bool = False,
 ) -> Path:
     """Render a data set into a folder, or use the one that is there.
 
@@ -97,15 +93,12 @@ def write_city(
         The name of the style decides the format: "synthia", "gta5" or "cityscapes".
     split : str
         "train", "val" or "all". Val scenes are never those of train (or all).
-    n_images, height, width : int
+    n_images, height, width, seed : int
         GTA5 has a few frames of other heights, as the real data.
-    seed : int
     n_workers : int
         Processes. With more than one, a script must call this below ``if __name__ == "__main__"``.
     progress : bool
         Show a progress bar.
-    overwrite : bool
-        Replace a rendered data set with another fingerprint. Other people's files are never replaced.
 
     Returns
     -------
@@ -123,34 +116,27 @@ def write_city(
         If a worker process ends early, as it does where the main guard is missing.
     """
     leave_unguarded_import()
-    root = Path(root)
+    root, style = Path(root), style_of(style)
     wanted = fingerprint(style, split=split, n_images=n_images, height=height, width=width, seed=seed)
     if n_images < 1:
         raise ValueError(f"{root}: n_images = {n_images}, expected at least 1")
-    style = STYLES[style] if isinstance(style, str) else style
-    write_scene, _ = _FORMATS[style.name]
     stamp, parts = _layout(style.name, split)
     work = root / stamp.replace("city", ".writing").removesuffix(".json")
 
     root.mkdir(parents=True, exist_ok=True)
     with FileLock(root / ".lock"):
         _finish_or_clear(root, work, stamp, parts)
-        if _usable(root, stamp, parts, wanted, overwrite):
+        if _usable(root, stamp, parts, wanted):
             return root
         work.mkdir()
-        job = partial(
-            _render_and_write, work, style, write_scene, split=split, height=height, width=width, seed=seed
-        )
+        job = partial(_render_and_write, work, style, split=split, height=height, width=width, seed=seed)
         label = f"{style.name} {split} {height}x{width}"
         done = map_in_processes(job, n_images, n_workers)
         for _ in tqdm(done, total=n_images, desc=label, unit="image", disable=not progress):
             pass
-        _sync(work)
         part = work / (stamp + ".part")
         part.write_text(json.dumps(wanted, indent=1) + "\n")
-        _sync(part)
         os.replace(part, work / stamp)  # from here on the data set is complete
-        _sync(work, recursive=False)
         _finish_or_clear(root, work, stamp, parts)
     return root
 
@@ -160,8 +146,7 @@ def is_written(root: Path, style: str, *, split: str, **arguments) -> bool:
 
     Raises ValueError where another one lies there.
     """
-    wanted = fingerprint(style, split=split, **arguments)
-    return _usable(Path(root), *_layout(style, split), wanted, overwrite=False)
+    return _usable(Path(root), *_layout(style, split), fingerprint(style, split=split, **arguments))
 
 
 # ---------------------------------------------------------------------------------- complete or not at all
@@ -173,33 +158,27 @@ def _layout(style: str, split: str) -> tuple[str, list[str]]:
     return f"city{suffix}.json", [part.format(split=split) for part in _FORMATS[style][1]]
 
 
-def _usable(root: Path, stamp: str, parts: list[str], wanted: dict, overwrite: bool) -> bool:
+def _usable(root: Path, stamp: str, parts: list[str], wanted: dict) -> bool:
     """Whether the wanted data set is there. Raises ValueError for another one in its place."""
-    if (root / stamp).is_file():
-        try:
-            found = dict(json.loads((root / stamp).read_text()))
-        except (ValueError, TypeError) as error:
+    if not (root / stamp).is_file():
+        present = [part for part in parts if (root / part).exists()]
+        if present:
             raise DataError(
-                f"{root / stamp}: {error}, expected a JSON object; delete {root} to render it again"
-            ) from error
-        if found == wanted:
-            return True
-        if not overwrite:
-            differing = {
-                k: (found.get(k), wanted.get(k)) for k in found | wanted if found.get(k) != wanted.get(k)
-            }
-            text = ", ".join(f"{key} = {a!r}, expected {b!r}" for key, (a, b) in differing.items())
-            raise DataError(
-                f"{root}: holds another rendered data set ({text}); use another folder or overwrite=True"
+                f"{root}: found {', '.join(present)} without {stamp}: not written by this renderer and left "
+                "alone; expected an empty folder"
             )
         return False
-    present = [part for part in parts if (root / part).exists()]
-    if present:
+    try:
+        found = dict(json.loads((root / stamp).read_text()))
+    except (ValueError, TypeError) as error:
         raise DataError(
-            f"{root}: found {', '.join(present)} without {stamp}: not written by this renderer and left "
-            "alone; expected an empty folder"
-        )
-    return False
+            f"{root / stamp}: {error}, expected a JSON object; delete {root} to render it again"
+        ) from error
+    differing = [k for k in found | wanted if found.get(k) != wanted.get(k)]
+    if differing:
+        text = ", ".join(f"{k} = {found.get(k)!r}, expected {wanted.get(k)!r}" for k in differing)
+        raise DataError(f"{root}: holds another rendered data set ({text}); delete it or use another folder")
+    return True
 
 
 def _finish_or_clear(root: Path, work: Path, stamp: str, parts: list[str]) -> None:
@@ -209,39 +188,23 @@ def _finish_or_clear(root: Path, work: Path, stamp: str, parts: list[str]) -> No
     readers look for them first and so never see half a data set.
     """
     if (work / stamp).is_file():
-        (root / stamp).unlink(missing_ok=True)
         for part in reversed(parts):
             if (work / part).exists():
-                if (root / part).exists():
-                    shutil.rmtree(root / part)
                 (root / part).parent.mkdir(parents=True, exist_ok=True)
                 os.replace(work / part, root / part)
-                _sync((root / part).parent, recursive=False)
         os.replace(work / stamp, root / stamp)
-        _sync(root, recursive=False)
     if work.exists():
         shutil.rmtree(work)
-
-
-def _sync(path: Path, *, recursive: bool = True) -> None:
-    """Make sure that a file or folder is on disk."""
-    below = path.rglob("*") if recursive and path.is_dir() else ()
-    for entry in (*below, path):
-        handle = os.open(entry, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 # ---------------------------------------------------------------------------------- scenes
 
 
-def _render_and_write(work: Path, style: Style, write_scene, i: int, *, split, height, width, seed) -> None:
+def _render_and_write(work: Path, style: Style, i: int, *, split, height, width, seed) -> None:
     odd = style.name == "gta5" and i % 9 == 4  # a few frames of 1046 instead of 1052 rows
     rows = min(round(height * 1046 / 1052), height - 1) if odd else height
     scene = render(style, seed=seed, index=_SPLITS[split] + i, height=rows, width=width)
-    write_scene(work, scene, i, split)
+    _FORMATS[style.name][0](work, scene, i, split)
 
 
 # ---------------------------------------------------------------------------------- the three formats
@@ -252,8 +215,10 @@ def _new(path: Path) -> Path:
     return path
 
 
-def _write_rgb(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(_new(path)), np.ascontiguousarray(image[..., ::-1])):
+def _write(path: Path, image: np.ndarray) -> None:
+    """uint8 [H, W] or [H, W, 3] (R, G, B) as PNG."""
+    stored = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
+    if not cv2.imwrite(str(_new(path)), stored):
         raise OSError(f"{path}: could not be written")
 
 
@@ -266,9 +231,9 @@ def _write_synthia(work: Path, scene: Scene, i: int, split: str) -> None:
     labels = np.zeros((*scene.semantic.shape, 3), np.uint16)
     labels[..., 0] = table[scene.semantic]
     labels[..., 1] = np.where(scene.instance > 0, 256 + scene.instance * 53 % 4001, 0)  # scattered, unique
-    _write_rgb(folder / "RGB" / f"{i:07d}.png", scene.image)
+    _write(folder / "RGB" / f"{i:07d}.png", scene.image)
     write_png16(_new(folder / "GT" / "LABELS" / f"{i:07d}.png"), labels)
-    _write_rgb(folder / "GT" / "COLOR" / f"{i:07d}.png", CITYSCAPES.colourise(scene.semantic))
+    _write(folder / "GT" / "COLOR" / f"{i:07d}.png", CITYSCAPES.colourise(scene.semantic))
 
 
 def _write_gta5(work: Path, scene: Scene, i: int, split: str) -> None:
@@ -281,7 +246,7 @@ def _write_gta5(work: Path, scene: Scene, i: int, split: str) -> None:
     palette[list(CITYSCAPES.file_ids)] = CITYSCAPES.colours
     picture = Image.fromarray(label_id)
     picture.putpalette(palette.ravel().tolist())
-    _write_rgb(work / "images" / f"{i + 1:05d}.png", scene.image)
+    _write(work / "images" / f"{i + 1:05d}.png", scene.image)
     picture.save(_new(work / "labels" / f"{i + 1:05d}.png"))
 
 
@@ -290,23 +255,18 @@ def _write_cityscapes(work: Path, scene: Scene, i: int, split: str) -> None:
     city = _CITIES[split][i % 3]
     name = f"{city}/{city}_{i // 3:06d}_000019"
     values = scene.label_id.astype(np.uint16)
-    ids, first, index = np.unique(scene.instance, return_index=True, return_inverse=True)
-    label_of = scene.label_id.ravel()[first].astype(np.int64)
     counted = np.zeros(256, np.int64)
-    numbers = np.zeros(len(ids), np.int64)
-    for j in np.flatnonzero(ids):
-        numbers[j] = label_of[j] * 1000 + counted[label_of[j]]
-        counted[label_of[j]] += 1
-    index = index.reshape(scene.instance.shape)
-    values = np.where(scene.instance > 0, numbers[index], values).astype(np.uint16)
+    for instance in np.unique(scene.instance[scene.instance > 0]):
+        mask = scene.instance == instance
+        label_id = int(scene.label_id[mask][0])
+        values[mask] = label_id * 1000 + counted[label_id]
+        counted[label_id] += 1
 
-    _write_rgb(work / "leftImg8bit" / split / f"{name}_leftImg8bit.png", scene.image)
+    _write(work / "leftImg8bit" / split / f"{name}_leftImg8bit.png", scene.image)
     truth = work / "gtFine" / split / name
-    _new(truth)
-    if not cv2.imwrite(f"{truth}_gtFine_labelIds.png", scene.label_id):
-        raise OSError(f"{truth}_gtFine_labelIds.png: could not be written")
+    _write(Path(f"{truth}_gtFine_labelIds.png"), scene.label_id)
     write_png16(Path(f"{truth}_gtFine_instanceIds.png"), values)
-    _write_rgb(Path(f"{truth}_gtFine_color.png"), CITYSCAPES.colourise(scene.semantic))
+    _write(Path(f"{truth}_gtFine_color.png"), CITYSCAPES.colourise(scene.semantic))
 
 
 _FORMATS = {  # writer; folders in the order a reader opens them

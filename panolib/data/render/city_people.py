@@ -29,12 +29,9 @@ def cloth(dice: Dice, palette: Sequence[Colour]) -> Cloth:
     if dice.chance(0.55):
         trousers = dice.pick(((0.10, 0.12, 0.18), (0.07, 0.07, 0.08), (0.24, 0.22, 0.19)))
     return Cloth(
-        dice.shade(dice.pick(_SKIN)),
-        dice.pick(_HAIR),
-        Material(top, STAIN, 0.16, 45.0),
-        Material(trousers, STAIN, 0.14, 45.0),
-        Material(dice.shade((0.12, 0.10, 0.09), 0.5)),
-    )
+        dice.shade(dice.pick(_SKIN)), dice.pick(_HAIR), Material(top, STAIN, 0.16, 45.0),
+        Material(trousers, STAIN, 0.14, 45.0), Material(dice.shade((0.12, 0.10, 0.09), 0.5)),
+    )  # fmt: skip
 
 
 def _head(figure: Figure, x: float, y: float, wear: Cloth, view: str, helmet: Colour | None = None) -> None:
@@ -79,18 +76,15 @@ def person(
             figure.limb(knee, 0.53, 0.15, foot, 0.08, 0.11, material, roundness=0.4)
             figure.limb(foot - 0.08 * sign, 0.04, 0.08, foot + 0.16 * sign, 0.03, 0.06, wear.shoes)
         arms = [(0, -sign * stride * 0.9, 0.86)]
-    skirt = dice.chance(0.18)
-    if skirt:
+    if dice.chance(0.18):  # a skirt
         figure.shape([(-0.15, 1.0), (0.15, 1.0), (0.24, 0.55), (-0.24, 0.55)], wear.trousers, roundness=0.4)
     sleeve = Material(darker(wear.top.colour, 0.80), STAIN, 0.12, 45.0)
     hem = 0.62 if dice.chance(0.3) else 0.88  # a coat or a jacket
     torso = [(-broad * 0.85, hem), (broad * 0.85, hem), (broad, 1.20), (broad * 1.08, 1.40),
              (broad * 0.55, 1.49), (-broad * 0.55, 1.49), (-broad * 1.08, 1.40), (-broad, 1.20)]  # fmt: skip
     if len(arms) == 1 and dice.chance(0.3):
-        figure.shape(
-            [(-0.28, 1.35), (-0.12, 1.42), (-0.12, 0.98), (-0.28, 0.98)],
-            Material(dice.shade((0.3, 0.1, 0.1), 0.5)),
-        )
+        bag = Material(dice.shade((0.3, 0.1, 0.1), 0.5))
+        figure.shape([(-0.28, 1.35), (-0.12, 1.42), (-0.12, 0.98), (-0.28, 0.98)], bag)
     figure.shape(torso, wear.top, roundness=0.55)
     for side, hand_x, hand_y in arms:
         shoulder, elbow = side * (broad + 0.03), (side * (broad + 0.03) + hand_x) / 2 + 0.03 * side
@@ -98,10 +92,8 @@ def person(
         figure.limb(elbow, 1.14, 0.10, hand_x, hand_y, 0.08, sleeve, roundness=0.4)
         figure.disc(hand_x, hand_y - 0.03, 0.045, 0.055, Material(wear.skin))
     if len(arms) == 2 and dice.chance(0.25):
-        figure.shape(
-            [(0.20, 0.98), (0.40, 0.98), (0.38, 0.66), (0.22, 0.66)],
-            Material(dice.shade((0.25, 0.16, 0.10), 0.6)),
-        )
+        bag = Material(dice.shade((0.25, 0.16, 0.10), 0.6))
+        figure.shape([(0.20, 0.98), (0.40, 0.98), (0.38, 0.66), (0.22, 0.66)], bag)
     _head(figure, 0.0, 1.625, wear, view)
 
 
@@ -128,14 +120,8 @@ def bicycle(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour:
     figure.shape([rear, crank, front, steer, seat], metal, visible=False)
     figure.ring(*rear, 0.345, 0.265, TYRE)
     figure.ring(*front, 0.345, 0.265, TYRE)
-    for start, end in (
-        (rear, crank),
-        (rear, seat),
-        (crank, seat),
-        (crank, steer),
-        (seat, steer),
-        (front, steer),
-    ):
+    tubes = (rear, crank), (rear, seat), (crank, seat), (crank, steer), (seat, steer), (front, steer)
+    for start, end in tubes:
         figure.limb(*start, 0.065, *end, 0.065, metal)
     figure.limb(-0.34, 0.93, 0.08, -0.08, 0.93, 0.06, dark)
     figure.limb(0.30, 1.04, 0.06, 0.46, 0.98, 0.06, dark)
@@ -144,10 +130,8 @@ def bicycle(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour:
     if dice.chance(0.5):
         figure.limb(-0.78, 0.72, 0.06, -0.30, 0.74, 0.06, dark)
     if dice.chance(0.3):
-        figure.shape(
-            [(0.42, 0.78), (0.72, 0.78), (0.76, 1.02), (0.40, 1.02)],
-            Material((0.36, 0.27, 0.17), BRICK, 0.5, 60.0),
-        )
+        wicker = Material((0.36, 0.27, 0.17), BRICK, 0.5, 60.0)
+        figure.shape([(0.42, 0.78), (0.72, 0.78), (0.76, 1.02), (0.40, 1.02)], wicker)
     return figure
 
 
@@ -157,11 +141,8 @@ def motorcycle(
     """A motorcycle or scooter. Returns the plane it stands in."""
     frame = Frame(canvas.camera, u, z, turn)
     figure_shadow(canvas, frame, 0.3, along=0.9)
-    paint, dark, steel = (
-        Material(colour, gloss=0.18),
-        Material(BLACK),
-        Material((0.38, 0.38, 0.40), gloss=0.2),
-    )
+    paint, dark = Material(colour, gloss=0.18), Material(BLACK)
+    steel = Material((0.38, 0.38, 0.40), gloss=0.2)
     if _seen_end_on(turn):
         figure = Figure(canvas, frame, along=False, level=level)
         figure.limb(0, 0.0, 0.17, 0, 0.62, 0.17, TYRE)
@@ -182,14 +163,8 @@ def motorcycle(
     figure.shape([(-0.45, 0.28), (0.36, 0.26), (0.42, 0.62), (-0.40, 0.60)], dark)
     figure.disc(-0.05, 0.40, 0.19, 0.15, steel)
     tank = [
-        (-0.85, 0.72),
-        (-0.30, 0.58),
-        (0.42, 0.58),
-        (0.50, 0.98),
-        (0.20, 0.96),
-        (-0.10, 0.78),
-        (-0.80, 0.84),
-    ]
+        (-0.85, 0.72), (-0.30, 0.58), (0.42, 0.58), (0.50, 0.98), (0.20, 0.96), (-0.10, 0.78), (-0.80, 0.84),
+    ]  # fmt: skip
     figure.shape(tank, paint, convex=False)
     figure.shape([(-0.72, 0.80), (-0.06, 0.76), (-0.06, 0.86), (-0.74, 0.92)], dark)
     figure.limb(-0.75, 0.34, 0.12, -0.10, 0.28, 0.10, steel)
@@ -210,15 +185,8 @@ def rider(figure: Figure, turn: float, dice: Dice, wear: Cloth, *, motor: bool) 
         for side in (-1, 1):
             knee = side * (0.26 if motor else 0.15)
             figure.limb(side * 0.11, seat, 0.20, knee, 0.60, 0.15, wear.trousers, roundness=0.4)
-            figure.limb(
-                knee,
-                0.62,
-                0.14,
-                side * 0.16,
-                low + (0.18 if side > 0 and not motor else 0),
-                0.11,
-                wear.trousers,
-            )
+            foot = low + (0.18 if side > 0 and not motor else 0)
+            figure.limb(knee, 0.62, 0.14, side * 0.16, foot, 0.11, wear.trousers)
             figure.limb(side * 0.22, seat + 0.46, 0.13, side * 0.37, seat + 0.22, 0.10, sleeve, roundness=0.4)
             figure.limb(side * 0.37, seat + 0.24, 0.10, side * 0.30, seat + 0.10, 0.08, sleeve)
         torso = [(-0.17, seat - 0.08), (0.17, seat - 0.08), (0.24, seat + 0.42), (0.12, seat + 0.54),
@@ -240,13 +208,5 @@ def rider(figure: Figure, turn: float, dice: Dice, wear: Cloth, *, motor: bool) 
     elbow = ((shoulder[0] + hand[0]) / 2 - 0.02, (shoulder[1] + hand[1]) / 2 - 0.08)
     figure.limb(shoulder[0], shoulder[1] - 0.04, 0.14, *elbow, 0.11, sleeve, roundness=0.3)
     figure.limb(*elbow, 0.11, *hand, 0.08, sleeve, roundness=0.3)
-    view = "right" if figure.at(1, 1)[0] > figure.at(0, 1)[0] else "left"
-    forward = 0.06
-    _head(
-        figure,
-        shoulder[0] + forward,
-        shoulder[1] + 0.19,
-        wear,
-        "left" if view == "right" else "right",
-        helmet,
-    )
+    view = "left" if figure.at(1, 1)[0] > figure.at(0, 1)[0] else "right"
+    _head(figure, shoulder[0] + 0.06, shoulder[1] + 0.19, wear, view, helmet)

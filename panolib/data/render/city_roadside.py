@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
-from panolib.data.render.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow
+from panolib.data.render.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow, upright_quad
 from panolib.data.render.raster import (
     BRICK,
     HOUSES,
@@ -62,11 +62,8 @@ def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage:
     """A broad-leaved tree; the trunk belongs to the vegetation."""
     if not canvas.sees(u, z, height / 2):
         return
-    canvas.group(OBJECTS, z - 0.3, z + 0.3, u)
-    canvas.thing(LABEL_ID["vegetation"])
-    frame = Frame(canvas.camera, u, z, 0.0)
-    figure_shadow(canvas, frame, 0.5)
-    figure = Figure(canvas, frame, along=False, level=level)
+    figure, _ = _stand(canvas, u, z, level, "vegetation", radius=0.3)
+    figure_shadow(canvas, figure.frame, 0.5)
     fork = height * dice(0.34, 0.45)
     bark = Material((0.21, 0.17, 0.13), LEAF, 0.35, 20.0)
     figure.limb(0, 0, 0.36, dice(-0.1, 0.1), fork + 0.6, 0.22, bark, roundness=0.6)
@@ -88,6 +85,13 @@ def hedge(
             _crown(canvas, u, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
+def _stand(canvas: Canvas, u: float, z: float, level: float, *labels: str, radius: float = 0.1):
+    """(figure to draw an object at (u, z), number of each of its labels, of which the last is set)."""
+    canvas.group(OBJECTS, z - radius, z + radius, u)
+    things = [canvas.thing(LABEL_ID[label]) for label in labels]
+    return Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level), *things
+
+
 def _steel(dice: Dice) -> Material:
     return Material(dice.shade((0.30, 0.31, 0.31), 0.3))
 
@@ -96,25 +100,20 @@ def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None
     """A street lamp whose arm reaches over the road."""
     if not canvas.sees(u, z, 3.0):
         return
-    canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
-    canvas.thing(LABEL_ID["pole"])
-    figure = Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
+    figure, _ = _stand(canvas, u, z, level, "pole")
     steel, height = _steel(dice), dice(5.5, 8.0)
     figure.limb(0, 0, 0.22, 0, height, 0.13, steel, roundness=0.7)
     reach = -math.copysign(dice(1.0, 2.0), u)
     figure.limb(0, height - 0.05, 0.10, reach, height + 0.3, 0.09, steel)
-    figure.limb(
-        reach * 0.85, height + 0.24, 0.20, reach * 1.35, height + 0.34, 0.14, Material((0.62, 0.62, 0.58))
-    )
+    lamp = Material((0.62, 0.62, 0.58))
+    figure.limb(reach * 0.85, height + 0.24, 0.20, reach * 1.35, height + 0.34, 0.14, lamp)
 
 
 def bollards(canvas: Canvas, u: float, z0: float, n: int, dice: Dice, level=0.0) -> None:
     """A row of short posts along the kerb."""
     steel = _steel(dice)
     for z in (z0 + 1.5 * i for i in range(n) if canvas.sees(u, z0 + 1.5 * i, 0.5)):
-        canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
-        canvas.thing(LABEL_ID["pole"])
-        figure = Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
+        figure, _ = _stand(canvas, u, z, level, "pole")
         figure.limb(0, 0, 0.16, 0, 0.95, 0.14, steel, roundness=0.7)
 
 
@@ -122,9 +121,7 @@ def traffic_light(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> 
     """A signal on a pole; sometimes a second one on an arm over the road."""
     if not canvas.sees(u, z, 4.0):
         return
-    canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
-    pole, light = canvas.thing(LABEL_ID["pole"]), canvas.thing(LABEL_ID["traffic light"])
-    figure = Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
+    figure, pole, light = _stand(canvas, u, z, level, "pole", "traffic light")
     steel = _steel(dice)
     reach = -math.copysign(dice(2.0, 3.2), u) if dice.chance(0.4) else 0.0
     figure.limb(0, 0, 0.17, 0, 5.4 if reach else 3.5, 0.14, steel, roundness=0.7, thing=pole)
@@ -144,37 +141,26 @@ def traffic_sign(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> N
     """One or two signs on a pole: warning, prohibition, direction, parking, stop, or the back of one."""
     if not canvas.sees(u, z, 1.0):
         return
-    canvas.group(OBJECTS, z - 0.1, z + 0.1, u)
-    pole, sign = canvas.thing(LABEL_ID["pole"]), canvas.thing(LABEL_ID["traffic sign"])
-    figure = Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level)
+    figure, pole, sign = _stand(canvas, u, z, level, "pole", "traffic sign")
     y = dice(2.3, 2.7)
     figure.limb(0, 0, 0.11, 0, y + 0.2, 0.10, _steel(dice), roundness=0.6, thing=pole)
-    white, red, blue = (
-        Material((0.90, 0.90, 0.88)),
-        Material((0.78, 0.08, 0.08)),
-        Material((0.08, 0.24, 0.62)),
-    )
+    white, red = Material((0.90, 0.90, 0.88)), Material((0.78, 0.08, 0.08))
+    blue = Material((0.08, 0.24, 0.62))
     for _ in range(dice.count(1, 2)):
         kind, r = dice.count(0, 5), 0.42
         if kind == 0:
             for scale, material in ((1.0, red), (0.66, white)):
-                points = [
-                    (0.0, y + r * scale),
-                    (-r * scale, y - 0.65 * r * scale),
-                    (r * scale, y - 0.65 * r * scale),
-                ]
-                figure.shape(points, material, thing=sign)
+                low = y - 0.65 * r * scale
+                corners = [(0.0, y + r * scale), (-r * scale, low), (r * scale, low)]
+                figure.shape(corners, material, thing=sign)
         elif kind in (1, 2):
             for scale, material in ((1.0, red), (0.7, white if kind == 1 else blue)):
                 figure.disc(0, y, r * scale, r * scale, material, thing=sign)
         else:
             material = (blue, Material((0.90, 0.74, 0.10)), Material((0.45, 0.46, 0.47)))[kind - 3]
             w = r * (1.5 if kind == 4 else 0.9)
-            figure.shape(
-                [(-w, y - r * 0.8), (w, y - r * 0.8), (w, y + r * 0.8), (-w, y + r * 0.8)],
-                material,
-                thing=sign,
-            )
+            board = [(-w, y - r * 0.8), (w, y - r * 0.8), (w, y + r * 0.8), (-w, y + r * 0.8)]
+            figure.shape(board, material, thing=sign)
             if kind != 5:
                 figure.limb(-w * 0.5, y, r * 0.4, w * 0.5, y, r * 0.4, white, thing=sign)
         y -= 0.85
@@ -184,23 +170,12 @@ def litter_bin(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> Non
     """A bin or an advertising column: "static", so void."""
     if not canvas.sees(u, z, 1.0):
         return
-    canvas.group(OBJECTS, z - 0.3, z + 0.3, u)
-    canvas.thing(LABEL_ID["static"])
-    frame = Frame(canvas.camera, u, z, 0.0)
-    figure_shadow(canvas, frame, 0.5)
-    figure = Figure(canvas, frame, along=False, level=level)
+    figure, _ = _stand(canvas, u, z, level, "static", radius=0.3)
+    figure_shadow(canvas, figure.frame, 0.5)
     colour = dice.pick(((0.16, 0.30, 0.18), (0.35, 0.33, 0.10), (0.22, 0.22, 0.24)))
     if dice.chance(0.25):
-        figure.limb(
-            0,
-            0,
-            1.2,
-            0,
-            2.9,
-            1.2,
-            Material(dice.shade((0.5, 0.42, 0.30), 0.4), STAIN, 0.5, 30.0),
-            roundness=0.7,
-        )
+        poster = Material(dice.shade((0.5, 0.42, 0.30), 0.4), STAIN, 0.5, 30.0)
+        figure.limb(0, 0, 1.2, 0, 2.9, 1.2, poster, roundness=0.7)
         figure.limb(0, 2.9, 1.4, 0, 3.1, 1.2, Material((0.15, 0.22, 0.18)))
     else:
         figure.limb(0, 0.05, 0.55, 0, 1.0, 0.65, Material(colour, STAIN, 0.1, 20.0), roundness=0.5)
@@ -244,11 +219,7 @@ def house(
     canvas.group(HOUSES, z0, z1, u)
     canvas.thing(LABEL_ID["building"])
 
-    def quad(u0, za, u1, zb, y0, y1, material, plane=None) -> None:
-        corners = ((u0, y0, za), (u1, y0, zb), (u1, y1, zb), (u0, y1, za))
-        points = [camera.project(*corner) for corner in corners]
-        canvas.polygon(points, material, plane or upright_plane(camera, u0, za, u1, zb))
-
+    quad = partial(upright_quad, canvas)
     roof = Material(dice.shade(dice.pick(facade.roofs), 0.15), BRICK, 0.25, 8.0)
     ridge = height + dice(1.5, 3.0)
     if dice.chance(0.75):
@@ -282,27 +253,22 @@ def house(
 
 def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Material) -> None:
     """A free-standing wall along the road."""
-    camera = canvas.camera
     canvas.group(HOUSES, z0, z1 - 0.01, u)
     canvas.thing(LABEL_ID["wall"])
-    plane = upright_plane(camera, u, z0, u, z1)
     coping = Material(darker(material.colour, 1.25))
-    for y0, y1, surface in ((0.0, height, material), (height - 0.15, height, coping)):
-        points = [camera.project(*c) for c in ((u, y0, z0), (u, y0, z1), (u, y1, z1), (u, y1, z0))]
-        canvas.polygon(points, surface, plane)
+    for y0, surface in ((0.0, material), (height - 0.15, coping)):
+        upright_quad(canvas, u, z0, u, z1, y0, height, surface)
 
 
 def fence(canvas: Canvas, u, z0, z1, height, dice: Dice, colour: Colour, *, boards: bool) -> None:
     """A fence along the road; between its bars one sees through, its label has no holes."""
-    camera = canvas.camera
     canvas.group(HOUSES, z0, z1 - 0.01, u)
     canvas.thing(LABEL_ID["fence"])
-    plane = upright_plane(camera, u, z0, u, z1)
+    plane = upright_plane(canvas.camera, u, z0, u, z1)
     material = Material(colour, STAIN, 0.15, 6.0)
 
     def quad(za, zb, y0, y1, **options) -> None:
-        points = [camera.project(*c) for c in ((u, y0, za), (u, y0, zb), (u, y1, zb), (u, y1, za))]
-        canvas.polygon(points, material, plane, **options)
+        upright_quad(canvas, u, za, u, zb, y0, y1, material, plane, **options)
 
     quad(z0, z1, 0.0, height, visible=False)
     for y in (0.15, height - 0.12):

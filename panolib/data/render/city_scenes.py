@@ -14,8 +14,8 @@ import cv2
 import numpy as np
 
 from panolib.data.render import city_people, city_roadside, city_vehicles
-from panolib.data.render.city_shapes import LABEL_ID, Dice, Frame, darker
-from panolib.data.render.city_styles import STYLES, Photometry, Range, Style
+from panolib.data.render.city_shapes import LABEL_ID, Dice, Frame, darker, upright_quad
+from panolib.data.render.city_styles import Photometry, Range, Style, style_of
 from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
@@ -33,7 +33,6 @@ from panolib.data.render.raster import (
     Material,
     facing_plane,
     level_plane,
-    upright_plane,
 )
 from panolib.labels import CITYSCAPES, VOID
 
@@ -177,7 +176,7 @@ class _Composer:
 
     def _kerb(self, side: int, kerb: Material) -> None:
         """The stones at the edge, as an upright band with a top."""
-        edge, project = self.edge[side], self.camera.project
+        edge = self.edge[side]
         pieces = [(1.0, 4.0), (4.0, 9.0), (9.0, 20.0), (20.0, 45.0), (45.0, 160.0)]
         if self.crossing:
             near, far = self.crossing[0] - 0.5, self.crossing[1] + 0.5
@@ -186,15 +185,7 @@ class _Composer:
             ]
         for a, b in pieces:
             self._strip(edge, edge + side * 0.16, a, b, KERB, kerb)
-            points = [
-                project(edge, 0, a),
-                project(edge, 0, b),
-                project(edge, KERB, b),
-                project(edge, KERB, a),
-            ]
-            self.canvas.polygon(
-                points, Material(darker(kerb.colour, 0.7)), upright_plane(self.camera, edge, a, edge, b)
-            )
+            upright_quad(self.canvas, edge, a, edge, b, 0, KERB, Material(darker(kerb.colour, 0.7)))
 
     def _marks(self, mark: Material) -> None:
         """Lane lines, stop line, zebra and rails; all belong to the road."""
@@ -249,16 +240,9 @@ class _Composer:
                 material = Material(darker(look.pick(foliage.palette), 0.9), STAIN, 0.5, 0.8)
             else:
                 material = Material(
-                    look.shade(look.pick(facade.palette)),
-                    PLAIN,
-                    0.0,
-                    3.0,
-                    0.0,
-                    (3.0, 3.2),
-                    (1.5, 1.7),
-                    1.0,
+                    look.shade(look.pick(facade.palette)), PLAIN, 0.0, 3.0, 0.0, (3.0, 3.2), (1.5, 1.7), 1.0,
                     0.15,
-                )
+                )  # fmt: skip
             corners = [(u, 0.0), (u + width, 0.0), (u + width, height)]
             corners += [(u + width * f, height * self.shape(0.8, 1.15)) for f in (0.7, 0.35)] if trees else []
             points = [camera.project(a, b, z) for a, b in [*corners, (u, height)]]
@@ -309,15 +293,9 @@ class _Composer:
             city_roadside.boundary_wall(canvas, front, z0, z1, many(1.5, 2.6), look, wall)
         elif kind == 1:
             city_roadside.fence(
-                canvas,
-                front,
-                z0,
-                z1,
-                many(1.1, 1.9),
-                look,
-                look.shade(look.pick(t.fence), 0.2),
+                canvas, front, z0, z1, many(1.1, 1.9), look, look.shade(look.pick(t.fence), 0.2),
                 boards=look.chance(0.4),
-            )
+            )  # fmt: skip
         else:
             city_roadside.hedge(canvas, front + side * 0.8, z0, z1, many(1.2, 2.2), look, t.foliage)
         z = min(z1, 60.0) - 1.5
@@ -527,14 +505,9 @@ class _Composer:
                 while z < 60.0:
                     if not self._in_crossing(z, z, 2.0):
                         city_roadside.tree(
-                            canvas,
-                            self.edge[side] + side * 0.9,
-                            z,
-                            many(5.0, 9.0),
-                            look,
-                            self.texture.foliage,
-                            KERB,
-                        )
+                            canvas, self.edge[side] + side * 0.9, z, many(5.0, 9.0), look,
+                            self.texture.foliage, KERB,
+                        )  # fmt: skip
                     z += step * many(0.8, 1.2)
             if many.chance(s.lamps):
                 z = many(7.0, 20.0)
@@ -607,7 +580,7 @@ def render(style: Style | str, *, seed: int, index: int, height: int, width: int
     ValueError
         For a size below 32 or a negative seed or index.
     """
-    style = _style(style)
+    style = style_of(style)
     if min(height, width) < 32:
         raise ValueError(f"cannot render {height} x {width} pixels; expected at least 32 x 32")
     if min(seed, index) < 0:
@@ -621,14 +594,6 @@ def render(style: Style | str, *, seed: int, index: int, height: int, width: int
     return Scene(image, _train_ids()[label_id], instance, crowd, label_id)
 
 
-def _style(style: Style | str) -> Style:
-    if isinstance(style, Style):
-        return style
-    if style not in STYLES:
-        raise KeyError(f"unknown style {style!r}; expected one of {sorted(STYLES)}")
-    return STYLES[style]
-
-
 def _train_ids() -> np.ndarray:
     """uint8 [256]: train id per Cityscapes label id."""
     table = np.full(256, VOID, np.uint8)
@@ -640,16 +605,10 @@ def _photometry(p: Photometry, dice: Dice):
     """Light of one scene, and the camera that turns linear colour into an 8-bit image."""
     angle = dice(0, 2 * math.pi)
     light = Light(
-        sun=dice(*p.sun),
-        sun_direction=(math.cos(angle), math.sin(angle)),
-        shadow=dice(*p.shadow),
-        fog=dice(*p.fog),
-        fog_colour=dice.pick(p.fog_colour),
-        zenith=dice.pick(p.zenith),
-        skyline=dice.pick(p.skyline),
-        clouds=dice(*p.clouds),
-        cloud_shift=dice(0, 20),
-    )
+        sun=dice(*p.sun), sun_direction=(math.cos(angle), math.sin(angle)), shadow=dice(*p.shadow),
+        fog=dice(*p.fog), fog_colour=dice.pick(p.fog_colour), zenith=dice.pick(p.zenith),
+        skyline=dice.pick(p.skyline), clouds=dice(*p.clouds), cloud_shift=dice(0, 20),
+    )  # fmt: skip
     names = ("gain", "saturation", "gamma", "vignette", "blur", "noise")
     drawn = {name: dice(*getattr(p, name)) for name in names}
     return light, partial(_develop, cast=p.cast, **drawn)

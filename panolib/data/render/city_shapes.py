@@ -147,6 +147,16 @@ def body(
     return faces
 
 
+def upright_quad(
+    canvas: Canvas, u0: float, z0: float, u1: float, z1: float, y0: float, y1: float, material: Material,
+    plane: Plane | None = None, **options,
+) -> None:  # fmt: skip
+    """A piece of wall between two points of the ground, from y0 to y1 high."""
+    corners = ((u0, y0, z0), (u1, y0, z1), (u1, y1, z1), (u0, y1, z0))
+    points = [canvas.camera.project(*corner) for corner in corners]
+    canvas.polygon(points, material, plane or upright_plane(canvas.camera, u0, z0, u1, z1), **options)
+
+
 def faces_us(corners: list[Point]) -> bool:
     """Whether a quad, counter-clockwise seen from outside, shows its outside."""
     (x0, y0), (x1, y1), (x2, y2), (x3, y3) = corners
@@ -157,7 +167,7 @@ class Figure:
     """Draws in an upright plane: x to the right and y up, metres from a point of the ground, times `size`."""
 
     def __init__(self, canvas: Canvas, frame: Frame, along: bool, size: float = 1.0, level: float = 0.0):
-        self.canvas, self.size, self.level = canvas, size, level
+        self.canvas, self.frame, self.size, self.level = canvas, frame, size, level
         if along:  # in the plane of the object's heading
             (u0, z0), (u1, z1) = frame.ground(0, -size), frame.ground(0, size)
         else:

@@ -150,14 +150,9 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
     split = n - 1.9  # the cab is in front of it
     _ground_shadow(canvas, frame, w, n)
     body(
-        canvas,
-        frame,
-        (-w + 0.2, w - 0.2, -n + 0.2, n - 0.1),
-        0.40,
-        (-w + 0.1, w - 0.1, -n, n),
-        0.85,
+        canvas, frame, (-w + 0.2, w - 0.2, -n + 0.2, n - 0.1), 0.40, (-w + 0.1, w - 0.1, -n, n), 0.85,
         Material(BLACK),
-    )
+    )  # fmt: skip
     _tyres(canvas, frame, w - 0.05, _near_end(frame) * (n - 0.5), 0.40, 0.75)
 
     def cab() -> None:
@@ -225,11 +220,9 @@ def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: S
             face.patch(0.10, 0.90, 0.0, 0.08, Material((0.12, 0.12, 0.13)))
     for b in (-0.3, 0.3):
         rods = [
-            (-0.5, height, b * 2),
-            (0.0, height + 1.1, 0.0),
-            (0.06, height + 1.1, 0.0),
+            (-0.5, height, b * 2), (0.0, height + 1.1, 0.0), (0.06, height + 1.1, 0.0),
             (-0.42, height, b * 2),
-        ]
+        ]  # fmt: skip
         canvas.polygon(
             [frame.project(*p) for p in rods], Material((0.20, 0.20, 0.21)), facing_plane(canvas.camera, u, z)
         )

@@ -108,14 +108,7 @@ class Canvas:
 
     def __init__(self, camera: Camera):
         self.camera = camera
-        self._points: list[list[Point]] = []
-        self._convex: list[bool] = []
-        self._layers: list[int] = []  # bit 1: visible, bit 2: labelled
-        self._material_of: list[int] = []
-        self._plane_of: list[int] = []
-        self._thing_of: list[int] = []
-        self._roundness: list[float] = []
-        self._group_of: list[int] = []
+        self._primitives: list[tuple] = []  # points and what `polygon` says of them, as numbers
         self._groups: list[tuple[int, float, float, float]] = []
         self._materials: dict[Material, int] = {}
         self._planes: dict[Plane, int] = {}
@@ -156,14 +149,11 @@ class Canvas:
 
         `roundness` darkens towards the left and right end, as on a cylinder.
         """
-        self._points.append(points)
-        self._convex.append(convex)
-        self._layers.append(visible + 2 * labelled)
-        self._material_of.append(self._materials.setdefault(material, len(self._materials)))
-        self._plane_of.append(self._planes.setdefault(plane, len(self._planes)))
-        self._thing_of.append(len(self._things) - 1 if thing is None else thing)
-        self._roundness.append(roundness)
-        self._group_of.append(len(self._groups) - 1)
+        material = self._materials.setdefault(material, len(self._materials))
+        plane = self._planes.setdefault(plane, len(self._planes))
+        thing = len(self._things) - 1 if thing is None else thing
+        group = len(self._groups) - 1
+        self._primitives.append((points, convex, visible, labelled, material, plane, thing, roundness, group))
 
     def shadow(self, points: list[Point], strength: float) -> None:
         """Darken level ground inside a polygon (pixels)."""
@@ -173,10 +163,13 @@ class Canvas:
         """Paint all groups far to near."""
         camera = self.camera
         shape = (camera.height, camera.width)
-        coordinates = chain.from_iterable(chain.from_iterable(self._points))
-        flat = np.fromiter(coordinates, np.float64).reshape(-1, 2)
-        stops = np.cumsum([len(points) for points in self._points])
-        starts = stops - [len(points) for points in self._points]
+        points, convex, is_visible, is_labelled, material, plane, thing, roundness, group = zip(
+            *self._primitives
+        )
+        flat = np.fromiter(chain.from_iterable(chain.from_iterable(points)), np.float64).reshape(-1, 2)
+        lengths = [len(polygon) for polygon in points]
+        stops = np.cumsum(lengths)
+        starts = stops - lengths
         left = np.minimum.reduceat(flat[:, 0], starts)
         right = np.maximum.reduceat(flat[:, 0], starts)
         top = np.minimum.reduceat(flat[:, 1], starts)
@@ -185,19 +178,18 @@ class Canvas:
 
         rank = np.empty(len(self._groups), np.int64)
         rank[painting_order(self._groups)] = np.arange(len(self._groups))
-        order = np.argsort(rank[self._group_of], kind="stable")
+        order = np.argsort(rank[np.array(group)], kind="stable")
         order = order[inside[order]]
 
         fixed = np.rint(np.clip(flat, -20000, 20000) * 16).astype(np.int32)
         visible, labelled = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
         for i in order.tolist():
-            points = fixed[starts[i] : stops[i]]
-            for bit, image in ((1, visible), (2, labelled)):
-                if self._layers[i] & bit:
-                    if self._convex[i]:
-                        cv2.fillConvexPoly(image, points, i + 1, cv2.LINE_8, 4)
-                    else:
-                        cv2.fillPoly(image, [points], i + 1, cv2.LINE_8, 4)
+            polygon = fixed[starts[i] : stops[i]]
+            for painted, image in ((is_visible[i], visible), (is_labelled[i], labelled)):
+                if painted and convex[i]:
+                    cv2.fillConvexPoly(image, polygon, i + 1, cv2.LINE_8, 4)
+                elif painted:
+                    cv2.fillPoly(image, [polygon], i + 1, cv2.LINE_8, 4)
 
         shadow = np.zeros(shape, np.float32)
         for points, strength in self._shadows:
@@ -205,20 +197,13 @@ class Canvas:
             cv2.fillPoly(shadow, [fixed], float(strength), cv2.LINE_8, 4)
 
         return Painting(
-            camera,
-            visible,
-            labelled,
-            shadow,
-            material=np.array([0, *self._material_of]),
-            plane=np.array([0, *self._plane_of]),
-            thing=np.array([0, *self._thing_of]),
-            roundness=np.array([0, *self._roundness], np.float32),
+            camera, visible, labelled, shadow, material=np.array([0, *material]),
+            plane=np.array([0, *plane]), thing=np.array([0, *thing]),
+            roundness=np.array([0, *roundness], np.float32),
             middle=np.concatenate([[0], (left + right) / 2]).astype(np.float32),
             half_width=np.concatenate([[1], np.maximum((right - left) / 2, 0.5)]).astype(np.float32),
-            materials=list(self._materials),
-            planes=list(self._planes),
-            things=self._things,
-        )
+            materials=list(self._materials), planes=list(self._planes), things=self._things,
+        )  # fmt: skip
 
 
 def painting_order(groups: Sequence[tuple[int, float, float, float]]) -> list[int]:
@@ -468,14 +453,9 @@ def _textures() -> np.ndarray:
     slab = rng.uniform(-0.5, 0.5, (16, 16))[rows // 16, columns // 16] - 1.1 * seam
     leaf = cloudy(0.7, 0.03)
     textures = [
-        cloudy(0.3),
-        0.7 * cloudy(0.1) + 0.6 * cloudy(1.4),
-        brick + 0.3 * cloudy(0.2),
-        np.tanh(1.6 * leaf),
-        cloudy(1.6),
-        slab + 0.3 * cloudy(0.2),
-        0.6 * cloudy(0.2) + 0.6 * cloudy(1.1),
-    ]
+        cloudy(0.3), 0.7 * cloudy(0.1) + 0.6 * cloudy(1.4), brick + 0.3 * cloudy(0.2), np.tanh(1.6 * leaf),
+        cloudy(1.6), slab + 0.3 * cloudy(0.2), 0.6 * cloudy(0.2) + 0.6 * cloudy(1.1),
+    ]  # fmt: skip
     return np.stack([texture - texture.mean() for texture in textures]).astype(np.float32)
 
 
