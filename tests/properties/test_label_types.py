@@ -22,9 +22,10 @@ from panolib.inference import panoptic as inference
 from panolib.lab import provenance
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses import embedding, semantic
-from panolib.metrics.instance import CityscapesAP, ThreatScore
+from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
+from panolib.metrics.threat_score import ThreatScore
 from panolib.related.realtime import layered_pseudo_labels
 from panolib.training import pseudo_labels
 

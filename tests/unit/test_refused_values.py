@@ -16,7 +16,8 @@ from panolib.data import views
 from panolib.inference import panoptic as inference
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
-from panolib.metrics.instance import CityscapesAP, ThreatScore
+from panolib.metrics.average_precision import CityscapesAP
+from panolib.metrics.threat_score import ThreatScore
 from panolib.related.realtime import layered_pseudo_labels
 from panolib.training import pseudo_labels
 
@@ -120,8 +121,6 @@ def test_one_error_names_the_value(function, message):
 
 def test_void_of_another_shape_is_not_broadcast():
     score, void = CityscapesAP(CITYSCAPES, min_region=1), np.zeros((1, 1), bool)
-    with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
-        score.update_masks(INSTANCES, SEGMENTS, INSTANCES[None] > 0, [CAR], [0.5], void=void)
     with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
         score.update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS, void=void)
 
