@@ -28,7 +28,7 @@ from panolib.clustering.peeling import mean_shift_grid, mean_shift_peel
 from panolib.data import views
 from panolib.labels import CITYSCAPES
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
-from panolib.metrics.instance import CityscapesAP
+from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
 from panolib.training.pseudo_labels import fuse_views

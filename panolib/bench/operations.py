@@ -30,7 +30,7 @@ from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.lab.measuring import iqr, measure_seconds, threads, with_peak_memory
 from panolib.labels import LabelSet
-from panolib.metrics.instance import ThreatScore
+from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import threat_scores
 from panolib.training.semantic import to_image
 

@@ -8,6 +8,7 @@ others, which no sum would notice, are left out of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +20,24 @@ from panolib.clustering.distances import exact_products
 BLOCK = 2**19  # elements of K x n that fit a CPU's cache
 FLOOR = -43.0  # exponent: a mask stays at 2e-19 further out, as subnormal squares take CPUs ten times longer
 NEGLIGIBLE = 16.0  # squared distance over the kernel's width: the product of two such masks is 1e-14
+
+
+def kernel_width(delta_var: float, kernel_threshold: float) -> float:
+    """2 sigma^2 of the kernel that falls to `kernel_threshold` at distance `delta_var`.
+
+    Raises ValueError for a kernel without a width.
+    """
+    if delta_var == 0 or not 0 < kernel_threshold < 1:
+        raise ValueError(
+            f"delta_var={delta_var}, kernel_threshold={kernel_threshold}: the kernel of object Dice and "
+            "consistency needs a finite delta_var > 0 and 0 < kernel_threshold < 1"
+        )
+    return delta_var**2 / -math.log(kernel_threshold)
+
+
+def dice(overlap: Tensor, squares: Tensor) -> Tensor:
+    """Dice overlap [K] with squared sums below (V-Net form; Milletari et al. 2016, arXiv:1606.04797)."""
+    return 2.0 * overlap / squares.clamp(min=1e-6)
 
 
 def soft_mask_overlap(

@@ -1,4 +1,4 @@
-"""Semantic scores: a confusion matrix that adds up over images, IoU per class and mIoU.
+"""Semantic scores: a confusion matrix that adds up over images, and IoU per class.
 
 Protocol of the Cityscapes pixel-level tool: predicting void (or a class that is not evaluated) is a miss of
 the true class; a pixel whose truth is void (or not evaluated) never makes a false positive.
@@ -6,7 +6,7 @@ the true class; a pixel whose truth is void (or not evaluated) never makes a fal
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from panolib.data.label_maps import as_labels
-from panolib.labels import VOID, LabelSet
+from panolib.labels import VOID
+from panolib.metrics.averages import as_class_ids, ratio
 
 MAX_EXACT = 2**24  # pixels at a time: OpenCV counts in float32
 
@@ -109,82 +110,3 @@ def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray
     missed = confusion[ids].sum(1) - hit
     false = confusion[np.ix_(ids, ids)].sum(0) - hit
     return ratio(hit, hit + missed + false)
-
-
-def mean_iou(confusion: np.ndarray, class_ids: Sequence[int]) -> float:
-    """Unweighted mean IoU over the evaluated classes that occur. NaN if none does.
-
-    Parameters and references as in `iou_per_class`.
-    """
-    return mean_of_defined(iou_per_class(confusion, class_ids))
-
-
-def iou_rows(
-    confusion: np.ndarray, label_set: LabelSet, *, subset: str, method: str, seed: int, setting: str = ""
-) -> list[dict]:
-    """Table rows of one confusion matrix: IoU of every class of a named subset, and ``mIoU_<subset>``.
-
-    Returns
-    -------
-    list of dict
-        Keys method, setting, class_or_metric, value (percent), unit, seed.
-    """
-    class_ids = label_set.subset_ids(subset)
-    scores = dict(zip([label_set.classes[i] for i in class_ids], iou_per_class(confusion, class_ids)))
-    scores[f"mIoU_{subset}"] = mean_iou(confusion, class_ids)
-    return score_rows(scores, method=method, setting=setting, seed=seed)
-
-
-def score_rows(scores: Mapping[str, float], *, method: str, setting: str, seed: int) -> list[dict]:
-    """Rows with the columns of the published tables plus `seed`, one per named score.
-
-    Parameters
-    ----------
-    scores : mapping of str to float or int
-        Fractions become percent. Integers are counts and stay as they are.
-    method, setting : str
-    seed : int
-
-    Returns
-    -------
-    list of dict
-        Keys method, setting, class_or_metric, value, unit ("%" or "count"), seed.
-    """
-    rows = []
-    for name, score in scores.items():
-        is_count = isinstance(score, (int, np.integer))
-        value, unit = (int(score), "count") if is_count else (100.0 * float(score), "%")
-        rows.append(
-            {
-                "method": method,
-                "setting": setting,
-                "class_or_metric": name,
-                "value": value,
-                "unit": unit,
-                "seed": seed,
-            }
-        )
-    return rows
-
-
-def as_class_ids(class_ids: Sequence[int], n_classes: int) -> np.ndarray:
-    """int64 [n] train ids to score; raises ValueError for one that is no class."""
-    ids = np.asarray(class_ids)
-    if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= n_classes):
-        raise ValueError(f"class_ids are {ids.tolist()}, expected train ids 0 .. {n_classes - 1}")
-    return ids.astype(np.int64)
-
-
-def ratio(numerator, denominator) -> np.ndarray:
-    """Element-wise numerator / denominator as float64; NaN where the denominator is 0."""
-    numerator, denominator = np.broadcast_arrays(
-        np.asarray(numerator, np.float64), np.asarray(denominator, np.float64)
-    )
-    return np.divide(numerator, denominator, out=np.full(denominator.shape, np.nan), where=denominator != 0)
-
-
-def mean_of_defined(values) -> float:
-    """Mean of the values that are not NaN; NaN, without a warning, if there is none."""
-    values = np.asarray(values, np.float64)
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if values.size else float("nan")

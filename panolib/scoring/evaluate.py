@@ -20,9 +20,10 @@ from panolib.inference.panoptic import (
     predict_instances,
 )
 from panolib.labels import LabelSet, merged_ids
-from panolib.metrics.instance import CityscapesAP, ThreatScore
+from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.metrics.threat_score import ThreatScore
 from panolib.models.geometry import placement_of, upsample_to
 from panolib.training.semantic import to_image
 

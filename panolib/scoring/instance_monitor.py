@@ -26,7 +26,7 @@ from panolib.inference.panoptic import (
 )
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
-from panolib.metrics.instance import ThreatScore
+from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import panoptic_picture, predicted_masks
 from panolib.training.instance import (
     InstanceSelfTrainingSpec,

@@ -22,8 +22,8 @@ from panolib.inference.panoptic import (
     resize_nearest,
 )
 from panolib.labels import VOID, LabelSet
-from panolib.metrics.instance import ThreatScore
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import panoptic_picture, predict
 from panolib.training.semantic import to_image
 

@@ -34,7 +34,7 @@ from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
-from panolib.metrics.instance import CityscapesAP
+from panolib.metrics.average_precision import CityscapesAP
 from panolib.scoring import evaluate
 from panolib.study import kinds, study
 from panolib.study.export import ImagePrediction, write_predictions

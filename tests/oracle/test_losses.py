@@ -1,15 +1,17 @@
-"""Each loss equals a plain loop over pixels and instances, in value and gradient (float64, 1e-9)."""
+"""Each loss, fast and as a formula, equals a loop over pixels and instances: value and gradient (float64)."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from panolib.labels import VOID
-from panolib.losses import embedding, semantic
+from panolib.losses import plain, semantic
+from panolib.losses.consistency import draw_anchors
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 
 DELTA_VAR, DELTA_DIST, THRESHOLD = 0.5, 2.0, 0.5
@@ -92,11 +94,6 @@ def loop_dice(pairs):
 def loop_object_dice(embeddings, labels, ignore):
     masks = loop_soft_masks(embeddings, labels, ignore)
     return embeddings.sum() * 0.0 + sum((1 - loop_dice(mask)) / len(masks) for mask in masks)
-
-
-def loop_pooled_dice(embeddings, labels, ignore):
-    pairs = [pair for mask in loop_soft_masks(embeddings, labels, ignore) for pair in mask]
-    return embeddings.sum() * 0.0 + (1 - loop_dice(pairs) if pairs else 0.0)
 
 
 def loop_unlabelled_push(embeddings, labels, ignore):
@@ -194,44 +191,60 @@ def scene(n_instances, *, background=True, ignored=True, seed=0, size=None):
     return embeddings.requires_grad_(), labels, ignore
 
 
-def pooled_dice_loss(embeddings, labels, *, ignore=None):
-    return embedding.object_dice_loss(embeddings, labels, ignore=ignore, pooled=True)
-
-
-TERMS = {
-    "pull": (embedding.pull_loss, loop_pull),
-    "push": (embedding.push_loss, loop_push),
-    "regulariser": (embedding.regulariser, loop_regulariser),
-    "object_dice": (embedding.object_dice_loss, loop_object_dice),
-    "pooled_dice": (pooled_dice_loss, loop_pooled_dice),
-    "unlabelled_push": (embedding.unlabelled_push_loss, loop_unlabelled_push),
+LOOPS = {
+    "pull": loop_pull,
+    "push": loop_push,
+    "regulariser": loop_regulariser,
+    "object_dice": loop_object_dice,
+    "unlabelled_push": loop_unlabelled_push,
 }
+FORMULAS = {
+    "pull": plain.pull_loss,
+    "push": plain.push_loss,
+    "regulariser": plain.regulariser,
+    "object_dice": plain.object_dice_loss,
+    "unlabelled_push": plain.unlabelled_push_loss,
+}
+NOTHING = EmbeddingLossWeights(0, 0, 0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("name", TERMS)
+def fast_term(name, embeddings, labels, ignore=None, **options):
+    """One term of a batch of one image, with weight 1."""
+    batch = {key: value if value is None else value[None] for key, value in options.items()}
+    ignore = None if ignore is None else ignore[None]
+    weights = replace(NOTHING, **{name: 1.0})
+    return embedding_loss(embeddings[None], labels[None], weights=weights, ignore=ignore, **batch)[name]
+
+
+def formula(name, embeddings, labels, ignore=None):
+    counted = torch.ones_like(labels, dtype=torch.bool) if ignore is None else ~ignore
+    return FORMULAS[name](embeddings[:, counted].T, labels[counted])
+
+
+@pytest.mark.parametrize("version", [fast_term, formula])
+@pytest.mark.parametrize("name", LOOPS)
 @pytest.mark.parametrize(
     ("n_instances", "background", "ignored"),
     [*itertools.product([0, 1, 2], [True, False], [True, False]), (60, True, True), (60, False, False)],
 )
-def test_term_equals_loops(name, n_instances, background, ignored):
-    fast, slow = TERMS[name]
+def test_term_equals_loops(version, name, n_instances, background, ignored):
     embeddings, labels, ignore = scene(n_instances, background=background, ignored=ignored)
-    value = fast(embeddings, labels, ignore=ignore if ignored else None)
-    assert_same(value, slow(embeddings, labels, ignore), embeddings)
+    value = version(name, embeddings, labels, ignore if ignored else None)
+    assert_same(value, LOOPS[name](embeddings, labels, ignore), embeddings)
     has_instances = n_instances > (1 if name == "push" else 0)
     has_both = has_instances and (background or n_instances == 0)
     assert (value > 0) == (has_both if name == "unlabelled_push" else has_instances)
 
 
-@pytest.mark.parametrize("name", TERMS)
-def test_term_equals_loops_where_distances_are_zero(name):
+@pytest.mark.parametrize("version", [fast_term, formula])
+@pytest.mark.parametrize("name", LOOPS)
+def test_term_equals_loops_where_distances_are_zero(version, name):
     """One-pixel instances, two equal means, and unlabelled pixels exactly on a mean."""
-    fast, slow = TERMS[name]
     labels = torch.tensor([[4, 9, 0, 0], [7, 7, 0, 5]])
     values = torch.tensor([[1.0, 1.0, 1.0, 3.0], [0.0, 0.0, 0.0, 2.0]], dtype=torch.float64)
     embeddings = torch.stack([values, values / 2]).requires_grad_()
     ignore = torch.zeros_like(labels, dtype=torch.bool)
-    assert_same(fast(embeddings, labels), slow(embeddings, labels, ignore), embeddings)
+    assert_same(version(name, embeddings, labels), LOOPS[name](embeddings, labels, ignore), embeddings)
 
 
 @pytest.mark.parametrize("n_instances", [0, 1, 2, 60])
@@ -248,15 +261,21 @@ def test_consistency_equals_loops(n_instances, masked, spread):
     counted = valid & ~ignore if masked else torch.ones_like(valid)
 
     torch.manual_seed(5)
-    fast = embedding.consistency_loss(
-        student, teacher, labels, valid if masked else None, ignore=ignore if masked else None
-    )
+    views = {"teacher_embeddings": teacher, "valid": valid if masked else None}
+    fast = fast_term("consistency", student, labels, ignore if masked else None, **views)
     torch.manual_seed(5)
     slow, n_anchors = loop_consistency(student, teacher, labels, counted)
     assert 1 <= n_anchors <= 20
     assert_same(fast, slow, student)
     torch.manual_seed(5)
-    loss = embedding.consistency_loss(student, teacher, labels)
+    flat = [pixels.detach().flatten(1) for pixels in (student, teacher)]
+    anchors = draw_anchors(*flat, (counted & (labels == 0)).flatten(), delta_var=DELTA_VAR)
+    rows = (counted.flatten().cumsum(0) - 1)[anchors]  # among the counted pixels
+    simple = plain.consistency_loss(student[:, counted].T, teacher[:, counted].T, rows)
+    torch.manual_seed(5)
+    assert_same(simple, loop_consistency(student, teacher, labels, counted)[0], student)
+    torch.manual_seed(5)
+    loss = fast_term("consistency", student, labels, teacher_embeddings=teacher)
     assert torch.autograd.grad(loss, teacher, allow_unused=True) == (None,)
 
 
@@ -282,7 +301,7 @@ def test_batch_is_the_weighted_mean_over_images():
             views = zip(embeddings, teacher, labels, valid & ~ignore)
             images = [loop_consistency(*view)[0] for view in views]
         else:
-            images = [TERMS[name][1](e, y, i) for e, y, i in zip(embeddings, labels, ignore)]
+            images = [LOOPS[name](e, y, i) for e, y, i in zip(embeddings, labels, ignore)]
         expected = getattr(weights, name) * sum(images) / 3
         torch.testing.assert_close(value, expected, rtol=0, atol=1e-9)
         (gradient,) = torch.autograd.grad(value, embeddings, retain_graph=True)
@@ -299,5 +318,10 @@ def test_semantic_losses_equal_loops(void_share):
     prior = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
     assert_same(semantic.cross_entropy(logits, labels), loop_cross_entropy(logits, labels), logits)
     for exponent in (3.0, 0.0):
-        fast = semantic.self_training_loss(logits, labels, confidence, prior, focal_exponent=exponent)
+        options = {"focal_exponent": exponent}
+        fast = semantic.self_training_loss(logits, labels, confidence, prior, **options)
         assert_same(fast, loop_self_training(logits, labels, confidence, prior, exponent), logits)
+        rows = logits.movedim(1, -1).flatten(0, 2), labels.flatten(), confidence.flatten()
+        slow = loop_self_training(logits, labels, confidence, prior, exponent)
+        assert_same(plain.self_training_loss(*rows, prior, **options), slow, logits)
+    assert_same(plain.cross_entropy(*rows[:2]), loop_cross_entropy(logits, labels), logits)

@@ -9,27 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panolib.labels import VOID
-from panolib.losses import instance_sums, soft_masks
-from panolib.losses.embedding import (
-    EmbeddingLossWeights,
-    consistency_loss,
-    draw_anchors,
-    embedding_loss,
-    object_dice_loss,
-    pull_loss,
-    push_loss,
-    regulariser,
-    unlabelled_push_loss,
-)
+from panolib.losses import instance_sums, plain, soft_masks
+from panolib.losses.consistency import draw_anchors
+from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.losses.semantic import cross_entropy, self_training_loss
 
-TERMS = {
-    "pull": pull_loss,
-    "push": push_loss,
-    "regulariser": regulariser,
-    "object_dice": object_dice_loss,
-    "unlabelled_push": unlabelled_push_loss,
-}
+NOTHING = EmbeddingLossWeights(0, 0, 0, 0, 0, 0)
+
+
+def term(name):
+    """One term for one image, of weight 1."""
+
+    def loss(embeddings, labels, *, ignore=None, **margins):
+        ignore = None if ignore is None else ignore[None]
+        weights = dataclasses.replace(NOTHING, **{name: 1.0})
+        return embedding_loss(embeddings[None], labels[None], weights=weights, ignore=ignore, **margins)[name]
+
+    return loss
+
+
+def consistency_loss(student, teacher, labels, valid=None, *, ignore=None):
+    views = {"teacher_embeddings": teacher[None], "valid": None if valid is None else valid[None]}
+    return term("consistency")(student, labels, ignore=ignore, **views)
+
+
+TERMS = {name: term(name) for name in ("pull", "push", "regulariser", "object_dice", "unlabelled_push")}
 seeds = st.integers(0, 2**31 - 1)
 few = settings(max_examples=15, deadline=None)
 
@@ -102,7 +106,8 @@ def test_no_instance_gives_zero_with_zero_gradient(name):
 def test_no_unlabelled_pixel_gives_zero_with_zero_gradient():
     embeddings = torch.randn(4, 6, 8, requires_grad=True)
     labels = torch.full((6, 8), 3)
-    for loss in (unlabelled_push_loss(embeddings, labels), consistency_loss(embeddings, embeddings, labels)):
+    same = consistency_loss(embeddings, embeddings, labels)
+    for loss in (TERMS["unlabelled_push"](embeddings, labels), same):
         (gradient,) = torch.autograd.grad(loss, embeddings)
         assert loss.item() == 0.0
         assert torch.equal(gradient, torch.zeros_like(gradient))
@@ -169,14 +174,19 @@ def test_hand_computed_case():
     """Means (0, 0) and (3, 0); pixel distances 1, 1 and 0; one unlabelled pixel at (0, 1)."""
     embeddings = torch.tensor([[[1.0, -1.0, 3.0, 0.0]], [[0.0, 0.0, 0.0, 1.0]]])
     labels = torch.tensor([[7, 7, 2, 0]])
-    assert pull_loss(embeddings, labels).item() == pytest.approx((0.5**2 + 0.0) / 2)
-    assert push_loss(embeddings, labels).item() == pytest.approx((4 - 3) ** 2)
-    assert regulariser(embeddings, labels).item() == pytest.approx((0 + 3) / 2)
     # The kernel is 2 ** -(4 d^2): 1/2 at d = 0.5.
     seven = 1 - 2 * (2 / 16) / ((1 / 256 + 1 / 256 + 2.0**-72 + 1 / 256) + 2)
     two = 1 - 2 * 1 / ((2.0**-32 + 2.0**-128 + 1 + 2.0**-80) + 1)
-    assert object_dice_loss(embeddings, labels).item() == pytest.approx((seven + two) / 2)
-    assert unlabelled_push_loss(embeddings, labels).item() == pytest.approx(((2 - 1) ** 2 + 0) / 2)
+    rows = embeddings[:, 0].T, labels[0]
+    for name, formula, expected in (
+        ("pull", plain.pull_loss, (0.5**2 + 0.0) / 2),
+        ("push", plain.push_loss, (4 - 3) ** 2),
+        ("regulariser", plain.regulariser, (0 + 3) / 2),
+        ("object_dice", plain.object_dice_loss, (seven + two) / 2),
+        ("unlabelled_push", plain.unlabelled_push_loss, ((2 - 1) ** 2 + 0) / 2),
+    ):
+        assert TERMS[name](embeddings, labels).item() == pytest.approx(expected), name
+        assert formula(*rows).item() == pytest.approx(expected), name
 
 
 def test_perfect_embeddings_cost_only_the_regulariser():
@@ -188,14 +198,12 @@ def test_perfect_embeddings_cost_only_the_regulariser():
 
 
 def test_large_and_small_instances_count_the_same():
-    """Per-instance Dice; the pooled form is dominated by the large one (SPOCO's slip)."""
+    """Per-instance Dice; SPOCO's release pools them, which the large one dominates."""
     labels = torch.ones(10, 10, dtype=torch.int64)
     labels[0, 0] = 2
     embeddings = torch.zeros(1, 10, 10)                     # the small instance is not separated at all
     missed = 1 - 2 * 1 / (100 + 1)
-    assert object_dice_loss(embeddings, labels).item() == pytest.approx((missed + 1 - 2 * 99 / 199) / 2)
-    pooled = object_dice_loss(embeddings, labels, pooled=True).item()
-    assert pooled == pytest.approx(1 - 2 * 100 / (200 + 100))
+    assert TERMS["object_dice"](embeddings, labels).item() == pytest.approx((missed + 1 - 2 * 99 / 199) / 2)
 
 
 # --- consistency -------------------------------------------------------------------------------------------
@@ -361,23 +369,23 @@ def test_inputs_are_left_alone():
 def test_bad_input_is_named():
     embeddings, labels = torch.zeros(4, 6, 8), torch.zeros(6, 8, dtype=torch.int64)
     mask = torch.zeros(6, 7, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"instance_labels has shape \(6, 7\), expected \(6, 8\)"):
-        pull_loss(embeddings, labels[:, :7])
+    with pytest.raises(ValueError, match=r"instance_labels has shape \(1, 6, 7\), expected \(1, 6, 8\)"):
+        TERMS["pull"](embeddings, labels[:, :7])
     with pytest.raises(ValueError, match="ignore has shape"):
-        push_loss(embeddings, labels, ignore=mask)
+        TERMS["push"](embeddings, labels, ignore=mask)
     with pytest.raises(ValueError, match="valid has shape"):
         consistency_loss(embeddings, embeddings, labels, mask)
     with pytest.raises(ValueError, match="teacher_embeddings has shape"):
         consistency_loss(embeddings, embeddings[:3], labels)
-    with pytest.raises(ValueError, match=r"expected \[E, H, W\]"):
-        regulariser(embeddings[None], labels)
+    with pytest.raises(ValueError, match=r"expected \[B, E, H, W\]"):
+        TERMS["regulariser"](embeddings[None], labels)
     with pytest.raises(ValueError, match="the id -1"):
-        pull_loss(embeddings, labels - 1)
+        TERMS["pull"](embeddings, labels - 1)
     with pytest.raises(ValueError, match="integer type"):
-        pull_loss(embeddings, labels.float())
+        TERMS["pull"](embeddings, labels.float())
     with pytest.raises(ValueError, match="kernel_threshold=1"):
-        object_dice_loss(embeddings, labels, kernel_threshold=1.0)
-    with pytest.raises(ValueError, match="ignore has 1 images, expected 2"):
+        TERMS["object_dice"](embeddings, labels, kernel_threshold=1.0)
+    with pytest.raises(ValueError, match=r"ignore has shape \(1, 6, 8\), expected \(2, 6, 8\)"):
         embedding_loss(
             torch.zeros(2, 4, 6, 8), torch.zeros(2, 6, 8, dtype=torch.int64),
             weights=EmbeddingLossWeights(), ignore=torch.zeros(1, 6, 8, dtype=torch.bool),
@@ -459,7 +467,7 @@ def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, mon
         if name == "consistency":
             torch.manual_seed(0)  # anchors
             teacher = embeddings + 0.3 * noise.flip(0)
-            value = consistency_loss(leaf, teacher, 0 * labels, ignore=ignore, max_anchors=9)
+            value = consistency_loss(leaf, teacher, 0 * labels, ignore=ignore)
         else:
             value = TERMS[name](leaf, labels, ignore=ignore)
         return value, *torch.autograd.grad(value, leaf)

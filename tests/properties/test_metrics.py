@@ -11,9 +11,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from panolib.labels import NUCLEI, VOID, LabelSet
-from panolib.metrics.instance import CityscapesAP, ThreatScore, pseudo_label_counts
+from panolib.metrics.average_precision import CityscapesAP
+from panolib.metrics.averages import mean_of_defined
 from panolib.metrics.panoptic import PanopticStats
-from panolib.metrics.semantic import confusion_matrix, iou_per_class, mean_iou
+from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.metrics.threat_score import ThreatScore
 
 LABELS = LabelSet(
     name="three", classes=("ground", "ball", "stick"), colours=((0, 0, 0),) * 3, things=("ball", "stick"),
@@ -159,29 +161,6 @@ def test_truth_void_hides_what_is_predicted_there(pair):
 
 
 @examples
-@given(pairs())
-def test_a_mask_per_instance_scores_as_the_id_map(pair):
-    truth, segments, prediction, predicted = pair
-    by_map, by_masks = CityscapesAP(LABELS, min_region=3), CityscapesAP(LABELS, min_region=3)
-    by_map.update(*pair)
-    masks = [prediction == s["id"] for s in predicted]
-    classes, confidences = [s["category_id"] for s in predicted], [s["confidence"] for s in predicted]
-    by_masks.update_masks(truth, segments, masks, classes, confidences)
-    np.testing.assert_array_equal(by_map.result().per_threshold, by_masks.result().per_threshold)
-
-
-@examples
-@given(pairs(crowd=False))
-def test_pseudo_labels_of_one_class_group_are_the_counts_of_the_threat_score(pair):
-    truth, segments, prediction, predicted = pair
-    for class_id in (1, 2):
-        score = ThreatScore(LABELS, ignore_void=False)
-        score.update(*pair)
-        counts = pseudo_label_counts(prediction, predicted, truth, segments, group_ids=[class_id])
-        assert counts == (score.tp[class_id], score.fp[class_id])
-
-
-@examples
 @given(st.integers(0, 2**31), st.integers(2, 6))
 def test_semantic_scores_are_fractions_and_add_up(seed, n_classes):
     rng = np.random.default_rng(seed)
@@ -197,7 +176,8 @@ def test_semantic_scores_are_fractions_and_add_up(seed, n_classes):
         confusion_matrix(truth.ravel()[order], prediction.ravel()[order], n_classes), confusion
     )
     assume((truth != VOID).any())
-    assert mean_iou(confusion_matrix(truth, truth, n_classes), range(n_classes)) == 1
+    perfect = confusion_matrix(truth, truth, n_classes)
+    assert mean_of_defined(iou_per_class(perfect, range(n_classes))) == 1
 
 
 @pytest.mark.parametrize("score", [PanopticStats, ThreatScore, CityscapesAP])

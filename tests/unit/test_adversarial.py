@@ -25,12 +25,12 @@ from panolib.related.realtime.adversarial import (
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.related.realtime.meta_pseudo_labels import (
     MetaSpec,
-    consistency_loss,
     hard_labels,
     meta_train,
     noise_rectangles,
     paper_feedback,
     rt_feedback,
+    uda_loss,
 )
 from panolib.training.semantic import Augmentation
 from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
@@ -298,6 +298,6 @@ def test_noise_stays_in_a_rectangle():
 def test_consistency_is_least_for_equal_logits():
     clean = torch.randn(1, 4, 2, 2, requires_grad=True)
     noisy = torch.randn(1, 4, 2, 2, requires_grad=True)
-    assert consistency_loss(clean, clean.detach()) < consistency_loss(clean, noisy)
-    grads = torch.autograd.grad(consistency_loss(clean, noisy), (clean, noisy), allow_unused=True)
+    assert uda_loss(clean, clean.detach()) < uda_loss(clean, noisy)
+    grads = torch.autograd.grad(uda_loss(clean, noisy), (clean, noisy), allow_unused=True)
     assert grads[0] is None and grads[1].abs().sum() > 0

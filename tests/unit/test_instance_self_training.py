@@ -20,7 +20,7 @@ from panolib.config import project_root
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
-from panolib.metrics.instance import ThreatScore
+from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring import instance_monitor
 from panolib.scoring.evaluate import threat_scores
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from panolib.labels import CAMVID, CITYSCAPES, NUCLEI, VOID, merged_ids
-from panolib.metrics.instance import CityscapesAP, ThreatScore, pseudo_label_counts
-from panolib.metrics.panoptic import PanopticStats, compare_segments
-from panolib.metrics.semantic import confusion_matrix, iou_per_class, iou_rows, mean_iou
+from panolib.metrics.average_precision import CityscapesAP
+from panolib.metrics.averages import mean_of_defined
+from panolib.metrics.panoptic import PanopticStats
+from panolib.metrics.segments import compare_segments
+from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.metrics.threat_score import ThreatScore
 
 ROAD, SKY, PERSON, CAR, TRUCK, BUS = CITYSCAPES.ids_of(("road", "sky", "person", "car", "truck", "bus"))
 
@@ -61,7 +64,6 @@ def test_predicted_void_is_a_miss_and_true_void_no_false_positive():
     # class 2: missed 1, and its only prediction lies on void
     confusion = np.array([[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 0, 0], [0, 0, 1, 0]])
     np.testing.assert_allclose(iou_per_class(confusion, (0, 1, 2)), [1 / 3, 1 / 3, 0])
-    assert mean_iou(confusion, (0, 1, 2)) == pytest.approx(2 / 9)
 
 
 def test_subset_counts_false_positives_on_evaluated_classes_only():
@@ -78,8 +80,8 @@ def test_a_prediction_outside_the_subset_is_a_miss():
 def test_absent_class_is_nan_and_left_out_of_the_mean():
     confusion = confusion_matrix(np.array([0, 0, VOID]), np.array([0, 0, 1]), 3)
     np.testing.assert_array_equal(iou_per_class(confusion, (0, 1, 2)), [1, np.nan, np.nan])
-    assert mean_iou(confusion, (0, 1, 2)) == 1
-    assert math.isnan(mean_iou(confusion, (1, 2)))
+    assert mean_of_defined(iou_per_class(confusion, (0, 1, 2))) == 1
+    assert math.isnan(mean_of_defined(iou_per_class(confusion, (1, 2))))
     assert confusion_matrix(np.zeros((0, 4), np.uint8), np.zeros((0, 4), np.uint8), 3).sum() == 0
 
 
@@ -96,16 +98,6 @@ def test_absent_class_is_nan_and_left_out_of_the_mean():
 def test_confusion_names_what_is_wrong(truth, prediction, message):
     with pytest.raises(ValueError, match=message):
         confusion_matrix(truth, prediction, 3)
-
-
-def test_iou_rows_have_the_published_columns():
-    confusion = confusion_matrix(np.array([0, 1, 1, 1]), np.array([0, 1, 1, 0]), 2)
-    rows = iou_rows(confusion, NUCLEI, subset="2", method="ours", seed=3, setting="val")
-    assert [r["class_or_metric"] for r in rows] == ["background", "nucleus", "mIoU_2"]
-    assert rows[2] == {
-        "method": "ours", "setting": "val", "class_or_metric": "mIoU_2", "value": pytest.approx(100 * 7 / 12),
-        "unit": "%", "seed": 3,
-    }  # fmt: skip
 
 
 # panoptic
@@ -230,14 +222,6 @@ def test_adding_stats_of_other_labels_is_an_error():
         PanopticStats(CITYSCAPES) + PanopticStats(NUCLEI)
 
 
-def test_panoptic_rows():
-    stats = panoptic("1111", [segment(1, 1)], "111.", [segment(1, 1)], NUCLEI)
-    rows = {r["class_or_metric"]: r for r in stats.as_rows(subset="nucleus", method="ours", seed=1)}
-    assert rows["PQ_nucleus"]["value"] == pytest.approx(75)
-    assert {"SQ_nucleus", "SQ_matched_nucleus", "RQ_nucleus", "PQ+_nucleus", "PQ nucleus"} <= rows.keys()
-    assert set(rows["PQ_nucleus"]) == {"method", "setting", "class_or_metric", "value", "unit", "seed"}
-
-
 # threat score
 
 
@@ -289,28 +273,6 @@ def test_threat_score_options_are_checked():
         threat("1", [segment(1, CAR)], "1", [segment(1, CAR)], iou_threshold=0.4)
     with pytest.raises(ValueError, match="min_truth_area 0 and 5"):
         ThreatScore(CITYSCAPES) + ThreatScore(CITYSCAPES, min_truth_area=5)
-
-
-def test_threat_score_rows_count_and_score():
-    score = threat("1122", [segment(1, CAR), segment(2, CAR)], "11..", [segment(1, CAR)])
-    rows = {r["class_or_metric"]: r for r in score.as_rows(method="ours", seed=0, class_ids=(CAR,))}
-    assert rows["threat_score_pooled car"]["value"] == pytest.approx(50)
-    assert rows["threat_score_1"]["unit"] == "%"
-    assert (rows["fn car"]["value"], rows["fn car"]["unit"]) == (1, "count")
-
-
-def test_pseudo_labels_are_counted_within_the_group():
-    truth = [segment(1, CAR), segment(2, TRUCK), segment(3, PERSON)]
-    auto = CITYSCAPES.ids_of(CITYSCAPES.groups["auto"])
-    # 1 finds the car, 2 finds the truck under another name of the group, 3 lies on a person, 4 on void
-    pseudo = [segment(1, CAR), segment(2, BUS), segment(3, CAR), segment(4, CAR)]
-    counts = pseudo_label_counts(row("112233444"), pseudo, row("112233..."), truth, group_ids=auto)
-    assert counts == (2, 2)
-    human = CITYSCAPES.ids_of(CITYSCAPES.groups["human"])
-    assert pseudo_label_counts(row("112233444"), pseudo, row("112233..."), truth, group_ids=human) == (0, 0)
-    split = [segment(1, CAR), segment(2, CAR)]
-    assert pseudo_label_counts(row("1122"), split, row("1111"), truth[:1], group_ids=auto) == (0, 2)
-    assert pseudo_label_counts(row("...."), [], row("1111"), truth[:1], group_ids=auto) == (0, 0)
 
 
 # official average precision
@@ -366,24 +328,12 @@ def test_ap_void_group_and_small_truth_are_ignored():
     assert ap.result((CAR,)).ap[0] < 1
 
 
-def test_ap_of_masks_counts_the_less_confident_duplicate_as_false():
-    truth_map, truth = row("11112222"), [segment(1, CAR), segment(2, CAR)]
-    masks = np.stack([row("11110000") > 0, row("11100000") > 0, row("00000000") > 0])
-    ap = CityscapesAP(CITYSCAPES, min_region=1)
-    ap.update_masks(truth_map, truth, masks, [CAR, CAR, CAR], [0.5, 0.9, 0.8])
-    # AP50: the 0.9 mask is true, the 0.5 mask its duplicate: (P, R) = (1/2, 1/2), (1, 1/2), (1, 0)
-    result = ap.result((CAR,))
-    assert result.ap50[0] == pytest.approx(1 / 2 * 0 + 1 * 0.25 + 1 * 0.25)
-    # above IoU 3/4 the 0.9 mask is false and the exact one true: (1/2, 1/2), (0, 0), (1, 0)
-    assert result.per_threshold[0, 9] == pytest.approx(1 / 2 * 0.25)
-
-
 def test_ap_without_truth_is_nan_and_without_prediction_zero():
     result = official("11", [segment(1, CAR)], "22", [segment(2, BUS, confidence=1)]).result((CAR, BUS))
     np.testing.assert_array_equal(result.ap, [0, np.nan])
     assert result.mean_ap == 0
     empty = CityscapesAP(CITYSCAPES)
-    empty.update_masks(row("...."), [], np.zeros((0, 1, 4), bool), [], [])
+    empty.update(row("...."), [], row("...."), [])
     assert math.isnan(empty.result().mean_ap) and math.isnan(CityscapesAP(CITYSCAPES).result().mean_ap50)
     # the only prediction is ignored: nothing is false, nothing found
     ignored = official("11..", [segment(1, CAR)], "..22", [segment(2, CAR, confidence=1)])
@@ -395,20 +345,8 @@ def test_ap_errors():
     with pytest.raises(ValueError, match="instance 1 has confidence nan"):
         official("11", truth, "11", [segment(1, CAR)])
     ap = CityscapesAP(CITYSCAPES)
-    with pytest.raises(ValueError, match="1 masks but 2 class ids"):
-        ap.update_masks(row("11"), truth, [row("11") > 0], [CAR, CAR], [1.0])
-    with pytest.raises(ValueError, match=r"\(1, 2\) but masks are \(1, 3\)"):
-        ap.update_masks(row("11"), truth, [row("111") > 0], [CAR], [1.0])
     with pytest.raises(ValueError, match="min_region 100 and 50"):
         ap + CityscapesAP(CITYSCAPES, min_region=50)
-
-
-def test_ap_rows():
-    ap = official("11", [segment(1, CAR)], "11", [segment(1, CAR, confidence=1)])
-    rows = ap.as_rows(method="a", seed=0)
-    values = {r["class_or_metric"]: r["value"] for r in rows}
-    assert (values["AP_8"], values["AP50_8"], values["AP car"]) == (100, 100, 100)
-    assert math.isnan(values["AP50 train"])
 
 
 def test_predictions_are_merged_into_the_classes_of_another_data_set():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from panolib.data import photometry, views, warping
 from panolib.inference import panoptic as inference
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
-from panolib.metrics.instance import CityscapesAP, ThreatScore
+from panolib.metrics.average_precision import CityscapesAP
+from panolib.metrics.threat_score import ThreatScore
 from panolib.related.realtime import layered_pseudo_labels
 from panolib.training import pseudo_labels
 
@@ -28,24 +30,23 @@ SEGMENTS = [{"id": 1, "category_id": CAR, "confidence": 0.5}]
 
 
 @pytest.mark.parametrize(
-    ("margin", "losses"),
-    [
-        ("delta_var", ["pull_loss", "object_dice_loss"]),
-        ("delta_dist", ["push_loss", "unlabelled_push_loss"]),
-    ],
+    ("margin", "terms"),
+    [("delta_var", ["pull", "object_dice"]), ("delta_dist", ["push", "unlabelled_push"])],
 )
-def test_margins_whose_squares_are_no_numbers_are_named(margin, losses):
-    for name in losses:
+def test_margins_whose_squares_are_no_numbers_are_named(margin, terms):
+    def loss(field, **margins):
+        return embedding.embedding_loss(field[None], LABELS[None], weights=weights, **margins)[name]
+
+    for name in terms:
+        weights = replace(embedding.EmbeddingLossWeights(0, 0, 0, 0, 0, 0), **{name: 1.0})
         for value in (1e-30, 1e-20, 1e20, 3e38, math.nan, -1.0):
             with pytest.raises(ValueError, match=re.escape(f"{margin} is {value}, expected a finite")):
-                getattr(embedding, name)(EMBEDDINGS, LABELS, **{margin: value})
+                loss(EMBEDDINGS, **{margin: value})
         for value in (1e-15, 1e-3, 1e15):
             field = EMBEDDINGS.clone().requires_grad_()
-            loss = getattr(embedding, name)(field, LABELS, **{margin: value})
-            loss.backward()
-            assert loss.isfinite() and field.grad.isfinite().all(), (name, value)
-    with pytest.raises(ValueError, match=r"delta_var is 1e-30"):
-        embedding.consistency_loss(EMBEDDINGS, EMBEDDINGS, LABELS, delta_var=1e-30)
+            found = loss(field, **{margin: value})
+            found.backward()
+            assert found.isfinite() and field.grad.isfinite().all(), (name, value)
 
 
 def test_a_prior_above_one_by_rounding_is_no_nan():
@@ -120,8 +121,6 @@ def test_one_error_names_the_value(function, message):
 
 def test_void_of_another_shape_is_not_broadcast():
     score, void = CityscapesAP(CITYSCAPES, min_region=1), np.zeros((1, 1), bool)
-    with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
-        score.update_masks(INSTANCES, SEGMENTS, INSTANCES[None] > 0, [CAR], [0.5], void=void)
     with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
         score.update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS, void=void)
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from panolib.labels import CITYSCAPES
-from panolib.metrics.instance import ThreatScore
+from panolib.metrics.threat_score import ThreatScore
 from panolib.report import tables, threat_tables
 
 THINGS = CITYSCAPES.things

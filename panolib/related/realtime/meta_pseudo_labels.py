@@ -126,7 +126,7 @@ def noise_rectangles(image: Tensor, *, probability: float = 0.5) -> Tensor:
     return image + torch.randn(image.shape).to(image) * mask[:, None]
 
 
-def consistency_loss(clean: Tensor, noisy: Tensor) -> Tensor:
+def uda_loss(clean: Tensor, noisy: Tensor) -> Tensor:
     """Cross-entropy of noisy logits [B, C, h, w] with the probabilities of the clean ones (UDA)."""
     return F.cross_entropy(noisy, clean.detach().softmax(1))
 
@@ -214,7 +214,7 @@ def meta_train(
         with batch_norm_momentum(teacher, 0.0):
             noisy = teacher(noise_rectangles(images))
         teacher_loss = source_loss + weight * own_loss
-        teacher_loss = teacher_loss + spec.uda_weight * consistency_loss(outputs[0], noisy)
+        teacher_loss = teacher_loss + spec.uda_weight * uda_loss(outputs[0], noisy)
         if spec.mode == "rt":
             discriminator.requires_grad_(False)
             seen = probabilities(outputs[0], size, placement)

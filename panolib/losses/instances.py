@@ -9,7 +9,7 @@ from panolib.data.label_maps import as_labels, consecutive
 from panolib.losses.instance_sums import InstanceSums, instance_sums
 
 
-class Segments:
+class Instances:
     """The labelled instances of a batch; those of all images one after the other.
 
     Attributes
@@ -35,7 +35,7 @@ class Segments:
     """
 
     def __init__(self, embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None = None):
-        check_same_grid(embeddings, batch=True, instance_labels=instance_labels, ignore=ignore)
+        check_same_grid(embeddings, instance_labels=instance_labels, ignore=ignore)
         if len(embeddings) == 0:
             raise ValueError("a batch of no image has no mean, expected at least one")
         labels = as_labels(instance_labels, "instance_labels").flatten(1).long()
@@ -65,29 +65,17 @@ class Segments:
         return instance_sums(self.embeddings, self.ids, self.counted, self.sizes, self.n, **margins)
 
 
-def check_same_grid(embeddings: Tensor, *, batch: bool = False, **maps: Tensor | None) -> None:
-    """Raise ValueError unless each map is [H, W] of the embeddings [E, H, W]; None passes.
-
-    `batch`: all of them with one more dimension in front.
-    """
-    if embeddings.ndim != 3 + batch:
-        shape = "[B, E, H, W]" if batch else "[E, H, W]"
-        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected {shape}")
-    expected = (*embeddings.shape[:-3], *embeddings.shape[-2:])
+def check_same_grid(embeddings: Tensor, **maps: Tensor | None) -> None:
+    """Raise ValueError unless each map is [B, H, W] of the embeddings [B, E, H, W]; None passes."""
+    if embeddings.ndim != 4:
+        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected [B, E, H, W]")
+    expected = (len(embeddings), *embeddings.shape[-2:])
     for name, value in maps.items():
         if value is not None and value.shape != expected:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}, expected {expected} "
                 f"for embeddings {tuple(embeddings.shape)}"
             )
-
-
-def length(vectors: Tensor) -> Tensor:
-    """Euclidean length of the columns of `vectors` [E, N]: [N]. A zero vector gives 1e-19 with gradient 0.
-
-    Twenty times faster on CPU than `torch.linalg.vector_norm` over the first dimension.
-    """
-    return vectors.square().sum(dim=0).clamp(min=torch.finfo(vectors.dtype).tiny).sqrt()
 
 
 def at_least_float32(embeddings: Tensor) -> Tensor:
