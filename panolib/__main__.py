@@ -128,8 +128,9 @@ def data(options: argparse.Namespace) -> None:
 
 def bench(options: argparse.Namespace) -> None:
     """Time the core operations anew, beside what people use today."""
-    from panolib.bench import tables as bench_tables
+    from panolib.bench.operations import pairs, slower_than
     from panolib.load import load
+    from panolib.report.rows import write_csv
     from panolib.study import study
 
     loaded = load(options.profile)
@@ -138,10 +139,10 @@ def bench(options: argparse.Namespace) -> None:
     loaded.prepare_data(domains=[run.domain])
     before = loaded.store.load(run)
     record = loaded.store.get(run, anew=True)
-    rows = bench_tables.write_performance(record, loaded.results / "tables")
+    rows = write_csv(pairs(record), loaded.results / "tables" / "performance.csv")
     print(rows[["operation", "size", "threads", "ratio", "agreement"]].to_string(index=False))
     print(f"written: {loaded.results / 'tables' / 'performance.csv'}")
-    for line in bench_tables.slower_than(record, before):
+    for line in slower_than(record, before):
         print(f"warning: {line}", file=sys.stderr)
 
 

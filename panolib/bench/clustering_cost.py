@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 
-import numpy as np
 from torch import Tensor
 from tqdm import tqdm
 
-from panolib.bench.cases import embedding_field, instance_map
-from panolib.bench.references import DELTA_DIST, DELTA_VAR
+from panolib.bench.cases import bandwidth_of, embedding_field, instance_map
+from panolib.bench.references import DELTA_DIST
 from panolib.clustering.algorithms import cluster
-from panolib.lab.measuring import measure_seconds, threads, with_peak_memory
+from panolib.lab.measuring import repeated, set_torch_threads, with_peak_memory
 from panolib.study.settings import ClusteringCostSpec
 
 
@@ -27,7 +25,7 @@ def cost_rows(spec: ClusteringCostSpec, *, label: str = "") -> list[dict]:
         during one call; NaN where the system does not tell).
     """
     rows = []
-    with threads(1):
+    with set_torch_threads(1):
         for axis, height, n_instances in tqdm(list(cost_sizes(spec)), desc=label, leave=False):
             labels = instance_map(height, 2 * height, n_instances, spec.seed)
             field = embedding_field(labels, spec.embedding_dim, spec.seed, mixed_borders=True)
@@ -50,17 +48,13 @@ def cost_sizes(spec: ClusteringCostSpec) -> Iterator[tuple[str, int, int]]:
 
 
 def _cost(field: Tensor, mask: Tensor, algorithm: str, spec: ClusteringCostSpec) -> dict[str, float]:
-    # noise grows like this root; the bandwidth grows with it, as for trained networks
-    bandwidth = DELTA_VAR * (spec.embedding_dim / 8) ** 0.5
     options = {"min_cluster_size": 8} if algorithm == "hdbscan" else {}
+    options |= {"bandwidth": bandwidth_of(spec.embedding_dim), "delta_dist": DELTA_DIST}
 
-    def call():
-        return cluster(
-            field, mask, algorithm=algorithm, bandwidth=bandwidth, delta_dist=DELTA_DIST, **options
-        )
+    def call() -> Tensor:
+        return cluster(field, mask, algorithm=algorithm, **options)
 
     call()  # libraries take their buffers once
     _, mib = with_peak_memory(call)
-    times = [1e3 * measure_seconds(call) for _ in range(spec.repeats)]
-    low, high = np.percentile(times, (25, 75))
-    return {"ms": statistics.median(times), "ms_iqr": float(high - low), "mib": mib}
+    times = repeated(call, spec.repeats)
+    return {"ms": 1e3 * times.median, "ms_iqr": 1e3 * times.iqr, "mib": mib}

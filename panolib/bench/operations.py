@@ -11,31 +11,40 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import torch
 from annotated_types import MinLen
 from torch import nn
 from tqdm import tqdm
 
-from panolib.bench.cases import Operation, scaling_operations, table_operations
+from panolib.bench.cases import NO_SKETCH, SKETCH, Operation, pair, scaling_operations, table_operations
 from panolib.bench.step import StepSpec
 from panolib.config import Count, Counts, Natural, Seed, Size
 from panolib.data import photometry
 from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances
-from panolib.lab.measuring import iqr, measure_seconds, threads, with_peak_memory
+from panolib.lab.measuring import (
+    Measurement,
+    Timer,
+    measure_seconds,
+    repeated,
+    set_torch_threads,
+    timer,
+    with_peak_memory,
+)
+from panolib.lab.records import Record
 from panolib.labels import LabelSet
 from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import threat_scores
 from panolib.training.semantic import to_image
 
-MANY = 20  # calls of a quick operation in a row, and rounds of a quick pair
-BRIEF = 0.2  # seconds that such a row of calls takes at most
+BRIEF = 0.2  # seconds for which a quick function is called again and again before the next one's turn
+WARN_BELOW = 0.8  # share of the recorded ratio
 EMPTY_NOTEBOOK = """
 import nbformat, nbclient
 from panolib.lab.notebook import OwnKernel
@@ -44,10 +53,10 @@ nbclient.NotebookClient(notebook, kernel_manager_class=OwnKernel).execute()
 """
 FIGURE = """
 import io
-from panolib.report import figures
-figures.use_style()
-rows = [{"axis": "pixels", "operation": "o", "position": 1, "ours_ms": 1.0, "repeats": 1}]
-figures.scaling_plot(rows + [row | {"axis": "instances"} for row in rows]).savefig(io.BytesIO())
+import pandas
+from panolib.report import plots
+plots.use_style()
+plots.points(pandas.DataFrame({"pixels": [1, 2], "ms": [1.0, 2.0]}), "pixels", "ms").savefig(io.BytesIO())
 """
 
 
@@ -79,50 +88,36 @@ class PerformanceSpec:
     seed: Seed
 
 
-# ---- pairs -----------------------------------------------------------------------------------------------
-
-
 def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
     """One row per operation, size and number of threads: times, memory, ratio, agreement."""
     rows = []
     for n_threads in spec.threads:
-        with threads(n_threads):
+        with set_torch_threads(n_threads):
             rates = machine_rates()
             operations = list(table_operations(spec))
             for operation in tqdm(operations, desc=f"{label}{n_threads} thread(s)", leave=False):
-                floor_ms = max(
-                    operation.least_mb / rates["gb_per_s"], operation.least_mflop / rates["gflop_per_s"]
-                )
+                moved = operation.moved * operation.input_bytes
+                floor_s = max(moved / rates["bytes_per_s"], operation.flop / rates["flop_per_s"])
                 for row in measure(operation, spec.repeats):
-                    rows.append(row | {"floor_ms": floor_ms, "threads": n_threads})
+                    rows.append(row | {"floor_ms": 1e3 * floor_s, "threads": n_threads})
     return rows
 
 
 def machine_rates(size: int = 2048) -> dict[str, float]:
     """What the processor reaches with the current number of threads: the floor under every operation.
 
-    Returns
-    -------
-    dict
-        "gb_per_s": bytes read and written by a copy of memory far larger than the caches;
-        "gflop_per_s": a float32 product of square matrices. The best of five.
+    "bytes_per_s", read and written by a copy of memory far larger than the caches; "flop_per_s" of a float32
+    product of square matrices. The best of five.
     """
     values, copy = torch.ones(2**25), torch.empty(2**25)
     factor, product = torch.ones(size, size), torch.empty(size, size)
-    copied = min(measure_seconds(lambda: copy.copy_(values)) for _ in range(5))
-    multiplied = min(measure_seconds(lambda: torch.mm(factor, factor, out=product)) for _ in range(5))
-    return {
-        "gb_per_s": 2e-9 * values.numel() * values.element_size() / copied,
-        "gflop_per_s": 2e-9 * size**3 / multiplied,
-    }
+    copied = min(repeated(lambda: copy.copy_(values), 5).times)
+    multiplied = min(repeated(lambda: torch.mm(factor, factor, out=product), 5).times)
+    return {"bytes_per_s": 2 * values.nbytes / copied, "flop_per_s": 2 * size**3 / multiplied}
 
 
 def measure(operation: Operation, repeats: int) -> list[dict]:
-    """Rows of one operation: memory and agreement first, then alternating times.
-
-    `repeats` rounds at least; of quick pairs as many as fit into a second, up to `MANY`. A round calls what
-    is quick several times, so that a median does not rest on a few calls with the caches of the other one.
-    """
+    """Rows of one operation: memory and agreement first, then `repeats` rounds in which all take turns."""
     functions = {"": operation.reference} | {name: ours.function for name, ours in operation.ours.items()}
     memory, results = {}, {}
     for name, function in functions.items():
@@ -131,72 +126,66 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
         results[name], memory[name] = with_peak_memory(function)
     agreement = {name: ours.check(results[name], results[""]) for name, ours in operation.ours.items()}
     del results
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    began = time.perf_counter()
-    for n_rounds in range(max(repeats, MANY)):
-        if n_rounds >= repeats and time.perf_counter() - began > 1:
-            break
-        for name, function in functions.items():
-            times[name] += [1e3 * seconds for seconds in _in_a_row(function)]
-    reference_ms = statistics.median(times[""])
-    return [
-        {
-            "operation": name,
-            "size": operation.size,
-            "reference": operation.reference_name,
-            "ours_ms": statistics.median(times[name]),
-            "ours_iqr_ms": iqr(times[name]),
-            "reference_ms": reference_ms,
-            "reference_iqr_ms": iqr(times[""]),
-            "ratio": reference_ms / statistics.median(times[name]),
-            "target_ratio": ours.target,
-            "sketch_ms": operation.sketch_ms,
-            "bound": ours.bound,
-            "ours_mib": memory[name],
-            "reference_mib": memory[""],
-            "input_mib": operation.input_mib,
-            "repeats": len(times[name]),
-            "reference_repeats": len(times[""]),
-            "agreement": agreement[name][0],
-            "agrees": agreement[name][1],
-        }
-        for name, ours in operation.ours.items()
+    n_threads = torch.get_num_threads()
+    timers = {
+        name: Timer("call()", globals={"call": function}, num_threads=n_threads)
+        for name, function in functions.items()
+    }
+    rounds = [
+        {name: timer.blocked_autorange(min_run_time=BRIEF) for name, timer in timers.items()}
+        for _ in range(repeats)
     ]
-
-
-def _in_a_row(function: Callable) -> list[float]:
-    """Seconds of one call or, of a quick function, of as many as `BRIEF` and `MANY` allow."""
-    seconds = [measure_seconds(function)]
-    while sum(seconds) < BRIEF and len(seconds) < MANY:
-        seconds.append(measure_seconds(function))
-    return seconds
+    times = {name: Measurement.merge(found[name] for found in rounds)[0] for name in functions}
+    rows = []
+    for name, ours in operation.ours.items():
+        target, sketch_ms = SKETCH.get((name, operation.varied), NO_SKETCH)
+        rows.append(
+            {"operation": name, "size": operation.size, "reference": operation.reference_name}
+            | pair(times[name], times[""], {"ours": memory[name], "reference": memory[""]})
+            | {"target_ratio": target, "sketch_ms": sketch_ms, "bound": ours.bound,
+               "input_mib": operation.input_bytes / 2**20,
+               "agreement": agreement[name][0], "agrees": agreement[name][1]}
+        )  # fmt: skip
+    return rows
 
 
 def scaling_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
     """Median time of ours against size, one thread. References are left to `operation_rows`."""
     rows = []
-    with threads(1):
+    with set_torch_threads(1):
         for axis, position, operation in tqdm(list(scaling_operations(spec)), desc=label, leave=False):
             for name, ours in operation.ours.items():
-                times = [measure_seconds(ours.function) for _ in range(spec.repeats + 1)][1:]
+                ours.function()
                 rows.append({
                     "operation": name, "axis": axis, "position": position, "size": operation.size,
-                    "ours_ms": 1e3 * statistics.median(times), "repeats": spec.repeats,
+                    "ours_ms": 1e3 * repeated(ours.function, spec.repeats).median, "repeats": spec.repeats,
                 })  # fmt: skip
     return rows
 
 
-# ---- embeddings of our own networks ----------------------------------------------------------------------
+def pairs(record: Record) -> pd.DataFrame:
+    """All pairs of a recorded run with its processor and versions: what performance.csv holds."""
+    rows = pd.DataFrame([*record.metrics["operations"], record.metrics["step"]["row"]])
+    versions = ", ".join(f"{name} {version}" for name, version in record.info["versions"].items())
+    return rows.assign(machine=record.metrics["processor"], versions=versions)
+
+
+def slower_than(record: Record, before: Record | None) -> list[str]:
+    """Pairs whose ratio fell clearly below that of an earlier record, in words. A warning, not a test."""
+    if before is None:
+        return []
+    both = pairs(record).merge(pairs(before), on=["operation", "size", "threads"], suffixes=("", "_before"))
+    return [
+        f"{row.operation}, {row.size}, {row.threads} thread(s): ratio {row.ratio:.3g}, "
+        f"recorded {row.ratio_before:.3g}"
+        for row in both[both["ratio"] < WARN_BELOW * both["ratio_before"]].itertuples()
+    ]
 
 
 def real_embedding_rows(
-    model: nn.Module,
-    dataset: Sequence,
-    label_set: LabelSet,
-    options: Mapping[str, Mapping],
-    *,
+    model: nn.Module, dataset: Sequence, label_set: LabelSet, options: Mapping[str, Mapping], *,
     label: str = "",
-) -> list[dict]:
+) -> list[dict]:  # fmt: skip
     """Quality and time of clusterings of a trained network's embeddings inside true class masks.
 
     Parameters
@@ -207,28 +196,23 @@ def real_embedding_rows(
     scores = {name: ThreatScore(label_set) for name in options}
     times: dict[str, list[float]] = {name: [] for name in options}
     model.eval()
-    with threads(1):
+    with set_torch_threads(1):
         for sample in tqdm(dataset, desc=label, leave=False):
             with torch.inference_mode():
                 embeddings = model(photometry.normalise(to_image(sample)[None]))[0].float()
             truth, masks = panoptic_truth(sample, label_set), torch.from_numpy(sample.semantic)
             for name, option in options.items():
-                began = time.perf_counter()
+                began = timer()
                 found = predict_instances(embeddings, masks, label_set, **option)
-                times[name].append(1e3 * (time.perf_counter() - began))
+                times[name].append(1e3 * (timer() - began))
                 scores[name].update(*truth, *found)
-    rows = []
-    for name, score in scores.items():
-        found = threat_scores(score)
-        rows.append({
-            "algorithm": name, "pooled threat score": found["pooled"],
-            **{count: found[count] for count in ("tp", "fp", "fn")},
-            "ms_per_image": statistics.median(times[name]), "n_images": len(dataset),
-        })  # fmt: skip
-    return rows
-
-
-# ---- rendering, importing --------------------------------------------------------------------------------
+    found = {name: threat_scores(score) for name, score in scores.items()}
+    return [
+        {"algorithm": name, "pooled threat score": score["pooled"],
+         **{count: score[count] for count in ("tp", "fp", "fn")},
+         "ms_per_image": statistics.median(times[name]), "n_images": len(dataset)}
+        for name, score in found.items()
+    ]  # fmt: skip
 
 
 def rendering_rows(spec: PerformanceSpec) -> list[dict]:
@@ -252,11 +236,7 @@ def rendering_rows(spec: PerformanceSpec) -> list[dict]:
 
 
 def start_rows(repeats: int) -> list[dict]:
-    """Seconds in fresh processes.
-
-    Until torch, the library and its command line are there; and what a notebook costs beside its runs: a
-    kernel for an empty one, and drawing and saving a figure.
-    """
+    """Seconds in fresh processes: imports, and what a notebook costs beside its runs (kernel, figure)."""
     commands = {
         "import torch": ["-c", "import torch"],
         "import panolib.study.kinds": ["-c", "import panolib.study.kinds"],
@@ -264,14 +244,8 @@ def start_rows(repeats: int) -> list[dict]:
         "execute an empty notebook": ["-c", EMPTY_NOTEBOOK],
         "import, draw and save a figure": ["-c", FIGURE],
     }
-    times: dict[str, list[float]] = {name: [] for name in commands}
-    for _ in range(repeats):
-        for name, command in commands.items():
-            run = functools.partial(
-                subprocess.run, [sys.executable, *command], check=True, capture_output=True
-            )
-            times[name].append(measure_seconds(run))
-    return [
-        {"command": name, "seconds": statistics.median(found), "repeats": repeats}
-        for name, found in times.items()
-    ]
+    rows = []
+    for name, command in commands.items():
+        run = functools.partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
+        rows.append({"command": name, "seconds": repeated(run, repeats).median, "repeats": repeats})
+    return rows

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from panolib.data.warping import sampling_grid
+from panolib.data.warping import warp
 from panolib.losses.embedding import EmbeddingLossWeights
 
 DELTA_VAR, DELTA_DIST, KERNEL_THRESHOLD = 0.5, 2.0, 0.5
@@ -127,9 +126,6 @@ def fusion_of_all_crops(
         mass = total.sum(1, keepdim=True)
         return torch.where((mass > 0.1) & kept, total / mass.clamp(min=0.1), 0.0)
 
-    def sampled(x: Tensor, affine: Tensor) -> Tensor:
-        return F.grid_sample(x, sampling_grid(affine, x.shape[-2:]), align_corners=False)
-
     kept = ~padding[:, None]
-    canvas = divided_by_mass(sampled(probabilities * kept, affine).unflatten(0, (-1, n_views)).sum(1))
-    return divided_by_mass(sampled(canvas.repeat_interleave(n_views, 0), inverse), kept)
+    canvas = divided_by_mass(warp(probabilities * kept, affine).unflatten(0, (-1, n_views)).sum(1))
+    return divided_by_mass(warp(canvas.repeat_interleave(n_views, 0), inverse), kept)

@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
-from unittest import mock
 
 import numpy as np
 import torch
 from annotated_types import Ge
+from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
-from panolib.bench.cases import close
+from panolib.bench.cases import SKETCH, close, pair
 from panolib.config import Count
-from panolib.data import photometry, views
 from panolib.data.render import city
-from panolib.lab.measuring import has_bf16, iqr, threads, with_peak_memory
+from panolib.lab.measuring import (
+    has_bf16,
+    measurement,
+    set_torch_threads,
+    timer,
+    with_peak_memory,
+)
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec
 from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic, memory_format
 
-STAGES = {  # functions of a semantic self-training step, by what a reader calls them
-    "images and their augmentation": (
-        (semantic.LabelledBatches, "__call__"), (semantic.UnlabelledBatches, "__call__"),
-    ),
-    "crops and noise": ((views, "multi_view_crops"), (photometry, "photometric_noise")),
-    "fusion": ((semantic, "fuse_views"),),
-    "pseudo-labels": ((semantic, "semantic_pseudo_labels"), (semantic, "update_class_prior")),
-    "losses": ((semantic, "self_training_loss"), (semantic, "cross_entropy")),
-    "momentum update": ((semantic, "update_teacher"),),
-}  # fmt: skip
+STAGES = (  # what training calls them for the profiler (`torch.profiler.record_function`)
+    "images and their augmentation", "crops and noise", "fusion", "pseudo-labels", "losses",
+    "momentum update",
+)  # fmt: skip
+STEP = "semantic self-training step"
 ROUNDINGS = 3  # loss curves agree if they differ by no more than so many times what one rounding does
 
 
@@ -54,7 +51,7 @@ class StepSpec:
 
 
 def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
-    """The step of a `bench.PerformanceSpec`: channels-last against contiguous float32; where its time goes.
+    """The step of a `PerformanceSpec`: channels-last against contiguous float32; where its time goes.
 
     A network that is not safe in channels-last (`setup.memory_format`) is contiguous in both.
 
@@ -67,65 +64,59 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
         "images_per_s": source crops and target views a second; "mib": rise of the memory of the process.
     """
     step = spec.step
-    inputs = _StepInputs.of(spec, step, n_classes)
+    training = _training(spec, step, n_classes)
     bf16 = has_bf16(torch.device("cpu")) if bf16 is None else bf16
     ways = {
         "ours": {"channels_last": True, "precision": "bf16-mixed" if bf16 else "32-true"},
         "reference": {"channels_last": False, "precision": "32-true"},
     }
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    durations: dict[str, list[float]] = {name: [] for name in ways}
     losses: dict[str, list[float]] = {}
     memory: dict[str, float] = {}
-    stages: dict[str, float] = dict.fromkeys(STAGES, 0.0)
-    with threads(1):
+    with set_torch_threads(1):
         for _ in range(max(1, spec.repeats // 2)):
             for name, way in ways.items():
-                clock = _Clock()
-                with _timed(stages, clock) if name == "ours" else contextlib.nullcontext():
-                    run = functools.partial(inputs.run, clock, **way)
-                    _, memory[name] = with_peak_memory(run, timed=True)
-                times[name] += clock.durations[1:]
+                run = functools.partial(training.run, clock := _Clock(), **way)
+                _, memory[name] = with_peak_memory(run, timed=True)
+                durations[name] += clock.durations[1:]
                 losses[name] = clock.losses
-        inputs.nudged().run(nudged := _Clock(), **ways["reference"])
-    _, rounding = _apart(nudged.losses, losses["reference"])
-    agreement, difference = _apart(losses["ours"], losses["reference"])
-    medians = {name: statistics.median(found) for name, found in times.items()}
-    total = sum(times["ours"])
-    shares = {name: 100 * seconds / total for name, seconds in stages.items()}
+        training.nudged().run(nudged := _Clock(), **ways["reference"])
+        stages = _stages(training, **ways["ours"])
+    times = {name: measurement(found) for name, found in durations.items()}
+    apart, rounding = (
+        float(np.abs(np.subtract(found, losses["reference"])).max())
+        for found in (losses["ours"], nudged.losses)
+    )
+    words, _ = close(losses["ours"], losses["reference"], 0.0)
     instructions = torch.backends.cpu.get_cpu_capability()
-    share_of_networks = 100 - sum(shares.values())
-    return {
-        "row": {
-            "operation": f"semantic self-training step, {inputs.layout()}" + ", bf16" * bf16,
-            "size": f"{step.network.version} depth {step.network.depth} width {step.network.width}, "
-            f"{step.n_target} x {step.n_views} views, {step.height} x {step.width}",
-            "reference": "float32, contiguous",
-            "ours_ms": 1e3 * medians["ours"],
-            "ours_iqr_ms": 1e3 * iqr(times["ours"]),
-            "reference_ms": 1e3 * medians["reference"],
-            "reference_iqr_ms": 1e3 * iqr(times["reference"]),
-            "ratio": medians["reference"] / medians["ours"],
-            "target_ratio": 3.3,
-            "sketch_ms": 13_400,
-            "bound": f"{share_of_networks:.1f} % are the networks, with {instructions}"
-            + ("" if bf16 else " and without the bf16 of the sketch's processor"),
-            "ours_mib": memory["ours"],
-            "reference_mib": memory["reference"],
-            "repeats": len(times["ours"]),
-            "reference_repeats": len(times["reference"]),
-            "threads": 1,
-            "agreement": f"loss curve {agreement}; {rounding:.0e} after one rounding of the start weights",
-            "agrees": difference <= max(1e-2, ROUNDINGS * rounding),
-        },
-        "stages": shares | {"networks, optimiser": share_of_networks},
-        "images_per_s": (step.batch_size + step.n_target * step.n_views) / medians["ours"],
-        "mib": memory["ours"],
+    target, sketch_ms = SKETCH[STEP, None]
+    bound = f"{stages['networks, optimiser']:.1f} % are the networks, with {instructions}"
+    row = {
+        "operation": f"{STEP}, {training.layout()}" + ", bf16" * bf16,
+        "size": f"{step.network.version} depth {step.network.depth} width {step.network.width}, "
+        f"{step.n_target} x {step.n_views} views, {step.height} x {step.width}",
+        "reference": "float32, contiguous",
+        **pair(times["ours"], times["reference"], memory),
+        "target_ratio": target,
+        "sketch_ms": sketch_ms,
+        "bound": bound if bf16 else f"{bound} and without the bf16 of the sketch's processor",
+        "threads": 1,
+        "agreement": f"loss curve {words}; {rounding:.0e} after one rounding of the start weights",
+        "agrees": apart <= max(1e-2, ROUNDINGS * rounding),
     }
+    n_images = step.batch_size + step.n_target * step.n_views
+    rate = n_images / times["ours"].median
+    return {"row": row, "stages": stages, "images_per_s": rate, "mib": memory["ours"]}
 
 
-def _apart(losses: Sequence[float], others: Sequence[float]) -> tuple[str, float]:
-    """Largest difference of two loss curves, in words and as a number."""
-    return close(losses, others, 0.0)[0], float(np.abs(np.subtract(losses, others)).max())
+def _stages(training: _Training, **way) -> dict[str, float]:
+    """Share of the step by stage in percent, without the first iteration; of losses the forward pass only."""
+    window = schedule(wait=0, warmup=1, active=training.spec.iterations - 1, repeat=1)
+    with profile(activities=[ProfilerActivity.CPU], schedule=window) as profiler:
+        training.run(_Clock(profiler.step), **way)
+    total = {event.key: event.cpu_time_total for event in profiler.key_averages()}
+    shares = {name: 100 * total[name] / total["ProfilerStep*"] for name in STAGES}
+    return shares | {"networks, optimiser": 100 - sum(shares.values())}
 
 
 def step_scaling_rows(spec, n_classes: int, *, label: str = "") -> list[dict]:
@@ -137,52 +128,33 @@ def step_scaling_rows(spec, n_classes: int, *, label: str = "") -> list[dict]:
         for n in spec.step_batches
     ]
     rows = []
-    with threads(1):
+    with set_torch_threads(1):
         for axis, position, chosen in tqdm(cases, desc=label, leave=False):
             clock = _Clock()
-            _StepInputs.of(spec, chosen, n_classes).run(clock, channels_last=True)
+            _training(spec, chosen, n_classes).run(clock, channels_last=True)
+            times = clock.durations[1:]
             rows.append({
-                "operation": "semantic self-training step", "axis": axis, "position": position,
-                "ours_ms": 1e3 * statistics.median(clock.durations[1:]),
-                "repeats": len(clock.durations) - 1,
+                "operation": STEP, "axis": axis, "position": position,
+                "ours_ms": 1e3 * measurement(times).median, "repeats": len(times),
             })  # fmt: skip
     return rows
 
 
 @dataclass(frozen=True)
-class _StepInputs:
+class _Training:
     """All that `semantic.self_train` needs for some iterations on rendered images."""
 
     spec: SelfTrainingSpec
     start: dict
-    source: list
-    target: list
+    images: list[list]  # of the source, of the target
     n_classes: int
 
-    @classmethod
-    def of(cls, spec, step: StepSpec, n_classes: int) -> _StepInputs:
-        source, target = (
-            [city.render(style, seed=spec.seed, index=i, height=step.height, width=step.width)
-             for i in range(4)]
-            for style in (step.source_style, step.target_style)
-        )  # fmt: skip
-        training = SelfTrainingSpec(
-            label_set=spec.label_set, source="", target="", validation="", network=step.network,
-            optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
-            augmentation=Augmentation(
-                step.height, step.width, (0.5, 1.0), "window", 0.5, 0.5, 0.5, (0.05, 0.8)
-            ),
-            iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target,
-            n_views=step.n_views, zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0,
-            focal_exponent=3.0, threshold_scale=0.75, prior_scale=0.001, prior_momentum=0.99,
-            minimum_threshold=0.2, ema_decay=0.99, ema_interval=1, batch_norm="target",
-            rare_class_sampling=False, compute=Compute("cpu", "32-true", 0, False), seed=spec.seed,
-        )  # fmt: skip
-        torch.manual_seed(spec.seed)
-        start = build_semantic(step.network, n_classes).state_dict()
-        return cls(training, start, source, target, n_classes)
+    def run(self, clock: _Clock, *, channels_last: bool, precision: str = "32-true") -> None:
+        compute = replace(self.spec.compute, channels_last=channels_last, precision=precision)
+        spec = replace(self.spec, compute=compute)
+        semantic.self_train(spec, clock, self.start, *self.images, self.n_classes)
 
-    def nudged(self) -> _StepInputs:
+    def nudged(self) -> _Training:
         """The same with every start weight at the next float: what rounding alone does to a loss curve."""
         upwards = {
             name: value.nextafter(torch.full_like(value, torch.inf)) if value.is_floating_point() else value
@@ -196,54 +168,51 @@ class _StepInputs:
         found = memory_format(replace(self.spec.compute, channels_last=True), model)
         return "channels-last" if found == torch.channels_last else "contiguous"
 
-    def run(self, clock: _Clock, *, channels_last: bool, precision: str = "32-true") -> None:
-        compute = replace(self.spec.compute, channels_last=channels_last, precision=precision)
-        spec = replace(self.spec, compute=compute)
-        semantic.self_train(spec, clock, self.start, self.source, self.target, self.n_classes)
+
+def _training(spec, step: StepSpec, n_classes: int) -> _Training:
+    """The step with the settings of SAC, on four images of each style."""
+    size = {"height": step.height, "width": step.width}
+    images = [
+        [city.render(style, seed=spec.seed, index=i, **size) for i in range(4)]
+        for style in (step.source_style, step.target_style)
+    ]
+    training = SelfTrainingSpec(
+        label_set=spec.label_set, source="", target="", validation="", network=step.network,
+        optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
+        augmentation=Augmentation(**size, scale=(0.5, 1.0), scale_of="window", hflip=0.5, jitter=0.5,
+                                  jitter_probability=0.5, blur=(0.05, 0.8)),
+        iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target,
+        n_views=step.n_views, zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0,
+        focal_exponent=3.0, threshold_scale=0.75, prior_scale=0.001, prior_momentum=0.99,
+        minimum_threshold=0.2, ema_decay=0.99, ema_interval=1, batch_norm="target",
+        rare_class_sampling=False, compute=Compute("cpu", "32-true", 0, False), seed=spec.seed,
+    )  # fmt: skip
+    torch.manual_seed(spec.seed)
+    return _Training(training, build_semantic(step.network, n_classes).state_dict(), images, n_classes)
 
 
 class _Clock:
-    """A job that only keeps the losses and the time of every iteration."""
+    """A job that only keeps the losses and the time of every iteration; `after` is called after each."""
 
     start = 0
 
-    def __init__(self):
+    def __init__(self, after: Callable[[], None] = lambda: None):
         self.losses: list[float] = []
         self.durations: list[float] = []
+        self.after = after
 
     def resume(self) -> None:
         return None
 
     def progress(self, start: int, stop: int) -> Iterator[int]:
         for iteration in range(start, stop):
-            began = time.perf_counter()
+            began = timer()
             yield iteration
-            self.durations.append(time.perf_counter() - began)
+            self.durations.append(timer() - began)
+            self.after()
 
     def log(self, iteration: int, **values) -> None:
         self.losses.append(float(values["loss"].detach()))
 
     def checkpoint(self, *_) -> None:
         pass
-
-
-@contextlib.contextmanager
-def _timed(stages: dict[str, float], clock: _Clock) -> Iterator[None]:
-    """Add the time spent in the functions of `STAGES`, from the second iteration on."""
-
-    def timed(name: str, function: Callable) -> Callable:
-        def call(*args, **options):
-            began = time.perf_counter()
-            result = function(*args, **options)
-            if clock.durations:
-                stages[name] += time.perf_counter() - began
-            return result
-
-        return call
-
-    with contextlib.ExitStack() as stack:
-        for name, functions in STAGES.items():
-            for module, attribute in functions:
-                function = timed(name, getattr(module, attribute))
-                stack.enter_context(mock.patch.object(module, attribute, function))
-        yield

@@ -11,6 +11,7 @@ from math import ceil, inf
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,6 +49,7 @@ def as_unit_float(image: Tensor) -> Tensor:
     return image.float()
 
 
+@record_function("crops and noise")
 def photometric_noise(
     image: Tensor,
     *,

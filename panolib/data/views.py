@@ -9,6 +9,7 @@ from math import floor
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 from panolib.data.label_maps import as_labels
 from panolib.data.photometry import (
@@ -223,6 +224,7 @@ def view_affines(zoom: Tensor, offset: Tensor, flip: Tensor) -> tuple[Tensor, Te
     return forward.view(-1, 2, 3), inverse.view(-1, 2, 3)
 
 
+@record_function("crops and noise")
 def multi_view_crops(
     images: Tensor,
     *,

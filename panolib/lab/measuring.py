@@ -4,49 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import time
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
 from panolib.lab import provenance
 
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of a compiler without a GPU
+from torch.utils.benchmark import Measurement, TaskSpec, Timer, set_torch_threads, timer  # noqa: E402
+
+__all__ = [
+    "Measurement", "Timer", "has_bf16", "measure_seconds", "measurement", "repeated", "set_torch_threads",
+    "timer", "with_peak_memory",
+]  # fmt: skip
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-
-
-@contextlib.contextmanager
-def threads(n: int) -> Iterator[None]:
-    """Within the block, torch computes with `n` threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def measure_seconds(function: Callable[[], Any]) -> float:
     """Wall time of one call, until a GPU has finished as well."""
-    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
-    wait()
-    began = time.perf_counter()
+    began = timer()  # torch's, which waits for the GPU
     function()
-    wait()
-    return time.perf_counter() - began
+    return timer() - began
 
 
-def iqr(values: Sequence[float]) -> float:
-    """Width of the middle half of the values."""
-    low, high = np.percentile(values, (25, 75))
-    return float(high - low)
+def repeated(function: Callable[[], Any], n: int) -> Measurement:
+    """Times of exactly `n` calls; a Timer makes as many as its time allows."""
+    return measurement([measure_seconds(function) for _ in range(n)])
+
+
+def measurement(seconds: Sequence[float]) -> Measurement:
+    """Times of single calls as torch's Measurement, for its median and `iqr`."""
+    return Measurement(1, list(seconds), TaskSpec("one call", ""))
 
 
 def with_peak_memory(function: Callable[[], Any], *, timed: bool = False) -> tuple[Any, float]:
     """Result, and how far memory rose above where it began, in MiB.
 
-    Of the GPU's allocator if the call took any of it, else of the process; NaN where nobody tells.
+    Of the GPU's allocator if the call took any of it, else of the process; NaN where nobody tells. Ours, for
+    torch's profiler does not see what NumPy and scikit-learn allocate, nor how much is held at once.
 
     `timed`: the function also measures time. Then freed memory stays with the process, as it does otherwise,
     and may be counted although it was free; to give it back would make the function slower.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
 
 
+@record_function("losses")
 def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     """Cross-entropy summed over labelled pixels, divided by the number of all pixels.
 
@@ -41,6 +43,7 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     return total / max(semantic_labels.numel(), 1)
 
 
+@record_function("losses")
 def self_training_loss(
     semantic_logits: Tensor,
     pseudo_labels: Tensor,

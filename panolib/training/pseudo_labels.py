@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.profiler import record_function
 
 from panolib.data.label_maps import as_labels
 from panolib.data.warping import warp
@@ -20,6 +21,7 @@ SEEN = 0.1          # share of the probability mass of a pixel below which it co
 NEVER_SEEN = 1e-8   # mean probability below which a class counts as absent
 
 
+@record_function("pseudo-labels")
 def update_class_prior(
     prior: Tensor, probabilities: Tensor, *, momentum: float = 0.99, prior_scale: float = 1e-3
 ) -> Tensor:
@@ -59,6 +61,7 @@ def update_class_prior(
     return momentum * torch.where(first_time, mean, prior) + (1 - momentum) * mean
 
 
+@record_function("fusion")
 def fuse_views(
     probabilities: Tensor, affine: Tensor, inverse: Tensor, padding: Tensor, n_views: int
 ) -> tuple[Tensor, Tensor]:
@@ -143,6 +146,7 @@ def adaptive_thresholds(
     return _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum)
 
 
+@record_function("pseudo-labels")
 def semantic_pseudo_labels(
     fused: Tensor,
     valid: Tensor,

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from panolib.config import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
 from panolib.data import photometry, views
@@ -190,6 +191,7 @@ class LabelledBatches:
     maps: tuple[str, ...] = ("semantic",)
     renormalise: Renormalisation | None = None
 
+    @record_function("images and their augmentation")
     def __call__(self, iteration: int) -> dict[str, Tensor]:
         indices = torch.randint(len(self.dataset), (self.batch_size,)).tolist()
         images, labels = [], []
@@ -218,6 +220,7 @@ class UnlabelledBatches:
     maps: Sequence[Mapping[str, np.ndarray]] | None = None
     renormalise: Renormalisation | None = None
 
+    @record_function("images and their augmentation")
     def __call__(self, iteration: int) -> dict[str, Tensor]:
         if self.class_weights is None:
             indices = torch.randint(len(self.dataset), (self.batch_size,)).tolist()

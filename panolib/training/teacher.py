@@ -8,6 +8,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 
 def make_teacher(student: nn.Module) -> nn.Module:
@@ -15,6 +16,7 @@ def make_teacher(student: nn.Module) -> nn.Module:
     return copy.deepcopy(student).eval().requires_grad_(False)
 
 
+@record_function("momentum update")
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, *, decay: float) -> None:
     """Move every parameter and buffer of `teacher` towards `student`, in place.

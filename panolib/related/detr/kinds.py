@@ -14,7 +14,7 @@ from panolib.config import Count, Natural, Seed
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
 from panolib.lab.job import Job
-from panolib.lab.measuring import threads
+from panolib.lab.measuring import set_torch_threads
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.related.detr.network import build_detr
@@ -121,7 +121,7 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
             clustering_of(job), spec.min_size, spec.merge_rule, train, label_set, spec.batch_size,
         ),
     }  # fmt: skip
-    with threads(1):
+    with set_torch_threads(1):
         measured = cost.compare(
             systems, open_data(sources, run, spec.validation), label_set,
             batch_size=spec.batch_size, repeats=spec.repeats, label=run.name,
