@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from panolib.config import load_yaml, project_root
-from panolib.lab.records import Record
-from panolib.report.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select, three_digits
+from panolib.report.tables import ORACLE, SELF_TRAINED, SOURCE_ONLY, number, per_seed, select
 from panolib.study.grid import INHERITED
 from panolib.study.study import BATCH_NORM_RUNGS, RUNG_LABELS, Study
 from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec
@@ -148,49 +147,6 @@ def control_line(rows: pd.DataFrame, metric: str) -> str:
         f"{metric} over source only, points: self-trained {gain:+.1f}; its control, without pseudo-labels, "
         f"{alone:+.1f}"
     )
-
-
-def ratios_reached(rows: pd.DataFrame) -> list[Claim]:
-    """For each pair of the performance table, whether its ratio was reached."""
-    return [
-        Claim(
-            f"{row.operation}, {row.size}, {row.threads} thread{'s' * (row.threads > 1)}: "
-            f"at least {row.target_ratio:g} times as fast as the reference",
-            f"{three_digits(row.ratio)} times"
-            + (f", {three_digits(row.ours_ms / row.floor_ms)} times the floor" if row.floor_ms > 0 else "")
-            + ("" if row.agrees else "; the results do not agree well enough"),
-            bool(row.ratio >= row.target_ratio and row.agrees),
-        )
-        for row in rows.itertuples()
-    ]
-
-
-def small_memory(rows: pd.DataFrame, *, limit: float) -> Claim:
-    """Extra memory of losses, with their gradient, and of mean shifts, as a multiple of their input."""
-    some = rows[rows["operation"].str.contains("pull|mean.shift") & rows["ours_mib"].notna()]
-    share = some["ours_mib"] / some["input_mib"]
-    over = [f"{row.operation}, {row.size}" for row in some[share >= limit].itertuples()]
-    most = f"at most {share.max():.1f} times" if len(some) else "not measured on this system"
-    return Claim(
-        f"losses (with their gradient) and mean shifts take less than {limit:g} times their input",
-        most + (f"; above it: {'; '.join(dict.fromkeys(over))}" if over else ""),
-        bool(len(some) and not over),
-    )
-
-
-def quick_start(record: Record) -> list[Claim]:
-    """Importing takes at most a second beyond torch; the command line answers in half a second."""
-    seconds = {row["command"]: row["seconds"] for row in record.metrics["start"]}
-    beyond = seconds["import panolib.study.kinds"] - seconds["import torch"]
-    answer = seconds["python -m panolib --help"]
-    return [
-        Claim(
-            "importing the library takes at most 1 s beyond torch",
-            f"{beyond:.2f} s; torch alone {seconds['import torch']:.2f} s",
-            bool(beyond <= 1),
-        ),
-        Claim("the command line answers --help within 0.5 s", f"{answer:.2f} s", bool(answer <= 0.5)),
-    ]
 
 
 def lost_classes(rows: pd.DataFrame, classes: Iterable[str]) -> str:

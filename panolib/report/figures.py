@@ -176,23 +176,6 @@ def curves(
 
 # --- data sets --------------------------------------------------------------------------------------------
 
-def scaling_plot(rows: Sequence[Mapping]) -> Figure:
-    """Median time against size on logarithmic axes, one panel per kind of size."""
-    table = pd.DataFrame(rows)
-    kinds, names = (list(dict.fromkeys(table[column])) for column in ("axis", "operation"))
-    style = dict(zip(names, zip(OKABE_ITO[1:4] + OKABE_ITO[5:], "osD^vPX")))
-    fig, axes = plt.subplots(1, len(kinds), figsize=(5.5 * len(kinds), 6), sharey=True)
-    lines = {}
-    for ax, kind in zip(axes, kinds):
-        for name, part in table[table["axis"] == kind].groupby("operation", sort=False):
-            colour, marker = style[name]
-            (lines[name],) = ax.loglog(part["position"], part["ours_ms"], color=colour, marker=marker)
-        ax.set_xlabel(kind)
-    axes[0].set_ylabel(f"time, ms (one thread, median of {table['repeats'].min()})")
-    fig.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=3)
-    return fig
-
-
 def presence_bars(descriptions: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
     """Share of the images that show each class, per data set (thesis ch. 5 fig. 2)."""
     classes = list(next(iter(descriptions.values()))["presence"]["class"])
