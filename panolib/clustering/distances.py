@@ -6,6 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -129,6 +130,15 @@ def nearest(points: Tensor, centres: Tensor) -> Tensor:
         some = slice(start, start + block)
         nearest[some] = torch.addmm(minus_half_square, centres, points[some].T).max(0).indices
     return nearest
+
+
+def suppress_near(near: np.ndarray) -> np.ndarray:
+    """bool [M]: True for each point that is near no earlier one that is True; `near` is bool [M, M]."""
+    kept = np.ones(len(near), bool)
+    for i in range(len(near)):
+        if kept[i]:
+            kept[i + 1 :] &= ~near[i, i + 1 :]
+    return kept
 
 
 def segment_sum(values: Tensor, ids: Tensor, n_segments: int) -> Tensor:

@@ -18,6 +18,8 @@ from panolib.clustering.distances import (
 )
 from panolib.data.label_maps import as_ids, as_labels, consecutive
 
+CLUSTERS_AT_ONCE = 32  # whose pixels and anchors are compared at once: memory grows with pixels times this
+
 
 @torch.no_grad()
 def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> Tensor:
@@ -107,7 +109,7 @@ def split_disconnected(labels: Tensor) -> Tensor:
 @torch.no_grad()
 def stability_filter(
     labels: Tensor,
-    teacher_embeddings: Tensor,
+    second_embeddings: Tensor,
     mask: Tensor,
     *,
     bandwidth: float,
@@ -115,17 +117,18 @@ def stability_filter(
     min_median_iou: float = 0.6,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Discard clusters that the momentum network would cut out differently.
+    """Discard clusters that another embedding of the same pixels would cut out differently.
 
-    Random pixels of a cluster serve as anchors; the pixels of `mask` whose teacher embedding is nearer than
-    `bandwidth` to the teacher embedding of an anchor form its mask. The stability of a cluster is the median
-    IoU of these masks with it.
+    Random pixels of a cluster serve as anchors; the pixels of `mask` whose second embedding is nearer than
+    `bandwidth` to that of an anchor form its mask. The stability of a cluster is the median IoU of these
+    masks with it. In self-training clusters come from the momentum network and the second embedding is the
+    student's; Wolny et al. have it the other way round.
 
     Parameters
     ----------
     labels : integer Tensor [H, W]
-        Clusters found in the student's embeddings; 0 outside.
-    teacher_embeddings : float Tensor [E, H, W]
+        Clusters, found in the first embedding; 0 outside.
+    second_embeddings : float Tensor [E, H, W]
         In embedding units.
     mask : bool Tensor [H, W]
         Pixels that were clustered.
@@ -162,9 +165,9 @@ def stability_filter(
     inside = relabel_consecutive(labels[mask])  # [N]
     n_clusters = int(inside.max()) if len(inside) else 0
     if n_clusters == 0:
-        return torch.zeros_like(labels), teacher_embeddings.new_zeros(0)
+        return torch.zeros_like(labels), second_embeddings.new_zeros(0)
     with exact_products(labels.device):
-        points = teacher_embeddings.movedim(0, -1)[mask]  # [N, E]
+        points = second_embeddings.movedim(0, -1)[mask]  # [N, E]
         check_finite(points)
         points = centred(points, bandwidth)
         by_label = torch.argsort(inside, stable=True)
@@ -173,11 +176,15 @@ def stability_filter(
         draw = torch.rand(n_clusters, n_anchors, generator=generator, device=labels.device)
         offset = (draw * sizes[1:, None]).long().minimum(sizes[1:, None] - 1)
         anchors = points[by_label[starts[1:, None] + offset]]  # [K, A, E]
-        members = torch.nn.functional.one_hot(inside, n_clusters + 1).to(points)  # [N, K + 1]
-        overlap = ball_sums(points, members, bandwidth)(anchors.flatten(0, 1))
-    overlap = overlap.view(n_clusters, n_anchors, n_clusters + 1)
-    shared = overlap[:, :, 1:].diagonal(dim1=0, dim2=2).T  # [K, A]
-    iou = shared / (overlap.sum(2) + sizes[1:, None] - shared)
+        own, area = [], []  # of the mask of each anchor, [K, A] pixels: inside its cluster, and all
+        for block in torch.arange(1, n_clusters + 1, device=labels.device).split(CLUSTERS_AT_ONCE):
+            members = torch.cat([inside[:, None] == block, ~torch.isin(inside, block)[:, None]], 1).to(points)
+            counts = ball_sums(points, members, bandwidth)(anchors[block - 1].flatten(0, 1))
+            counts = counts.view(len(block), n_anchors, len(block) + 1)
+            own.append(counts[:, :, :-1].diagonal(dim1=0, dim2=2).T)
+            area.append(counts.sum(2))
+    own, area = torch.cat(own), torch.cat(area)
+    iou = own / (area + sizes[1:, None] - own)
     stability = iou.quantile(0.5, dim=1)
     stable = stability >= min_median_iou
     filtered = labels.new_zeros(labels.shape)

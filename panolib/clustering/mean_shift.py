@@ -15,6 +15,7 @@ from panolib.clustering.distances import (
     grid_cells,
     nearest,
     segment_sum,
+    suppress_near,
 )
 from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
 
@@ -28,10 +29,7 @@ def mean_shift_plus(
     *,
     bandwidth: float = 0.5,
     delta_dist: float | None = 2.0,
-    n_seeds: int | None = None,
-    min_bin_freq: int = 1,
     max_iterations: int = 300,
-    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Flat-kernel mean shift of all seeds at once, then a merge of close clusters.
 
@@ -50,16 +48,10 @@ def mean_shift_plus(
     points : float Tensor [N, E]
         Embeddings of the pixels, in embedding units.
     bandwidth : float
-        Radius h of the kernel, width of the seed grid.
+        Radius h of the kernel, width of the seed grid: one seed at the mean of the points of every cell.
     delta_dist : float or None
         Clusters with means nearer than this become one; None keeps all.
-    n_seeds : int or None
-        None: one seed per occupied grid cell, at the mean of its points. Else: so many random points.
-    min_bin_freq : int
-        Grid cells with fewer points give no seed (unless all cells are so).
     max_iterations : int
-    generator : torch.Generator or None
-        Draws the random points; the global one if None. On the device of `points`.
 
     Returns
     -------
@@ -69,16 +61,14 @@ def mean_shift_plus(
     Raises
     ------
     ValueError
-        If the bandwidth, the number of seeds or of iterations is not positive, the bandwidth is not
-        finite or below what float64 resolves among these points, or `delta_dist` is negative or not finite.
+        If the bandwidth or the number of iterations is not positive, the bandwidth is not finite or below
+        what float64 resolves among these points, or `delta_dist` is negative or not finite.
 
     References
     ----------
     Thesis 8.2 eq. 2 ("mean-shift+"); Comaniciu & Meer 2002.
     """
     check_bandwidth(bandwidth)
-    if n_seeds is not None and n_seeds < 1:
-        raise ValueError(f"n_seeds is {n_seeds}; expected None or at least 1")
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}; expected at least 1")
     if delta_dist is not None:
@@ -87,23 +77,17 @@ def mean_shift_plus(
         return torch.zeros(0, dtype=torch.int64, device=points.device)
     with exact_products(points.device):  # rounded products would move the modes
         points = centred(points, bandwidth)
-        if n_seeds is None:
-            seeds = _grid_seeds(points, bandwidth, min_bin_freq)
-        else:
-            draw = torch.randperm(len(points), generator=generator, device=points.device)
-            seeds = points[draw[:n_seeds]]
+        seeds = _grid_seeds(points, bandwidth)
         centres, n_neighbours = _converge(points, seeds, bandwidth, max_iterations)
         centres = _drop_duplicates(centres, n_neighbours, bandwidth)
         labels = relabel_consecutive(nearest(points, centres) + 1)
         return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
 
 
-def _grid_seeds(points: Tensor, width: float, min_bin_freq: int) -> Tensor:
+def _grid_seeds(points: Tensor, width: float) -> Tensor:
     """[S, E]: mean of the points of every occupied grid cell."""
     _, cell, count = torch.unique(grid_cells(points, width), return_inverse=True, return_counts=True)
-    seeds = segment_sum(points, cell, len(count)) / count[:, None]
-    enough = count >= min_bin_freq
-    return seeds[enough] if enough.any() else seeds
+    return segment_sum(points, cell, len(count)) / count[:, None]
 
 
 def _converge(points: Tensor, seeds: Tensor, bandwidth: float, max_iterations: int) -> tuple[Tensor, Tensor]:
@@ -139,12 +123,7 @@ def _drop_duplicates(centres: Tensor, n_neighbours: Tensor, bandwidth: float) ->
     kept = []
     while len(left):  # a small block at a time: one after the other inside it, then all the rest at once
         block, left = left[:32], left[32:]
-        near = _square_distances(block, block) <= bandwidth**2
-        alive = np.ones(len(block), bool)
-        for i in range(len(block)):
-            if alive[i]:
-                alive[i + 1 :] &= ~near[i, i + 1 :]
-        kept.append(block[alive])
+        kept.append(block[suppress_near(_square_distances(block, block) <= bandwidth**2)])
         left = left[(_square_distances(left, kept[-1]) > bandwidth**2).all(1)]
     return torch.as_tensor(np.concatenate(kept)).to(centres)
 

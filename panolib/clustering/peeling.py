@@ -7,7 +7,6 @@ result is *not* that of scikit-learn's mean shift; it has fewer false small clus
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from panolib.clustering.distances import (
     grid_cells,
     nearest,
     segment_sum,
+    suppress_near,
 )
 from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
 
@@ -194,12 +194,7 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
 def _apart(points: Tensor, distance: float) -> Tensor:
     """bool [M]: True for each point further than `distance` from all earlier ones that are True."""
     near = (torch.cdist(points, points) <= distance).cpu().numpy()
-    keep, taken = np.zeros(len(points), bool), np.zeros(len(points), bool)
-    for i in range(len(points)):
-        if not taken[i]:
-            keep[i] = True
-            taken |= near[i]
-    return torch.from_numpy(keep).to(points.device)
+    return torch.from_numpy(suppress_near(near)).to(points.device)
 
 
 def _check(bandwidth: float, min_points: int) -> None:

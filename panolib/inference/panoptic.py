@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided, vote_categories
+from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.clustering.labels import relabel_consecutive
+from panolib.clustering.votes import vote_categories
 from panolib.data.label_maps import as_labels, consecutive
 from panolib.inference.exports import (
     to_numpy,
@@ -151,10 +152,10 @@ def predict_instances(
     thing_ids : sequence of int, optional
         Look for these classes only, none if it is empty (default: all things of the label set).
     guided : bool
-        False: the semantic map only names clusters of all pixels (`guidance.cluster_unguided`), and does not
+        False: the semantic map only names clusters of all pixels (`in_masks.cluster_unguided`), and does not
         cut them.
     **options
-        As in `guidance.cluster_in_class_masks`; sizes and rows are in pixels of the embedding grid.
+        As in `in_masks.cluster_in_class_masks`; sizes and rows are in pixels of the embedding grid.
 
     Returns
     -------

@@ -120,7 +120,7 @@ class InstanceMonitor:
             others = student(labelled.image).float()
             found = predict_instances(
                 embeddings, labelled.mask, self.label_set, thing_ids=self.class_ids, guided=spec.guided,
-                teacher_embeddings=others[0] if spec.min_stability is not None else None, **options,
+                second_embeddings=others[0] if spec.min_stability is not None else None, **options,
             )  # fmt: skip
             score.update(*labelled.truth, *found)
             targets, ignore = source_targets(labelled.maps, others, spec.min_area, self.class_ids)

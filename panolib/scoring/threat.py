@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from panolib.clustering import guidance
 from panolib.clustering.algorithms import cluster
+from panolib.clustering.corrected_masks import corrected
+from panolib.clustering.votes import vote_semantic_class
 from panolib.data import photometry
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import (
@@ -69,11 +70,11 @@ def score_threat(
     min_size : int
         Smallest mask and smallest instance, pixels of the embedding grid.
     truth_shares : sequence of float
-        Masks are brought towards the truth by these shares (`guidance.corrected`).
+        Masks are brought towards the truth by these shares (`corrected_masks.corrected`).
     kernels : sequence of int
         Morphological clean-up of the instances, pixels; 0 for none.
     guided : bool
-        False: one clustering of all pixels, whose clusters the masks only name (`guidance.cluster_unguided`).
+        False: one clustering of all pixels, whose clusters the masks only name (`in_masks.cluster_unguided`).
     save_sample : function (name, picture)
         Takes the first two images, "00-truth" and "00-result", and where the vote changes most,
         "vote-0-before", "vote-0-after" and "vote-0-truth".
@@ -94,7 +95,7 @@ def score_threat(
         truth = panoptic_truth(sample, label_set)
         embeddings = [embed(network.model, sample) for network in networks]
         for share in truth_shares:
-            semantic = guidance.corrected(predicted, sample.semantic, share, seed=index)
+            semantic = corrected(predicted, sample.semantic, share, seed=index)
             confusions[share] += confusion_matrix(sample.semantic, semantic, label_set.n_classes)
             instances, table = fused_instances(
                 networks, embeddings, semantic, label_set, min_size=min_size, guided=guided
@@ -234,7 +235,7 @@ def voted_pixels(
             small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
             labels = cluster(embedding, small, min_size=min_size, **network.clustering)
             labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
-            voted = guidance.vote_semantic_class(voted, labels, list(class_ids))
+            voted = vote_semantic_class(voted, labels, list(class_ids))
     if n_votes == 0:
         return None
     maps = {"before": semantic, "after": voted.numpy(), "truth": truth}

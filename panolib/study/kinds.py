@@ -14,7 +14,7 @@ import numpy as np
 from annotated_types import MinLen, Predicate
 from torch import nn
 
-from panolib.clustering import guidance
+from panolib.clustering.corrected_masks import corrected
 from panolib.config import Count, Natural, Seed, Share, with_different_items
 from panolib.data.render import city
 from panolib.data.samples import Sample
@@ -176,7 +176,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
         masks = [
-            guidance.corrected(mask, target[i].semantic, spec.truth_share, seed=i)
+            corrected(mask, target[i].semantic, spec.truth_share, seed=i)
             for i, mask in enumerate(masks)
         ]
     monitor = None

@@ -15,8 +15,8 @@ import torch
 from annotated_types import Interval, MinLen
 from torch import Tensor, nn
 
-from panolib.clustering import guidance
 from panolib.clustering.algorithms import Algorithm, find_algorithm
+from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.clustering.labels import drop_small_clusters
 from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
 from panolib.data import photometry, warping
@@ -217,7 +217,7 @@ def learned_ids(
 def clustering_options(
     spec: InstanceSelfTrainingSpec, label_set: LabelSet, clustering: dict[str, float], iteration: int
 ) -> dict:
-    """Keyword arguments of `guidance.cluster_in_class_masks` for the pseudo-labels of one iteration.
+    """Keyword arguments of `cluster_in_class_masks` for the pseudo-labels of one iteration.
 
     The epsilon ring widens the bandwidth, or where an algorithm has none the distance at which it stops to
     merge. HDBSCAN's smallest cluster is the smallest instance of the run.
@@ -328,7 +328,7 @@ def instance_self_train(
     )
     class_ids = learned_ids(spec, label_set)
     ignored_beside = None if spec.classes is None else class_ids
-    cluster = guidance.cluster_in_class_masks if spec.guided else guidance.cluster_unguided
+    cluster = cluster_in_class_masks if spec.guided else cluster_unguided
     loaders = stream_loaders(
         fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
     )
@@ -381,7 +381,7 @@ def instance_self_train(
                             teacher_embeddings[i],
                             semantic[i],
                             class_ids,
-                            teacher_embeddings=embeddings[i].detach(),
+                            second_embeddings=embeddings[i].detach(),
                             **options,
                         )[0]
                         for i in range(len(clean))

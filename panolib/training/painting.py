@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from panolib.clustering.guidance import paint_instances, vote_categories
 from panolib.clustering.labels import relabel_consecutive
+from panolib.clustering.votes import paint_instances, vote_categories
 from panolib.data.views import PADDING_VALUES, Views
 from panolib.data.warping import warp_labels
 from panolib.labels import VOID

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from panolib.clustering import guidance
+from panolib.clustering import in_masks, votes
 from panolib.clustering.labels import (
     drop_small_clusters,
     merge_close_clusters,
@@ -125,7 +125,7 @@ BY_IDS = {  # of (semantic map, instance map): anything that == compares; instan
     "split": lambda s, i: split_disconnected(tensor(i)).tolist(),
     "merge": lambda s, i: merge_close_clusters(embedded().flatten(1).T, tensor(i).flatten(), 0.5).tolist(),
     "stability": lambda s, i: _stable(i),
-    "vote": lambda s, i: guidance.vote_semantic_class(s, i, THINGS).tolist(),
+    "vote": lambda s, i: votes.vote_semantic_class(s, i, THINGS).tolist(),
     "merge panoptic": lambda s, i: inference.merge_panoptic(s, i, CITYSCAPES, rule="nearest")[0].tolist(),
     "clean": lambda s, i: (np.asarray(inference.clean_instances(i, kernel=3)) > 0).tolist(),
 }
@@ -140,8 +140,8 @@ BY_CLASS = {
     "predict": lambda s, i: inference.predict_instances(
         embedded(), s, CITYSCAPES, probabilities=PROBABILITIES, bandwidth=1.0
     )[0].tolist(),
-    "masks": lambda s, i: guidance.cluster_in_class_masks(embedded(), s, THINGS, bandwidth=1.0)[0].tolist(),
-    "unguided": lambda s, i: guidance.cluster_unguided(embedded(), s, THINGS, bandwidth=1.0)[0].tolist(),
+    "masks": lambda s, i: in_masks.cluster_in_class_masks(embedded(), s, THINGS, bandwidth=1.0)[0].tolist(),
+    "unguided": lambda s, i: in_masks.cluster_unguided(embedded(), s, THINGS, bandwidth=1.0)[0].tolist(),
     "quality": lambda s, i: [
         float(value)
         for value in pseudo_labels.pseudo_label_quality(tensor(s), torch.full((HEIGHT, WIDTH), ROAD))
@@ -279,5 +279,5 @@ def test_no_thing_is_asked_for():
             embedded(), semantic_map, CITYSCAPES, thing_ids=[], guided=guided
         )
         assert not labels.any() and table == []
-    assert guidance.cluster_in_class_masks(embedded(), semantic_map, ())[1] == []
+    assert in_masks.cluster_in_class_masks(embedded(), semantic_map, ())[1] == []
     assert len(inference.predict_instances(embedded(), semantic_map, CITYSCAPES, bandwidth=1.0)[1]) == 3

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from panolib.clustering.guidance import (
-    cluster_in_class_masks,
-    corrected,
-    vote_categories,
-    vote_semantic_class,
-)
+from panolib.clustering.corrected_masks import corrected
+from panolib.clustering.in_masks import cluster_in_class_masks
+from panolib.clustering.votes import vote_categories, vote_semantic_class
 from panolib.labels import CITYSCAPES, VOID
 
 ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))
@@ -82,13 +79,13 @@ def test_unstable_instances_are_dropped_and_ids_stay_consecutive(street):
     teacher = embeddings.clone()
     teacher[1, 8:11, 4:7] = torch.arange(9.0).view(3, 3) * 3  # the teacher tears the person into pixels
     labels, table = cluster_in_class_masks(
-        embeddings, semantic, THINGS, teacher_embeddings=teacher, min_stability=0.6
+        embeddings, semantic, THINGS, second_embeddings=teacher, min_stability=0.6
     )
     assert [(row["id"], row["category_id"], row["stability"]) for row in table] == [
         (1, CAR, 1.0), (2, CAR, 1.0),
     ]  # fmt: skip
     assert not labels[8:11].any() and labels.unique().tolist() == [0, 1, 2]
-    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, teacher_embeddings=teacher)
+    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, second_embeddings=teacher)
     assert [round(row["stability"], 4) for row in table] == [0.1111, 1.0, 1.0]
 
 
@@ -111,7 +108,7 @@ def test_connected_objects_are_split_where_one_embedding_names_two_of_them(stree
         THINGS,
         connected=True,
         min_size=10,
-        teacher_embeddings=embeddings,
+        second_embeddings=embeddings,
         min_stability=0.5,
     )
     assert [row["area"] for row in table] == [24, 24] and not labels[8:11].any()
@@ -120,26 +117,28 @@ def test_connected_objects_are_split_where_one_embedding_names_two_of_them(stree
 
 def test_options_reach_the_algorithm_and_wrong_ones_fail_even_without_things(street):
     embeddings, semantic = street
-    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, n_seeds=1)
+    options = {"algorithm": "mean_shift_peel", "min_points": 999}  # no place is that dense: one mode a mask
+    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, **options)
     assert [row["category_id"] for row in table] == [PERSON, CAR]
     road = torch.full((12, 20), ROAD)
     with pytest.raises(TypeError, match="no option"):
         cluster_in_class_masks(embeddings, road, THINGS, seeds=1)
     with pytest.raises(ValueError, match="algorithm is 'kmeans'"):
         cluster_in_class_masks(embeddings, road, THINGS, algorithm="kmeans")
-    with pytest.raises(ValueError, match="needs teacher_embeddings"):
+    with pytest.raises(ValueError, match="needs second_embeddings"):
         cluster_in_class_masks(embeddings, road, THINGS, min_stability=0.6)
     with pytest.raises(ValueError, match=r"embeddings are \[3, 12, 20\]"):
         cluster_in_class_masks(embeddings, road[:, 1:], THINGS)
-    with pytest.raises(ValueError, match="teacher_embeddings are"):
-        cluster_in_class_masks(embeddings, road, THINGS, teacher_embeddings=embeddings[:, 1:])
+    with pytest.raises(ValueError, match="second_embeddings are"):
+        cluster_in_class_masks(embeddings, road, THINGS, second_embeddings=embeddings[:, 1:])
 
 
-def test_generator_makes_random_seeds_repeat(street):
+def test_generator_makes_subsamples_repeat(street):
     embeddings, semantic = street
     runs = [
         cluster_in_class_masks(
-            embeddings, semantic, THINGS, n_seeds=2, generator=torch.Generator().manual_seed(4)
+            embeddings, semantic, THINGS, algorithm="agglomerative", max_points=2,
+            generator=torch.Generator().manual_seed(4),
         )[0]
         for _ in range(2)
     ]

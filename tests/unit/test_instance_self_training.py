@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from panolib.clustering.guidance import cluster_in_class_masks, cluster_unguided
+from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.config import project_root
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
@@ -169,7 +169,7 @@ def test_every_algorithm_clusters_with_its_own_options(monitored):
         spec = replace(run.spec, algorithm=algorithm)
         options = clustering_options(spec, CITYSCAPES, chosen, 0)
         labels, table = cluster_in_class_masks(
-            embeddings, semantic, (CAR,), teacher_embeddings=embeddings, **options
+            embeddings, semantic, (CAR,), second_embeddings=embeddings, **options
         )
         assert labels.max() == len(table)
 

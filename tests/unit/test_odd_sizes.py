@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from panolib.clustering import guidance
+from panolib.clustering import in_masks
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth, predict_instances
 from panolib.labels import CITYSCAPES, VOID
@@ -300,8 +300,8 @@ def test_a_single_crop_below_the_stride_is_refused_where_batch_norm_learns_from_
 
 def stability_filters(min_stability, monkeypatch):
     """How often the pseudo-labels of one step of self-training are filtered."""
-    calls, used = [], guidance.stability_filter
-    monkeypatch.setattr(guidance, "stability_filter", lambda *a, **k: calls.append(1) or used(*a, **k))
+    calls, used = [], in_masks.stability_filter
+    monkeypatch.setattr(in_masks, "stability_filter", lambda *a, **k: calls.append(1) or used(*a, **k))
     spec = replace(
         self_training_spec((32, 48), embedding_network(2)), min_stability=min_stability, monitor=None
     )

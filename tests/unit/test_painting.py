@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from panolib.clustering.guidance import paint_instances
+from panolib.clustering.votes import paint_instances
 from panolib.data import views
 from panolib.labels import CITYSCAPES, VOID
 from panolib.training.painting import crop_maps, paint_pseudo_labels

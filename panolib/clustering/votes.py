@@ -1,0 +1,116 @@
+"""What instances tell a semantic map: the class that most of their pixels have, painted over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from panolib.data.label_maps import as_ids, as_labels, consecutive
+from panolib.labels import VOID
+
+MAX_TABLE = 2**24  # rows of a table by instance id; COCO's ids end there
+
+
+def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
+    """Most frequent thing class inside each instance (thesis ch. 8, the "binning vote").
+
+    Parameters
+    ----------
+    semantic_labels : integer Tensor [H, W]
+        Train ids below 256.
+    instance_labels : integer Tensor [H, W]
+        0 or ids >= 1, below 2**24: `labels.relabel_consecutive` makes larger ones small.
+    thing_ids : sequence of int
+        Classes that may win; of two with equal counts the lower id does.
+
+    Returns
+    -------
+    int64 Tensor [largest id + 1]
+        Train id per instance id; -1 for id 0 and for instances without any thing pixel.
+
+    Raises
+    ------
+    ValueError
+        For an id outside of these ranges, or that is not an integer.
+    """
+    semantic_labels = as_labels(semantic_labels, "semantic_labels")
+    instance_labels = as_ids(instance_labels, "instance_labels", highest=MAX_TABLE - 1)
+    inside = instance_labels > 0
+    instances, ids = consecutive(instance_labels[inside])
+    pairs = instances * 256 + as_ids(semantic_labels[inside], "semantic_labels", highest=VOID)
+    counts = torch.bincount(pairs, minlength=len(ids) * 256).view(len(ids), 256)
+    table = torch.full((int(ids[-1]) + 1,), -1, device=counts.device)
+    things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=counts.device)
+    if len(things) == 0:
+        return table
+    most, winner = counts[:, things].max(dim=1)
+    table[ids] = torch.where(most > 0, things[winner], -1)
+    return table
+
+
+def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
+    """Give all pixels of an instance its most frequent thing class.
+
+    Repairs objects that the semantic map splits into several classes (buses and trains, thesis ch. 8).
+    Pixels outside instances, and instances without any thing pixel, keep their label.
+
+    Parameters
+    ----------
+    semantic_labels : integer Tensor [H, W]
+        Train ids, 255 void.
+    instance_labels : integer Tensor [H, W]
+        0 or ids >= 1.
+    thing_ids : sequence of int
+
+    Returns
+    -------
+    Tensor [H, W]
+        Of the dtype of `semantic_labels`, which stays unchanged; for an array that of `label_maps.as_labels`.
+    """
+    if semantic_labels.shape != instance_labels.shape:
+        raise ValueError(
+            f"semantic_labels are {list(semantic_labels.shape)} and "
+            f"instance_labels {list(instance_labels.shape)}; expected one grid"
+        )
+    if not torch.is_tensor(semantic_labels):
+        semantic_labels = as_labels(semantic_labels, "semantic_labels")
+    instance_labels, _ = consecutive(instance_labels, "instance_labels")
+    voted = vote_categories(semantic_labels, instance_labels, thing_ids)[instance_labels]
+    return torch.where(voted >= 0, voted, semantic_labels.long()).to(semantic_labels.dtype)
+
+
+def paint_instances(
+    pseudo_labels: Tensor, instance_labels: Tensor, categories: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Write the class of every instance over all its pixels, void ones too.
+
+    Parameters
+    ----------
+    pseudo_labels : integer Tensor [..., H, W]
+        Train ids, 255 void.
+    instance_labels : integer Tensor [..., H, W]
+        0 or ids >= 1, none beyond the table.
+    categories : int64 Tensor [largest id + 1]
+        Train id per instance id; -1 for those that are not painted, and for id 0. From `vote_categories`.
+
+    Returns
+    -------
+    painted : int64 Tensor [..., H, W]
+        New tensor; as `pseudo_labels` outside the painted instances.
+    inside : bool Tensor [..., H, W]
+        The painted pixels.
+
+    Raises
+    ------
+    ValueError
+        For an instance that `categories` does not have.
+
+    References
+    ----------
+    Thesis 8.5.
+    """
+    category = categories[as_ids(instance_labels, "instance_labels", highest=len(categories) - 1)]
+    inside = category >= 0
+    return torch.where(inside, category, as_labels(pseudo_labels, "pseudo_labels")), inside
