@@ -28,6 +28,10 @@ INSTANCES = {  # names of recorded threat scores -> instances that are scored, m
 }
 
 
+class NotInProfile(LookupError):
+    """Nothing of a study fits what is wanted: its profile leaves it out."""
+
+
 def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str, Any]]]:
     """Runs of an experiment with their tag values and coordinates, in the order of the grid.
 
@@ -39,7 +43,7 @@ def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str,
 
     Raises
     ------
-    LookupError
+    NotInProfile
         If no run fits: naming the experiment, what was wanted, and the values that there are.
     """
     found, known = [], []
@@ -59,7 +63,7 @@ def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str,
         if not known:
             left_out = ", ".join(study.profile.left_out()) or "none"
             there = f"no run at all; sections that the profile leaves out: {left_out}"
-        raise LookupError(f"experiment {experiment!r}: no run with {wanted}; found {there}")
+        raise NotInProfile(f"experiment {experiment!r}: no run with {wanted}; found {there}")
     return found
 
 
@@ -133,7 +137,7 @@ def monitored(study: Study, experiment: str, **wanted) -> pd.DataFrame:
 
     Raises
     ------
-    LookupError
+    NotInProfile
         As `rows`; and if no run was monitored.
     """
     of_runs, of_rows = _split(study, experiment, wanted)
@@ -141,7 +145,7 @@ def monitored(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     data_sets = [column.removeprefix("tp ") for column in table if column.startswith("tp ")]
     setting = [name for name in table if name in _tag_names(study, experiment) - ({"classes"} - set(wanted))]
     if not data_sets:
-        raise LookupError(f"experiment {experiment!r}: no run with {of_runs} was monitored")
+        raise NotInProfile(f"experiment {experiment!r}: no run with {of_runs} was monitored")
     parts = []
     for name in data_sets:
         columns = {f"{column} {name}": column for column in (*COUNTS, "loss")}
@@ -163,20 +167,21 @@ def measured(study: Study, experiment: str, **wanted) -> pd.DataFrame:
 
 
 def threat_score(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
-    """Threat score TP / (TP + FP + FN) of every group: over pooled counts, and the mean over classes.
+    """Threat score TP / (TP + FP + FN) of every group, averaged in three ways.
 
     Parameters
     ----------
     counts : DataFrame
         What `image_counts` returns, or a part of it.
     by : sequence of str
-        Columns that tell groups apart. With "class" among them both scores are that of the class.
+        Columns that tell groups apart.
 
     Returns
     -------
     DataFrame
-        `by`, tp, fp, fn, pooled, class_mean, image_mean (mean over classes of the mean over the images that
-        show the class: SPOCO's); NaN where nothing is counted.
+        `by`, tp, fp, fn; pooled over all objects; class_mean over the pooled scores of classes, the mAP of
+        the thesis (ch. 11 eq. 1); image_mean over classes of the mean over images that show the class (Wolny
+        et al. 2022). NaN where nothing is counted.
     """
     by, of_class = list(by), [*by, *({"class"} - set(by))]
     shown = counts[counts["tp"] + counts["fn"] > 0]
@@ -191,6 +196,16 @@ def threat_score(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def _ratio(counts: pd.DataFrame) -> pd.Series:
     return counts["tp"] / counts[list(COUNTS)].sum(axis=1).where(lambda n: n > 0)
+
+
+def stacked(counts: pd.DataFrame) -> tuple[pd.Index, np.ndarray]:
+    """Seeds, and what every image counts: int array [n_seeds, n_images, n_classes, 3] of TP, FP, FN.
+
+    `counts` is what `image_counts` returns; rows of one seed, image and class are added up.
+    """
+    sums = counts.groupby(["seed", "image", "class"], sort=True)[list(COUNTS)].sum()
+    shape = [len(level) for level in sums.index.levels]
+    return sums.index.levels[0], sums.to_numpy().reshape(*shape, len(COUNTS))
 
 
 def summary(
@@ -302,19 +317,18 @@ def _split(study: Study, experiment: str, wanted: Mapping) -> tuple[dict, dict]:
     """What is wanted of runs, and what of the rows inside them."""
     names = {"domain", "branch", "rung", "variant", "seed", "run"}
     names |= _tag_names(study, experiment)
-    inside = {"truth_share"} if "threat" in _several(wanted.get("branch", "threat")) else set()
-    of_runs = {name: value for name, value in wanted.items() if name in names - inside}
+    of_runs = {name: value for name, value in wanted.items() if name in names}
     return of_runs, {name: value for name, value in wanted.items() if name not in of_runs}
 
 
 def _where(table: pd.DataFrame, wanted: Mapping, experiment: str) -> pd.DataFrame:
     for column, value in wanted.items():
         if column not in table:
-            raise LookupError(f"experiment {experiment!r}: no column {column!r}; found {list(table)}")
+            raise NotInProfile(f"experiment {experiment!r}: no column {column!r}; found {list(table)}")
         kept = table[table[column].isin(_several(value))]
         if kept.empty:
             known = list(table[column].dropna().unique())[:30]
-            raise LookupError(f"experiment {experiment!r}: no row with {column} {value!r}; found {known}")
+            raise NotInProfile(f"experiment {experiment!r}: no row with {column} {value!r}; found {known}")
         table = kept
     return table.reset_index(drop=True)
 

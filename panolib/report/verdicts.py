@@ -16,6 +16,8 @@ import pandas as pd
 
 from panolib.config import from_mapping, load_yaml, project_root
 from panolib.report.intervals import (
+    CONTRADICTED,
+    HOLDS,
     NOT_TESTABLE,
     Interval,
     class_mean_threat_score,
@@ -24,7 +26,7 @@ from panolib.report.intervals import (
     paired_over_iterations,
     verdict,
 )
-from panolib.report.rows import COUNTS, curves, image_counts, measured, monitored, rows
+from panolib.report.rows import NotInProfile, curves, image_counts, measured, monitored, rows, stacked
 from panolib.study.study import Study
 
 THREAT = "threat_score"  # class mean over all images, from the counts of every image
@@ -194,8 +196,10 @@ def side(study: Study, metric: str, selection: Mapping[str, Any]) -> Side:
 
 
 def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> Interval:
-    """a - b over the seeds that both have, in the unit of a claim."""
+    """a - b over the seeds that both have, in the unit of a claim. NotInProfile if there is none."""
     seeds = a.by_seed.index.intersection(b.by_seed.index)
+    if seeds.empty:
+        raise NotInProfile("no seed that both sides have")
     if a.counts is not None and b.counts is not None and unit == "points":
         of_seeds = [x.counts[x.by_seed.index.get_indexer(seeds)] for x in (a, b)]
         return _scaled(paired_over_images(class_mean_threat_score, *of_seeds), 100.0, at_least)
@@ -217,42 +221,53 @@ def _decide(study: Study, claim: Claim, given: Interval | bool | None) -> dict[s
     empty = {"ours": "", "difference": np.nan, "low": np.nan, "high": np.nan, "over": "", "reason": ""}
     if claim.not_testable:
         return {**at, **empty, "verdict": NOT_TESTABLE, "reason": claim.not_testable}
+    try:
+        return at | empty | _found(study, claim, given)
+    except NotInProfile as error:
+        return {**at, **empty, "verdict": NOT_TESTABLE, "reason": f"not in this profile ({error})"}
+
+
+def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[str, Any]:
+    """Numbers and verdict of a claim. NotInProfile where a side has no value."""
     if isinstance(given, bool):
-        return {**at, **empty, "over": "no sample", "verdict": "holds" if given else "contradicted"}
+        return {"over": "no sample", "verdict": HOLDS if given else CONTRADICTED}
     if given is not None:
         ours, found = "", given
     else:
-        try:
-            a = _best(study, claim, claim.a)
-            b = _best(study, claim, claim.b) if claim.b else Side(0.0 * a.by_seed)
-        except LookupError as error:  # the profile leaves these runs out
-            if isinstance(error, KeyError | IndexError):
-                raise
-            return {**at, **empty, "verdict": NOT_TESTABLE, "reason": f"not in this profile ({error})"}
+        a = _best(study, claim, claim.a)
+        b = _best(study, claim, claim.b) if claim.b else Side(0.0 * a.by_seed)
         found = compare(a, b, claim.unit, claim.at_least)
         seeds = a.by_seed.index.intersection(b.by_seed.index)
         ours = " against ".join(_value_text(x.by_seed[seeds].mean(), claim.unit) for x in (a, b))
+    if np.isnan(found.estimate):
+        raise NotInProfile("nothing to count on one side")
     numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,
-               "over": found.over, "reason": ""}  # fmt: skip
+               "over": found.over}  # fmt: skip
     for needed in claim.requires:
         sides = [side(study, claim.metric, {**(claim.of or {}), **part}) for part in (needed.a, needed.b)]
         if not sides[0].by_seed.mean() > sides[1].by_seed.mean():
-            return {**at, **numbers, "verdict": NOT_TESTABLE, "reason": needed.otherwise}
-    return {**at, **numbers, "verdict": verdict(found, claim.expected, claim.smallest)}
+            return {**numbers, "verdict": NOT_TESTABLE, "reason": needed.otherwise}
+    return {**numbers, "verdict": verdict(found, claim.expected, claim.smallest)}
 
 
 def _best(study: Study, claim: Claim, selections: Mapping | Sequence[Mapping]) -> Side:
+    """The best of several sides, or the only one. NotInProfile if the study has none of them."""
     several = [selections] if isinstance(selections, Mapping) else selections
-    sides = [side(study, claim.metric, {**(claim.of or {}), **part}) for part in several]
+    sides, missing = [], None
+    for part in several:
+        try:
+            sides.append(side(study, claim.metric, {**(claim.of or {}), **part}))
+        except NotInProfile as error:
+            missing = error
+    if not sides:
+        raise missing
     return max(sides, key=lambda x: x.by_seed.mean())
 
 
 def _counted(study: Study, experiment: str, wanted: Mapping) -> Side:
     found = image_counts(study, experiment, **{"truth_share": 0.0, "kernel": 0, **wanted})
-    sums = found.groupby(["seed", "image", "class"], sort=True)[list(COUNTS)].sum()
-    shape = [len(level) for level in sums.index.levels]
-    counts = sums.to_numpy().reshape(*shape, len(COUNTS))
-    return Side(pd.Series(class_mean_threat_score(counts.sum(1)), sums.index.levels[0]), counts)
+    seeds, counts = stacked(found)
+    return Side(pd.Series(class_mean_threat_score(counts.sum(1)), seeds), counts)
 
 
 def _scaled(found: Interval, factor: float, at_least: float) -> Interval:

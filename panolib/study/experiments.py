@@ -7,8 +7,8 @@ E1   which source, which DeepLab (semantic)                source, network
 E2   which clustering, with or without epsilon rings       algorithm, ring
 E3   one network or several; share of source in a batch    workflow, share; of a network also classes
 E4   the same with smaller source crops                    workflow, share
-E5   masks that guide instances                            masks, truth_share, clustered
-E6   instances that guide masks                            painted, painted_share
+E5   masks that guide instances                            learned, corrected, clustered
+E6   instances that guide masks                            painted
 E7   weight of the consistency term                        weight
 E9   final instance models inside masks of each DeepLab    network
 E10  which DeepLab (panoptic)                              network
@@ -41,6 +41,7 @@ def declare_experiments(grid: Grid, settings: Experiments) -> None:
     for rung in RUNGS:  # every seed of the ladder
         grid.tag("E1", grid.run("semantic", rung), source="mix", network="v2")
         grid.tag("E10", grid.run("panoptic", rung), network="v2")
+    grid.tag("E5", grid.run("panoptic", "self_trained"), learned="predicted masks", corrected=0.0)
     if grid.seed in settings.seeds:
         networks_and_sources(grid, settings)
         clusterings(grid, settings)
@@ -126,7 +127,7 @@ def workflows(grid: Grid, settings: Experiments) -> None:
     baseline = _threat(grid, settings, "baseline", {"all": grid.run("instance", "abn")})
     grid.tag("E2", baseline, algorithm="baseline", ring="")
     grid.tag("E3", baseline, workflow="baseline")
-    grid.tag("E5", baseline, masks="baseline", clustered="inside masks")
+    grid.tag("E5", baseline, learned="baseline", clustered="inside masks")
     starts = {}
     for name, classes in groups.items():
         variant = f"ccm.{name}"
@@ -182,11 +183,11 @@ def guidance(grid: Grid, settings: Experiments) -> None:
         run = _self_trained(grid, settings, variant, target=grid.train, truth_share=share)
         threat = _threat(grid, settings, variant, {"all": run}, truth_shares=(0.0, *settings.truth_shares))
         for found in (run, threat):
-            grid.tag("E5", found, masks="corrected", truth_share=share, clustered="inside masks")
+            grid.tag("E5", found, learned="corrected masks", corrected=share, clustered="inside masks")
     run = _self_trained(grid, settings, "masks.none", guided=False)
     for found in (run, _threat(grid, settings, "masks.none", {"all": run})):
-        grid.tag("E5", found, masks="none", clustered="inside masks")
-    predicted = {"masks": "predicted", "truth_share": 0.0}
+        grid.tag("E5", found, learned="without masks", clustered="inside masks")
+    predicted = {"learned": "predicted masks", "corrected": 0.0}
     networks = {"all": grid.run("instance", "self_trained")}
     run = _threat(grid, settings, "unguided", networks, guided=False)
     grid.tag("E5", run, **predicted, clustered="without masks")
@@ -195,7 +196,6 @@ def guidance(grid: Grid, settings: Experiments) -> None:
     # has the settings of all.25 where self-training of the ladder takes 25 % source
     for found in (run, grid.run("instance", "self_trained", "all.25")):
         grid.tag("E5", found, **predicted, clustered="inside masks")
-    grid.tag("E5", grid.run("panoptic", "self_trained"), **predicted)
 
     mix, start = grid.settings.semantic_source, grid.run("semantic", "self_trained")
     instances = {

@@ -1,0 +1,225 @@
+"""Claims as data: every one parses, finds its runs in profile cpu, and is decided by the one rule."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from panolib.config import ProfileError
+from panolib.labels import CITYSCAPES
+from panolib.load import load
+from panolib.report import verdicts as report
+from panolib.report.intervals import CONTRADICTED, HOLDS, NO_DIFFERENCE, NOT_TESTABLE, UNDECIDED, Interval
+from panolib.report.rows import NotInProfile
+from panolib.report.verdicts import Claim, Side
+from panolib.study.study import NOTEBOOKS
+
+CLAIMS = report.read_claims()
+EVERY = [(notebook, name) for notebook, claims in CLAIMS.items() for name in claims]
+
+
+@pytest.fixture(scope="module")
+def cpu():
+    """The study of profile cpu with its recorded runs."""
+    return load("cpu", train=False)
+
+
+def selections(claim):
+    """What both sides of a claim, and of what it requires, select."""
+    parts = [claim.a, claim.b, *(part for needed in claim.requires for part in (needed.a, needed.b))]
+    for part in parts:
+        for one in [part] if hasattr(part, "keys") else part:
+            yield {**(claim.of or {}), **one}
+
+
+# --- the file -----------------------------------------------------------------------------------------------
+
+
+def test_every_notebook_has_its_section():
+    assert list(CLAIMS) == list(NOTEBOOKS)
+
+
+@pytest.mark.parametrize("notebook, name", EVERY)
+def test_claim_says_where_it_stands_and_what_decides(notebook, name):
+    claim = CLAIMS[notebook][name]
+    assert claim.claim and claim.source and claim.smallest >= 0
+    if claim.given or claim.not_testable:
+        assert not (claim.a or claim.b or claim.of)
+    else:
+        assert claim.metric and claim.a
+
+
+@pytest.mark.parametrize("notebook, name", EVERY)
+def test_claim_finds_its_values_in_profile_cpu(notebook, name, cpu):
+    claim = CLAIMS[notebook][name]
+    for selection in selections(claim):
+        values = report.side(cpu, claim.metric, selection).by_seed
+        assert len(values) and values.notna().all()
+
+
+# --- sides --------------------------------------------------------------------------------------------------
+
+
+def test_the_mean_over_what_is_left_open_is_the_value_of_a_seed(cpu):
+    selection = {"experiment": "E1", "source": "mix", "network": "v2", "rung": "self_trained"}
+    found = report.side(cpu, "miou_19", selection).by_seed
+    recorded = [cpu.get(f"city-semantic-self_trained-s{seed}").metrics for seed in (0, 1, 2)]
+    assert found.tolist() == [metrics["miou_19"] for metrics in recorded]
+    things = report.side(cpu, "iou", {**selection, "subset": list(CITYSCAPES.things)}).by_seed
+    expected = [np.mean([metrics["iou"][thing] for thing in CITYSCAPES.things]) for metrics in recorded]
+    assert things.tolist() == pytest.approx(expected)
+
+
+def test_a_threat_score_has_the_counts_of_every_image(cpu):
+    found = report.side(cpu, report.THREAT, {"experiment": "E7", "weight": 1.0, "truth_share": 1.0})
+    n_things = len(CITYSCAPES.things)
+    assert found.counts.shape == (3, cpu.get("city-threat-consistency.1-s0").metrics["n_images"], n_things, 3)
+    totals = found.counts.sum((1, 2))
+    rows = report.image_counts(cpu, "E7", weight=1.0, truth_share=1.0, kernel=0, branch="threat")
+    assert totals.tolist() == rows.groupby("seed")[["tp", "fp", "fn"]].sum().to_numpy().tolist()
+    one_class = {"experiment": "E7", "weight": 1.0, "truth_share": 1.0, "class": "bus"}
+    assert report.side(cpu, report.THREAT, one_class).counts.shape[2] == 1
+
+
+def test_a_curve_is_read_at_its_beginning_and_its_end(monkeypatch):
+    table = pd.DataFrame({"run": list("aaabbb"), "seed": [0] * 3 + [1] * 3, "iteration": [1, 2, 3] * 2,
+                          "loss": [3.0, 2, 1, 6, 5, 4]})  # fmt: skip
+    monkeypatch.setattr(report, "curves", lambda study, experiment: table)
+    for part, expected in ((0, [3, 6]), (0.5, [2, 5]), (1, [1, 4])):
+        found = report.side(None, "curve: loss", {"experiment": "E0", "at": part})
+        assert found.by_seed.tolist() == expected
+
+
+# --- comparisons --------------------------------------------------------------------------------------------
+
+
+def side_of(values):
+    return Side(pd.Series(values, dtype=float))
+
+
+def test_only_seeds_of_both_sides_are_compared():
+    found = report.compare(side_of({0: 0.3, 1: 0.4, 2: 0.5}), side_of({1: 0.2, 2: 0.3, 3: 0.9}))
+    assert found.estimate == pytest.approx(20) and found.n_seeds == 2
+    with pytest.raises(LookupError, match="no seed that both sides have"):
+        report.compare(side_of({0: 1.0}), side_of({1: 1.0}))
+
+
+def test_units():
+    a, b = side_of({0: 0.3, 1: 0.6}), side_of({0: 0.15, 1: 0.3})
+    assert report.compare(a, b, "points", at_least=5).estimate == pytest.approx(22.5 - 5)
+    assert report.compare(a, b, "px").estimate == pytest.approx(0.225)
+    ratio = report.compare(a, b, "ratio")
+    assert ratio.estimate == pytest.approx(100 * np.log(2)) and ratio.low == pytest.approx(ratio.high)
+
+
+def test_counts_of_images_are_compared_over_images():
+    counts = np.random.default_rng(0).integers(1, 5, (2, 3, 20, 2, 3))
+    a, b = (Side(pd.Series([0.0] * 3), side) for side in counts)
+    assert report.compare(a, b).over == "3 seeds, 20 images"
+    assert report.compare(a, b, "objects").over == "3 seeds only"
+
+
+# --- decisions ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def decide(monkeypatch):
+    """decide(values of a, values of b, **claim) -> the line of the table."""
+
+    def decided(a=(), b=(), *, given=None, sides=("a", "b"), **claim):
+        values = {"a": a, "b": b, "low": {0: 0.1}, "high": {0: 0.2}}
+
+        def side(study, metric, selection):
+            if selection["of"] not in values:
+                raise NotInProfile("no run with it")
+            return side_of(values[selection["of"]])
+
+        monkeypatch.setattr(report, "side", side)
+        selected = [
+            {"of": name} if isinstance(name, str) else tuple({"of": n} for n in name) for name in sides
+        ]
+        claim |= dict(zip("ab", selected)) if given is None else {"given": True}
+        claims = {"01": {"c": Claim("sentence", "source", **claim)}}
+        monkeypatch.setattr(report, "read_claims", lambda: claims)
+        return report.verdicts(SimpleNamespace(), "01", {} if given is None else {"c": given}).loc["c"]
+
+    return decided
+
+
+HIGH, LOW = {0: 0.5, 1: 0.51, 2: 0.52}, {0: 0.3, 1: 0.31, 2: 0.33}
+
+
+@pytest.mark.parametrize(
+    "a, b, claim, expected",
+    [
+        (HIGH, LOW, {}, HOLDS),
+        (LOW, HIGH, {}, CONTRADICTED),
+        (LOW, HIGH, {"expected": "lower"}, HOLDS),
+        (HIGH, LOW, {"expected": "same"}, CONTRADICTED),
+        (HIGH, LOW, {"at_least": 25.0}, CONTRADICTED),
+        (HIGH, LOW, {"at_least": 15.0}, HOLDS),
+        ({0: 0.3, 1: 0.31, 2: 0.32}, {0: 0.299, 1: 0.311, 2: 0.32}, {}, NO_DIFFERENCE),
+        ({0: 0.3, 1: 0.31, 2: 0.32}, {0: 0.299, 1: 0.311, 2: 0.32}, {"expected": "same"}, HOLDS),
+        ({0: 0.3, 1: 0.4, 2: 0.2}, {0: 0.2, 1: 0.45, 2: 0.1}, {}, UNDECIDED),
+        ({0: 0.9}, {0: 0.1}, {}, UNDECIDED),
+    ],
+)
+def test_verdict_follows_from_the_interval(a, b, claim, expected, decide):
+    line = decide(a, b, **claim)
+    assert line["verdict"] == expected and line["reason"] == ""
+
+
+def test_a_missing_value_is_not_testable_here_and_says_why(decide):
+    missing = decide(HIGH, LOW, sides=("a", "elsewhere"))
+    assert (missing["verdict"], missing["reason"]) == (NOT_TESTABLE, "not in this profile (no run with it)")
+    nothing = decide({0: np.nan}, {0: 0.1})
+    assert (nothing["verdict"], nothing["reason"]) == (
+        NOT_TESTABLE,
+        "not in this profile (nothing to count on one side)",
+    )
+    assert decide({0: 0.1}, {1: 0.1})["verdict"] == NOT_TESTABLE
+    reasoned = decide(HIGH, LOW, not_testable="nothing fuses")
+    assert (reasoned["verdict"], reasoned["reason"]) == (NOT_TESTABLE, "nothing fuses")
+
+
+def test_a_requirement_that_fails_keeps_the_numbers(decide):
+    needed = {"a": {"of": "low"}, "b": {"of": "high"}, "otherwise": "the oracle is below"}
+    line = decide(HIGH, LOW, requires=(report.Requirement(**needed),))
+    assert (line["verdict"], line["reason"]) == (NOT_TESTABLE, "the oracle is below")
+    assert line["difference"] == pytest.approx(100 * (0.51 - 0.94 / 3))
+    needed = {**needed, "a": {"of": "high"}, "b": {"of": "low"}}
+    assert decide(HIGH, LOW, requires=(report.Requirement(**needed),))["verdict"] == HOLDS
+
+
+def test_of_several_selections_the_best_one_is_compared(decide):
+    line = decide(HIGH, LOW, sides=(("b", "a"), "b"))
+    assert line["ours"] == "51.0 % against 31.3 %" and line["verdict"] == HOLDS
+
+
+def test_given_values(decide):
+    assert decide(given=True)["verdict"] == HOLDS and decide(given=False)["verdict"] == CONTRADICTED
+    assert decide(given=Interval(3, 2, 4, 3))["verdict"] == HOLDS
+    with pytest.raises(ValueError, match=r"expected given values for \['c'\], found \[\]"):
+        report.verdicts(SimpleNamespace(), "01")
+
+
+def test_shown_to_a_reader(decide):
+    shown = report.show(decide(HIGH, LOW).to_frame().T)
+    assert shown.loc["sentence", "difference [95 %]"].startswith("+19.7 [+18.2, +21.1] points")
+    assert shown.loc["sentence", "over"] == "3 seeds only"
+    ratio = report.show(decide({0: 2.0, 1: 2.0}, {0: 1.0, 1: 1.0}, unit="ratio").to_frame().T)
+    assert ratio.loc["sentence", "difference [95 %]"] == "2.00 [2.00, 2.00] times"
+    single = report.show(decide({0: 0.9}, {0: 0.1}).to_frame().T)
+    assert single.loc["sentence", "difference [95 %]"] == "+80.0 points"
+    missing = report.show(decide(HIGH, LOW, not_testable="why").to_frame().T)
+    assert missing.loc["sentence", "verdict"] == "not testable here: why"
+
+
+def test_a_damaged_claim_is_named(tmp_path, monkeypatch):
+    (tmp_path / "notebooks").mkdir()
+    text = "01_dataset_mixing: {better: {claim: x, source: y, expectd: higher}}"
+    (tmp_path / "notebooks" / "claims.yaml").write_text(text)
+    monkeypatch.setattr(report, "project_root", lambda: tmp_path)
+    with pytest.raises(ProfileError, match=r"claims.yaml: 01_dataset_mixing\.better.*expectd"):
+        report.read_claims()
