@@ -152,8 +152,8 @@ def rendered(tmp_path_factory):
     path.write_text(yaml.safe_dump(profile))
     loaded = load(path, root=root)
     sources = loaded.sources["city"]
-    style, arguments = sources._embedded_sets()[-1]
-    disturb_truth(write_city(sources.folders["cityscapes"], style, progress=False, **arguments))
+    validation = sources.renderings()[-1]
+    disturb_truth(write_city(validation.folder, progress=False, **validation.arguments))
     return loaded
 
 
