@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from panolib.metrics.instance import ThreatScore
+from panolib.metrics.threat_score import ThreatScore
 
 from panolib.lab.run import Run
 from panolib.labels import CITYSCAPES
@@ -79,7 +79,7 @@ def test_runs_are_selected_by_tags_and_coordinates_in_the_order_of_the_grid(smal
 def test_a_selection_of_nothing_says_what_there_is(small):
     with pytest.raises(LookupError, match=r"'E0': no run with \{'share': 0.5\}; found .*0.0, 0.25, None"):
         report.rows(small, "E0", share=0.5)
-    with pytest.raises(LookupError, match=r"'E12': no run with \{\}; found no run at all; .* out: detr"):
+    with pytest.raises(LookupError, match=r"'E12': no run with \{\}; found no run at all; .*out: detr"):
         report.rows(small, "E12")
     with pytest.raises(LookupError, match=r"no row with metric 'pq'; found .*miou_19"):
         report.rows(small, "E0", branch="semantic", metric="pq")
