@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from annotated_types import MinLen, Predicate
+from pydantic import Field
 
 from panolib.config import (
     Count,
+    Different,
     PositivePair,
     ProfileError,
     Share,
@@ -22,19 +22,19 @@ from panolib.config import (
     from_mapping,
     load_yaml,
     project_root,
+    spec,
     to_plain,
-    with_different_items,
 )
 
 
-@dataclass(frozen=True)
+@spec
 class Network:
     depth: int
     width: float = 1.0
     rates: tuple[int, ...] = (6, 12)
 
 
-@dataclass(frozen=True)
+@spec
 class Training:
     network: Network
     version: Literal["v2", "v3"]
@@ -99,19 +99,19 @@ def test_round_trip():
         ),
         (
             {"network": {"depth": 18, "rates": 6}},
-            r"network.rates: expected list\[int, ...\], found 6 \(int\)",
+            r"network.rates: expected a list, found 6 \(int\)",
         ),
         ({"network": 18}, r"network: expected the keys of Network, found 18 \(int\)"),
         ({"network": None}, r"network: expected the keys of Network, found None"),
-        ({"version": "v4"}, r"version: expected one of 'v2', 'v3', found 'v4' \(str\)"),
-        ({"size": [1, 2, 3]}, r"size: expected list\[int, int\], found \[1, 2, 3\] \(list\)"),
+        ({"version": "v4"}, r"version: expected 'v2' or 'v3', found 'v4' \(str\)"),
+        ({"size": [1, 2, 3]}, r"size: expected a list with 2 or fewer items, found \[1, 2, 3\] \(list\)"),
         ({"size": [0, 2]}, r"Training: size: expected positive numbers, found \(0, 2\)"),
         ({"weights": 3}, r"weights: expected str, found 3 \(int\)"),
         ({"resume": 1}, r"resume: expected bool, found 1 \(int\)"),
         ({"threshold": "x"}, r"threshold: expected int or float, found 'x' \(str\)"),
         ({"teacher": {"depth": None}}, r"teacher.depth: expected int, found None"),
         ({"losses": {"pull": "x"}}, r"losses.pull: expected float, found 'x' \(str\)"),
-        ({"losses": {3: 1.0}}, r"losses: expected dict\[str, float\], found \{3: 1.0\} \(dict\)"),
+        ({"losses": {3: 1.0}}, r"losses: expected .*with texts as keys.*, found \{3: 1.0\} \(dict\)"),
     ],
 )
 def test_errors_name_file_key_value_and_what_was_expected(changes, message):
@@ -120,13 +120,13 @@ def test_errors_name_file_key_value_and_what_was_expected(changes, message):
 
 
 def test_bare_mappings_are_kept_for_whoever_reads_them():
-    @dataclass(frozen=True)
+    @spec
     class Domain:
         data: Mapping
         gap: Mapping | None
 
     assert from_mapping(Domain, {"data": {"a": [1]}, "gap": None}, where="x").data == {"a": [1]}
-    with pytest.raises(ProfileError, match=r"x: gap: expected Mapping, found 3 \(int\)"):
+    with pytest.raises(ProfileError, match=r"x: gap: expected a mapping, found 3 \(int\)"):
         from_mapping(Domain, {"data": {}, "gap": 3}, where="x")
 
 
@@ -171,7 +171,7 @@ def test_canonical_json_has_one_text_per_value():
 
 def test_to_plain_names_what_is_not_plain():
     with pytest.raises(TypeError, match=r"spec.rates\[0\]: expected numbers.*found .*Path\('a'\)"):
-        to_plain(Network(18, rates=(Path("a"),)))
+        to_plain({"rates": (Path("a"),)})
 
 
 def test_project_root_is_found_from_below(tmp_path):
@@ -196,27 +196,27 @@ def test_profiles_of_the_project_are_found():
         assert load_yaml(file)
 
 
-@dataclass(frozen=True)
+@spec
 class Ranges:
     batch: Count = 1
     share: Share | None = 0.5
     pair: PositivePair = (1.0, 2.0)
-    seeds: Annotated[tuple[Count, ...], MinLen(1), Predicate(with_different_items)] = (1,)
+    seeds: Annotated[tuple[Count, ...], Field(min_length=1), Different] = (1,)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch": 0}, r"batch: expected int >= 1, found 0 \(int\)"),
+        ({"batch": 0}, r"batch: expected >= 1, found 0 \(int\)"),
         ({"batch": "many"}, r"batch: expected int, found 'many' \(str\)"),
-        ({"share": 1.5}, r"share: expected float >= 0 and <= 1, found 1.5 \(float\)"),
-        ({"share": -1}, r"share: expected float >= 0 and <= 1, found -1 \(int\)"),
-        ({"share": float("nan")}, r"share: expected float, found nan"),
-        ({"share": float("inf")}, r"share: expected float, found inf"),
-        ({"pair": [2.0, 1.0]}, r"pair: expected list\[float > 0, float > 0\] in rising order, found \[2"),
-        ({"pair": [0.0, 1.0]}, r"pair\[0\]: expected float > 0, found 0.0"),
-        ({"seeds": []}, r"seeds: expected list\[int >= 1, ...\] with 1 or more items and with diff"),
-        ({"seeds": [3, 3]}, r"seeds: expected .* with different items, found \[3, 3\]"),
+        ({"share": 1.5}, r"share: expected <= 1, found 1.5 \(float\)"),
+        ({"share": -1}, r"share: expected >= 0, found -1 \(int\)"),
+        ({"share": float("nan")}, r"share: expected a finite number, found nan"),
+        ({"share": float("inf")}, r"share: expected a finite number, found inf"),
+        ({"pair": [2.0, 1.0]}, r"pair: expected values in rising order, found \[2"),
+        ({"pair": [0.0, 1.0]}, r"pair\[0\]: expected > 0, found 0.0"),
+        ({"seeds": []}, r"seeds: expected a list with 1 or more items, found \[\]"),
+        ({"seeds": [3, 3]}, r"seeds: expected different items, found \[3, 3\]"),
     ],
 )
 def test_numbers_lie_in_their_range(changes, message):
