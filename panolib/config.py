@@ -107,29 +107,101 @@ def expand_path(text: str) -> Path:
     return Path(expanded).expanduser()
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
+def profile_names() -> list[str]:
+    """Names of the profiles in `notebooks/profiles`; base, which others extend, is none."""
+    return sorted({file.stem for file in _profiles().glob("*.yaml")} - {"base"})
 
-    Two traps of plain YAML are closed: a key given twice is an error, and ``1e-3`` is a number.
+
+def find_profile(profile: str | Path, *, near: Path | None = None) -> Path:
+    """The file of a profile.
+
+    Parameters
+    ----------
+    profile : str or Path
+        Name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file, searched from the
+        working folder and from the project's.
+    near : Path, optional
+        The file that extends this one: "base" is then a name too, and paths are searched from its folder.
+
+    Raises
+    ------
+    ProfileError
+        For an unknown name, listing the known ones, and for a path without a file.
+    """
+    text = str(profile)
+    if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
+        known = profile_names() + (["base"] if near else [])
+        if text not in known:
+            raise ProfileError(
+                f"profile {text!r}: expected one of {', '.join(known)}, or the path of a YAML file"
+            )
+        return _profiles() / f"{text}.yaml"
+    path = expand_path(text)
+    for folder in (near.parent if near else Path(), project_root()):
+        if (folder / path).is_file():
+            return (folder / path).resolve()
+    raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping, merged into the file that it extends.
+
+    Two traps of plain YAML are closed: a key given twice is an error, and ``1e-3`` is a number. The head of
+    `notebooks/profiles/base.yaml` says how a file changes the one that it `extends`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file; the message lists the profiles beside it.
     ProfileError
-        If the text is no YAML, a key is given twice, or the top level is no mapping.
+        If the text is no YAML, a key is given twice, the top level is no mapping, the extended file is not
+        there or extends this one, or a key is to be removed that is not there.
     """
-    path = Path(path)
+    return _load_merged(Path(path), ())
+
+
+def _profiles() -> Path:
+    return project_root() / "notebooks" / "profiles"
+
+
+def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """A file merged into what it extends. `below`: the files that lead here, each extending the next."""
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise FileNotFoundError(f"{path}: no such file; found here: {', '.join(found) or 'no profile'}")
+    below = (*below, path.resolve())
+    if below[-1] in below[:-1]:
+        raise ProfileError(f"{path}: extends itself, by {' -> '.join(file.name for file in below)}")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: {error}") from error
     if not isinstance(mapping, dict):
         raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")
-    return mapping
+    if "extends" not in mapping:
+        return _merged({}, mapping, str(path), "")
+    try:
+        extended = find_profile(mapping.pop("extends"), near=path)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: extends: {error}") from error
+    return _merged(_load_merged(extended, below), mapping, str(path), "")
+
+
+def _merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
+    """A mapping changed by what another says in its place."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is _REMOVE:
+            if key not in merged:
+                raise ProfileError(f"{where}: {_join(path, key)}: expected a key to remove, found none")
+            del merged[key]
+        elif isinstance(value, dict):
+            kept = merged.get(key)
+            whole = isinstance(value, _Replacing) or not isinstance(kept, dict)
+            merged[key] = _merged({} if whole else kept, value, where, _join(path, key))
+        else:
+            merged[key] = value
+    return merged
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path) -> T:
@@ -138,18 +210,10 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path)
     Lists become tuples and a whole number is accepted for a float; nothing else is converted. A field with a
     default may be left out. A field of type Mapping is kept as it is, for whoever reads it.
 
-    Parameters
-    ----------
-    cls : class decorated with `spec`
-    mapping : mapping of str to plain values
-        As `load_yaml` or `to_plain` gives it.
-    where : str or Path
-        The file, for messages.
-
     Raises
     ------
     ProfileError
-        Naming file, key path, value found and what was expected.
+        Naming the file `where`, key path, value found and what was expected.
     """
     try:
         text = json.dumps(_plain(mapping, "", everything=True))
@@ -297,12 +361,19 @@ def _join(path: str, key: str | int) -> str:
     return f"{path}.{key}" if path else str(key)
 
 
+_REMOVE = object()  # !remove
+
+
+class _Replacing(dict):
+    """!replace: a mapping that takes the place of the whole one below."""
+
+
 class _StrictLoader(yaml.SafeLoader):
     """YAML without silent surprises: no duplicate keys, and 1e-3 is a float (YAML 1.1 reads a string)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
@@ -315,4 +386,8 @@ _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
+)
+_StrictLoader.add_constructor("!remove", lambda loader, node: _REMOVE)
+_StrictLoader.add_constructor(
+    "!replace", lambda loader, node: _Replacing(loader.construct_mapping(node, deep=True))
 )

@@ -21,10 +21,8 @@ from panolib.config import (
     ProfileError,
     Seed,
     Share,
-    expand_path,
     from_mapping,
     load_yaml,
-    project_root,
     spec,
 )
 from panolib.data.readers import DOMAINS
@@ -153,35 +151,6 @@ class Profile:
         """{domain: (where its data settings stand, these settings)}; see `data.domains.open_domains`."""
         ladders = {name: (f"{where}: {name}.data", section.data) for name, section in self.ladders.items()}
         return ladders | {name: (f"{where}: {name}", section) for name, section in self.targets.items()}
-
-
-def find_profile(profile: str | Path) -> Path:
-    """The file of a profile.
-
-    Parameters
-    ----------
-    profile : str or Path
-        Name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file, searched from the
-        working folder and from the project's.
-
-    Raises
-    ------
-    ProfileError
-        For an unknown name, listing the known ones, and for a path without a file.
-    """
-    folder = project_root() / "notebooks" / "profiles"
-    text = str(profile)
-    if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
-        path = folder / f"{text}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            raise ProfileError(f"profile {text!r}: expected one of {known}, or the path of a YAML file")
-        return path
-    path = expand_path(text)
-    for candidate in (path, project_root() / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
 
 
 def read_profile(path: Path) -> Profile:

@@ -215,7 +215,7 @@ def test_wrong_choices_are_named():
         with pytest.raises(ProfileError, match=said):
             from_mapping(AdversarialSpec, good | wrong, where="p")
     meta = to_plain(MetaSpec(**SHARED | META | {"mode": "paper", "feedback": "old_minus_new"}))
-    with pytest.raises(ProfileError, match="feedback: expected one of"):
+    with pytest.raises(ProfileError, match="feedback: expected 'old_minus_new'"):
         from_mapping(MetaSpec, meta | {"feedback": "both"}, where="p")
 
 

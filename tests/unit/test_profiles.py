@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
+import yaml
 from pydantic import Field
 
+from panolib import config
 from panolib.config import (
     Count,
     Different,
@@ -19,8 +21,10 @@ from panolib.config import (
     Share,
     canonical_json,
     expand_path,
+    find_profile,
     from_mapping,
     load_yaml,
+    profile_names,
     project_root,
     spec,
     to_plain,
@@ -151,6 +155,70 @@ def test_yaml_anchors_and_merges_still_work(tmp_path):
     assert load_yaml(file)["b"] == {"x": 1, "y": 3}
 
 
+# --- a file that extends another --------------------------------------------------------------------------
+
+
+def write(folder, **files):
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_a_file_says_only_what_differs(tmp_path):
+    write(
+        tmp_path,
+        below="a: 1\nb: {x: 1, y: {u: 1, v: [1, 2]}, z: 3}\nc: {x: 1}\nd: null\ne: {x: 1}\nf: 1\n",
+        above="extends: ./below.yaml\na: 2\nb: {y: {v: [3]}, z: !remove }\nc: !replace {y: 2}\nd: {x: 1}\n"
+        "e: null\nf: !remove\n",
+        top="extends: above.yaml\nb: {y: {u: 7}}\n",
+    )
+    above = {"a": 2, "b": {"x": 1, "y": {"u": 1, "v": [3]}}, "c": {"y": 2}, "d": {"x": 1}, "e": None}
+    assert load_yaml(tmp_path / "above.yaml") == above
+    assert load_yaml(tmp_path / "top.yaml") == above | {"b": {"x": 1, "y": {"u": 7, "v": [3]}}}
+    assert type(load_yaml(tmp_path / "above.yaml")["c"]) is dict
+
+
+def test_a_profile_anywhere_may_extend_one_of_the_project(tmp_path):
+    write(tmp_path, mine="extends: cpu\nseeds: [5]\ncity: {semantic_baseline: {optimiser: {lr: 1.0}}}\n")
+    cpu, mine = load_yaml(find_profile("cpu")), load_yaml(tmp_path / "mine.yaml")
+    cpu["city"]["semantic_baseline"]["optimiser"]["lr"], cpu["seeds"] = 1.0, [5]
+    assert mine == cpu
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("extends: cpuu", "extends: profile 'cpuu': expected one of cpu, gpu, paper, smoke, base, or"),
+        ("extends: no/such.yaml", "extends: profile no/such.yaml: expected a YAML file, found no such file"),
+        ("extends: null", "extends: profile 'None': expected one of"),
+        ("extends: mine.yaml", "extends itself, by mine.yaml -> mine.yaml"),
+        ("extends: other.yaml", "extends itself, by mine.yaml -> other.yaml -> mine.yaml"),
+        ("extends: base\ncity: {data: {gta: !remove }}", "city.data.gta: expected a key to remove, found"),
+        ("a: !remove", "a: expected a key to remove, found none"),
+        ("a: !replace 3", "expected a mapping node, but found scalar"),
+        ("a: !merge {x: 1}", "could not determine a constructor for the tag '!merge'"),
+    ],
+)
+def test_what_cannot_be_extended_is_one_error(text, message, tmp_path):
+    write(tmp_path, mine=text, other="extends: mine.yaml")
+    with pytest.raises(ProfileError, match=rf"(?s)mine\.yaml: .*{message}"):
+        load_yaml(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu", "paper", "smoke"])
+def test_no_profile_repeats_what_it_extends(name):
+    def repeated(above, below, path=()):
+        for key, value in above.items():
+            if type(value) is dict and type(below.get(key)) is dict:  # another class: !replace
+                yield from repeated(value, below[key], (*path, key))
+            elif value == below.get(key, ...):
+                yield ".".join((*path, key))
+
+    profile = find_profile(name)
+    says = yaml.load(profile.read_text(), Loader=config._StrictLoader)
+    extended = load_yaml(find_profile(says["extends"], near=profile))
+    assert list(repeated(says, extended)) == []
+
+
 def test_unreadable_profiles(tmp_path):
     (tmp_path / "cpu.yaml").write_text("a: [1")
     with pytest.raises(ProfileError, match=r"cpu\.yaml"):
@@ -185,15 +253,9 @@ def test_project_root_is_found_from_below(tmp_path):
 
 
 def test_profiles_of_the_project_are_found():
-    root = project_root(Path(__file__))
-    assert {file.stem for file in (root / "notebooks" / "profiles").glob("*.yaml")} >= {
-        "smoke",
-        "cpu",
-        "gpu",
-        "paper",
-    }
-    for file in (root / "notebooks" / "profiles").glob("*.yaml"):
-        assert load_yaml(file)
+    assert profile_names() == ["cpu", "gpu", "paper", "smoke"]
+    with pytest.raises(ProfileError, match="profile 'base': expected one of cpu, gpu, paper, smoke, or"):
+        find_profile("base")
 
 
 @spec
