@@ -1,7 +1,7 @@
-"""Profiles: strict YAML -> frozen dataclasses, and back to plain values for run.json and the keys of runs.
+"""Profiles: strict YAML -> frozen specs, and back to plain values for run.json and the keys of runs.
 
-A profile holds plain values only. The dataclass is the schema: a key that no field has, a field without a
-value and a value of another type are each an error that names the file and the key.
+A profile holds plain values only. The spec is the schema: a key that no field has, a field without a value
+and a value of another type are each an error that names the file and the key.
 """
 
 from __future__ import annotations
@@ -11,46 +11,66 @@ import difflib
 import functools
 import itertools
 import json
-import math
 import os
 import re
-import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
+import pydantic
+import pydantic.dataclasses
 import yaml
-from annotated_types import Ge, Gt, Interval, Le, Lt, MinLen, Predicate
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from panolib.errors import UserError
 
 T = TypeVar("T")
 
 
-def in_rising_order(values: Sequence[float]) -> bool:  # the names of conditions stand in messages
-    """Whether no value is below the one before it; equal ones are allowed."""
-    return all(low <= high for low, high in itertools.pairwise(values))
+def _in_rising_order(values: Sequence[float]) -> Sequence[float]:
+    """Values of which none is below the one before it; equal ones are allowed."""
+    if all(low <= high for low, high in itertools.pairwise(values)):
+        return values
+    raise PydanticCustomError("order", "Input should be values in rising order")
 
 
-def with_different_items(values: Sequence) -> bool:
-    """Whether no value is given twice."""
-    return len(set(values)) == len(values)
+def _different(values: Sequence) -> Sequence:
+    """Values of which none is given twice."""
+    if len(set(values)) == len(values):
+        return values
+    raise PydanticCustomError("different", "Input should be different items")
 
 
-# Ranges that fields share. `from_mapping` checks them, and says them where a value lies outside.
-Count = Annotated[int, Ge(1)]
-Natural = Annotated[int, Ge(0)]
-Seed = Annotated[int, Interval(ge=0, lt=2**32)]
-Share = Annotated[float, Interval(ge=0, le=1)]
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
-Counts = Annotated[tuple[Count, ...], MinLen(1)]
+# Types and ranges that fields share.
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1)]
 Size = tuple[Count, Count]  # height and width, pixels
-PositivePair = Annotated[tuple[Positive, Positive], Predicate(in_rising_order)]
-NonNegativePair = Annotated[tuple[NonNegative, NonNegative], Predicate(in_rising_order)]
+PositivePair = Annotated[tuple[Positive, Positive], AfterValidator(_in_rising_order)]
+NonNegativePair = Annotated[tuple[NonNegative, NonNegative], AfterValidator(_in_rising_order)]
+Different = AfterValidator(_different)  # Annotated[tuple[X, ...], Different]: no item twice
 
 
-class ProfileError(ValueError):
+class ProfileError(UserError, ValueError):
     """A profile says something that the code does not understand. The message names file, key and value."""
+
+
+@dataclass_transform(frozen_default=True)
+def spec(cls: type[T] | None = None, **options) -> type[T]:
+    """Decorator: a frozen dataclass whose values are checked, with the `options` of `dataclasses.dataclass`.
+
+    Nothing is converted but a whole number for a float, and numbers are finite. `from_mapping` builds one
+    from plain values. Built by hand, a wrong value is a `pydantic.ValidationError`, which is a ValueError.
+    """
+    config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    decorate = pydantic.dataclasses.dataclass(frozen=True, config=config, **options)
+    return decorate if cls is None else decorate(cls)
 
 
 def project_root(start: str | Path | None = None) -> Path:
@@ -87,53 +107,121 @@ def expand_path(text: str) -> Path:
     return Path(expanded).expanduser()
 
 
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping.
+def profile_names() -> list[str]:
+    """Names of the profiles in `notebooks/profiles`; base, which others extend, is none."""
+    return sorted({file.stem for file in _profiles().glob("*.yaml")} - {"base"})
 
-    Two traps of plain YAML are closed: a key given twice is an error, and ``1e-3`` is a number.
+
+def find_profile(profile: str | Path, *, near: Path | None = None) -> Path:
+    """The file of a profile.
+
+    Parameters
+    ----------
+    profile : str or Path
+        Name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file, searched from the
+        working folder and from the project's.
+    near : Path, optional
+        The file that extends this one: "base" is then a name too, and paths are searched from its folder.
+
+    Raises
+    ------
+    ProfileError
+        For an unknown name, listing the known ones, and for a path without a file.
+    """
+    text = str(profile)
+    if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
+        known = profile_names() + (["base"] if near else [])
+        if text not in known:
+            raise ProfileError(
+                f"profile {text!r}: expected one of {', '.join(known)}, or the path of a YAML file"
+            )
+        return _profiles() / f"{text}.yaml"
+    path = expand_path(text)
+    for folder in (near.parent if near else Path(), project_root()):
+        if (folder / path).is_file():
+            return (folder / path).resolve()
+    raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file whose top level is a mapping, merged into the file that it extends.
+
+    Two traps of plain YAML are closed: a key given twice is an error, and ``1e-3`` is a number. The head of
+    `notebooks/profiles/base.yaml` says how a file changes the one that it `extends`.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file; the message lists the profiles beside it.
     ProfileError
-        If the text is no YAML, a key is given twice, or the top level is no mapping.
+        If the text is no YAML, a key is given twice, the top level is no mapping, the extended file is not
+        there or extends this one, or a key is to be removed that is not there.
     """
-    path = Path(path)
+    return _load_merged(Path(path), ())
+
+
+def _profiles() -> Path:
+    return project_root() / "notebooks" / "profiles"
+
+
+def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    """A file merged into what it extends. `below`: the files that lead here, each extending the next."""
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.yaml"))
         raise FileNotFoundError(f"{path}: no such file; found here: {', '.join(found) or 'no profile'}")
+    below = (*below, path.resolve())
+    if below[-1] in below[:-1]:
+        raise ProfileError(f"{path}: extends itself, by {' -> '.join(file.name for file in below)}")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: {error}") from error
     if not isinstance(mapping, dict):
         raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")
-    return mapping
+    if "extends" not in mapping:
+        return _merged({}, mapping, str(path), "")
+    try:
+        extended = find_profile(mapping.pop("extends"), near=path)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: extends: {error}") from error
+    return _merged(_load_merged(extended, below), mapping, str(path), "")
+
+
+def _merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
+    """A mapping changed by what another says in its place."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is _REMOVE:
+            if key not in merged:
+                raise ProfileError(f"{where}: {_join(path, key)}: expected a key to remove, found none")
+            del merged[key]
+        elif isinstance(value, dict):
+            kept = merged.get(key)
+            whole = isinstance(value, _Replacing) or not isinstance(kept, dict)
+            merged[key] = _merged({} if whole else kept, value, where, _join(path, key))
+        else:
+            merged[key] = value
+    return merged
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path) -> T:
-    """Build a (nested) dataclass from a mapping of plain values, without any guess.
+    """Build a (nested) spec from a mapping of plain values, without any guess.
 
-    Field types may be bool, int, float, str, None, ``Literal``, ``tuple[X, ...]``, ``tuple[X, Y]``,
-    ``dict[str, X]``, ``Mapping`` (kept as it is), another dataclass, unions of these, and any of them in
-    ``Annotated`` with ranges of annotated_types. Lists become tuples and a whole number is accepted for a
-    float; nothing else is converted. Numbers are finite. A field with a default may be left out.
-
-    Parameters
-    ----------
-    cls : dataclass
-    mapping : mapping of str to plain values
-        As `load_yaml` or `to_plain` gives it.
-    where : str or Path
-        The file, for messages.
+    Lists become tuples and a whole number is accepted for a float; nothing else is converted. A field with a
+    default may be left out. A field of type Mapping is kept as it is, for whoever reads it.
 
     Raises
     ------
     ProfileError
-        Naming file, key path, value found and what was expected.
+        Naming the file `where`, key path, value found and what was expected.
     """
-    return _build(cls, mapping, str(where), "")
+    try:
+        text = json.dumps(_plain(mapping, "", everything=True))
+        return _adapter(cls).validate_json(text)  # JSON: only there is a list a tuple to a strict pydantic
+    except TypeError as error:
+        raise ProfileError(f"{where}: {error}") from error
+    except ValidationError as error:
+        raise ProfileError(f"{where}: {_in_one_line(cls, mapping, error)}") from error
 
 
 def later(default: Any) -> Any:
@@ -164,169 +252,100 @@ def canonical_json(value: Any) -> str:
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _build(cls: type[T], mapping: Any, where: str, path: str) -> T:
-    """One dataclass from one mapping."""
-    if not isinstance(mapping, Mapping):
-        raise ProfileError(
-            f"{where}: {path or 'top level'}: expected the keys of {cls.__name__}, found {_show(mapping)}"
-        )
-    types_of = _field_types(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    for key in mapping:
-        if key not in fields:
-            close = difflib.get_close_matches(str(key), fields, n=1)
-            hint = f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(fields)}"
-            found = _show(mapping[key])
-            raise ProfileError(f"{where}: {_join(path, key)}: unknown key, found with value {found}; {hint}")
-    values = {}
-    for name, field in fields.items():
-        if name in mapping:
-            values[name] = _convert(types_of[name], mapping[name], where, _join(path, name))
-        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise ProfileError(
-                f"{where}: {_join(path, name)}: missing key, expected {_type_name(types_of[name])}"
-            )
-    try:
-        return cls(**values)
-    except ProfileError:
-        raise
-    except ValueError as error:  # the dataclass itself checks its values in __post_init__
-        raise ProfileError(f"{where}: {path or cls.__name__}: {error}") from error
+_adapter = functools.cache(TypeAdapter)
+
+# What was expected, by pydantic's types of errors; of the others its message says it.
+_EXPECTED = {
+    "bool_type": "bool",
+    "int_type": "int",
+    "float_type": "float",
+    "string_type": "str",
+    "tuple_type": "a list",
+    "dict_type": "a mapping",
+    "dataclass_type": "the keys of {class_name}",
+    "too_short": "a list with {min_length} or more items",
+    "too_long": "a list with {max_length} or fewer items",
+    "greater_than": "> {gt:g}",
+    "greater_than_equal": ">= {ge:g}",
+    "less_than": "< {lt:g}",
+    "less_than_equal": "<= {le:g}",
+}
 
 
-def _convert(expected: Any, value: Any, where: str, path: str) -> Any:
-    """One value to the type of its field."""
-    origin, args = typing.get_origin(expected), typing.get_args(expected)
-    if dataclasses.is_dataclass(expected):
-        return _build(expected, value, where, path)
-    if origin is Annotated:
-        found = _convert(args[0], value, where, path)
-        if all(_fits(found, mark) for mark in _marks(expected)):
-            return found
-    if origin in (typing.Union, types.UnionType):
-        return _convert_union(args, value, where, path)
-    if origin is typing.Literal and any(value == arg and type(value) is type(arg) for arg in args):
-        return value
-    if origin is tuple and isinstance(value, list | tuple):
-        item_types = [args[0]] * len(value) if args[1:] == (Ellipsis,) else args
-        if len(item_types) == len(value):
-            return tuple(
-                _convert(item_type, item, where, f"{path}[{i}]")
-                for i, (item_type, item) in enumerate(zip(item_types, value))
-            )
-    is_mapping = isinstance(value, Mapping) and all(type(key) is str for key in value)
-    if (origin or expected) in (dict, Mapping) and is_mapping:
-        if not args:
-            return dict(value)  # checked later, by whoever reads it
-        return {key: _convert(args[1], item, where, _join(path, key)) for key, item in value.items()}
-    if expected is float and type(value) in (int, float) and math.isfinite(value):
-        return float(value)
-    if expected in (bool, int, str, type(None)) and type(value) is expected:  # True is not an int here
-        return value
-    raise ProfileError(f"{where}: {path}: expected {_type_name(expected)}, found {_show(value)}")
+def _in_one_line(cls: type, mapping: Any, failure: ValidationError) -> str:
+    """The first wrong key, unknown ones before others: its path, value found and what was expected."""
+    errors = failure.errors(include_url=False)
+    error = next((error for error in errors if error["type"] == "unexpected_keyword_argument"), errors[0])
+    keys, found = _keys(error, mapping), _show(error["input"])
+    path = functools.reduce(_join, keys, "")
+    if error["type"] == "unexpected_keyword_argument":
+        names = [field.name for field in dataclasses.fields(_spec_at(cls, keys[:-1]))]
+        close = difflib.get_close_matches(keys[-1], names, n=1)
+        hint = f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(names)}"
+        return f"{path}: unknown key, found with value {found}; {hint}"
+    if error["type"] == "missing":  # a key of a spec, or the last items of a pair
+        field = _spec_at(cls, keys[:-1]).__dataclass_fields__.get(keys[-1])
+        return f"{path}: missing key, expected {field.type if field else 'a value'}"
+    if error["type"] == "value_error":  # the spec itself checks its values in __post_init__
+        return f"{path or cls.__name__}: {error['ctx']['error']}"
+    same = [other for other in errors if _keys(other, mapping) == keys]  # the members of a union
+    expected = " or ".join(dict.fromkeys(map(_expected, same)))
+    return f"{path or 'top level'}: expected {expected}, found {found}"
 
 
-def _convert_union(members: tuple, value: Any, where: str, path: str) -> Any:
-    """The first member of a union that takes the value; with one candidate besides None, its error."""
-    if value is None and type(None) in members:
-        return None
-    members = tuple(member for member in members if member is not type(None))
-    for member in sorted(members, key=lambda member: type(value) is not _plain_type(member)):  # 3 stays int
+def _expected(error: Mapping[str, Any]) -> str:
+    """What a value should have been."""
+    words = _EXPECTED.get(error["type"], error["msg"].removeprefix("Input should be "))
+    return words.format_map(error.get("ctx", {}))
+
+
+def _keys(error: Mapping[str, Any], mapping: Any) -> list[str | int]:
+    """Where an error lies, without the members of unions that pydantic names between the keys."""
+    keys: list[str | int] = []
+    for part in error["loc"]:
         try:
-            return _convert(member, value, where, path)
-        except ProfileError:
-            if len(members) == 1:
-                raise
-    expected = " or ".join(_type_name(member) for member in members)
-    raise ProfileError(f"{where}: {path}: expected {expected}, found {_show(value)}")
+            mapping = mapping[part]
+        except (KeyError, IndexError, TypeError):
+            if error["type"] != "missing" or part != error["loc"][-1]:
+                continue
+        keys.append(part)
+    return keys
+
+
+def _spec_at(cls: type, keys: Sequence[str | int]) -> type:
+    """The spec to which the keys at a path belong."""
+    for key in keys:
+        if key in cls.__pydantic_fields__:  # others are keys and positions of mappings and tuples
+            cls = next(_specs_in(cls.__pydantic_fields__[key].annotation))
+    return cls
+
+
+def _specs_in(annotation: Any) -> Iterator[type]:
+    """Specs that a type is made of."""
+    if dataclasses.is_dataclass(annotation):
+        yield annotation
+    for part in typing.get_args(annotation):
+        yield from _specs_in(part)
 
 
 def _plain(value: Any, path: str, *, everything: bool) -> Any:
     """One value of a spec as JSON knows it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
-            field.name: _plain(getattr(value, field.name), f"{path}.{field.name}", everything=everything)
+            field.name: _plain(getattr(value, field.name), _join(path, field.name), everything=everything)
             for field in dataclasses.fields(value)
             if everything or "later" not in field.metadata or getattr(value, field.name) != field.default
         }
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{path}[{i}]", everything=everything) for i, item in enumerate(value)]
+        return [_plain(item, _join(path, i), everything=everything) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, f"{path}.{key}", everything=everything) for key, item in value.items()}
+        return {key: _plain(item, _join(path, key), everything=everything) for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
-        f"{path}: expected numbers, strings, booleans, None, tuples or dataclasses of these, "
-        f"found {_show(value)}"
+        f"{path}: expected numbers, strings, booleans, None, tuples, mappings with texts as keys or "
+        f"dataclasses of these, found {_show(value)}"
     )
-
-
-@functools.cache
-def _field_types(cls: type) -> dict[str, Any]:
-    """Annotations of a dataclass as types, not as strings."""
-    return typing.get_type_hints(cls, include_extras=True)
-
-
-def _plain_type(expected: Any) -> Any:
-    """A type without its ranges."""
-    return typing.get_args(expected)[0] if typing.get_origin(expected) is Annotated else expected
-
-
-def _marks(expected: Any) -> list:
-    """The ranges of an annotated type, one by one."""
-    marks = expected.__metadata__
-    return [part for mark in marks for part in (mark if isinstance(mark, Interval) else (mark,))]
-
-
-def _fits(value: Any, mark: Any) -> bool:
-    """Whether a value is in a range."""
-    match mark:
-        case Ge(bound):
-            return value >= bound
-        case Gt(bound):
-            return value > bound
-        case Le(bound):
-            return value <= bound
-        case Lt(bound):
-            return value < bound
-        case MinLen(length):
-            return len(value) >= length
-        case Predicate(condition):
-            return condition(value)
-    raise TypeError(f"range {mark!r}: expected Ge, Gt, Le, Lt, Interval, MinLen or Predicate")
-
-
-def _range_name(mark: Any) -> str:
-    """A range as the reader of a profile writes it."""
-    match mark:
-        case Ge(bound):
-            return f">= {bound}"
-        case Gt(bound):
-            return f"> {bound}"
-        case Le(bound):
-            return f"<= {bound}"
-        case Lt(bound):
-            return f"< {bound}"
-        case MinLen(length):
-            return f"with {length} or more items"
-    return mark.func.__name__.replace("_", " ")
-
-
-def _type_name(expected: Any) -> str:
-    """A type as the reader of a profile writes it."""
-    origin, args = typing.get_origin(expected), typing.get_args(expected)
-    if dataclasses.is_dataclass(expected):
-        return f"the keys of {expected.__name__}"
-    if origin is Annotated:
-        return f"{_type_name(args[0])} {' and '.join(map(_range_name, _marks(expected)))}"
-    if origin is typing.Literal:
-        return "one of " + ", ".join(map(repr, args))
-    if origin in (typing.Union, types.UnionType):
-        return " | ".join("None" if arg is type(None) else _type_name(arg) for arg in args)
-    if origin is None:
-        return "null" if expected is type(None) else expected.__name__
-    inner = ", ".join("..." if arg is Ellipsis else _type_name(arg) for arg in args)
-    return f"{'list' if origin is tuple else origin.__name__}[{inner}]"
 
 
 def _show(value: Any) -> str:
@@ -335,9 +354,18 @@ def _show(value: Any) -> str:
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def _join(path: str, key: Any) -> str:
-    """Key path of a nested key."""
+def _join(path: str, key: str | int) -> str:
+    """Key path of a nested key, or of an item."""
+    if isinstance(key, int):
+        return f"{path}[{key}]"
     return f"{path}.{key}" if path else str(key)
+
+
+_REMOVE = object()  # !remove
+
+
+class _Replacing(dict):
+    """!replace: a mapping that takes the place of the whole one below."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -345,7 +373,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
-        for key_node, _ in node.value:
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
@@ -358,4 +386,8 @@ _StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"),
     list("-+0123456789"),
+)
+_StrictLoader.add_constructor("!remove", lambda loader, node: _REMOVE)
+_StrictLoader.add_constructor(
+    "!replace", lambda loader, node: _Replacing(loader.construct_mapping(node, deep=True))
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from panolib.bench import kinds as bench_kinds
 from panolib.bench.operations import PerformanceSpec
-from panolib.config import ProfileError, from_mapping, project_root
+from panolib.config import ProfileError, find_profile, from_mapping, project_root
 from panolib.data.readers import open_domains
 from panolib.lab.run import Run
 from panolib.lab.store import Store
@@ -22,7 +22,7 @@ from panolib.study import kinds
 from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder
-from panolib.study.settings import Profile, find_profile, read_profile
+from panolib.study.settings import Profile, read_profile
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
 

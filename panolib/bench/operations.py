@@ -12,19 +12,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
 import torch
-from annotated_types import MinLen
+from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
 from panolib.bench.cases import NO_SKETCH, SKETCH, Operation, pair, scaling_operations, table_operations
 from panolib.bench.step import StepSpec
-from panolib.config import Count, Counts, Natural, Seed, Size
+from panolib.config import Count, Counts, Natural, Seed, Size, spec
 from panolib.data import photometry
 from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances
@@ -60,7 +59,7 @@ plots.points(pandas.DataFrame({"pixels": [1, 2], "ms": [1.0, 2.0]}), "pixels", "
 """
 
 
-@dataclass(frozen=True)
+@spec
 class PerformanceSpec:
     """Sizes of the inputs, and how often each pair is timed."""
 
@@ -79,7 +78,7 @@ class PerformanceSpec:
     threads: Counts
     step: StepSpec
     scaling_step: StepSpec
-    step_sizes: Annotated[tuple[Size, ...], MinLen(1)]  # height and width, pixels
+    step_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]  # height and width, pixels
     step_batches: Counts  # source crops, and as many target images
     render_height: Count
     render_width: Count

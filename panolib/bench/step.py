@@ -9,12 +9,12 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import Ge
+from pydantic import Field
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
 from panolib.bench.cases import SKETCH, close, pair
-from panolib.config import Count
+from panolib.config import Count, spec
 from panolib.data.render import city
 from panolib.lab.measuring import (
     has_bf16,
@@ -35,7 +35,7 @@ STEP = "semantic self-training step"
 ROUNDINGS = 3  # loss curves agree if they differ by no more than so many times what one rounding does
 
 
-@dataclass(frozen=True)
+@spec
 class StepSpec:
     """The semantic self-training step that is timed, on images of the embedded city."""
 
@@ -45,7 +45,7 @@ class StepSpec:
     batch_size: Count
     n_target: Count
     n_views: Count
-    iterations: Annotated[int, Ge(2)]  # the first one is not timed
+    iterations: Annotated[int, Field(ge=2)]  # the first one is not timed
     source_style: city.StyleName
     target_style: city.StyleName
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from panolib.config import NonNegative, Size, expand_path, from_mapping
+from panolib.config import NonNegative, Size, expand_path, from_mapping, spec
 from panolib.data.errors import DataError, MissingData
 from panolib.data.fingerprints import folder_fingerprint, remembered
 from panolib.data.samples import ImageSet, InMemory, Memory, Sample
@@ -214,7 +214,7 @@ class Sources:
             )
 
 
-@dataclass(frozen=True)
+@spec
 class RealData:
     """Folder of real images, the size (pixels) to which they are resized, and the expected files.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from panolib.errors import UserError
 
-class DataError(ValueError):
+
+class DataError(UserError, ValueError):
     """Data that a user can mend. The message names file, value and expectation."""
 
 
-class MissingData(FileNotFoundError):
+class MissingData(UserError, FileNotFoundError):
     """A data set that a run needs is not on this machine."""

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 import scipy  # loads its parts when they are used
 
+from panolib.errors import UserError
 from panolib.labels import VOID, LabelSet
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ _UNSAFE = re.compile(
 )
 
 
-class ExportError(ValueError):
+class ExportError(UserError, ValueError):
     """A value that an official format cannot hold."""
 
 

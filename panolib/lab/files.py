@@ -13,8 +13,10 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
+from panolib.errors import UserError
 
-class CorruptCheckpoint(RuntimeError):
+
+class CorruptCheckpoint(UserError, RuntimeError):
     """A checkpoint file is not readable."""
 
 

@@ -14,8 +14,10 @@ import nbformat
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
+from panolib.errors import UserError
 
-class NotebookFailed(RuntimeError):
+
+class NotebookFailed(UserError, RuntimeError):
     """A notebook could not be executed to its end."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from panolib.errors import UserError
 from panolib.lab.files import null_to_nan, read_text
 from panolib.lab.run import Run
 
@@ -30,7 +31,7 @@ INFO = {  # what readers of a run.json rely on
 JOB = {"key": (str,), "begun_at": (int, float), "pid": (int,), "host": (str,)}  # job.json
 
 
-class DamagedRecord(RuntimeError):
+class DamagedRecord(UserError, RuntimeError):
     """A file of a record is not what was written. The message names it, and what is wrong."""
 
 

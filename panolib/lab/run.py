@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from panolib.config import canonical_json
+from panolib.errors import UserError
 
 
-class MissingRun(LookupError):
+class MissingRun(UserError, LookupError):
     """A run is not recorded and may not be trained here."""
 
 
-class RunsFailed(RuntimeError):
+class RunsFailed(UserError, RuntimeError):
     """Some runs of a list could not be trained; the others are recorded."""
 
 

@@ -7,14 +7,12 @@ in `instance_sums`.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from panolib.config import later
+from panolib.config import NonNegative, later, spec
 from panolib.losses.consistency import consistency_term
 from panolib.losses.instance_sums import InstanceSums
 from panolib.losses.instances import Instances, at_least_float32, check_same_grid
@@ -23,7 +21,7 @@ from panolib.losses.soft_masks import dice, kernel_width
 SMALLEST_MARGIN, LARGEST_MARGIN = 1e-15, 1e15  # or 0; float32 holds their squares and products of those
 
 
-@dataclass(frozen=True)
+@spec
 class EmbeddingLossWeights:
     """Weight of each term of `embedding_loss`, each >= 0; 0 leaves the term out.
 
@@ -34,23 +32,13 @@ class EmbeddingLossWeights:
     with the batch: with 16 images a weight of 0.1 there is one of 1.6 here.
     """
 
-    pull: float = 1.0
-    push: float = 1.0
-    regulariser: float = 0.001
-    object_dice: float = 1.0
-    unlabelled_push: float = 1.0
-    consistency: float = 0.1
+    pull: NonNegative = 1.0
+    push: NonNegative = 1.0
+    regulariser: NonNegative = 0.001
+    object_dice: NonNegative = 1.0
+    unlabelled_push: NonNegative = 1.0
+    consistency: NonNegative = 0.1
     consistency_reduction: Literal["mean", "sum"] = later("mean")
-
-    def __post_init__(self):
-        if self.consistency_reduction not in ("mean", "sum"):
-            raise ValueError(
-                f"consistency_reduction is {self.consistency_reduction!r}, expected 'mean' or 'sum'"
-            )
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name != "consistency_reduction" and not 0 <= value < math.inf:
-                raise ValueError(f"loss weight {field.name} is {value!r}, expected a finite value >= 0")
 
 
 def embedding_loss(

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from panolib.config import expand_path, project_root
+from panolib.errors import UserError
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError, ValueError):
     """Weights that are not there, cannot be read or do not fit. The message says what was tried."""
 
 

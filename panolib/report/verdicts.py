@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from panolib.config import from_mapping, load_yaml, project_root
+from panolib.config import from_mapping, load_yaml, project_root, spec
 from panolib.report.intervals import (
     CONTRADICTED,
     HOLDS,
@@ -32,7 +32,7 @@ from panolib.study.study import Study
 THREAT = "threat_score"  # class mean over all images, from the counts of every image
 
 
-@dataclass(frozen=True)
+@spec
 class Requirement:
     """What must be so for a claim to be testable: side a is above side b."""
 
@@ -41,7 +41,7 @@ class Requirement:
     otherwise: str
 
 
-@dataclass(frozen=True)
+@spec
 class Claim:
     """One claim.
 

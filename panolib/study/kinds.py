@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import MinLen, Predicate
+from pydantic import Field
 from torch import nn
 
 from panolib.clustering.corrected_masks import corrected
-from panolib.config import Count, Natural, Seed, Share, with_different_items
+from panolib.config import Count, Different, Natural, Seed, Share, spec
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import MERGE_RULES
@@ -32,13 +32,13 @@ from panolib.training.setup import Compute, build_instance, build_semantic, laun
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
 
-@dataclass(frozen=True)
+@spec
 class PanopticSpec:
     """Evaluation of a semantic and an instance run together; nothing is trained."""
 
     label_set: str
     validation: str
-    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], MinLen(1), Predicate(with_different_items)]
+    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], Field(min_length=1), Different]
     min_size: Natural
     opening: Natural
     min_region: Natural
@@ -47,7 +47,7 @@ class PanopticSpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
+@spec
 class GapSpec:
     """Which group of style parameters costs what: source scenes with one group taken from the target."""
 
@@ -62,7 +62,7 @@ class GapSpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
+@spec
 class ThreatSpec:
     """Evaluation of one instance network, or of several that share the thing classes; nothing is trained.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from annotated_types import MinLen, Predicate
+from pydantic import Field
 
 from panolib.clustering.algorithms import Algorithm
 from panolib.config import (
     Count,
     Counts,
+    Different,
     Natural,
     NonNegative,
     Positive,
@@ -20,18 +21,16 @@ from panolib.config import (
     ProfileError,
     Seed,
     Share,
-    expand_path,
     from_mapping,
     load_yaml,
-    project_root,
-    with_different_items,
+    spec,
 )
 from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
 from panolib.training.setup import Compute
 
-Seeds = Annotated[tuple[Seed, ...], MinLen(1), Predicate(with_different_items)]
-Shares = Annotated[tuple[Share, ...], MinLen(1), Predicate(with_different_items)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
+Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
 
 # {section: {key of the file, a number of seeds: field that holds those seeds}}
 OWN_SEEDS = {
@@ -45,7 +44,7 @@ class MissingSection(ProfileError):
     """Something needs a section that the profile leaves out."""
 
 
-@dataclass(frozen=True)
+@spec
 class Domain:
     """A ladder: a pair of source and target data, and the settings of every kind of run on it.
 
@@ -70,7 +69,7 @@ class Domain:
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
 
 
-@dataclass(frozen=True)
+@spec
 class Experiments:
     """Settings of the thesis's experiments beside the ladder; `experiments` says what each is for."""
 
@@ -79,16 +78,16 @@ class Experiments:
     networks: Mapping[str, Mapping]  # name -> what differs from the network of the semantic baseline
     monitor_interval: Count  # iterations
     monitor_images: Count  # of every data set
-    algorithms: Annotated[tuple[Algorithm, ...], MinLen(1), Predicate(with_different_items)]
+    algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1), Different]
     epsilon_0: NonNegative  # of the decaying rings
     epsilon_tau: Positive  # iterations
     shares: Shares  # of the source, in a batch of BASE and CCM
     individual_shares: Shares  # the same of ICM
     truth_shares: Shares  # of wrong mask regions that are corrected
     painted_share: Share  # of the true instances that guide the semantic branch
-    consistency_weights: Annotated[tuple[NonNegative, ...], MinLen(1), Predicate(with_different_items)]
+    consistency_weights: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
     consistency_seeds: tuple[int, ...]
-    kernels: Annotated[tuple[Natural, ...], Predicate(with_different_items)]  # of the morphology; 0: none
+    kernels: Annotated[tuple[Natural, ...], Different]  # of the morphology; 0: none
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
 
@@ -104,13 +103,14 @@ class Experiments:
                 raise ValueError(f"{key}: expected {needed!r} among them ({reason}), found {list(found)}")
 
 
-@dataclass(frozen=True)
+@spec
 class ClusteringCostSpec:
     """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
 
     label_set: str
     algorithms: tuple[Algorithm, ...]
-    heights: Annotated[tuple[Count, ...], MinLen(2)]  # of the embedding grid, with the first of `n_instances`
+    # heights of the embedding grid, with the first of `n_instances`
+    heights: Annotated[tuple[Count, ...], Field(min_length=2)]
     n_instances: Counts  # objects, on a map of the last height but one
     embedding_dim: Count
     repeats: Count
@@ -118,7 +118,7 @@ class ClusteringCostSpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
+@spec
 class Profile:
     """One YAML file. Sections with a default may be left out; nothing then asks for their runs.
 
@@ -151,35 +151,6 @@ class Profile:
         """{domain: (where its data settings stand, these settings)}; see `data.domains.open_domains`."""
         ladders = {name: (f"{where}: {name}.data", section.data) for name, section in self.ladders.items()}
         return ladders | {name: (f"{where}: {name}", section) for name, section in self.targets.items()}
-
-
-def find_profile(profile: str | Path) -> Path:
-    """The file of a profile.
-
-    Parameters
-    ----------
-    profile : str or Path
-        Name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file, searched from the
-        working folder and from the project's.
-
-    Raises
-    ------
-    ProfileError
-        For an unknown name, listing the known ones, and for a path without a file.
-    """
-    folder = project_root() / "notebooks" / "profiles"
-    text = str(profile)
-    if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
-        path = folder / f"{text}.yaml"
-        if not path.is_file():
-            known = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
-            raise ProfileError(f"profile {text!r}: expected one of {known}, or the path of a YAML file")
-        return path
-    path = expand_path(text)
-    for candidate in (path, project_root() / path):
-        if candidate.is_file():
-            return candidate.resolve()
-    raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
 
 
 def read_profile(path: Path) -> Profile:
@@ -222,12 +193,12 @@ def read_profile(path: Path) -> Profile:
     )
 
 
-@dataclass(frozen=True)
+@spec
 class _AllSeeds:
     seeds: Seeds
 
 
-@dataclass(frozen=True)
+@spec
 class _OwnSeeds:
     n_seeds: Count | None = None
     n_consistency_seeds: Count | None = None

@@ -12,13 +12,13 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from annotated_types import Interval, MinLen
+from pydantic import Field
 from torch import Tensor, nn
 
 from panolib.clustering.algorithms import Algorithm, find_algorithm
 from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.clustering.labels import drop_small_clusters
-from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later
+from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later, spec
 from panolib.data import photometry, warping
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
@@ -52,18 +52,18 @@ from panolib.training.setup import (
 from panolib.training.teacher import epsilon, hard_copy, make_teacher, update_teacher
 
 
-@dataclass(frozen=True)
+@spec
 class Margins:
     """Hinge margins in embedding units, and the epsilon rings that widen them early (thesis 8.2)."""
 
     delta_var: NonNegative  # 0 pulls every pixel; object Dice and consistency need more
     delta_dist: NonNegative  # 0 pushes nothing
-    kernel_threshold: Annotated[float, Interval(gt=0, lt=1)]
+    kernel_threshold: Annotated[float, Field(gt=0, lt=1)]
     epsilon_0: NonNegative  # 0 switches the rings off
     epsilon_tau: Positive  # iterations
 
 
-@dataclass(frozen=True)
+@spec
 class EmbeddingTrainingSpec:
     """What both ways to train embeddings share; smaller instances than `min_area` are ignored."""
 
@@ -100,14 +100,14 @@ class EmbeddingTrainingSpec:
             )
 
 
-@dataclass(frozen=True)
+@spec
 class InstanceBaselineSpec(EmbeddingTrainingSpec):
     """Supervised embedding training, then the choice of clustering settings."""
 
     selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
     n_selection: Count
-    bandwidths: Annotated[tuple[Positive, ...], MinLen(1)]
-    merge_distances: Annotated[tuple[NonNegative, ...], MinLen(1)]
+    bandwidths: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    merge_distances: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
     classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
 
     def __post_init__(self):
@@ -115,14 +115,14 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
         self._check_batch_norm(self.batch_size)
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class InstanceBatchNormSpec(BatchNormSpec):
     """Batch-norm adaptation of an embedding network."""
 
     network: InstanceNetwork
 
 
-@dataclass(frozen=True)
+@spec
 class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     """Self-training on pseudo-labels; `source_share` 1 is the control (source-only continuation)."""
 

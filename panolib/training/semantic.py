@@ -15,7 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
 
-from panolib.config import Count, NonNegative, NonNegativePair, Positive, PositivePair, Seed, Share, later
+from panolib.config import (
+    Count,
+    NonNegative,
+    NonNegativePair,
+    Positive,
+    PositivePair,
+    Seed,
+    Share,
+    later,
+    spec,
+)
 from panolib.data import photometry, views
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample
@@ -48,7 +58,7 @@ from panolib.training.setup import (
 from panolib.training.teacher import make_teacher, update_teacher
 
 
-@dataclass(frozen=True)
+@spec
 class Augmentation:
     """Joint image and label augmentation of a training crop (pixels, shares, radii in pixels)."""
 
@@ -62,7 +72,7 @@ class Augmentation:
     blur: NonNegativePair | None
 
 
-@dataclass(frozen=True)
+@spec
 class ChannelStatistics:
     """Mean and standard deviation of a data set's red, green and blue, in [0, 1]."""
 
@@ -70,7 +80,7 @@ class ChannelStatistics:
     std: tuple[Positive, Positive, Positive]
 
 
-@dataclass(frozen=True)
+@spec
 class Renormalisation:
     """Channel statistics by data set; images of a source get those of the target (SAC).
 
@@ -92,7 +102,7 @@ class Renormalisation:
         return gain, tuple(t - g * s for t, g, s in zip(self.target.mean, gain, source.mean))
 
 
-@dataclass(frozen=True)
+@spec
 class BaselineSpec:
     """Supervised training on labelled images of `source` (the oracle's source is the target itself)."""
 
@@ -110,7 +120,7 @@ class BaselineSpec:
     renormalise: Renormalisation | None = later(None)  # of source images
 
 
-@dataclass(frozen=True)
+@spec
 class BatchNormSpec:
     """Re-estimate running statistics with unlabelled target images; no weight moves.
 
@@ -132,7 +142,7 @@ class BatchNormSpec:
     renormalise: Renormalisation | None = later(None)  # of source images
 
 
-@dataclass(frozen=True, kw_only=True)
+@spec(kw_only=True)
 class SemanticBatchNormSpec(BatchNormSpec):
     """Batch-norm adaptation of a semantic network."""
 
@@ -140,7 +150,7 @@ class SemanticBatchNormSpec(BatchNormSpec):
     network: SemanticNetwork
 
 
-@dataclass(frozen=True)
+@spec
 class SelfTrainingSpec:
     """SAC self-training. `target_weight` 0 is the control: source-only continuation."""
 

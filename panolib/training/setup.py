@@ -8,13 +8,12 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from panolib.config import Count, Natural, NonNegative, Positive, Share, later
+from panolib.config import Count, Natural, NonNegative, Positive, Share, later, spec
 from panolib.data.loading import batches, iteration_seed
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 Depth = Literal[tuple(LAYOUTS)]  # of a ResNet
 
 
-@dataclass(frozen=True)
+@spec
 class Compute:
     """Where and how a run computes.
 
@@ -47,7 +46,7 @@ class Compute:
     channels_last: bool
 
 
-@dataclass(frozen=True)
+@spec
 class SemanticNetwork:
     """A network on a ResNet encoder; `weights`: torchvision's name, a file, or None for from scratch.
 
@@ -72,7 +71,7 @@ class SemanticNetwork:
         check_weights(self.weights, self.depth)
 
 
-@dataclass(frozen=True)
+@spec
 class InstanceNetwork:
     """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
 
@@ -97,7 +96,7 @@ class InstanceNetwork:
         check_weights(self.weights, self.depth)
 
 
-@dataclass(frozen=True)
+@spec
 class Monitor:
     """Labelled images on which a run is scored while it trains; training never sees their labels."""
 
@@ -106,7 +105,7 @@ class Monitor:
     data: tuple[str, ...]
 
 
-@dataclass(frozen=True)
+@spec
 class Optimiser:
     """`head_lr_scale` multiplies the rate of layers that do not come with pre-trained weights."""
 

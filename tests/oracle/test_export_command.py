@@ -25,7 +25,7 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 import panolib.load
 from panolib.__main__ import main
-from panolib.config import project_root
+from panolib.config import load_yaml, project_root
 from panolib.data.images import read_channel16, read_indices, write_png16
 from panolib.data.readers import Cityscapes
 from panolib.data.render.city import write_city
@@ -146,7 +146,7 @@ def untrained_network(run: Run, job) -> dict:
 def rendered(tmp_path_factory):
     """The study of a tiny profile, with validation images but nothing trained."""
     root = tmp_path_factory.mktemp("export")
-    profile = yaml.safe_load((project_root() / "notebooks" / "profiles" / "smoke.yaml").read_text())
+    profile = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
     profile["city"]["data"]["embedded"]["n_val"] = N_IMAGES
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))

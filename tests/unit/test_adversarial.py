@@ -158,7 +158,7 @@ def test_the_adversary_reaches_the_network_and_learns(start):
     parts = ("model", "optimizer", "discriminator", "judge_optimizer")
     assert set(job.saved) == set(parts)
     learned = build_adversary_weights(job.saved["discriminator"])
-    other = AdversarySpec("fcd", 4, 0.0, 1.0, 0)  # learning rate 0
+    other = AdversarySpec("fcd", 4, 1e-30, 1.0, 0)  # as good as no learning rate
     frozen = Memory()
     adversarial_run(start, frozen, adversary=other)
     assert not torch.equal(learned, build_adversary_weights(frozen.saved["discriminator"]))
@@ -209,13 +209,13 @@ def test_wrong_choices_are_named():
         **SHARED, adversary=ADVERSARY, pseudo_labels=None
     )
     for wrong, said in (
-        ({"batch_norm": "mixed"}, r"batch_norm: expected one of 'both', 'target', found 'mixed'"),
-        ({"adversary": good["adversary"] | {"source_label": 2}}, r"source_label: expected one of 0, 1"),
+        ({"batch_norm": "mixed"}, r"batch_norm: expected 'both' or 'target', found 'mixed'"),
+        ({"adversary": good["adversary"] | {"source_label": 2}}, r"source_label: expected 0 or 1"),
     ):
         with pytest.raises(ProfileError, match=said):
             from_mapping(AdversarialSpec, good | wrong, where="p")
     meta = to_plain(MetaSpec(**SHARED | META | {"mode": "paper", "feedback": "old_minus_new"}))
-    with pytest.raises(ProfileError, match="feedback: expected one of"):
+    with pytest.raises(ProfileError, match="feedback: expected 'old_minus_new'"):
         from_mapping(MetaSpec, meta | {"feedback": "both"}, where="p")
 
 

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
-from panolib.config import project_root
+from panolib.config import load_yaml, project_root
 from panolib.inference.panoptic import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
@@ -35,7 +35,7 @@ CAR, PERSON, ROAD = CITYSCAPES.ids_of(["car", "person", "road"])
 def tiny(tmp_path_factory):
     """A study in which a network trains in a second; its ladder is there up to self-training."""
     root = tmp_path_factory.mktemp("instances")
-    profile = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
+    profile = load_yaml(PROFILES / "smoke.yaml")
     city = profile["city"]
     city["data"]["embedded"] |= {"n_synthia": 14, "n_gta5": 24, "n_train": 4, "n_val": 2}
     city["data"] |= {"n_val_synthia": 2, "n_val_gta5": 1, "mix_requires": ["truck"]}

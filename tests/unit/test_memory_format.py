@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from panolib.config import project_root
+from panolib.config import profile_names, project_root
 from panolib.load import load
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.realtime.adversarial import AdversarySpec
@@ -28,7 +28,7 @@ from panolib.training.setup import (
     overruns_channels_last,
 )
 
-PROFILES = sorted(file.stem for file in (project_root() / "notebooks" / "profiles").glob("*.yaml"))
+PROFILES = profile_names()
 NETWORKS = (SemanticNetwork, InstanceNetwork, DetrNetwork, AdversarySpec)
 CHANNELS_LAST = Compute("cpu", "32-true", 0, channels_last=True)
 
@@ -48,7 +48,7 @@ def networks_of(value) -> Iterator:
 
 def structure(network) -> object:
     """The settings without what does not make a layer of another kind."""
-    neutral = {"weights": None, "lr": 0.0, "weight": 0.0, "dropout": 0.0, "source_label": 0}
+    neutral = {"weights": None, "lr": 1.0, "weight": 0.0, "dropout": 0.0, "source_label": 0}
     if getattr(network, "depth", None) == 101:
         neutral["depth"] = 50  # 101 has more of the same blocks
     names = {field.name for field in dataclasses.fields(network)}

@@ -66,7 +66,7 @@ SHARED = {
 }  # fmt: skip
 SEMANTIC = SHARED | {"validation": "c"}
 EMBEDDING = SHARED | {
-    "weights": EmbeddingLossWeights(), "margins": Margins(0.5, 2.0, 0.5, 0.0, 0.0), "min_area": 1,
+    "weights": EmbeddingLossWeights(), "margins": Margins(0.5, 2.0, 0.5, 0.0, 1.0), "min_area": 1,
 }  # fmt: skip
 SAC = {
     "target": "b", "n_target": 2, "n_views": 2, "zoom": (0.5, 1.0), "noise_blur": None, "target_weight": 1.0,

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import nn
 
-from panolib.config import project_root
+from panolib.config import load_yaml, project_root
 from panolib.data import photometry
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
@@ -213,8 +213,8 @@ def test_a_whole_image_is_embedded_at_the_width_of_the_network():
 def thin_paper(tmp_path_factory):
     """Profile paper with all its settings, but thin networks, rendered images and one iteration a stage."""
     root = tmp_path_factory.mktemp("paper")
-    profile = yaml.safe_load((PROFILES / "paper.yaml").read_text())
-    profile |= {"seeds": [0], "compute": yaml.safe_load((PROFILES / "smoke.yaml").read_text())["compute"]}
+    profile = load_yaml(PROFILES / "paper.yaml")
+    profile |= {"seeds": [0], "compute": load_yaml(PROFILES / "smoke.yaml")["compute"]}
     city = profile["city"]
     city["data"] |= {
         "synthia": "cache/synthia", "gta5": "cache/gta5", "cityscapes": "cache/cityscapes",

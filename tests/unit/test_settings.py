@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
-from panolib.config import ProfileError, from_mapping, load_yaml, project_root
+from panolib.config import ProfileError, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
 from panolib.related.realtime import runs as realtime_runs
@@ -93,16 +93,16 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": []}, r"my\.yaml: seeds: expected list.* with 1 or more items.*, found \[\]"),
+        ({"seeds": []}, r"my\.yaml: seeds: expected a list.* with 1 or more items.*, found \[\]"),
         ({"seeds": ...}, r"my\.yaml: seeds: missing key"),
         ({"seeds": [1, 1]}, r"my\.yaml: seeds: expected .*different items, found \[1, 1\]"),
-        ({"seeds": [-1]}, r"my\.yaml: seeds\[0\]: expected int >= 0"),
-        ({"seeds": 3}, r"my\.yaml: seeds: expected list.*, found 3 \(int\)"),
+        ({"seeds": [-1]}, r"my\.yaml: seeds\[0\]: expected >= 0"),
+        ({"seeds": 3}, r"my\.yaml: seeds: expected a list.*, found 3 \(int\)"),
         (
             {"detr.seeds": [0]},
             r"my\.yaml: detr: seeds: unknown key.*at the top of the profile, expected n_seeds",
         ),
-        ({"realtime.n_seeds": 0}, r"my\.yaml: realtime: n_seeds: expected int >= 1, found 0"),
+        ({"realtime.n_seeds": 0}, r"my\.yaml: realtime: n_seeds: expected >= 1, found 0"),
         (
             {"experiments.individual_shares": [0.5]},
             r"my\.yaml: experiments: individual_shares: expected 0\.25 among",
@@ -267,7 +267,7 @@ def test_a_wrong_word_number_or_name_fails_at_loading(key, value, tmp_path):
 
 def test_words_are_those_that_the_libraries_know():
     """Fabric's precisions and accelerators; the clustering registry; the names of torchvision's weights."""
-    from typing import get_args
+    from typing import get_args, get_type_hints
 
     from lightning_fabric import connector
     from lightning_fabric.accelerators import ACCELERATOR_REGISTRY
@@ -275,7 +275,7 @@ def test_words_are_those_that_the_libraries_know():
     from panolib.clustering.algorithms import Algorithm
     from panolib.training.setup import Compute
 
-    types = from_mapping.__globals__["_field_types"](Compute)
+    types = get_type_hints(Compute)
     assert set(get_args(types["precision"])) == set(get_args(connector._PRECISION_INPUT_STR))
     known = set(ACCELERATOR_REGISTRY.available_accelerators()) | {"auto", "gpu"}
     assert set(get_args(types["accelerator"])) <= known

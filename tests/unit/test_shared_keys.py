@@ -14,7 +14,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
-from panolib.config import project_root
+from panolib.config import load_yaml, project_root
 from panolib.lab.engine import get_all
 from panolib.lab.run import Run
 from panolib.lab.store import Store
@@ -107,7 +107,7 @@ def test_versions_enter_the_keys_of_a_run_and_of_all_that_starts_from_it():
 
 def test_the_weight_of_the_ladder_is_the_run_of_the_ladder(tmp_path):
     """Experiment E7 asks for the self-trained network of the ladder by another name."""
-    profile = yaml.safe_load((ROOT / "notebooks" / "profiles" / "smoke.yaml").read_text())
+    profile = load_yaml(ROOT / "notebooks" / "profiles" / "smoke.yaml")
     profile["experiments"]["consistency_weights"] = [0.0, 0.1]
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))

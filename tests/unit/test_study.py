@@ -15,7 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
-from panolib.config import ProfileError, project_root
+from panolib.config import ProfileError, load_yaml, project_root
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
 from panolib.data.readers.camvid import CamVidSources
@@ -32,7 +32,7 @@ ITERATIONS = 3
 def tiny(tmp_path_factory):
     """(folder, profile path): the smoke profile with a handful of images and iterations."""
     root = tmp_path_factory.mktemp("study")
-    profile = yaml.safe_load((PROFILES / "smoke.yaml").read_text())
+    profile = load_yaml(PROFILES / "smoke.yaml")
     profile["city"]["data"]["embedded"] |= {"n_synthia": 14, "n_gta5": 24, "n_train": 4, "n_val": 2}
     profile["city"]["data"] |= {"n_val_synthia": 2, "n_val_gta5": 1, "mix_requires": ["truck"]}
     profile["city"]["gap"]["n_images"] = 1
@@ -115,7 +115,7 @@ def test_every_notebook_run_is_in_the_study(trained):
 
 def test_a_section_inherits_from_the_baseline_of_its_branch_unless_it_says_otherwise(tiny, tmp_path):
     root, path = tiny
-    profile = yaml.safe_load(path.read_text())
+    profile = load_yaml(path)
     own = profile["city"]["semantic_baseline"]["augmentation"] | {"jitter": 0.125}
     profile["city"]["self_training"]["augmentation"] = own
     changed = tmp_path / "changed.yaml"
@@ -254,7 +254,7 @@ def test_committed_notebooks_can_be_replayed_without_training(tmp_path, monkeypa
 
 def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
     _, path = tiny
-    profile = yaml.safe_load(path.read_text())
+    profile = load_yaml(path)
     profile["city"]["self_training"]["focal_exponnent"] = 2.0
     bad = tmp_path / "bad.yaml"
     bad.write_text(yaml.safe_dump(profile))
@@ -265,7 +265,7 @@ def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
 @pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "paper"])
 def test_every_profile_builds_its_grid(name, tmp_path):
     """All four profiles give the same ladder with the same code."""
-    profile = yaml.safe_load((PROFILES / f"{name}.yaml").read_text())
+    profile = load_yaml(PROFILES / f"{name}.yaml")
     if profile["city"]["data"]["embedded"] is None:
         for folder in ("synthia", "gta5", "cityscapes"):
             (tmp_path / profile["city"]["data"][folder]).mkdir(parents=True)

@@ -18,7 +18,7 @@ import yaml
 
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
-from panolib.config import project_root
+from panolib.config import load_yaml, project_root
 from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
@@ -37,7 +37,7 @@ ITERATIONS = 3
 def tiny_study(root: Path) -> study.Study:
     """The smoke profile with a handful of small images, a few iterations and plain descent."""
     profiles = project_root(Path(__file__).parent) / "notebooks" / "profiles"
-    profile = yaml.safe_load((profiles / "smoke.yaml").read_text())
+    profile = load_yaml(profiles / "smoke.yaml")
     city, detr, realtime = profile["city"], profile["detr"], profile["realtime"]
     city["data"]["embedded"] |= {"n_synthia": 8, "n_gta5": 6, "n_train": 4, "n_val": 2, "height": 40}
     city["data"]["embedded"] |= {"width": 80}

@@ -9,13 +9,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from panolib.config import Count, Natural, NonNegative, Size, expand_path, later
+from panolib.config import Count, Natural, NonNegative, Size, expand_path, later, spec
 from panolib.data import cache
 from panolib.data.domains import Rendering, Sources, register
 from panolib.data.errors import DataError
@@ -31,7 +30,7 @@ from panolib.labels import CITYSCAPES
 STREETS = ("synthia", "gta5", "mix", "cityscapes")
 
 
-@dataclass(frozen=True)
+@spec
 class EmbeddedCity:
     """Sizes of the rendered street scenes (images, pixels)."""
 
@@ -44,7 +43,7 @@ class EmbeddedCity:
     seed: Natural
 
 
-@dataclass(frozen=True)
+@spec
 class CityData:
     """Folders of the three street data sets; with `embedded` the renderer writes them first.
 

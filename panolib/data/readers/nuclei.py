@@ -6,12 +6,11 @@ import functools
 import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from panolib.config import Count, Natural, NonNegative, expand_path
+from panolib.config import Count, Natural, NonNegative, expand_path, spec
 from panolib.data.domains import RealImages, Rendering, Sources, register
 from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet, list_images, png_files
@@ -194,7 +193,7 @@ def _paint_masks(image: Path, masks: Sequence[Path]) -> np.ndarray:
     return instance
 
 
-@dataclass(frozen=True)
+@spec
 class EmbeddedNuclei:
     """Sizes of the rendered nuclei images (images, pixels)."""
 
@@ -205,7 +204,7 @@ class EmbeddedNuclei:
     seed: Natural
 
 
-@dataclass(frozen=True)
+@spec
 class NucleiData:
     """Folder of the rendered source, and of the real microscope images with the expected file list.
 

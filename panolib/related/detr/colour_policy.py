@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
-from panolib.config import NonNegativePair, Share
+from panolib.config import NonNegativePair, Share, spec
 
 CHANGES = ("brightness", "contrast", "saturation", "quality")
 
 
-@dataclass(frozen=True)
+@spec
 class ColourPolicy:
     """Which share of the images is changed, and how much. The slides give no numbers."""
 
@@ -24,10 +22,6 @@ class ColourPolicy:
 
     def __post_init__(self):
         low, high = self.quality
-        if not (0 <= self.probability <= 1 and 0 <= self.factors[0] <= self.factors[1]):
-            raise ValueError(
-                f"probability {self.probability}, factors {self.factors}: expected a share, low <= high"
-            )
         if not 1 <= low <= high <= 100:
             raise ValueError(f"quality is {self.quality}, expected 1 <= low <= high <= 100")
 

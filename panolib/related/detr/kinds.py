@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
-from panolib.config import Count, Natural, Seed
+from panolib.config import Count, Natural, Seed, spec
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
 from panolib.lab.job import Job
@@ -34,7 +33,7 @@ from panolib.training.setup import Compute, launch
 DETR, OURS = "DETR", "embeddings"  # the two systems that are compared
 
 
-@dataclass(frozen=True)
+@spec
 class DetrScoresSpec:
     """Scores of one trained network on labelled data sets; nothing is trained."""
 
@@ -46,7 +45,7 @@ class DetrScoresSpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
+@spec
 class DetrCostSpec:
     """DETR and our pipeline in turn, on the same images: what they give and what they cost."""
 

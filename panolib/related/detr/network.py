@@ -5,13 +5,13 @@ References: Carion et al. 2020, arXiv:2005.12872.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
-from panolib.config import Count, NonNegative, Positive, Share
+from panolib.config import Count, NonNegative, Positive, Share, spec
+from panolib.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import DetrForSegmentation
@@ -20,11 +20,11 @@ N_FEATURES = 4  # maps that the mask head reads: the encoder's, and three finer 
 HEAD_CHANNELS = 16  # the mask head ends with d_model / 16 channels
 
 
-class MissingTransformers(ImportError):
+class MissingTransformers(UserError, ImportError):
     """The optional package with DETR is not installed."""
 
 
-@dataclass(frozen=True)
+@spec
 class DetrNetwork:
     """Sizes of the network; values not in the slides are DETR's.
 

@@ -16,12 +16,11 @@ beside our pipeline with the same supervision (rung "oracle").
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Predicate
+from pydantic import Field
 
-from panolib.config import Count, Natural, Positive, Size, from_mapping, to_plain, with_different_items
+from panolib.config import Count, Different, Natural, Positive, Size, from_mapping, spec, to_plain
 from panolib.related.detr.colour_policy import ColourPolicy
 from panolib.related.detr.kinds import DetrCostSpec, DetrScoresSpec
 from panolib.related.detr.network import DetrNetwork
@@ -33,20 +32,20 @@ from panolib.training.setup import Optimiser
 PLAIN, COLOUR, HALF = "plain", "colour", "colour-half"
 
 
-@dataclass(frozen=True)
+@spec
 class DetrSettings:
     """Section `detr` of a profile."""
 
     seeds: tuple[int, ...]
     n_images: Count | None  # of the target's training images; None: all
-    curve_sizes: Annotated[tuple[Count, ...], Predicate(with_different_items)]  # smaller training sets
+    curve_sizes: Annotated[tuple[Count, ...], Different]  # smaller training sets
     size: Size | None
     network: DetrNetwork
     optimiser: Optimiser
     clip: Positive
     colours: ColourPolicy
     mask_stride: Count
-    iterations: Annotated[int, Ge(2)]  # one variant takes half of them
+    iterations: Annotated[int, Field(ge=2)]  # one variant takes half of them
     batch_size: Count
     rule: QueryRule
     elsewhere: tuple[str, ...]  # data sets of other styles

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import torch
-from annotated_types import MinLen
+from pydantic import Field
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from panolib.config import Natural, Share
+from panolib.config import Natural, Share, spec
 from panolib.data import photometry
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import evaluating, panoptic_truth
@@ -25,11 +24,11 @@ from panolib.scoring.evaluate import panoptic_picture, panoptic_scores, semantic
 from panolib.training.semantic import to_image
 
 
-@dataclass(frozen=True)
+@spec
 class QueryRule:
     """How queries become a panoptic map (`targets.panoptic_from_queries`)."""
 
-    thresholds: Annotated[tuple[Share, ...], MinLen(2)]  # of scores; the first is the headline
+    thresholds: Annotated[tuple[Share, ...], Field(min_length=2)]  # of scores; the first is the headline
     min_area: Natural  # pixels; smaller segments are dropped
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panolib.config import Count, Positive, Seed, Size
+from panolib.config import Count, Positive, Seed, Size, spec
 from panolib.data import photometry
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.samples import Sample, resize_sample
@@ -36,7 +36,7 @@ from panolib.training.setup import (
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
 
 
-@dataclass(frozen=True)
+@spec
 class DetrSpec:
     """Supervised training on labelled images of `source`, whole and in their own geometry."""
 

@@ -6,7 +6,6 @@ References: Tsai et al. 2018, arXiv:1802.10349.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.config import Count, NonNegative, Positive, Seed, Share
+from panolib.config import Count, NonNegative, Positive, Seed, Share, spec
 from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
@@ -46,7 +45,7 @@ from panolib.training.setup import (
 BETAS = (0.9, 0.99)  # of the discriminator's Adam
 
 
-@dataclass(frozen=True)
+@spec
 class AdversarySpec:
     """The discriminator, and how much the network is pulled by it."""
 
@@ -57,7 +56,7 @@ class AdversarySpec:
     source_label: Literal[0, 1]  # only consistency matters
 
 
-@dataclass(frozen=True)
+@spec
 class PseudoLabelSpec:
     """Pseudo-labels made once from the parent "labels" (`layered_pseudo_labels`)."""
 
@@ -66,7 +65,7 @@ class PseudoLabelSpec:
     threshold: Share
 
 
-@dataclass(frozen=True)
+@spec
 class AdversarialSpec:
     """Adversarial adaptation from the weights of a parent, with pseudo-labels or without."""
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
-from panolib.config import Natural, Seed, Share
+from panolib.config import Natural, Seed, Share, spec
 from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
@@ -20,7 +19,7 @@ from panolib.study.kinds import Sources, finish, open_data, parent_semantic, sem
 from panolib.training.setup import Compute, SemanticNetwork, launch
 
 
-@dataclass(frozen=True)
+@spec
 class TransferSpec:
     """A trained network ("start") scored on the target of another domain; nothing is trained."""
 
@@ -31,7 +30,7 @@ class TransferSpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
+@spec
 class LabelQualitySpec:
     """Coverage and accuracy of every kind of pseudo-label of the parent "labels", with target labels."""
 
@@ -42,7 +41,7 @@ class LabelQualitySpec:
     seed: Seed
 
 
-@dataclass(frozen=True)
+@spec
 class GallerySpec:
     """Pictures of what the parents predict for the first validation images."""
 

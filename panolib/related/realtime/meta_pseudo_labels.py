@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.config import Count, NonNegative, Seed, Share
+from panolib.config import Count, NonNegative, Seed, Share, spec
 from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
@@ -56,7 +55,7 @@ FEEDBACK = ("old_minus_new", "new_minus_old")
 RAMP = (40, 25)  # of "rt": time constant and last epoch
 
 
-@dataclass(frozen=True)
+@spec
 class MetaSpec:
     """Meta Pseudo Labels from the weights of a parent."""
 

@@ -17,12 +17,10 @@ self_trained     SAC, as in the other notebooks
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Literal
 
-from annotated_types import Predicate
-
-from panolib.config import Natural, NonNegative, Share, from_mapping, to_plain, with_different_items
+from panolib.config import Different, Natural, NonNegative, Share, from_mapping, spec, to_plain
 from panolib.data.readers import DOMAINS
 from panolib.lab.records import Record
 from panolib.lab.run import Run
@@ -56,7 +54,7 @@ PICTURED = ("source_only", "light", "ssl1", "self_trained", "oracle")
 LADDER_NETWORKS = {"V2": "", "V3": "mix.v3", "V3+": "mix.v3plus"}  # oracles of notebook 01
 
 
-@dataclass(frozen=True)
+@spec
 class Realtime:
     """Settings of notebook 09; those of the city are used where nothing is said."""
 
@@ -66,7 +64,7 @@ class Realtime:
     adaptation: Mapping  # of every method: optimiser, iterations, batch_size, n_target, batch_norm
     self_training: Mapping  # of SAC alone
     adversary: Mapping
-    weights: Annotated[tuple[NonNegative, ...], Predicate(with_different_items)]  # more lambdas, on the city
+    weights: Annotated[tuple[NonNegative, ...], Different]  # more lambdas, on the city
     rule: Literal[RULES]  # of the pseudo-labels: thresholds over the whole "set" or each "image"
     threshold: Share
     meta: Mapping

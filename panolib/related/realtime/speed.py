@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from panolib.config import Count, NonNegative, Seed
+from panolib.config import Count, NonNegative, Seed, spec
 from panolib.lab.measuring import has_bf16, measure_seconds
 from panolib.models.complexity import n_operations, n_parameters
 from panolib.training.setup import Compute, SemanticNetwork, build_semantic
@@ -20,7 +20,7 @@ from panolib.training.setup import Compute, SemanticNetwork, build_semantic
 WAYS = ("contiguous", "channels-last", "bf16", "compiled")
 
 
-@dataclass(frozen=True)
+@spec
 class SpeedSpec:
     """Latency of one image. Weights do not matter for it, so networks here are not trained."""
 
