@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-from panolib.metrics.threat_score import ThreatScore
 
 from panolib.lab.run import Run
 from panolib.labels import CITYSCAPES
 from panolib.load import load
+from panolib.metrics.threat_score import ThreatScore
 from panolib.report import rows as report
 from panolib.study.study import Tag
 
