@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy import ndimage
 from skimage import measure
 from skimage.segmentation import find_boundaries
 
@@ -109,6 +110,32 @@ def panoptic_gallery(
             maps = [_instances_of(picture, label_set) for picture in maps]
         rows[f"image {i}"] = [recorded_picture(first, f"{i:02d}-image"), *maps]
     return picture_grid(rows, headings=["image", "truth", *records], label_set=label_set)
+
+
+def recorded_segments(picture: np.ndarray, label_set: LabelSet) -> tuple[np.ndarray, list[dict]]:
+    """Panoptic map and segments of a recorded picture (`scoring.evaluate.panoptic_picture`), to score it.
+
+    A segment of a thing is a shade of its class; white lines go to the segment that is nearest.
+
+    Returns
+    -------
+    panoptic_map : int array [H, W]
+        0 = void.
+    segments : list of dict
+        `id` and `category_id` (train id) of every segment.
+    """
+    lines = (picture == 255).all(-1)
+    nearest = ndimage.distance_transform_edt(lines, return_distances=False, return_indices=True)
+    filled = picture[tuple(nearest)].reshape(-1, 3)
+    colours, ids = np.unique(np.vstack([np.zeros((1, 3), np.uint8), filled]), axis=0, return_inverse=True)
+    base = np.array(label_set.colours, float)
+    to_white = 255 - base
+    shade = ((colours[:, None] - base) * to_white).sum(-1) / (to_white**2).sum(-1)  # [colours, classes]
+    shade *= np.isin(np.arange(len(base)), label_set.thing_ids)
+    category = np.abs(colours[:, None] - base - shade[..., None] * to_white).max(-1).argmin(1)
+    panoptic_map = ids[1:].reshape(lines.shape)  # black, the smallest, is 0
+    present = np.unique(panoptic_map[panoptic_map > 0]).tolist()
+    return panoptic_map, [{"id": k, "category_id": int(category[k])} for k in present]
 
 
 def _instances_of(picture: np.ndarray, label_set: LabelSet) -> np.ndarray:
