@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from panolib.bench import kinds as bench_kinds
-from panolib.bench.operations import PerformanceSpec
+from panolib.bench.specs import PerformanceSpec
 from panolib.config import ProfileError, find_profile, from_mapping, project_root
 from panolib.data.readers import open_domains
 from panolib.lab.run import Run

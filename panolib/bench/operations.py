@@ -13,17 +13,14 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
 import pandas as pd
 import torch
-from pydantic import Field
 from torch import nn
 from tqdm import tqdm
 
 from panolib.bench.cases import NO_SKETCH, SKETCH, Operation, pair, scaling_operations, table_operations
-from panolib.bench.step import StepSpec
-from panolib.config import Count, Counts, Natural, Seed, Size, spec
+from panolib.bench.specs import PerformanceSpec
 from panolib.data import photometry
 from panolib.data.render import city
 from panolib.inference.panoptic import panoptic_truth, predict_instances
@@ -57,34 +54,6 @@ from panolib.report import plots
 plots.use_style()
 plots.points(pandas.DataFrame({"pixels": [1, 2], "ms": [1.0, 2.0]}), "pixels", "ms").savefig(io.BytesIO())
 """
-
-
-@spec
-class PerformanceSpec:
-    """Sizes of the inputs, and how often each pair is timed."""
-
-    label_set: str
-    validation: str  # images of the training domain, for clusterings of real embeddings
-    n_images: Count
-    min_size: Natural
-    height: Count  # of embedding and label maps, pixels
-    width: Count
-    panoptic_height: Count  # of the maps that panoptic and semantic scores compare, pixels
-    panoptic_width: Count
-    embedding_dims: Counts
-    n_instances: Counts
-    batch_size: Count
-    repeats: Count
-    threads: Counts
-    step: StepSpec
-    scaling_step: StepSpec
-    step_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]  # height and width, pixels
-    step_batches: Counts  # source crops, and as many target images
-    render_height: Count
-    render_width: Count
-    n_rendered: Count
-    render_processes: Counts
-    seed: Seed
 
 
 def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:

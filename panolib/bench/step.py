@@ -5,16 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
 from panolib.bench.cases import SKETCH, close, pair
-from panolib.config import Count, spec
+from panolib.bench.specs import StepSpec
 from panolib.data.render import city
 from panolib.lab.measuring import (
     has_bf16,
@@ -25,7 +23,7 @@ from panolib.lab.measuring import (
 )
 from panolib.training import semantic
 from panolib.training.semantic import Augmentation, SelfTrainingSpec
-from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic, memory_format
+from panolib.training.setup import Compute, Optimiser, build_semantic, memory_format
 
 STAGES = (  # what training calls them for the profiler (`torch.profiler.record_function`)
     "images and their augmentation", "crops and noise", "fusion", "pseudo-labels", "losses",
@@ -33,21 +31,6 @@ STAGES = (  # what training calls them for the profiler (`torch.profiler.record_
 )  # fmt: skip
 STEP = "semantic self-training step"
 ROUNDINGS = 3  # loss curves agree if they differ by no more than so many times what one rounding does
-
-
-@spec
-class StepSpec:
-    """The semantic self-training step that is timed, on images of the embedded city."""
-
-    network: SemanticNetwork
-    height: Count
-    width: Count
-    batch_size: Count
-    n_target: Count
-    n_views: Count
-    iterations: Annotated[int, Field(ge=2)]  # the first one is not timed
-    source_style: city.StyleName
-    target_style: city.StyleName
 
 
 def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:

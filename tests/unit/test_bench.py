@@ -12,6 +12,7 @@ from panolib.bench import cases as bench_cases
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
 from panolib.bench.references import loop_average_precision, loop_panoptic
+from panolib.bench.specs import PerformanceSpec
 from panolib.config import from_mapping, load_yaml, project_root
 from panolib.data.render import city
 from panolib.lab import measuring
@@ -20,7 +21,7 @@ from panolib.labels import CITYSCAPES
 PROFILE = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
 TINY = replace(
     from_mapping(
-        bench.PerformanceSpec,
+        PerformanceSpec,
         {**PROFILE["performance"], "label_set": "cityscapes", "validation": ""},
         where="smoke.yaml",
     ),
