@@ -21,9 +21,10 @@ from tqdm import tqdm
 
 from panolib.bench.cases import NO_SKETCH, SKETCH, Operation, pair, scaling_operations, table_operations
 from panolib.bench.specs import PerformanceSpec
-from panolib.data import photometry
+from panolib.data.photometry import network_input
 from panolib.data.render import city
-from panolib.inference.panoptic import panoptic_truth, predict_instances
+from panolib.inference.instances import predict_instances
+from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.measuring import (
     Measurement,
     Timer,
@@ -37,7 +38,6 @@ from panolib.lab.records import Record
 from panolib.labels import LabelSet
 from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import threat_scores
-from panolib.training.semantic import to_image
 
 BRIEF = 0.2  # seconds for which a quick function is called again and again before the next one's turn
 WARN_BELOW = 0.8  # share of the recorded ratio
@@ -167,7 +167,7 @@ def real_embedding_rows(
     with set_torch_threads(1):
         for sample in tqdm(dataset, desc=label, leave=False):
             with torch.inference_mode():
-                embeddings = model(photometry.normalise(to_image(sample)[None]))[0].float()
+                embeddings = model(network_input(sample))[0].float()
             truth, masks = panoptic_truth(sample, label_set), torch.from_numpy(sample.semantic)
             for name, option in options.items():
                 began = timer()

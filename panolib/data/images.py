@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -146,13 +147,19 @@ def read_channel16(path: Path) -> np.ndarray:
     return pixels
 
 
-def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Nearest sample at each output pixel's centre, any dtype: [H, W] -> [size[0], size[1]].
+def resize_labels(labels, size: Sequence[int]):
+    """Array or Tensor [..., H, W] of any type at another size (height, width); the same one at its own.
 
-    OpenCV's INTER_NEAREST samples the upper left corner instead, half a pixel off the image.
+    Every pixel takes the label under its centre. OpenCV's INTER_NEAREST takes the one under its upper left
+    corner, half a pixel off the image.
     """
-    rows, columns = ((np.arange(n) * 2 + 1) * old // (2 * n) for n, old in zip(size, labels.shape))
-    return labels[rows[:, None], columns]
+    height, width = labels.shape[-2:]
+    if (height, width) == tuple(size):
+        return labels
+    if height * width == 0 and size[0] * size[1]:
+        raise ValueError(f"labels are {height} x {width}, expected a pixel to resize to {tuple(size)}")
+    rows, columns = ((np.arange(n) * 2 + 1) * old // (2 * n) for n, old in zip(size, (height, width)))
+    return labels[..., rows[:, None], columns]
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

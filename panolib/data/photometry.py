@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from math import ceil, inf
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import record_function
+
+from panolib.data.samples import Sample
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -34,6 +37,16 @@ def normalise(image: Tensor, padding: Tensor | None = None) -> Tensor:
     image = as_unit_float(image)
     result = (image - per_channel(IMAGENET_MEAN, image)) / per_channel(IMAGENET_STD, image)
     return result if padding is None else result.masked_fill(padding.unsqueeze(-3), 0.0)
+
+
+def to_image(sample: Sample) -> Tensor:
+    """uint8 Tensor [3, H, W] of the image of a sample."""
+    return torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
+
+
+def network_input(sample: Sample) -> Tensor:
+    """What networks take: the normalised image of a sample, float32 Tensor [1, 3, H, W]."""
+    return normalise(to_image(sample)[None])
 
 
 def denormalise(image: Tensor) -> Tensor:

@@ -2,76 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
-from panolib.data import photometry
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import (
-    clean_instances,
-    embed_images,
-    merge_panoptic,
-    panoptic_truth,
-    predict_instances,
-)
+from panolib.inference.instances import found_instances, predict_instances
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth, predict_panoptic
+from panolib.inference.pictures import panoptic_picture
+from panolib.inference.predict import one_by_one, predict
 from panolib.labels import LabelSet, merged_ids
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.metrics.threat_score import ThreatScore
-from panolib.models.geometry import placement_of, upsample_to
-from panolib.training.semantic import to_image
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Network outputs for one image: class probabilities [C, H, W] and embeddings [E, h, w].
-
-    Raises FloatingPointError for probabilities that are not finite: of nan, too, one class is "the largest".
-    """
-
-    sample: Sample
-    probabilities: Tensor | None
-    embeddings: Tensor | None
-
-    def __post_init__(self):
-        if self.probabilities is not None and not torch.isfinite(self.probabilities.sum()):
-            raise FloatingPointError(
-                f"{self.sample.id}: the network's class probabilities hold nan, expected finite numbers"
-            )
-
-    @property
-    def semantic(self) -> Tensor:
-        return self.probabilities.argmax(0)
-
-
-def predict(
-    semantic_model: nn.Module | None,
-    instance_model: nn.Module | None,
-    dataset: Sequence[Sample],
-    *,
-    label: str = "",
-) -> Iterator[Prediction]:
-    """Outputs of the networks for every image, at its own size, without changing any weight or buffer."""
-    models = [model.eval() for model in (semantic_model, instance_model) if model is not None]
-    device = next(models[0].parameters()).device
-    with torch.inference_mode():
-        for index in tqdm(range(len(dataset)), desc=label or "predict", leave=False, disable=not label):
-            sample = dataset[index]
-            image = photometry.normalise(to_image(sample)[None]).to(device)
-            probabilities = embeddings = None
-            if semantic_model is not None:
-                logits = semantic_model(image).float()
-                logits = upsample_to(logits, image.shape[-2:], placement_of(semantic_model))
-                probabilities = logits[0].softmax(0)
-            if instance_model is not None:
-                embeddings = embed_images(instance_model, image)[0]
-            yield Prediction(sample, probabilities, embeddings)
 
 
 def predicted_masks(
@@ -99,32 +45,6 @@ def predicted_instances(
         .to(torch.int32).cpu().numpy()
         for prediction in predict(semantic_model, instance_model, dataset, label=label)
     ]  # fmt: skip
-
-
-def found_instances(
-    prediction: Prediction, semantic: Tensor, label_set: LabelSet, *, opening: int, **options
-) -> tuple[Tensor, list[dict]]:
-    """`predict_instances` of one image with confidences, after the morphological clean-up.
-
-    Parameters
-    ----------
-    prediction : Prediction
-        With embeddings.
-    semantic : integer Tensor [H, W]
-        Class masks in which instances are looked for: the predicted ones, or the true ones.
-    opening : int
-        Kernel of `clean_instances`, pixels; 0 switches it off. Rows of instances that vanish are left out.
-    **options
-        As `predict_instances`.
-    """
-    instances, table = predict_instances(
-        prediction.embeddings, semantic, label_set, probabilities=prediction.probabilities, **options
-    )
-    if opening:
-        instances = clean_instances(instances, kernel=opening)
-        present = set(instances.unique().tolist())
-        table = [row for row in table if row["id"] in present]
-    return instances, table
 
 
 def score_semantic(
@@ -231,6 +151,7 @@ def panoptic_scores(stats: PanopticStats) -> dict:
     return scores
 
 
+@torch.inference_mode()
 def score_panoptic(
     semantic_model: nn.Module,
     instance_model: nn.Module,
@@ -273,41 +194,43 @@ def score_panoptic(
     confusion = np.zeros((label_set.n_classes + 1,) * 2, np.int64)
     n_instances = np.zeros(label_set.n_classes, np.int64)
 
-    for index, prediction in enumerate(predict(semantic_model, instance_model, dataset, label=label)):
-        sample = prediction.sample
-        truth = panoptic_truth(sample, label_set)
-        masks = {"predicted": prediction.semantic, "true": torch.from_numpy(sample.semantic)}
-        confusion += confusion_matrix(sample.semantic, masks["predicted"].cpu().numpy(), label_set.n_classes)
+    first = merge_rules[0]
+    common = {"min_size": min_size, "opening": opening}
+    options = {
+        "embedding": {**common, "bandwidth": bandwidth, "delta_dist": delta_dist},
+        "connected_components": {**common, "algorithm": "connected_components"},
+    }
+
+    for index, sample in enumerate(one_by_one(dataset, label)):
+        found = predict_panoptic(
+            semantic_model, instance_model, sample, label_set, rule=first, **options["embedding"]
+        )
+        truth, semantic = panoptic_truth(sample, label_set), found.outputs.semantic
+        confusion += confusion_matrix(sample.semantic, semantic.cpu().numpy(), label_set.n_classes)
         for segment in truth[1]:
             n_instances[segment["category_id"]] += segment["isthing"] and not segment["iscrowd"]
+        average_precision.update(*truth, *found.instances, void=sample.ignored)
+        for rule in merge_rules:
+            merged = found.panoptic
+            if rule != first:
+                merged = merge_panoptic(semantic, found.instances[0], label_set, rule=rule)
+            panoptic[rule].update(*truth, *merged)
 
-        for mask, semantic in masks.items():
-            for method in methods:
-                algorithm = "mean_shift_plus" if method == "embedding" else method
-                options = {"bandwidth": bandwidth, "delta_dist": delta_dist} if method == "embedding" else {}
-                instances, table = found_instances(
-                    prediction, semantic, label_set,
-                    algorithm=algorithm, min_size=min_size, opening=opening, **options,
-                )  # fmt: skip
-                threat[method, mask].update(*truth, instances, table)
-                if mask == "true":
-                    continue
-                if method == "connected_components":
-                    component_panoptic.update(
-                        *truth, *merge_panoptic(semantic, instances, label_set, rule=merge_rules[0])
-                    )
-                    continue
-                average_precision.update(*truth, instances, table, void=sample.ignored)
-                for rule in merge_rules:
-                    merged = merge_panoptic(semantic, instances, label_set, rule=rule)
-                    panoptic[rule].update(*truth, *merged)
-                    if index < n_samples and rule == merge_rules[0]:
-                        save_sample(f"{index:02d}-image", sample.image)
-                        save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
-                        save_sample(f"{index:02d}-prediction", panoptic_picture(*merged, label_set))
+        components = found_instances(found.outputs, semantic, label_set, **options["connected_components"])
+        component_panoptic.update(*truth, *merge_panoptic(semantic, components[0], label_set, rule=first))
+        threat["embedding", "predicted"].update(*truth, *found.instances)
+        threat["connected_components", "predicted"].update(*truth, *components)
+        for method in methods:
+            inside = found_instances(
+                found.outputs, torch.from_numpy(sample.semantic), label_set, **options[method]
+            )
+            threat[method, "true"].update(*truth, *inside)
+        if index < n_samples:
+            save_sample(f"{index:02d}-image", sample.image)
+            save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
+            save_sample(f"{index:02d}-prediction", panoptic_picture(*found.panoptic, label_set))
 
     ap = average_precision.result()
-    first = merge_rules[0]
     return {
         **panoptic_scores(panoptic[first]),
         "merge": {rule: panoptic_scores(stats) for rule, stats in panoptic.items()},
@@ -324,26 +247,3 @@ def score_panoptic(
         ),
         **semantic_scores(confusion, label_set),
     }
-
-
-def panoptic_picture(panoptic_map, segments_info: Sequence[dict], label_set: LabelSet) -> np.ndarray:
-    """uint8 [H, W, 3]: class colours, things in shades of theirs, segment borders white, void black."""
-    panoptic_map = np.asarray(panoptic_map)
-    palette = label_set.palette().astype(np.float32)
-    ids, position = np.unique(panoptic_map, return_inverse=True)
-    colours = np.zeros((len(ids), 3), np.float32)
-    segments = {segment["id"]: segment for segment in segments_info}
-    for row, segment_id in enumerate(ids.tolist()):
-        segment = segments.get(segment_id)
-        if segment is None:
-            continue
-        shade = 0.35 * ((segment_id * 0.618034) % 1.0) if segment["isthing"] else 0.0
-        colours[row] = palette[segment["category_id"]] * (1 - shade) + 255 * shade
-    picture = colours[position.reshape(panoptic_map.shape)]
-    is_thing = np.isin(panoptic_map, [s["id"] for s in segments_info if s["isthing"]])
-    border = np.zeros(panoptic_map.shape, bool)
-    for axis in (0, 1):
-        change = np.diff(panoptic_map, axis=axis) != 0
-        border[tuple(slice(0, -1) if a == axis else slice(None) for a in (0, 1))] |= change
-    picture[border & is_thing] = 255
-    return picture.round().astype(np.uint8)

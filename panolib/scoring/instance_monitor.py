@@ -14,27 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from panolib.data import photometry
+from panolib.data.images import resize_labels
 from panolib.data.loading import iteration_seed
+from panolib.data.photometry import denormalise, network_input
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import (
-    evaluating,
-    panoptic_truth,
-    predict_instances,
-    resize_nearest,
-    to_input_width,
-)
+from panolib.inference.instances import predict_instances
+from panolib.inference.panoptic import panoptic_truth
+from panolib.inference.pictures import panoptic_picture
+from panolib.inference.predict import evaluating, to_input_width
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.threat_score import ThreatScore
-from panolib.scoring.evaluate import panoptic_picture, predicted_masks
+from panolib.scoring.evaluate import predicted_masks
 from panolib.training.instance import (
     InstanceSelfTrainingSpec,
     clustering_options,
     learned_ids,
     source_targets,
 )
-from panolib.training.semantic import to_image
 
 N_PICTURES = 1
 
@@ -136,7 +133,7 @@ class InstanceMonitor:
         return {name: int(getattr(result, name).sum()) for name in ("tp", "fp", "fn")} | {"loss": loss}
 
     def _save_pictures(self, index: int, labelled: _Labelled, embeddings: Tensor, found: tuple) -> None:
-        image = photometry.denormalise(labelled.image)[0]
+        image = denormalise(labelled.image)[0]
         self.save_sample(f"{index:02d}-image", _as_bytes(image.movedim(0, -1).cpu().numpy()))
         self.save_sample(f"{index:02d}-embeddings", embedding_picture(embeddings.cpu()))
         instances, table = found
@@ -182,10 +179,10 @@ def embedding_picture(embeddings: Tensor) -> np.ndarray:
 def _labelled(
     sample: Sample, mask: np.ndarray, label_set: LabelSet, device: torch.device, width: int | None
 ) -> _Labelled:
-    image = to_input_width(photometry.normalise(to_image(sample)[None]).to(device), width)
+    image = to_input_width(network_input(sample).to(device), width)
     maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name))).long().to(device)
             for name in ("semantic", "instance", "crowd")}  # fmt: skip
-    maps = {name: resize_nearest(values, image.shape[-2:])[None] for name, values in maps.items()}
+    maps = {name: resize_labels(values, image.shape[-2:])[None] for name, values in maps.items()}
     return _Labelled(image, mask, maps, panoptic_truth(sample, label_set))
 
 

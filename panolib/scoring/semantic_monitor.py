@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from panolib.data.images import resize_labels
-from panolib.data.photometry import as_unit_float, normalise
+from panolib.data.photometry import as_unit_float, network_input, to_image
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import predict_semantic
+from panolib.inference.predict import predict_semantic
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.training.job import Job
@@ -103,7 +103,7 @@ class SemanticMonitor:
         device, n_classes = next(network.parameters()).device, self.label_set.n_classes
         confusion = np.zeros((n_classes + 1,) * 2, np.int64)
         for index, sample in enumerate(self.samples[name]):
-            image = normalise(_image(sample)).to(device)
+            image = network_input(sample).to(device)
             labels = predict_semantic(network, image, sample.semantic.shape)[0][0].cpu().numpy()
             confusion += confusion_matrix(sample.semantic, labels, n_classes)
             if name == list(self.samples)[-1] and index < N_PICTURES and iteration in (0, self.stop):
@@ -116,7 +116,7 @@ class SemanticMonitor:
         name = next(iter(self.samples))
         found, truth = [], []
         for index, sample in enumerate(self.samples[name]):
-            labels = pseudo_labels(_image(sample))[0].to(torch.uint8).cpu().numpy()
+            labels = pseudo_labels(as_unit_float(to_image(sample)[None]))[0].to(torch.uint8).cpu().numpy()
             found.append(labels.ravel())
             truth.append(resize_labels(sample.semantic, labels.shape).ravel())
             if index < N_PICTURES:
@@ -134,8 +134,3 @@ class SemanticMonitor:
             self.job.save_sample(f"{stem}-truth", self.label_set.colourise(sample.semantic))
         for what, labels in maps.items():
             self.job.save_sample(f"{stem}-{what}", self.label_set.colourise(labels))
-
-
-def _image(sample: Sample) -> Tensor:
-    """float [1, 3, H, W] in [0, 1]."""
-    return as_unit_float(torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))[None])

@@ -12,21 +12,16 @@ from torch import Tensor, nn
 from panolib.clustering.algorithms import cluster
 from panolib.clustering.corrected_masks import corrected
 from panolib.clustering.votes import vote_semantic_class
-from panolib.data import photometry
+from panolib.data.images import resize_labels
+from panolib.data.photometry import network_input
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import (
-    clean_instances,
-    embed_images,
-    merge_panoptic,
-    panoptic_truth,
-    predict_instances,
-    resize_nearest,
-)
+from panolib.inference.instances import clean_instances, predict_instances
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth
+from panolib.inference.pictures import panoptic_picture
+from panolib.inference.predict import embed_images, predict
 from panolib.labels import VOID, LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.metrics.threat_score import ThreatScore
-from panolib.scoring.evaluate import panoptic_picture, predict
-from panolib.training.semantic import to_image
 
 N_PICTURES = 2
 
@@ -129,7 +124,7 @@ def embed(model: nn.Module, sample: Sample) -> Tensor:
     """float [E, h, w]: embeddings of one image."""
     model.eval()
     device = next(model.parameters()).device
-    return embed_images(model, photometry.normalise(to_image(sample)[None]).to(device))[0]
+    return embed_images(model, network_input(sample).to(device))[0]
 
 
 def fused_instances(
@@ -232,9 +227,9 @@ def voted_pixels(
                 continue
             n_votes += 1
             inside = torch.from_numpy(np.isin(semantic, list(class_ids))).to(embedding.device)
-            small = resize_nearest(inside.long(), embedding.shape[1:]).bool()
+            small = resize_labels(inside.long(), embedding.shape[1:]).bool()
             labels = cluster(embedding, small, min_size=min_size, **network.clustering)
-            labels = (resize_nearest(labels, semantic.shape) * inside).cpu()
+            labels = (resize_labels(labels, semantic.shape) * inside).cpu()
             voted = vote_semantic_class(voted, labels, list(class_ids))
     if n_votes == 0:
         return None

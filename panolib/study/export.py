@@ -20,13 +20,13 @@ from panolib.inference.exports import (
     write_coco_panoptic,
     write_coco_panoptic_json,
 )
-from panolib.inference.panoptic import merge_panoptic
+from panolib.inference.panoptic import predict_panoptic
+from panolib.inference.predict import one_by_one, predict
 from panolib.lab.engine import without_weights
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
-from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance, parent_semantic
 from panolib.training.setup import SemanticNetwork, build_semantic, launch
 
@@ -136,19 +136,16 @@ def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePred
         model = build_semantic(spec.network, label_set.n_classes, pretrained=False)
         model.load_state_dict(store.final_state(run)["model"])
         merged = merged_ids(label_set, data.label_set)
-        for prediction in evaluate.predict(fabric.to_device(model), None, data, label=f"{run.name}: export"):
+        for prediction in predict(fabric.to_device(model), None, data, label=f"{run.name}: export"):
             semantic = merged[prediction.semantic.cpu().numpy()]
             yield ImagePrediction(prediction.sample.id, semantic, None, None)
         return
     models = (parent_semantic(job, "semantic"), parent_instance(job, "instance"))
     models, clustering = tuple(map(fabric.to_device, models)), clustering_of(job)
-    for prediction in evaluate.predict(*models, data, label=f"{run.name}: export"):
-        instances = evaluate.found_instances(
-            prediction, prediction.semantic, label_set,
-            algorithm="mean_shift_plus", min_size=spec.min_size, opening=spec.opening, **clustering,
-        )  # fmt: skip
-        merged = merge_panoptic(prediction.semantic, instances[0], label_set, rule=spec.merge_rules[0])
-        yield ImagePrediction(prediction.sample.id, prediction.semantic, instances, merged)
+    options = {"rule": spec.merge_rules[0], "opening": spec.opening, "min_size": spec.min_size, **clustering}
+    for sample in one_by_one(data, f"{run.name}: export"):
+        found = predict_panoptic(*models, sample, label_set, **options)
+        yield ImagePrediction(sample.id, found.outputs.semantic, found.instances, found.panoptic)
 
 
 def check_free(folder: Path, overwrite: bool) -> None:

@@ -20,10 +20,10 @@ from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.clustering.labels import drop_small_clusters
 from panolib.config import Count, Natural, NonNegative, NonNegativePair, Positive, Seed, Share, later, spec
 from panolib.data import photometry, warping
+from panolib.data.images import resize_labels
 from panolib.data.loading import batches, iteration_seed
 from panolib.data.mixing import source_share_counts
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import resize_nearest
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.training.job import Job
@@ -33,7 +33,6 @@ from panolib.training.semantic import (
     LabelledBatches,
     augment,
     clean_view,
-    to_image,
 )
 from panolib.training.setup import (
     Compute,
@@ -163,7 +162,7 @@ class MaskedBatches:
         images, masks = [], []
         for index in torch.randint(len(self.dataset), (self.batch_size,)).tolist():
             maps = {"semantic": torch.from_numpy(self.masks[index])}
-            image, maps = augment(to_image(self.dataset[index]), maps, self.augmentation)
+            image, maps = augment(photometry.to_image(self.dataset[index]), maps, self.augmentation)
             images.append(image)
             masks.append(maps["semantic"])
         return {"image": torch.stack(images), "semantic": torch.stack(masks).long()}
@@ -174,7 +173,7 @@ def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:
 
     The rule of `predict_instances`, so that a network is asked where it was taught.
     """
-    return resize_nearest(labels, embeddings.shape[-2:])
+    return resize_labels(labels, embeddings.shape[-2:])
 
 
 def source_targets(

@@ -186,11 +186,6 @@ class SelfTrainingSpec:
     renormalise: Renormalisation | None = later(None)  # of source images
 
 
-def to_image(sample: Sample) -> Tensor:
-    """uint8 [3, H, W] tensor of a sample's image."""
-    return torch.from_numpy(np.ascontiguousarray(sample.image.transpose(2, 0, 1)))
-
-
 @dataclass
 class LabelledBatches:
     """Callable: iteration -> {"image" float [B, 3, h, w] normalised, and int64 label maps [B, h, w]}."""
@@ -209,7 +204,7 @@ class LabelledBatches:
             sample = self.dataset[index]
             maps = {name: torch.from_numpy(np.ascontiguousarray(getattr(sample, name))) for name in self.maps}
             recolour = _recolour(self.renormalise, self.dataset, index)
-            image, maps = augment(to_image(sample), maps, self.augmentation, recolour)
+            image, maps = augment(photometry.to_image(sample), maps, self.augmentation, recolour)
             images.append(image)
             labels.append(maps)
         stacked = {name: torch.stack([maps[name] for maps in labels]).long() for name in self.maps}
@@ -242,7 +237,7 @@ class UnlabelledBatches:
             maps = {} if self.maps is None else self.maps[index]
             maps = {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in maps.items()}
             recolour = _recolour(self.renormalise, self.dataset, index)
-            image, maps = augment(to_image(self.dataset[index]), maps, self.augmentation, recolour)
+            image, maps = augment(photometry.to_image(self.dataset[index]), maps, self.augmentation, recolour)
             crops.append({"image": image, **maps})
         return {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
 
@@ -381,7 +376,7 @@ def predicted_class_ratios(
     ratios = []
     with torch.inference_mode():
         for sample in target:
-            labels = model(photometry.normalise(to_image(sample)[None]).to(device)).argmax(1)
+            labels = model(photometry.network_input(sample).to(device)).argmax(1)
             ratios.append(torch.bincount(labels.flatten(), minlength=n_classes).float() / labels.numel())
     return torch.stack(ratios).cpu()
 

@@ -18,14 +18,13 @@ from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import (
-    merge_panoptic,
-    panoptic_truth,
+from panolib.inference.exports import (
     write_cityscapes_instances,
     write_cityscapes_semantic,
     write_coco_panoptic,
     write_coco_panoptic_json,
 )
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.labels import CITYSCAPES, NUCLEI, VOID
 
 ROAD, SKY, PERSON, CAR = CITYSCAPES.ids_of(("road", "sky", "person", "car"))

@@ -1,7 +1,7 @@
 """`python -m panolib export`: the official tools give its files the scores that the run recorded.
 
 A rendered city with caravans, trailers and groups in its truth, and predictions that are shifted, split,
-merged and false; networks stand by untrained, because `evaluate.predict` is replaced.
+merged and false; networks stand by untrained, because `predict_image` is replaced.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ from panolib.__main__ import main
 from panolib.config import load_yaml, project_root
 from panolib.data.images import read_channel16, read_indices, write_png16
 from panolib.data.readers import Cityscapes
-from panolib.data.render.city import write_city
+from panolib.inference import panoptic, predict
+from panolib.inference.instances import found_instances
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
+from panolib.inference.predict import Prediction
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.average_precision import CityscapesAP
-from panolib.scoring import evaluate
 from panolib.study import kinds, study
 from panolib.study.export import ImagePrediction, write_predictions
 from panolib.training.setup import InstanceNetwork, build_instance, build_semantic
@@ -105,8 +106,8 @@ def disturb_truth(root: Path) -> None:
         assert cv2.imwrite(str(labels), label_ids)
 
 
-def perturbed_predictions(semantic_model, instance_model, dataset, *, label=""):
-    """In place of `evaluate.predict`: predictions made from the truth, with faults of every kind."""
+def perturbed_predictions(dataset):
+    """Predictions made from the truth, with faults of every kind."""
     for index in range(len(dataset)):
         sample, rng = dataset[index], np.random.default_rng(index)
         shift = tuple(rng.integers(-1, 2, 2))
@@ -126,7 +127,7 @@ def perturbed_predictions(semantic_model, instance_model, dataset, *, label=""):
         ids, place = np.unique(instance, return_inverse=True)
         centres = 10 * rng.standard_normal((len(ids), 4))
         embeddings = centres[place.reshape(semantic.shape)] + 0.05 * rng.standard_normal((*semantic.shape, 4))
-        yield evaluate.Prediction(
+        yield Prediction(
             sample,
             torch.from_numpy(probabilities).float(),
             torch.from_numpy(embeddings).float().movedim(2, 0),
@@ -153,7 +154,7 @@ def rendered(tmp_path_factory):
     loaded = load(path, root=root)
     sources = loaded.sources["city"]
     validation = sources.renderings()[-1]
-    disturb_truth(write_city(validation.folder, progress=False, **validation.arguments))
+    disturb_truth(validation.write(validation.folder, progress=False, **validation.arguments))
     return loaded
 
 
@@ -165,7 +166,10 @@ def city(rendered, tmp_path, monkeypatch):
     loaded = replace(rendered, store=Store(tmp_path / "results", functions), results=tmp_path / "results")
     monkeypatch.setattr(study.Study, "prepare_data", lambda self, **_: None)
     monkeypatch.setattr(panolib.load, "load", lambda profile, **_: loaded)
-    monkeypatch.setattr(evaluate, "predict", perturbed_predictions)
+    predictions = perturbed_predictions(loaded.sources["city"].open("cityscapes/val"))
+    by_image = {prediction.sample.id: prediction for prediction in predictions}
+    for module in (predict, panoptic):
+        monkeypatch.setattr(module, "predict_image", lambda *inputs: by_image[inputs[-1].id])
     return loaded
 
 
@@ -205,8 +209,8 @@ def test_without_the_ignored_pixels_ap_is_another(city):
     scores = []
     for void in (lambda sample: sample.ignored, lambda sample: None):
         ap = CityscapesAP(CITYSCAPES, min_region=10)
-        for prediction in perturbed_predictions(None, None, data):
-            found = evaluate.found_instances(
+        for prediction in perturbed_predictions(data):
+            found = found_instances(
                 prediction, prediction.semantic, CITYSCAPES, opening=0, min_size=4, bandwidth=0.5
             )
             truth = panoptic_truth(prediction.sample, CITYSCAPES)
@@ -263,9 +267,9 @@ def test_all_void_no_instance_and_folders_in_ids(city, tools, tmp_path):
     truth = city.sources["city"].folders["cityscapes"]
     data = city.sources["city"].open("cityscapes/val")
     ap, predictions = CityscapesAP(CITYSCAPES, min_region=10), []
-    for index, prediction in enumerate(perturbed_predictions(None, None, data)):
+    for index, prediction in enumerate(perturbed_predictions(data)):
         semantic, sample = prediction.semantic.numpy(), prediction.sample
-        found = evaluate.found_instances(
+        found = found_instances(
             prediction, prediction.semantic, CITYSCAPES, opening=3, min_size=4, bandwidth=0.5
         )
         if index == 0:

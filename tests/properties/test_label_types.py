@@ -19,7 +19,7 @@ from panolib.clustering.labels import (
 from panolib.data.label_maps import as_ids, as_labels, consecutive
 from panolib.data.views import train_view
 from panolib.data.warping import warp_labels
-from panolib.inference import panoptic as inference
+from panolib.inference import instances, panoptic
 from panolib.lab import provenance
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses import embedding, semantic
@@ -72,10 +72,6 @@ def tensor(labels):
     return as_labels(labels, "labels") if isinstance(labels, np.ndarray) else labels
 
 
-def panoptic(result):
-    return (result.pq.tolist(), result.sq.tolist(), result.rq.tolist())
-
-
 def segments(instance_map):
     ids = [int(i) for i in np.unique(np.asarray(instance_map).astype(np.int64)) if i]
     return [
@@ -126,8 +122,8 @@ BY_IDS = {  # of (semantic map, instance map): anything that == compares; instan
     "merge": lambda s, i: merge_close_clusters(embedded().flatten(1).T, tensor(i).flatten(), 0.5).tolist(),
     "stability": lambda s, i: _stable(i),
     "vote": lambda s, i: votes.vote_semantic_class(s, i, THINGS).tolist(),
-    "merge panoptic": lambda s, i: inference.merge_panoptic(s, i, CITYSCAPES, rule="nearest")[0].tolist(),
-    "clean": lambda s, i: (np.asarray(inference.clean_instances(i, kernel=3)) > 0).tolist(),
+    "merge panoptic": lambda s, i: panoptic.merge_panoptic(s, i, CITYSCAPES, rule="nearest")[0].tolist(),
+    "clean": lambda s, i: (np.asarray(instances.clean_instances(i, kernel=3)) > 0).tolist(),
 }
 BY_CLASS = {
     "confusion": lambda s, i: confusion_matrix(s, s[::-1], CITYSCAPES.n_classes).tolist(),
@@ -137,7 +133,7 @@ BY_CLASS = {
             LOGITS, tensor(s)[None], torch.ones(1, HEIGHT, WIDTH), torch.full((CITYSCAPES.n_classes,), 0.1)
         )
     ),
-    "predict": lambda s, i: inference.predict_instances(
+    "predict": lambda s, i: instances.predict_instances(
         embedded(), s, CITYSCAPES, probabilities=PROBABILITIES, bandwidth=1.0
     )[0].tolist(),
     "masks": lambda s, i: in_masks.cluster_in_class_masks(embedded(), s, THINGS, bandwidth=1.0)[0].tolist(),
@@ -212,7 +208,7 @@ def test_memory_does_not_grow_with_the_largest_id():
     weights = embedding.EmbeddingLossWeights()
     embedding.embedding_loss(torch.randn(1, 4, 12, 16), labels[None], weights=weights)
     drop_small_clusters(labels, 2)
-    inference.clean_instances(labels)
+    instances.clean_instances(labels)
     assert provenance.process_memory("VmHWM") - before < 50  # MiB; a table takes 800
 
 
@@ -275,9 +271,9 @@ def test_images_without_an_object_of_one_pixel_and_all_void(name):
 def test_no_thing_is_asked_for():
     semantic_map, _ = maps()
     for guided in (True, False):
-        labels, table = inference.predict_instances(
+        labels, table = instances.predict_instances(
             embedded(), semantic_map, CITYSCAPES, thing_ids=[], guided=guided
         )
         assert not labels.any() and table == []
     assert in_masks.cluster_in_class_masks(embedded(), semantic_map, ())[1] == []
-    assert len(inference.predict_instances(embedded(), semantic_map, CITYSCAPES, bandwidth=1.0)[1]) == 3
+    assert len(instances.predict_instances(embedded(), semantic_map, CITYSCAPES, bandwidth=1.0)[1]) == 3

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import PurePosixPath, PureWindowsPath
 from urllib.parse import unquote
 
 import cv2
@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from panolib.data.images import read_indices
-from panolib.inference import panoptic as inference
 from panolib.inference.exports import (
     ExportError,
     file_stem,
@@ -216,9 +215,3 @@ def test_an_image_comes_once(tmp_path):
     image = ImagePrediction("a", np.zeros((2, 2), int), None, None)
     with pytest.raises(ExportError, match="image 'a' comes twice"):
         write_predictions(tmp_path, [image, image], CITYSCAPES)
-
-
-def test_inference_still_offers_the_writers():
-    for function in (write_cityscapes_instances, write_cityscapes_semantic, write_coco_panoptic):
-        assert getattr(inference, function.__name__) is function
-    assert Path(inference.write_coco_panoptic.__code__.co_filename).name == "exports.py"

@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from panolib.data import photometry
-from panolib.inference import panoptic as inference
+from panolib.inference import predict
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement, enlarge, placement_of, upsample_to
 from panolib.models.unet import EmbeddingUNet
-from panolib.scoring.evaluate import predict
 from panolib.training import semantic
 from panolib.training.instance import to_embedding_grid
 from panolib.training.setup import SemanticNetwork, build_semantic
@@ -172,12 +171,12 @@ def border(labels) -> int:
 def test_evaluation_inference_and_training_ask_the_network_where_its_cells_sit():
     """The border lies between the cells at columns 40 and 48: interpolated half-way, at 44 or 45."""
     model, image = Copying(), half_bright()
-    labels, _ = inference.predict_semantic(model, image, image.shape[-2:])
+    labels, _ = predict.predict_semantic(model, image, image.shape[-2:])
     assert border(labels[0]) in (44, 45)
 
     pixels = (255 * photometry.denormalise(image).clamp(0, 1)).round().byte()[0].movedim(0, -1).numpy()
     sample = semantic.Sample(pixels, None, None, None, "half")
-    (prediction,) = predict(model, None, [sample])
+    (prediction,) = predict.predict(model, None, [sample])
     assert border(prediction.semantic) in (44, 45)
 
     truth = torch.zeros(image.shape[0], *image.shape[-2:], dtype=torch.int64)

@@ -10,14 +10,9 @@ import torch
 from torch import nn
 
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import (
-    clean_instances,
-    merge_panoptic,
-    panoptic_truth,
-    predict_instances,
-    predict_semantic,
-    semantic_from_logits,
-)
+from panolib.inference.instances import clean_instances, predict_instances
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth
+from panolib.inference.predict import predict_semantic, semantic_from_logits
 from panolib.labels import CITYSCAPES, NUCLEI, VOID
 from panolib.scoring.evaluate import score_semantic
 

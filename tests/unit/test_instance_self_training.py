@@ -17,7 +17,7 @@ import yaml
 
 from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.config import load_yaml, project_root
-from panolib.inference.panoptic import predict_instances
+from panolib.inference.instances import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.threat_score import ThreatScore

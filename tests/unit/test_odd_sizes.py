@@ -11,7 +11,8 @@ import torch
 
 from panolib.clustering import in_masks
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import panoptic_truth, predict_instances
+from panolib.inference.instances import predict_instances
+from panolib.inference.panoptic import panoptic_truth
 from panolib.labels import CITYSCAPES, VOID
 from panolib.losses.embedding import EmbeddingLossWeights
 from panolib.related.detr.targets import detr_target

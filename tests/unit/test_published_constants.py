@@ -15,7 +15,7 @@ from panolib.config import load_yaml, project_root
 from panolib.data import photometry
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
-from panolib.inference import panoptic as inference
+from panolib.inference import predict
 from panolib.load import load
 from panolib.models import encoder
 from panolib.models.encoder import ResNetEncoder
@@ -110,7 +110,7 @@ def test_instances_have_one_scale_in_every_stage(profile, full_width, scale):
     assert target.scale == (1.0, 1.0) and target.width / full_width == scale
     for found in (baseline, training):  # what scores and chooses the clustering
         image = torch.zeros(1, 3, full_width // 2, full_width)
-        seen = inference.to_input_width(image, found.network.input_width)
+        seen = predict.to_input_width(image, found.network.input_width)
         assert seen.shape[-1] / full_width == scale and seen.shape[-2:] == (target.height, target.width)
 
 
@@ -201,9 +201,9 @@ def test_a_whole_image_is_embedded_at_the_width_of_the_network():
             seen.append(image.shape)
             return image[:, :2, ::2, ::2]
 
-    embeddings = inference.embed_images(Network(), torch.ones(1, 3, 61, 96))
+    embeddings = predict.embed_images(Network(), torch.ones(1, 3, 61, 96))
     assert seen == [(1, 3, 30, 48)] and embeddings.shape == (1, 2, 15, 24)
-    assert inference.to_input_width(torch.ones(1, 3, 61, 96), None).shape == (1, 3, 61, 96)
+    assert predict.to_input_width(torch.ones(1, 3, 61, 96), None).shape == (1, 3, 61, 96)
 
 
 # --- one iteration of everything ---------------------------------------------------------------------------

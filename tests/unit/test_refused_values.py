@@ -13,7 +13,8 @@ import torch
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
 from panolib.data import photometry, views, warping
-from panolib.inference import panoptic as inference
+from panolib.data.images import resize_labels
+from panolib.inference import instances, predict
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.average_precision import CityscapesAP
@@ -93,9 +94,9 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (lambda: cluster(EMBEDDINGS, MASK, algorithm="hdbscan", min_samples=0), "min_samples is 0"),
         (lambda: merge_close_clusters(EMBEDDINGS[0], LABELS[:, 0], math.nan), "delta_dist is nan"),
         (lambda: stability_filter(LABELS, EMBEDDINGS, MASK, bandwidth=1.0, n_anchors=0), "n_anchors is 0"),
-        (lambda: inference.semantic_from_logits(torch.zeros(1, 256, 2, 2), (2, 2)), "256 classes"),
-        (lambda: inference.resize_nearest(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),
-        (lambda: inference.predict_instances(EMBEDDINGS, np.zeros((0, 5), "u1"), CITYSCAPES), "are 0 x 5"),
+        (lambda: predict.semantic_from_logits(torch.zeros(1, 256, 2, 2), (2, 2)), "256 classes"),
+        (lambda: resize_labels(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),
+        (lambda: instances.predict_instances(EMBEDDINGS, np.zeros((0, 5), "u1"), CITYSCAPES), "are 0 x 5"),
         (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
         (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=math.nan), "alpha is nan"),
         (lambda: pseudo_labels.update_class_prior(torch.ones(2), torch.ones(0, 2, 3, 3)), "one pixel"),
@@ -140,7 +141,7 @@ def test_a_discount_that_is_switched_off_leaves_the_thresholds():
 
 def test_an_image_without_a_pixel_has_nothing_to_clean():
     for labels in (np.zeros((0, 5), np.uint16), torch.zeros(0, 0, dtype=torch.int32)):
-        cleaned = inference.clean_instances(labels)
+        cleaned = instances.clean_instances(labels)
         assert cleaned.shape == labels.shape and cleaned.dtype == labels.dtype
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import merge_panoptic, panoptic_truth, predict_instances
+from panolib.inference.panoptic import panoptic_truth, predict_panoptic
 from panolib.lab.measuring import measure_seconds, with_peak_memory
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
@@ -23,7 +23,7 @@ from panolib.models.geometry import placement_of
 from panolib.related.detr.score import QueryRule, predict_queries
 from panolib.related.detr.targets import panoptic_from_queries
 from panolib.related.detr.training import DetrBatches, DetrSpec
-from panolib.scoring.evaluate import panoptic_scores, predict
+from panolib.scoring.evaluate import panoptic_scores
 from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
 from panolib.training.semantic import BaselineSpec, LabelledBatches, supervised_loss
 from panolib.training.setup import build_optimizer
@@ -126,12 +126,8 @@ def our_system(
             optimizer.step()
 
     def infer(sample: Sample) -> tuple:
-        (prediction,) = predict(semantic, instance, [sample])
-        instances, _ = predict_instances(
-            prediction.embeddings, prediction.semantic, label_set, min_size=min_size,
-            probabilities=prediction.probabilities, **clustering,
-        )  # fmt: skip
-        return merge_panoptic(prediction.semantic, instances, label_set, rule=merge_rule)
+        options = {"rule": merge_rule, "min_size": min_size, **clustering}
+        return predict_panoptic(semantic, instance, sample, label_set, **options).panoptic
 
     def forward() -> None:
         semantic(batches[0]["image"][:1])

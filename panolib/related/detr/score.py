@@ -12,16 +12,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from panolib.config import Natural, Share, spec
-from panolib.data import photometry
+from panolib.data.photometry import network_input
 from panolib.data.samples import Sample, resize_sample
-from panolib.inference.panoptic import evaluating, panoptic_truth
+from panolib.inference.panoptic import panoptic_truth
+from panolib.inference.pictures import panoptic_picture
+from panolib.inference.predict import evaluating
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
 from panolib.models.geometry import upsample_to
 from panolib.related.detr.targets import panoptic_from_queries
-from panolib.scoring.evaluate import panoptic_picture, panoptic_scores, semantic_scores
-from panolib.training.semantic import to_image
+from panolib.scoring.evaluate import panoptic_scores, semantic_scores
 
 
 @spec
@@ -42,7 +43,7 @@ def predict_queries(model: nn.Module, sample: Sample, size: tuple[int, int] | No
     if size is not None:
         height, width = sample.image.shape[:2]
         image = resize_sample(image, (size[0], round(width * size[0] / height)))
-    image = photometry.normalise(to_image(image)[None]).to(next(model.parameters()).device)
+    image = network_input(image).to(next(model.parameters()).device)
     outputs = model(pixel_values=image)
     return outputs.logits[0].float(), upsample_to(outputs.pred_masks.float(), sample.image.shape[:2])[0]
 

@@ -22,7 +22,6 @@ from panolib.labels import LABEL_SETS, LabelSet
 from panolib.related.detr.colour_policy import ColourPolicy, change_colours
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.detr.targets import detr_target
-from panolib.training.semantic import to_image
 from panolib.training.setup import (
     Compute,
     Optimiser,
@@ -73,7 +72,7 @@ class DetrBatches:
             sample = self.dataset[self.indices[epoch_position(position, len(self.indices), spec.seed)]]
             if spec.size is not None:
                 sample = resize_sample(sample, spec.size)
-            image = to_image(sample)
+            image = photometry.to_image(sample)
             images.append(image if spec.colours is None else change_colours(image, spec.colours))
             target = detr_target(*panoptic_truth(sample, self.label_set))
             labels.append(target | {"masks": coarse_masks(target["masks"], spec.mask_stride)})

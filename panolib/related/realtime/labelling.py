@@ -15,7 +15,7 @@ from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.models.geometry import placement_of
 from panolib.related.realtime.adversarial import probabilities
 from panolib.related.realtime.layered_pseudo_labels import RULES, select_labels, vote
-from panolib.training.semantic import head_logits, to_image
+from panolib.training.semantic import head_logits
 
 LAYERS = (1, 2, 3)  # the main head; with the finer map of the context path; with the coarser one too
 SWEEP = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # constant thresholds that are compared
@@ -104,7 +104,7 @@ def _head_probabilities(
     device = next(model.parameters()).device
     model.eval()
     for index in tqdm(range(len(dataset)), desc=label or "labels", leave=False, disable=not label):
-        image = photometry.normalise(to_image(dataset[index])[None]).to(device)
+        image = photometry.network_input(dataset[index]).to(device)
         with torch.inference_mode():
             outputs = head_logits(model, image)
         size, placement = image.shape[-2:], placement_of(model)
