@@ -23,7 +23,7 @@ from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as panopti
 from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as pixel_tool
 from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
-import panolib.load
+from panolib import commands
 from panolib.__main__ import main
 from panolib.config import load_yaml, project_root
 from panolib.data.images import read_channel16, read_indices, write_png16
@@ -165,7 +165,7 @@ def city(rendered, tmp_path, monkeypatch):
     functions["panoptic"] = functools.partial(kinds.panoptic, rendered.sources)
     loaded = replace(rendered, store=Store(tmp_path / "results", functions), results=tmp_path / "results")
     monkeypatch.setattr(study.Study, "prepare_data", lambda self, **_: None)
-    monkeypatch.setattr(panolib.load, "load", lambda profile, **_: loaded)
+    monkeypatch.setattr(commands, "load", lambda profile, **_: loaded)
     predictions = perturbed_predictions(loaded.sources["city"].open("cityscapes/val"))
     by_image = {prediction.sample.id: prediction for prediction in predictions}
     for module in (predict, panoptic):

@@ -19,8 +19,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
-import panolib.lab.notebook
-import panolib.load
+from panolib import commands
 from panolib.__main__ import _parser, main
 from panolib.config import ProfileError, load_yaml, project_root
 from panolib.data import images
@@ -89,7 +88,7 @@ def project(tmp_path, monkeypatch):
             },
         )
 
-    monkeypatch.setattr(panolib.load, "load", load)
+    monkeypatch.setattr(commands, "load", load)
     monkeypatch.chdir(tmp_path / "notebooks")
     return SimpleNamespace(
         root=tmp_path, runs=runs, prepared=prepared, results=tmp_path / "results" / "smoke"
@@ -174,7 +173,7 @@ def test_failed_run_is_one_line_of_error(project, capsys):
 
 
 def test_bug_keeps_its_traceback(project, monkeypatch):
-    monkeypatch.setattr(panolib.load, "load", lambda *args, **kwargs: 1 / 0)
+    monkeypatch.setattr(commands, "load", lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["runs"])
 
@@ -183,14 +182,14 @@ def test_bug_keeps_its_traceback(project, monkeypatch):
 def test_damaged_data_is_one_line_without_a_traceback(project, monkeypatch, tmp_path, capsys, command):
     picture = tmp_path / "cut.png"
     picture.write_bytes(b"\x89PNG\r\n\x1a\n")
-    load = panolib.load.load
+    load = commands.load
 
     def load_damaged(*arguments, **options):
         loaded = load(*arguments, **options)
         loaded.prepare_data = lambda *_, **__: images.read_image(picture)
         return loaded
 
-    monkeypatch.setattr(panolib.load, "load", load_damaged)
+    monkeypatch.setattr(commands, "load", load_damaged)
     assert main([command, "--profile", "smoke"]) == 1
     *before, error = capsys.readouterr().err.strip().splitlines()
     assert str(picture) in error and "expected a whole PNG" in error
@@ -215,7 +214,7 @@ def test_weights_that_are_not_there_are_one_line(project, monkeypatch, capsys):
     def load(*args, **kwargs):
         raise WeightsError("weights 'IMAGENET1K_V1': not to be had")
 
-    monkeypatch.setattr(panolib.load, "load", load)
+    monkeypatch.setattr(commands, "load", load)
     assert main(["runs"]) == 1
     assert capsys.readouterr().err == "WeightsError: weights 'IMAGENET1K_V1': not to be had\n"
 
@@ -224,7 +223,7 @@ def test_interrupt_says_that_nothing_is_lost(project, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(panolib.load, "load", interrupted)
+    monkeypatch.setattr(commands, "load", interrupted)
     assert main(["runs"]) == 130
     assert "the same command goes on" in capsys.readouterr().err
 
@@ -285,11 +284,11 @@ def test_killed_retraining_goes_on_and_ends_once(project, monkeypatch):
 
     command = ["reproduce", "--profile", "smoke", "--notebook", "00", "--retrain", "--workers", "1"]
     Store(project.results, KINDS).get(project.runs[0])
-    monkeypatch.setattr(panolib.lab.notebook, "execute", fail)
+    monkeypatch.setattr(commands, "execute", fail)
     assert main(command) == 1
     started = (project.results / "retrain_since").read_text()
     assert abs(float(started) - time.time()) < 60
-    monkeypatch.setattr(panolib.lab.notebook, "execute", lambda notebook, *_: done.append(notebook.stem))
+    monkeypatch.setattr(commands, "execute", lambda notebook, *_: done.append(notebook.stem))
     assert main(command) == 0
     assert trained(project.results) == [project.runs[0].name] * 2 and done == ["00_data"]
     assert not (project.results / "retrain_since").exists()
@@ -338,7 +337,7 @@ def test_advice_names_only_options_that_a_command_has(project, tmp_path):
     words = shlex.split(re.search(r"`python -m panolib (.*)`", str(error.value))[1])
     options = _parser().parse_args(words)
     assert (options.profile, options.only) == (str(path), project.runs[0].name)
-    texts = [file.read_text() for file in Path(panolib.__file__).parent.rglob("*.py")]
+    texts = [file.read_text() for file in Path(commands.__file__).parent.rglob("*.py")]
     advised = {word for text in texts for word in re.findall(r"python -m panolib \w+ [^`\"\n]*", text)}
     for command in advised:
         for option in re.findall(r"--[a-z-]+", command):

@@ -1,0 +1,195 @@
+"""The commands of ``python -m panolib``, each a function of its options."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import fnmatch
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from panolib.config import project_root
+from panolib.dry_run import make_plan
+from panolib.lab.engine import get_all, missing_runs
+from panolib.lab.notebook import execute, numbered_notebooks
+from panolib.lab.records import DamagedRecord
+from panolib.lab.run import Run, with_parents
+from panolib.lab.store import retraining
+from panolib.load import load
+from panolib.report.rows import write_csv
+from panolib.study.export import check_free, export_run, untrained
+from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
+
+
+def list_runs(options: Namespace) -> None:
+    """Print every run of the study with its state. A damaged record is an error at the end."""
+    loaded = load(options.profile, train=False)
+    rows = [("run", "kind", "state", "age", "wall", "result")]
+    damaged = []
+    for name, run in loaded.runs.items():
+        try:
+            rows.append(_describe_run(loaded, name))
+        except DamagedRecord as error:
+            rows.append((name, run.kind, "damaged", "-", "-", str(error).partition(";")[0]))
+            damaged.append(str(error))
+    _print_table(rows)
+    states = [row[2] for row in rows[1:]]
+    print(
+        f"\n{options.profile}: {len(states)} runs, "
+        + ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    )
+    if damaged:
+        raise DamagedRecord("\n".join(dict.fromkeys(damaged)))
+
+
+def train(options: Namespace) -> None:
+    """Train the chosen runs, and those they start from."""
+    loaded = load(options.profile)
+    chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
+    if not chosen:
+        raise SystemExit(
+            f"--only {options.only}: expected a pattern that fits a run; "
+            f"the runs of this study are {', '.join(loaded.runs)}"
+        )
+    needed = with_parents(missing_runs(loaded.store, chosen))
+    loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
+    get_all(loaded.store, chosen, options.workers)
+
+
+def reproduce(options: Namespace) -> int:
+    """Write the data, train what is not recorded, execute the notebooks in order."""
+    began = time.monotonic()
+    loaded = load(options.profile)
+    notebooks = _with_sections(loaded, numbered_notebooks(project_root() / "notebooks", options.notebook))
+    names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
+    if options.dry_run:
+        return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, options.workers)
+    with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
+        loaded.store.retrain_since = since
+        runs = _with_data(loaded, [loaded.runs[name] for name in names])
+        needed = with_parents(runs) if options.notebook else loaded.runs.values()
+        loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
+        get_all(loaded.store, runs, options.workers)
+        for notebook in notebooks:
+            parameters = {"profile": loaded.profile_argument, "retrain": False}
+            execute(notebook, loaded.results / "executed", parameters)
+    print(
+        f"{len(runs)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
+        f"Executed notebooks and tables: {loaded.results}; figures: {loaded.figures}"
+    )
+    return 0
+
+
+def data(options: Namespace) -> None:
+    """Write the embedded data sets that are not there yet, and list the folders that the study reads."""
+    loaded = load(options.profile)
+    loaded.prepare_data(n_workers=options.workers)
+    rows = [("data set", "files", "MB", "folder")]
+    for name, folder in (item for sets in loaded.sources.values() for item in sets.folders.items()):
+        sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+        files = str(len(sizes)) if folder.is_dir() else "not here"
+        rows.append((name, files, f"{sum(sizes) / 1e6:.1f}", str(folder)))
+    _print_table(rows)
+    print("\nnotebooks/00_data.ipynb shows what is in them")
+
+
+def bench(options: Namespace) -> None:
+    """Time the core operations anew, beside what people use today."""
+    from panolib.bench.operations import pairs, slower_than  # a second to import, and only this needs it
+
+    loaded = load(options.profile)
+    loaded.section("performance")
+    run = loaded.runs[PERFORMANCE]
+    loaded.prepare_data(domains=[run.domain])
+    before = loaded.store.load(run)
+    record = loaded.store.get(run, anew=True)
+    rows = write_csv(pairs(record), loaded.results / "tables" / "performance.csv")
+    print(rows[["operation", "size", "threads", "ratio", "agreement"]].to_string(index=False))
+    print(f"written: {loaded.results / 'tables' / 'performance.csv'}")
+    for line in slower_than(record, before):
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def export(options: Namespace) -> None:
+    """Write what a run predicts on its validation images, in the formats of the official tools."""
+    loaded = load(options.profile)
+    if options.run not in loaded.runs:
+        near = difflib.get_close_matches(options.run, loaded.runs, n=3, cutoff=0.0)
+        raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")
+    run = loaded.runs[options.run]
+    check_free(options.out, options.overwrite)
+    loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
+    missing = untrained(loaded.store, loaded.sources, run)
+    if missing and loaded.store.train:
+        print(
+            f"trained first, for {loaded.results} lacks their weights (records that are there are replaced): "
+            + ", ".join(needed.name for needed in missing),
+            file=sys.stderr,
+        )
+    written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
+    _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
+    print("\nREADME.md, 'Official tools', says how to score them")
+
+
+def _with_sections(loaded: Study, notebooks: Sequence[Path]) -> list[Path]:
+    """Notebooks whose sections the profile has. Says which ones are left out; an error if none remains."""
+    left_out = loaded.notebooks.left_out
+    reasons = [left_out[path.stem] for path in notebooks if path.stem in left_out]
+    kept = [path for path in notebooks if path.stem not in left_out]
+    if not kept:
+        raise MissingSection("; ".join(reasons))
+    for reason in reasons:
+        print(f"left out: {reason}", file=sys.stderr)
+    return kept
+
+
+def _print_plan(loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], workers: int) -> int:
+    """What `reproduce` would do. Exit status: 0 if it could, 1 with a line for each problem."""
+    plan = make_plan(loaded, runs, workers=workers)
+    _print_table(plan.rows)
+    print(f"\n{loaded.profile_name}: {len(notebooks)} notebooks, whose runs are all declared")
+    print(*plan.lines, sep="\n")
+    for problem in plan.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if plan.problems else 0
+
+
+def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
+    """Runs that are recorded or whose data is on this machine. Says which ones are left out."""
+    left_out = [run.name for run in runs if not is_available(loaded, run.name)]
+    if left_out:
+        reason = "their data is not on this machine (notebooks/README.md, 'Real data')"
+        print(f"left out, for {reason}: {', '.join(left_out)}", file=sys.stderr)
+    return [run for run in runs if run.name not in left_out]
+
+
+def _describe_run(loaded: Study, name: str) -> tuple[str, ...]:
+    """One line of the list of runs."""
+    run = loaded.runs[name]
+    if damage := loaded.store.damage(run):
+        raise DamagedRecord(damage)
+    state, record = loaded.store.state(run), loaded.store.load(run)
+    shared = "" if run.name == name else f"that of {run.name}"
+    if record is None:
+        holder = loaded.store.holder(run)
+        return name, run.kind, state, "-", "-", f"by {holder}" if holder else shared
+    age = _duration(time.time() - record.recorded_at)
+    return name, run.kind, state, age, _duration(record.info["wall_s"]), shared or loaded.headline(record)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that people would use."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns under their headings."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
