@@ -8,7 +8,7 @@ from panolib.bench.clustering_cost import cost_rows, cost_sizes
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.report.rows import tagged
-from panolib.study.kinds import ClusteringCostSpec
+from panolib.study.settings import ClusteringCostSpec
 from panolib.training.setup import Compute
 
 
