@@ -14,7 +14,7 @@ from tqdm import tqdm
 from panolib.data.photometry import network_input
 from panolib.data.samples import Sample
 from panolib.labels import VOID
-from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
+from panolib.models.geometry import placement_of, upsample_to
 
 
 @dataclass(frozen=True)
@@ -74,55 +74,35 @@ def one_by_one(dataset: Sequence[Sample], label: str = "") -> Iterator[Sample]:
         yield dataset[index]
 
 
-def semantic_from_logits(
-    logits: Tensor,
-    size: tuple[int, int],
-    placement: Placement = CELL_CENTRES,
-    *,
-    image_size: tuple[int, int] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Class map at full size from logits at the head's stride.
-
-    Parameters
-    ----------
-    logits : float Tensor [B, C, h, w]
-    size : (int, int)
-        Height and width of the result; logits are resized bilinearly, then decided.
-    placement : Placement
-        Where the cells of the logits sit: `geometry.placement_of` the network.
-    image_size : (int, int), optional
-        Height and width of the image that the network saw; `size` by default.
-
-    Returns
-    -------
-    semantic_labels : uint8 Tensor [B, H, W]
-    probabilities : float32 Tensor [B, C, H, W]
-
-    Raises
-    ------
-    ValueError
-        For more than 255 classes.
-    """
-    if logits.shape[1] > VOID:
-        raise ValueError(f"logits have {logits.shape[1]} classes, expected at most {VOID}: labels are uint8")
-    logits = upsample_to(logits.float(), size, placement, image_size=image_size)
-    return logits.argmax(1).to(torch.uint8), logits.softmax(1)
-
-
-def predict_semantic(model: nn.Module, image: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """`semantic_from_logits` of a model in evaluation mode; leaves every weight, buffer and mode as it was.
+def predict_semantic(model: nn.Module, image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Class map of normalised images; leaves every weight, buffer and mode as it was.
 
     Parameters
     ----------
     model : Module
         Maps [B, 3, H, W] to logits [B, C, h, w].
     image : float Tensor [B, 3, H, W]
-        Normalised, on the model's device.
+        On the model's device.
     size : (int, int)
-        Height and width of the result.
+        Height and width of the result; logits are resized bilinearly, then decided.
+
+    Returns
+    -------
+    uint8 Tensor [B, *size]
+
+    Raises
+    ------
+    ValueError
+        For more than 255 classes.
     """
     with evaluating(model), torch.inference_mode():
-        return semantic_from_logits(model(image), size, placement_of(model), image_size=image.shape[-2:])
+        logits = model(image).float()
+        if logits.shape[1] > VOID:
+            raise ValueError(
+                f"logits have {logits.shape[1]} classes, expected at most {VOID}: labels are uint8"
+            )
+        logits = upsample_to(logits, size, placement_of(model), image_size=image.shape[-2:])
+        return logits.argmax(1).to(torch.uint8)
 
 
 def to_input_width(image: Tensor, width: int | None) -> Tensor:

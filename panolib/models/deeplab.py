@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +32,6 @@ class DeepLab(nn.Module):
         need smaller rates: a tap that always falls outside the map learns nothing.
     head_channels : int
         Width of the v3 and v3+ head; the reduced layer1 features of v3+ are 3/16 as wide.
-    dropout : float
-        Dropout before the classifier of v3 and v3+.
     alignment : {"cell_centre", "receptive_field", "corners"}
         Where cells are taken to sit when a map is upsampled: the logits, and inside v3+. SAC: "corners".
 
@@ -63,7 +61,6 @@ class DeepLab(nn.Module):
         version: str = "v2",
         rates: Sequence[int] | None = None,
         head_channels: int = 256,
-        dropout: float = 0.1,
         alignment: Alignment = "cell_centre",
     ):
         super().__init__()
@@ -87,7 +84,7 @@ class DeepLab(nn.Module):
             _init_classifier(*self.branches)
             return
 
-        self.aspp = AtrousPyramid(channels, head_channels, rates, dropout=dropout)
+        self.aspp = AtrousPyramid(channels, head_channels, rates)
         self.classifier = nn.Conv2d(head_channels, n_classes, 1)
         if version == "v3+":
             low_level_channels = 3 * head_channels // 16  # 48 of 256, as published
@@ -118,43 +115,11 @@ class DeepLab(nn.Module):
             hidden = self.decoder(torch.cat([hidden, low_level], dim=1))
         return self.classifier(hidden)
 
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """All parameters but the encoder's; SAC trains these new layers with ten times the rate."""
-        return (p for name, p in self.named_parameters() if not name.startswith("encoder."))
-
-
-def from_sac(state: Mapping[str, Tensor], *, network: str = "backbone") -> dict[str, Tensor]:
-    """State dict of a `DeepLab` of version "v2" from one of SAC's DeepLabV2 on ResNet-101.
-
-    The networks agree on an encoder of geometry "sac" at output stride 8, with alignment "corners".
-
-    Parameters
-    ----------
-    state : mapping of str to Tensor
-        The reference code's names, perhaps behind "module.".
-    network : {"backbone", "slow_net"}
-        The trained network, or the momentum network.
-
-    Raises
-    ------
-    ValueError
-        If no name belongs to that network.
-    """
-    renamed = {}
-    for name, value in state.items():
-        part, _, rest = name.removeprefix("module.").partition(".model.")
-        if part == network:
-            branch = rest.removeprefix("layer5.conv2d_list.")
-            renamed[f"encoder.{rest}" if branch == rest else f"branches.{branch}"] = value
-    if not renamed:
-        raise ValueError(f"no name begins with '{network}.model.', found {list(state)[:3]}")
-    return renamed
-
 
 class AtrousPyramid(nn.Module):
     """ASPP of DeepLab V3: 1x1, atrous 3x3 and image-pooling branches, concatenated and projected."""
 
-    def __init__(self, in_channels: int, channels: int, rates: Sequence[int], *, dropout: float):
+    def __init__(self, in_channels: int, channels: int, rates: Sequence[int]):
         super().__init__()
         self.branches = nn.ModuleList(
             [
@@ -164,7 +129,7 @@ class AtrousPyramid(nn.Module):
             ]
         )
         self.project = nn.Sequential(
-            _conv_norm_relu(len(self.branches) * channels, channels, 1), nn.Dropout(dropout)
+            _conv_norm_relu(len(self.branches) * channels, channels, 1), nn.Dropout(0.1)
         )
 
     def forward(self, features: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.models.encoder import ResNetEncoder
@@ -34,9 +33,8 @@ class EmbeddingUNet(nn.Module):
         1 gives one embedding per image pixel; 2 stops one block earlier, on the stem's grid.
     coordinates : bool
         Append the pixel's x and y, each in [-1, 1], to the image; `in_channels` of the encoder counts them.
-    upsampling : {"bilinear", "nearest"}
     alignment : {"cell_centre", "receptive_field", "corners"}
-        Where the cells of a coarser map are taken to sit when it is upsampled, with "bilinear".
+        Where the cells of a coarser map are taken to sit when it is upsampled.
     input_width : int, optional
         Width, pixels, at which the network is trained to see whole images: evaluation resizes them to it
         (`inference.embed_images`). None: it sees them as they are.
@@ -48,7 +46,7 @@ class EmbeddingUNet(nn.Module):
     Raises
     ------
     ValueError
-        For another output stride, upsampling or alignment, or too few `decoder_channels`.
+        For another output stride or alignment, or too few `decoder_channels`.
 
     References
     ----------
@@ -63,15 +61,12 @@ class EmbeddingUNet(nn.Module):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         output_stride: int = 1,
         coordinates: bool = False,
-        upsampling: str = "bilinear",
         alignment: Alignment = "cell_centre",
         input_width: int | None = None,
     ):
         super().__init__()
         if output_stride not in (1, 2):
             raise ValueError(f"EmbeddingUNet output_stride is {output_stride!r}, expected 1 or 2")
-        if upsampling not in ("bilinear", "nearest"):
-            raise ValueError(f"EmbeddingUNet upsampling is {upsampling!r}, expected 'bilinear' or 'nearest'")
         skip_channels = encoder.channels[-2::-1]            # layer3, layer2, layer1, stem
         if output_stride == 1:
             skip_channels = [*skip_channels, 0]             # on the image's own grid there is no skip
@@ -80,8 +75,7 @@ class EmbeddingUNet(nn.Module):
                 f"decoder_channels is {tuple(decoder_channels)}, expected {len(skip_channels)} widths "
                 f"for output_stride {output_stride}"
             )
-        self.encoder, self.output_stride = encoder, output_stride
-        self.coordinates, self.upsampling = coordinates, upsampling
+        self.encoder, self.output_stride, self.coordinates = encoder, output_stride, coordinates
         self.alignment, self.input_width = Placement(alignment).alignment, input_width
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
@@ -112,17 +106,10 @@ class EmbeddingUNet(nn.Module):
         hidden = features[-1]
         for block, skip in zip(self.blocks, skips):
             size = image.shape[-2:] if skip is None else skip.shape[-2:]
-            hidden = self._resize(hidden, size)
+            if hidden.shape[-2:] != size:  # half of it, where the encoder has a stride
+                hidden = enlarge(hidden, size, self.alignment, 2)
             hidden = block(hidden if skip is None else torch.cat([hidden, skip], dim=1))
         return self.embed(hidden)
-
-    def _resize(self, hidden: Tensor, size: Sequence[int]) -> Tensor:
-        """Bring `hidden` to the grid of the next skip; twice its size where the encoder has a stride."""
-        if hidden.shape[-2:] == size:
-            return hidden
-        if self.upsampling == "nearest":
-            return F.interpolate(hidden, size=size, mode="nearest")
-        return enlarge(hidden, size, self.alignment, 2)
 
 
 def append_coordinates(image: Tensor) -> Tensor:

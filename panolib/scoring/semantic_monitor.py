@@ -104,7 +104,7 @@ class SemanticMonitor:
         confusion = np.zeros((n_classes + 1,) * 2, np.int64)
         for index, sample in enumerate(self.samples[name]):
             image = network_input(sample).to(device)
-            labels = predict_semantic(network, image, sample.semantic.shape)[0][0].cpu().numpy()
+            labels = predict_semantic(network, image, sample.semantic.shape)[0].cpu().numpy()
             confusion += confusion_matrix(sample.semantic, labels, n_classes)
             if name == list(self.samples)[-1] and index < N_PICTURES and iteration in (0, self.stop):
                 self._save(name, index, sample, {f"prediction-{iteration:06d}": labels})

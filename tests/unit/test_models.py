@@ -7,7 +7,7 @@ import torch
 import torchvision
 from torch import nn
 
-from panolib.models.deeplab import DeepLab, from_sac
+from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.unet import EmbeddingUNet, append_coordinates
 from panolib.models.weights import WeightsError, weights_fingerprint
@@ -242,22 +242,6 @@ def test_cells_sit_on_multiples_of_the_stride(depth, geometry):
         assert (seen.min() + seen.max()).item() / 2 == 256
 
 
-@pytest.mark.parametrize(("prefix", "network"), [("", "backbone"), ("module.", "slow_net")])
-def test_a_checkpoint_with_the_names_of_sac_loads(prefix, network):
-    options = {"rates": (6, 12, 18, 24), "alignment": "corners"}
-    model, other = (DeepLab(thin(output_stride=8, geometry="sac"), 5, **options) for _ in range(2))
-    published = {"running_conf": torch.zeros(5), f"{prefix}criterion.weight": torch.zeros(1)}
-    for name, value in other.state_dict().items():
-        name = name.replace("branches.", "layer5.conv2d_list.").removeprefix("encoder.")
-        published[f"{prefix}{network}.model.{name}"] = value
-    model.load_state_dict(from_sac(published, network=network))
-    image = torch.randn(1, 3, 33, 64)
-    with torch.no_grad():
-        assert torch.equal(model.eval()(image), other.eval()(image))
-    with pytest.raises(ValueError, match=r"no name begins with 'backbone\.model\.'"):
-        from_sac({"conv1.weight": torch.zeros(1)})
-
-
 # --- DeepLab -----------------------------------------------------------------------------------------------
 
 
@@ -300,14 +284,6 @@ def test_classifier_starts_near_uniform():
     assert not any(b.bias.any() for b in DeepLab(thin(), 19).branches)
 
 
-@pytest.mark.parametrize("version", ["v2", "v3", "v3+"])
-def test_head_and_encoder_parameters_are_a_partition(version):
-    network = DeepLab(thin(), 4, version=version, head_channels=16)
-    head, encoder = set(network.head_parameters()), set(network.encoder.parameters())
-    assert head and not head & encoder
-    assert head | encoder == set(network.parameters())
-
-
 def test_one_image_trains_v3_and_leaves_the_pooling_statistics():
     network = DeepLab(thin(output_stride=16), 4, version="v3", head_channels=16).train()
     pooling = network.aspp.branches[-1]
@@ -332,12 +308,11 @@ def test_deeplab_rejects_unknown_options():
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 97), (50, 31), (33, 64)])
 @pytest.mark.parametrize("stem_pool", [True, False])
-@pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
-def test_unet_fits_any_size(size, stem_pool, upsampling):
+def test_unet_fits_any_size(size, stem_pool):
     for stride in (1, 2):
         network = EmbeddingUNet(
             thin(stem_pool=stem_pool), 6, decoder_channels=(32, 16, 16, 8, 8),
-            output_stride=stride, upsampling=upsampling,
+            output_stride=stride,
         )
         embeddings = network(torch.randn(2, 3, *size))
         assert embeddings.shape == (2, 6, -(-size[0] // stride), -(-size[1] // stride))
@@ -378,8 +353,6 @@ def test_unet_rejects_what_does_not_fit():
         EmbeddingUNet(thin(), output_stride=4)
     with pytest.raises(ValueError, match="decoder_channels"):
         EmbeddingUNet(thin(), decoder_channels=(8, 8, 8, 8))
-    with pytest.raises(ValueError, match="upsampling"):
-        EmbeddingUNet(thin(), upsampling="cubic")
     with pytest.raises(ValueError, match="in_channels=3"):
         EmbeddingUNet(thin(), coordinates=True)(torch.zeros(2, 3, 32, 32))
 
