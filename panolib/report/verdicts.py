@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from panolib.config import from_mapping, load_yaml, project_root, spec
+from panolib.config import ProfileError, from_mapping, load_yaml, project_root, spec
 from panolib.report.intervals import (
     CONTRADICTED,
     HOLDS,
@@ -131,6 +131,8 @@ def read_claims() -> dict[str, dict[str, Claim]]:
                 if thing:
                     one["claim"] = f"{thing}: {one['claim']}"
                 known = f"{name}_{re.sub(r'[^a-z0-9]+', '_', thing.lower()).strip('_')}" if thing else name
+                if known in found[notebook]:
+                    raise ProfileError(f"{where}: {thing!r}: id {known!r} is taken, expected another")
                 found[notebook][known] = from_mapping(Claim, one, where=where)
     return found
 
