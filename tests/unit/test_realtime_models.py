@@ -12,7 +12,7 @@ from panolib.models.complexity import clean_operations, n_operations, n_paramete
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import upsample_to
 from panolib.related.realtime.discriminator import Discriminator
-from panolib.report.tables import published
+from panolib.report.published import published
 from panolib.training import semantic
 from panolib.training.setup import SemanticNetwork, build_semantic
 

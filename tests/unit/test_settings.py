@@ -16,7 +16,7 @@ from panolib.config import ProfileError, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
 from panolib.related.realtime import runs as realtime_runs
-from panolib.report import mixing_tables, rows
+from panolib.report import rows
 from panolib.study import study
 from panolib.study.study import MissingSection
 
@@ -153,7 +153,6 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
     loaded = load(tmp_path, dict.fromkeys(OPTIONAL, ...))
     calls = {
         "experiments": [
-            lambda: mixing_tables.monitored(loaded),
             lambda: loaded.section("experiments"),
         ],
         "realtime": [lambda: realtime_runs.settings_of(loaded)],

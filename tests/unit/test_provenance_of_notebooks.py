@@ -1,0 +1,42 @@
+"""Five lines on where numbers come from, published tables, and settings beside those of the thesis."""
+
+from __future__ import annotations
+
+import pytest
+
+from panolib.load import load
+from panolib.report.provenance import differences_from_thesis, provenance
+from panolib.report.published import published
+
+
+@pytest.fixture(scope="module")
+def study():
+    return load("cpu", train=False)
+
+
+def test_five_lines_count_the_runs(study):
+    lines = provenance(study, "07_panoptic_results").splitlines()
+    n = len(study.notebooks["07_panoptic_results"])
+    beginnings = ["profile: cpu", f"runs: {n},", "commits:", "devices: cpu"]
+    assert len(lines) == 5
+    assert all(line.startswith(beginning) for line, beginning in zip(lines, beginnings))
+    assert "torch 2." in lines[4]
+
+
+def test_differences_in_kind_are_said_and_sizes_that_nobody_knows_are_not(study):
+    table = differences_from_thesis(study).set_index(["section", "setting"])
+    assert table.loc[("instance baseline", "network.coordinates")].tolist() == ["True", "False"]
+    assert table.loc[("instance self training", "min_stability"), "here"] == "none"
+    assert ("semantic baseline", "renormalise") in table.index
+    assert not any(setting.startswith("renormalise.") for _, setting in table.index)
+    assert ("semantic baseline", "augmentation.height") not in table.index
+    assert (table["here"] != table["thesis"]).all()
+
+
+def test_published_tables_are_copies_and_unknown_ones_are_named():
+    name = "thesis_ch12_tab1_panoptic.csv"
+    first = published(name)
+    first["value"] = 0.0
+    assert (published(name)["value"] != 0).any()
+    with pytest.raises(FileNotFoundError, match="expected one of"):
+        published("none.csv")
