@@ -18,7 +18,7 @@ import yaml
 
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
-from panolib.config import load_yaml, project_root
+from panolib.config import load_yaml, project_root, spec
 from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
@@ -110,7 +110,11 @@ def _untrained(run: Run) -> Run:
     while start := {"start", "labels"} & dict(run.parents).keys():
         run = dict(run.parents)[start.pop()]
     run = _from_untrained(run)
-    return replace(run, name=f"{run.name}-untrained", spec=replace(run.spec, iterations=0))
+    cls = type(run.spec)
+    untrained = spec(type(cls.__name__, (cls,), {"__annotations__": {"iterations": int}}))  # no profile may
+    return replace(
+        run, name=f"{run.name}-untrained", spec=untrained(**{**vars(run.spec), "iterations": 0})
+    )
 
 
 def train(store: Store, run: Run, *, anew: bool = False) -> Record:
