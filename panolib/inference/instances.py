@@ -94,13 +94,11 @@ def predict_instances(
     return relabel_consecutive(labels), [row | {"id": k} for k, row in enumerate(table, start=1)]
 
 
-def clean_instances(
-    instance_labels: Tensor | np.ndarray, *, kernel: int = 3, fill_holes: bool = True
-) -> Tensor | np.ndarray:
+def clean_instances(instance_labels: Tensor | np.ndarray, *, kernel: int = 3) -> Tensor | np.ndarray:
     """Morphological opening, then closing, of every instance; ids stay, some may vanish.
 
-    Opening removes specks and thin bridges, closing fills gaps. What grows takes only pixels that belonged
-    to no instance, so instances never overlap.
+    Opening removes specks and thin bridges, closing fills gaps, and enclosed holes are filled. What grows
+    takes only pixels that belonged to no instance, so instances never overlap.
 
     Parameters
     ----------
@@ -108,8 +106,6 @@ def clean_instances(
         0 or ids >= 1.
     kernel : int
         Side of the square structuring element in pixels, odd.
-    fill_holes : bool
-        Also fill enclosed holes.
 
     Returns
     -------
@@ -144,8 +140,7 @@ def clean_instances(
         shape = cv2.morphologyEx(shape, cv2.MORPH_OPEN, element)
         shape = np.pad(shape, kernel)  # room to grow and shrink back beyond the image border
         shape = cv2.morphologyEx(shape, cv2.MORPH_CLOSE, element)[kernel:-kernel, kernel:-kernel]
-        if fill_holes:
-            shape = scipy.ndimage.binary_fill_holes(shape)
+        shape = scipy.ndimage.binary_fill_holes(shape)
         cleaned[window][(shape > 0) & ((before == k) | (before == 0))] = ids[k]
     if torch.is_tensor(instance_labels):
         return torch.as_tensor(cleaned, device=instance_labels.device)

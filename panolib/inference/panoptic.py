@@ -74,7 +74,6 @@ def merge_panoptic(
     label_set: LabelSet,
     *,
     rule: str = "void",
-    min_stuff_area: int = 0,
 ) -> tuple[np.ndarray, list[dict]]:
     """One panoptic map from a semantic and an instance map.
 
@@ -90,8 +89,6 @@ def merge_panoptic(
         0 or ids >= 1.
     label_set : LabelSet
     rule : {"void", "nearest"}
-    min_stuff_area : int
-        Stuff segments with fewer pixels become void.
 
     Returns
     -------
@@ -116,11 +113,8 @@ def merge_panoptic(
     if rule == "nearest":
         instances = _join_nearest(semantic, instances, categories, label_set.thing_ids)
     keys = _segment_keys(semantic, instances, label_set)
-    dropped = np.bincount(keys.ravel(), minlength=label_set.n_classes + 1)[: label_set.n_classes + 1]
-    dropped = dropped < min_stuff_area
-    dropped[np.array(label_set.thing_ids, int) + 1] = True
     table = np.arange(label_set.n_classes + len(categories))
-    table[: len(dropped)][dropped] = 0
+    table[np.array(label_set.thing_ids, int) + 1] = 0
     return _number_segments(table[keys], categories, label_set)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from panolib.labels import LabelSet
-from panolib.metrics.averages import as_class_ids, check_addable, mean_of_defined
+from panolib.metrics.averages import as_class_ids, mean_of_defined
 from panolib.metrics.segments import as_id_map, check_categories, compare_segments
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # written as in cityscapesScripts: its rounding decides ties
@@ -36,7 +36,7 @@ class CityscapesAPResult:
 
 @dataclass
 class CityscapesAP:
-    """Official Cityscapes average precision. Update image by image, or add two of them.
+    """Official Cityscapes average precision. Update image by image.
 
     Five numbers per predicted instance are enough for all thresholds: true masks do not overlap, so above one
     half at most one of them can match.
@@ -126,11 +126,6 @@ class CityscapesAP:
         self.records.append(
             np.stack([category, confidence, best_iou, is_target[best], on_ignored / area], axis=1)
         )
-
-    def __add__(self, other: CityscapesAP) -> CityscapesAP:
-        check_addable(self, other, ("min_region",))
-        n_truth, records = self.n_truth + other.n_truth, [*self.records, *other.records]
-        return CityscapesAP(self.label_set, self.min_region, n_truth, records)
 
     def result(self, class_ids: Sequence[int] | None = None) -> CityscapesAPResult:
         """AP of some classes (default: the things of the label set) and their means."""

@@ -1,4 +1,4 @@
-"""What all scores share: ratios and means that leave out classes with nothing to score, and checks."""
+"""What all scores share: ratios and means that leave out classes with nothing to score."""
 
 from __future__ import annotations
 
@@ -28,14 +28,3 @@ def mean_of_defined(values) -> float:
     values = np.asarray(values, np.float64)
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
-
-
-def check_addable(first, second, options: Sequence[str] = ()) -> None:
-    """Raise ValueError if two accumulators count different things."""
-    if first.label_set.classes != second.label_set.classes:
-        raise ValueError(f"cannot add scores of {first.label_set.name} and {second.label_set.name}")
-    for option in options:
-        if getattr(first, option) != getattr(second, option):
-            raise ValueError(
-                f"cannot add scores with {option} {getattr(first, option)} and {getattr(second, option)}"
-            )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from panolib.labels import LabelSet
-from panolib.metrics.averages import as_class_ids, check_addable, mean_of_defined, ratio
+from panolib.metrics.averages import as_class_ids, mean_of_defined, ratio
 from panolib.metrics.segments import (
     check_categories,
     compare_segments,
@@ -46,7 +46,7 @@ class PanopticResult:
 
 @dataclass
 class PanopticStats:
-    """Counts behind PQ and PQ+, per class of `label_set`. Update image by image, or add two of them.
+    """Counts behind PQ and PQ+, per class of `label_set`. Update image by image.
 
     Attributes
     ----------
@@ -111,11 +111,6 @@ class PanopticStats:
         truth_row, _, _, iou = same_class_pairs(overlaps, ignore_void=True)
         self.overlap_iou_sum += sum_by(truth.category[truth_row], iou * ~truth.crowd[truth_row], n)
         self.n_truth += np.bincount(truth.category[1:][~truth.crowd[1:]], minlength=n)
-
-    def __add__(self, other: PanopticStats) -> PanopticStats:
-        check_addable(self, other)
-        sums = {name: getattr(self, name) + getattr(other, name) for name in self._COUNTS}
-        return PanopticStats(self.label_set, **sums)
 
     def result(self, class_ids: Sequence[int] | None = None) -> PanopticResult:
         """Scores of some classes and their means.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from panolib.labels import LabelSet
-from panolib.metrics.averages import as_class_ids, check_addable, mean_of_defined, ratio
+from panolib.metrics.averages import as_class_ids, mean_of_defined, ratio
 from panolib.metrics.segments import check_categories, compare_segments, match_segments
 
 
@@ -35,7 +35,7 @@ class ThreatResult:
 
 @dataclass
 class ThreatScore:
-    """Threat score TP / (TP + FP + FN) per class. Update image by image, or add two of them.
+    """Threat score TP / (TP + FP + FN) per class. Update image by image.
 
     Attributes
     ----------
@@ -112,13 +112,6 @@ class ThreatScore:
         self.fn += fn
         self.score_sum += np.where(has_class, tp / np.maximum(tp + fp + fn, 1), 0.0)
         self.n_images += has_class
-
-    def __add__(self, other: ThreatScore) -> ThreatScore:
-        check_addable(self, other, ("iou_threshold", "ignore_void", "min_truth_area"))
-        sums = {name: getattr(self, name) + getattr(other, name) for name in self._COUNTS}
-        return ThreatScore(
-            self.label_set, self.iou_threshold, self.ignore_void, self.min_truth_area, **sums
-        )
 
     def result(self, class_ids: Sequence[int] | None = None) -> ThreatResult:
         """Scores of some classes (default: the things of the label set) and their means."""
