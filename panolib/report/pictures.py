@@ -113,7 +113,7 @@ def panoptic_gallery(
 
 
 def recorded_segments(picture: np.ndarray, label_set: LabelSet) -> tuple[np.ndarray, list[dict]]:
-    """Panoptic map and segments of a recorded picture (`scoring.evaluate.panoptic_picture`), to score it.
+    """Panoptic map and segments of a recorded picture (`inference.pictures.panoptic_picture`), to score it.
 
     A segment of a thing is a shade of its class; white lines go to the segment that is nearest.
 

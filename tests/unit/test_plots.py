@@ -1,11 +1,15 @@
 """The general plots take small tables, one seed, gaps and single classes, and say what they show."""
 
+from types import SimpleNamespace
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 
+from panolib.inference.pictures import panoptic_picture
 from panolib.labels import CITYSCAPES
+from panolib.metrics.panoptic import PanopticStats
 from panolib.report import pictures, plots, words
 
 mpl.use("Agg")
@@ -158,3 +162,34 @@ def test_readable_renames_index_columns_and_texts():
     found = words.readable(table)
     assert list(found.columns) == ["mIoU, 19 classes", "method"] and list(found.index) == ["oracle"]
     assert found["method"].tolist() == ["adversarial, FCD"]
+
+
+def test_a_recorded_picture_gives_its_segments_back():
+    road, car, bus = CITYSCAPES.ids_of(("road", "car", "bus"))
+    panoptic_map = np.full((12, 24), 1)
+    panoptic_map[2:8, 2:10], panoptic_map[2:8, 10:16], panoptic_map[:, 20:] = 2, 3, 0
+    panoptic_map[8:11, 4:12] = 4
+    categories = {1: road, 2: car, 3: car, 4: bus}
+    segments = [{"id": k, "category_id": c, "isthing": c != road} for k, c in categories.items()]
+    picture = panoptic_picture(panoptic_map, segments, CITYSCAPES)
+    found, listed = pictures.recorded_segments(picture, CITYSCAPES)
+    assert sorted(segment["category_id"] for segment in listed) == sorted(categories.values())
+    assert ((found == 0) == (panoptic_map == 0)).all()
+    stats = PanopticStats(CITYSCAPES)
+    stats.update(panoptic_map, segments, found, listed)
+    assert stats.result((road, car, bus)).rq.tolist() == [1, 1, 1]
+    assert stats.result((road, car, bus)).sq.min() > 0.8  # white lines may go to the neighbour
+    nothing, none = pictures.recorded_segments(np.zeros((2, 3, 3), np.uint8), CITYSCAPES)
+    assert (nothing == 0).all() and none == []
+
+
+def test_outlines_lie_between_colours(tmp_path):
+    picture = np.zeros((4, 8, 3), np.uint8)
+    picture[:, 4:] = (0, 0, 70)
+    mpl.image.imsave(tmp_path / "a.png", picture)
+    record = SimpleNamespace(samples={"a": tmp_path / "a.png"}, run=SimpleNamespace(name="run"))
+    outlined = pictures.recorded_picture(record, "a", outlined=True)
+    assert outlined.shape == (8, 16, 3) and (outlined[:, 7:9] == 255).all()
+    assert (outlined[:, :7] == 0).all() and (outlined[:, 9:] == (0, 0, 70)).all()
+    with pytest.raises(KeyError, match=r"no picture 'b'; it has \['a'\]"):
+        pictures.recorded_picture(record, "b")

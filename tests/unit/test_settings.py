@@ -152,9 +152,7 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
     """What their first cells call; a name that only a left-out section declares says so, too."""
     loaded = load(tmp_path, dict.fromkeys(OPTIONAL, ...))
     calls = {
-        "experiments": [
-            lambda: loaded.section("experiments"),
-        ],
+        "experiments": [lambda: loaded.section("experiments")],
         "realtime": [lambda: realtime_runs.settings_of(loaded)],
     }
     for section, functions in calls.items():
