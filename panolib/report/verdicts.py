@@ -157,7 +157,7 @@ def verdicts(
     expected = {name for name, claim in claims.items() if claim.given}
     if expected != set(given):
         raise ValueError(f"{notebook}: expected given values for {sorted(expected)}, found {sorted(given)}")
-    table = {name: _decide(study, claim, given.get(name)) for name, claim in claims.items()}
+    table = {name: decide(study, claim, given.get(name)) for name, claim in claims.items()}
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("id")
 
 
@@ -218,7 +218,8 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
     return _scaled(interval(first - second), 100.0 if unit == "points" else 1.0, at_least)
 
 
-def _decide(study: Study, claim: Claim, given: Interval | bool | None) -> dict[str, Any]:
+def decide(study: Study, claim: Claim, given: Interval | bool | None = None) -> dict[str, Any]:
+    """One line of `verdicts`: what is claimed, our numbers, the verdict."""
     at = {"claim": claim.claim, "source": claim.source, "published": claim.published, "unit": claim.unit}
     empty = {"ours": "", "difference": np.nan, "low": np.nan, "high": np.nan, "over": "", "reason": ""}
     if claim.not_testable:

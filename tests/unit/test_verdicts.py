@@ -58,6 +58,27 @@ def test_claim_finds_its_values_in_profile_cpu(notebook, name, cpu):
         assert len(values) and values.notna().all()
 
 
+def test_no_finding_of_the_first_reports_is_lost():
+    """Their number; where one row compared several things, each is a claim of its own."""
+    first = {
+        "00_data": 2, "01_dataset_mixing": 14, "02_clustering_comparison": 7, "03_category_models": 6,
+        "04_forgetting": 6, "05_guided_masks": 11, "06_instance_results": 9, "07_panoptic_results": 11,
+        "09_realtime_adaptation": 27, "10_detr_panoptic": 19,
+    }  # fmt: skip
+    assert sum(first.values()) == 112
+    assert all(len(CLAIMS[notebook]) >= number for notebook, number in first.items())
+
+
+@pytest.mark.parametrize("notebook", [name for name, claims in CLAIMS.items() if claims])
+def test_recorded_verdicts_follow_from_the_rule(notebook, cpu):
+    file = cpu.results / "tables" / f"{notebook[:2]}_findings.csv"
+    recorded = pd.read_csv(file, index_col="id", keep_default_na=False)
+    assert list(recorded.index) == list(CLAIMS[notebook])
+    for name, line in recorded.iterrows():
+        if not CLAIMS[notebook][name].given:
+            assert report.decide(cpu, CLAIMS[notebook][name])["verdict"] == line["verdict"], name
+
+
 # --- sides --------------------------------------------------------------------------------------------------
 
 
