@@ -27,9 +27,8 @@ from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
 
 def load(
-    profile: str | Path, *, retrain: bool = False, root: Path | None = None,
-    retrain_since: float | None = None, train: bool = True,
-) -> Study:  # fmt: skip
+    profile: str | Path, *, retrain: bool = False, root: Path | None = None, train: bool = True
+) -> Study:
     """The study with one profile.
 
     Parameters
@@ -41,8 +40,6 @@ def load(
         What was recorded before now counts as missing. A notebook's parameter.
     root : Path, optional
         Folder that holds `cache`, `results` and `figures`; the project's by default.
-    retrain_since : float, optional
-        POSIX time; runs recorded before it count as missing.
     train : bool
         False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
         instead of being trained.
@@ -50,20 +47,16 @@ def load(
     Raises
     ------
     TypeError
-        For a profile or a time of another type, and where `retrain` is neither True nor False: papermill's
+        For a profile of another type, and where `retrain` is neither True nor False: papermill's
         `-p retrain false` is a text; every text is true, and would train what is recorded again.
     """
 
     if not isinstance(profile, str | Path):
         raise TypeError(f"profile is {profile!r}, expected its name as a text, such as 'cpu', or a path")
-    if not isinstance(retrain_since, float | int | None) or isinstance(retrain_since, bool):
-        raise TypeError(f"retrain_since is {retrain_since!r}, expected a POSIX time or None")
     if not isinstance(retrain, bool):
         raise TypeError(
             f"notebook parameter retrain is {retrain!r}, expected True or False (papermill: -p retrain False)"
         )
-    if retrain:
-        retrain_since = time.time()
     path = find_profile(profile)
     name, shipped = path.stem, project_root() / "notebooks" / "profiles" / path.name
     root = project_root() if root is None else root
@@ -98,7 +91,7 @@ def load(
     store = Store(
         root / "results" / name,
         {kind: function for found in functions for kind, function in found.items()},
-        retrain_since=retrain_since,
+        retrain_since=time.time() if retrain else None,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
         profile=argument,
     )

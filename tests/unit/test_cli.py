@@ -64,7 +64,7 @@ def project(tmp_path, monkeypatch):
     ]
     prepared = []
 
-    def load(profile, *, retrain_since=None, train=True):
+    def load(profile, *, train=True):
         results = tmp_path / "results" / profile
         notebooks = {"00_data": (runs[0].name,), "07_results": (runs[1].name, runs[2].name)}
         folders = {"synthia": tmp_path / "cache", "cityscapes": tmp_path / "nowhere"}
@@ -72,7 +72,7 @@ def project(tmp_path, monkeypatch):
             profile_name=profile,
             profile_argument=profile,
             runs={run.name: run for run in runs},
-            store=Store(results, KINDS, retrain_since=retrain_since, train=train),
+            store=Store(results, KINDS, train=train),
             notebooks=ToyNotebooks(notebooks),
             results=results,
             figures=tmp_path / "figures" / profile,
