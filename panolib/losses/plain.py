@@ -25,8 +25,9 @@ def instance_means(points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def pull_loss(points: Tensor, labels: Tensor, *, delta_var: float = 0.5) -> Tensor:
     """Draws pixels to the mean of their instance until they are within `delta_var` (thesis eq. 5)."""
     means, own = instance_means(points, labels)
-    hinge = (distances(points, means) - delta_var).clamp(min=0)
-    return mean((hinge**2 * own).sum(0) / own.sum(0))
+    distance = torch.linalg.vector_norm(points - own @ means, dim=1)  # of every pixel to its own mean
+    hinge = (distance - delta_var).clamp(min=0)
+    return mean(hinge**2 @ own / own.sum(0))
 
 
 def push_loss(points: Tensor, labels: Tensor, *, delta_dist: float = 2.0) -> Tensor:
@@ -98,13 +99,13 @@ def self_training_loss(
 
 def distances(points: Tensor, means: Tensor) -> Tensor:
     """Distance of every point to every mean [N, K]."""
-    return torch.linalg.vector_norm(points[:, None] - means, dim=2)
+    return torch.cdist(points, means, compute_mode="donot_use_mm_for_euclid_dist")  # exact
 
 
 def soft_masks(points: Tensor, means: Tensor, delta_var: float, kernel_threshold: float) -> Tensor:
     """exp(-distance² / 2 sigma²) [N, K], which falls to `kernel_threshold` at distance `delta_var`."""
     two_sigma_square = delta_var**2 / -math.log(kernel_threshold)
-    return torch.exp(-(points[:, None] - means).square().sum(2) / two_sigma_square)
+    return torch.exp(-(distances(points, means) ** 2) / two_sigma_square)
 
 
 def dice(mask: Tensor, other: Tensor) -> Tensor:
