@@ -192,11 +192,10 @@ def test_scores_equal_those_of_the_metric():
     things = list(CITYSCAPES.thing_ids)
     score = ThreatScore(CITYSCAPES)
     for tp, fp, fn in counts:
-        part = ThreatScore(CITYSCAPES)
-        part.tp[things], part.fp[things], part.fn[things] = tp, fp, fn
-        part.n_images[things] = tp + fn > 0
-        part.score_sum[things] = np.where(tp + fn > 0, tp / np.maximum(tp + fp + fn, 1), 0)
-        score += part
+        for total, count in ((score.tp, tp), (score.fp, fp), (score.fn, fn)):
+            total[things] += count
+        score.n_images[things] += tp + fn > 0
+        score.score_sum[things] += np.where(tp + fn > 0, tp / np.maximum(tp + fp + fn, 1), 0)
     result = score.result()
     assert found["class_mean"] == pytest.approx(result.mean_pooled)
     assert found["image_mean"] == pytest.approx(result.mean_image_mean)
