@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from panolib.config import project_root
+from panolib.config import find_profile, project_root
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.run import Run
@@ -31,7 +31,7 @@ from panolib.related.detr.training import (
     loss_terms,
     train_detr,
 )
-from panolib.study.settings import find_profile, read_profile
+from panolib.study.settings import read_profile
 
 TINY = DetrNetwork(
     block="basic", stem_channels=8, channels=(8, 8, 16), depths=(1, 1, 1), d_model=32, heads=8,
