@@ -345,12 +345,6 @@ def test_a_notebook_may_not_retrain_by_a_text(value):
         load("smoke", retrain=value)
 
 
-@pytest.mark.parametrize("since", ["false", True, [0.0]])
-def test_the_time_of_a_retraining_is_a_number(since):
-    with pytest.raises(TypeError, match=r"retrain_since is .*, expected a POSIX time or None"):
-        load("smoke", retrain_since=since)
-
-
 def test_a_profile_is_a_name_or_a_path():
     with pytest.raises(TypeError, match="profile is 5, expected its name as a text"):
         load(5)
