@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -67,7 +67,7 @@ def detr_system(
 ) -> System:
     """DETR as it is trained by `training.train_detr`, on the first `n` images; its network is changed."""
     optimizer = build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
-    batch = DetrBatches(train, label_set, range(len(train)), replace(spec, batch_size=n, colours=None))(0)
+    batch = DetrBatches(train, label_set, range(len(train)), n, spec.size, spec.mask_stride, spec.seed)(0)
     device = next(model.parameters()).device
     image = batch["image"].to(device)
     labels = [{name: values.to(device) for name, values in target.items()} for target in batch["labels"]]

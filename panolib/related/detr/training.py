@@ -64,18 +64,22 @@ class DetrBatches:
     dataset: Sequence[Sample]
     label_set: LabelSet
     indices: Sequence[int]  # the images to learn from
-    spec: DetrSpec
+    batch_size: int
+    size: tuple[int, int] | None
+    mask_stride: int
+    seed: int  # of the order
+    colours: ColourPolicy | None = None
 
     def __call__(self, iteration: int) -> dict:
-        spec, images, labels = self.spec, [], []
-        for position in range(iteration * spec.batch_size, (iteration + 1) * spec.batch_size):
-            sample = self.dataset[self.indices[epoch_position(position, len(self.indices), spec.seed)]]
-            if spec.size is not None:
-                sample = resize_sample(sample, spec.size)
+        images, labels = [], []
+        for position in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+            sample = self.dataset[self.indices[epoch_position(position, len(self.indices), self.seed)]]
+            if self.size is not None:
+                sample = resize_sample(sample, self.size)
             image = photometry.to_image(sample)
-            images.append(image if spec.colours is None else change_colours(image, spec.colours))
+            images.append(image if self.colours is None else change_colours(image, self.colours))
             target = detr_target(*panoptic_truth(sample, self.label_set))
-            labels.append(target | {"masks": coarse_masks(target["masks"], spec.mask_stride)})
+            labels.append(target | {"masks": coarse_masks(target["masks"], self.mask_stride)})
         return {"image": photometry.normalise(torch.stack(images)), "labels": labels}
 
 
@@ -134,7 +138,9 @@ def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
 
     indices = chosen_images(len(source), spec.n_images, spec.seed)
     loader = batches(
-        DetrBatches(source, label_set, indices, spec),
+        DetrBatches(
+            source, label_set, indices, spec.batch_size, spec.size, spec.mask_stride, spec.seed, spec.colours
+        ),
         seed=spec.seed,
         start=job.start,
         stop=spec.iterations,
