@@ -24,9 +24,11 @@ from panolib.related.detr.score import QueryRule, predict_queries
 from panolib.related.detr.targets import panoptic_from_queries
 from panolib.related.detr.training import DetrBatches, DetrSpec
 from panolib.scoring.evaluate import panoptic_scores
-from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
-from panolib.training.semantic import BaselineSpec, LabelledBatches, supervised_loss
+from panolib.training.crops import LabelledBatches
+from panolib.training.instance_targets import ring_margins, source_targets
+from panolib.training.semantic import supervised_loss
 from panolib.training.setup import build_optimizer
+from panolib.training.specs import BaselineSpec, InstanceBaselineSpec
 
 Panoptic = Callable[[Sample], tuple]  # sample -> (panoptic map, segments)
 
