@@ -24,7 +24,8 @@ from panolib.models.complexity import n_parameters
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.realtime.meta_pseudo_labels import MetaSpec
 from panolib.study.study import Study
-from panolib.training.setup import InstanceNetwork, SemanticNetwork, build_instance, build_semantic
+from panolib.training.setup import build_instance, build_semantic
+from panolib.training.specs import InstanceNetwork, SemanticNetwork
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps for every parameter

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from panolib.config import Count, Counts, Natural, Seed, Size, spec
 from panolib.data.render import city
-from panolib.training.setup import SemanticNetwork
+from panolib.training.specs import SemanticNetwork
 
 
 @spec

@@ -12,8 +12,12 @@ from panolib.config import load_yaml, project_root
 from panolib.lab import packages
 from panolib.study.grid import INHERITED
 from panolib.study.study import Study, is_available
-from panolib.training.instance import InstanceBaselineSpec, InstanceSelfTrainingSpec
-from panolib.training.semantic import BaselineSpec, SelfTrainingSpec
+from panolib.training.specs import (
+    BaselineSpec,
+    InstanceBaselineSpec,
+    InstanceSelfTrainingSpec,
+    SelfTrainingSpec,
+)
 
 SPECS = {
     "semantic_baseline": BaselineSpec, "self_training": SelfTrainingSpec,

@@ -26,12 +26,8 @@ from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import predicted_masks
-from panolib.training.instance import (
-    InstanceSelfTrainingSpec,
-    clustering_options,
-    learned_ids,
-    source_targets,
-)
+from panolib.training.instance_targets import clustering_options, learned_ids, source_targets
+from panolib.training.specs import InstanceSelfTrainingSpec
 
 N_PICTURES = 1
 

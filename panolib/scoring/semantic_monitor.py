@@ -17,9 +17,9 @@ from panolib.data.samples import Sample
 from panolib.inference.predict import predict_semantic
 from panolib.labels import LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
-from panolib.training.job import Job
+from panolib.training.loop import Job
 from panolib.training.pseudo_labels import pseudo_label_quality
-from panolib.training.setup import Monitor
+from panolib.training.specs import Monitor
 
 N_PICTURES = 2  # images whose labels are kept as pictures
 

@@ -31,7 +31,7 @@ from panolib.study.grid import Grid
 from panolib.study.kinds import ThreatSpec
 from panolib.study.settings import ClusteringCostSpec, Experiments
 from panolib.study.study import RUNGS
-from panolib.training.setup import SemanticNetwork
+from panolib.training.specs import SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
 

@@ -28,7 +28,8 @@ from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
 from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance, parent_semantic
-from panolib.training.setup import SemanticNetwork, build_semantic, launch
+from panolib.training.setup import build_semantic, launch
+from panolib.training.specs import SemanticNetwork
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name
 

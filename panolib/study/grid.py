@@ -10,8 +10,14 @@ from panolib.lab.run import Run
 from panolib.models.weights import weights_fingerprint
 from panolib.study.kinds import GapSpec, PanopticSpec
 from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, Tag, run_name
-from panolib.training.instance import InstanceBaselineSpec, InstanceBatchNormSpec, InstanceSelfTrainingSpec
-from panolib.training.semantic import BaselineSpec, SelfTrainingSpec, SemanticBatchNormSpec
+from panolib.training.specs import (
+    BaselineSpec,
+    InstanceBaselineSpec,
+    InstanceBatchNormSpec,
+    InstanceSelfTrainingSpec,
+    SelfTrainingSpec,
+    SemanticBatchNormSpec,
+)
 
 # what a rung takes from the baseline of its branch unless its own section says otherwise
 INHERITED = ("network", "augmentation", "weights", "margins", "min_area", "renormalise")

@@ -27,7 +27,11 @@ from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training import instance, semantic
-from panolib.training.setup import Compute, build_instance, build_semantic, launch
+from panolib.training.batch_norm import adapt_batch_norm
+from panolib.training.instance_targets import learned_ids
+from panolib.training.loop import unwatched
+from panolib.training.setup import build_instance, build_semantic, launch
+from panolib.training.specs import Compute
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -118,7 +122,7 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
     model = parent_semantic(job, "start")
-    model = semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run))
     return semantic_metrics(sources, run, finish(job, model))
 
 
@@ -155,7 +159,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
         bandwidths=spec.bandwidths,
         merge_distances=spec.merge_distances,
         min_size=spec.min_area,
-        thing_ids=instance.learned_ids(spec, label_set),
+        thing_ids=learned_ids(spec, label_set),
         label=f"{run.name}: clustering",
     )
 
@@ -164,7 +168,7 @@ def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
     model = build_instance(run.spec.network, pretrained=False)
     model.load_state_dict(job.parent("start")["model"])
-    finish(job, semantic.adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
+    finish(job, adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
     return {}
 
 
@@ -179,10 +183,10 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
             corrected(mask, target[i].semantic, spec.truth_share, seed=i)
             for i, mask in enumerate(masks)
         ]
-    monitor = None
+    watch = unwatched
     if spec.monitor is not None:
-        datasets = {name: open_data(sources, run, name) for name in spec.monitor.data}
-        monitor = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
+        datasets = _monitored(sources, run)
+        watch = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
     student = instance.instance_self_train(
         spec,
         job,
@@ -192,7 +196,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         masks,
         label_set,
         clustering_of(job),
-        monitor,
+        watch,
     )
     finish(job, student)
     return {}
@@ -315,8 +319,6 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     target = open_data(sources, run, spec.target)
     if spec.painted == "true":
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
-    if spec.painted != "predicted":
-        raise ValueError(f"{run.name}: painted is {spec.painted!r}; expected 'true', 'predicted' or None")
     fabric = launch(spec.compute)
     instances = evaluate.predicted_instances(
         fabric.to_device(parent_semantic(job, "semantic")),

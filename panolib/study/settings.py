@@ -27,7 +27,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
-from panolib.training.setup import Compute
+from panolib.training.specs import Compute
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]

@@ -1,12 +1,10 @@
-"""Semantic pseudo labels of SAC: class prior, fusion of views, adaptive thresholds, rare-class sampling.
+"""Semantic pseudo labels of SAC: class prior, fusion of views, adaptive thresholds.
 
-Pure functions on tensors; nothing here waits for the device, except `draw_rare_class`.
+Pure functions on tensors; nothing here waits for the device.
 Source: Araslanov & Roth 2021, arXiv:2105.00097; thesis ch. 7 algorithm 1 and eq. 2.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -113,7 +111,8 @@ def fuse_views(
 
 
 def adaptive_thresholds(
-    fused: Tensor,
+    confidence: Tensor,
+    classes: Tensor,
     prior: Tensor,
     *,
     threshold_scale: float = 0.75,
@@ -127,8 +126,10 @@ def adaptive_thresholds(
 
     Parameters
     ----------
-    fused : float Tensor [N, C, h, w]
-        Fused probabilities; 0 where not valid.
+    confidence : float Tensor [N, h, w]
+        Largest fused probability of a pixel; 0 where not valid.
+    classes : int64 Tensor [N, h, w]
+        Whose it is.
     prior : float Tensor [C]
         Moving class prior chi.
     threshold_scale, prior_scale, minimum : float
@@ -142,19 +143,18 @@ def adaptive_thresholds(
     ----------
     Thesis ch. 7 algorithm 1; Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    confidence, classes = fused.max(1)
-    return _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum)
+    n, height, _ = classes.shape
+    # first along rows: on a GPU all pixels of a crop would queue for the same C numbers
+    best = confidence.new_zeros(n, height, len(prior)).scatter_reduce(2, classes, confidence, "amax").amax(1)
+    discount = -torch.expm1(-prior / prior_scale)
+    if prior_scale == 0:  # no discount but of a class that was never seen
+        discount = (prior > 0).to(prior)
+    return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
 
 
 @record_function("pseudo-labels")
 def semantic_pseudo_labels(
-    fused: Tensor,
-    valid: Tensor,
-    prior: Tensor,
-    *,
-    threshold_scale: float = 0.75,
-    prior_scale: float = 1e-3,
-    minimum: float = 0.2,
+    fused: Tensor, valid: Tensor, prior: Tensor, **options: float
 ) -> tuple[Tensor, Tensor]:
     """Class and confidence of the pixels that pass their adaptive threshold.
 
@@ -163,7 +163,7 @@ def semantic_pseudo_labels(
     fused : float Tensor [N, C, h, w]
     valid : bool Tensor [N, h, w]
     prior : float Tensor [C]
-    threshold_scale, prior_scale, minimum : float
+    **options
         As in `adaptive_thresholds`; `minimum` not negative.
 
     Returns
@@ -179,69 +179,9 @@ def semantic_pseudo_labels(
     """
     confidence, classes = fused.max(1)
     confidence = confidence * valid
-    thresholds = _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum)
+    thresholds = adaptive_thresholds(confidence, classes, prior, **options)
     threshold = thresholds.gather(1, classes.flatten(1)).view_as(confidence)
     return torch.where(confidence > threshold, classes, VOID), confidence                  # never where 0
-
-
-def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable[int] = ()) -> Tensor:
-    """Probability of drawing each image for each class.
-
-    w[c, i] = (1 - alpha) * r[i, c] + alpha / n_images, with r scaled to sum to 1 over the images.
-
-    Parameters
-    ----------
-    ratios : Tensor [n_images, C]
-        Predicted share, or number, of pixels of each class in each image; not negative.
-    alpha : float
-        Share of uniform sampling.
-    missing : iterable of int
-        Classes without source labels, whose predictions mean nothing; drawn uniformly, like every class that
-        is never predicted.
-
-    Returns
-    -------
-    float64 Tensor [C, n_images]
-        Rows sum to 1.
-
-    Raises
-    ------
-    ValueError
-        Without an image, for ratios that are negative or not finite, an `alpha` outside of [0, 1], or a
-        missing class that is none.
-
-    References
-    ----------
-    Araslanov & Roth 2021, arXiv:2105.00097 (importance sampling).
-    """
-    share = ratios.double().T.clone()                                                       # [C, n_images]
-    n_classes, n_images = share.shape
-    if n_images == 0 or not torch.isfinite(share).all() or (share < 0).any():
-        raise ValueError(f"ratios of {n_images} images, expected at least one, all finite and not negative")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, expected a share of uniform sampling, 0 to 1")
-    missing = [int(class_id) for class_id in missing]
-    if any(not 0 <= class_id < n_classes for class_id in missing):
-        raise ValueError(f"missing classes are {missing}, expected 0 .. {n_classes - 1}")
-    share[missing] = 0
-    total = share.sum(1, keepdim=True)
-    share = torch.where(total > 0, share / torch.where(total > 0, total, 1), 1 / n_images)
-    return (1 - alpha) * share + alpha / n_images
-
-
-def draw_rare_class(weights: Tensor, index: int, generator: torch.Generator | None = None) -> int:
-    """Number of an image, drawn for the class whose turn it is.
-
-    Parameters
-    ----------
-    weights : Tensor [C, n_images]
-        From `rare_class_weights`.
-    index : int
-        Running number of the sample; the class is `index` modulo C.
-    generator : torch.Generator, optional
-        torch's global generator by default.
-    """
-    return int(torch.multinomial(weights[index % len(weights)], 1, generator=generator))
 
 
 def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
@@ -273,17 +213,6 @@ def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, 
     labelled = known & (pseudo_labels != VOID)
     correct = labelled & (pseudo_labels == truth)
     return labelled.sum() / known.sum(), correct.sum() / labelled.sum()
-
-
-def _thresholds(confidence, classes, prior, threshold_scale, prior_scale, minimum) -> Tensor:
-    """`adaptive_thresholds` for the confidence and class [N, h, w] of each pixel."""
-    n, height, _ = classes.shape
-    # first along rows: on a GPU all pixels of a crop would queue for the same C numbers
-    best = confidence.new_zeros(n, height, len(prior)).scatter_reduce(2, classes, confidence, "amax").amax(1)
-    discount = -torch.expm1(-prior / prior_scale)
-    if prior_scale == 0:  # no discount but of a class that was never seen
-        discount = (prior > 0).to(prior)
-    return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
 
 
 def _divide_by_mass(total: Tensor, kept: Tensor | bool = True) -> Tensor:

@@ -1,9 +1,8 @@
-"""The momentum network (teacher), and the schedule that shrinks the embedding margins."""
+"""The momentum network (teacher)."""
 
 from __future__ import annotations
 
 import copy
-import math
 from itertools import chain
 
 import torch
@@ -45,53 +44,9 @@ def update_teacher(teacher: nn.Module, student: nn.Module, *, decay: float) -> N
     pairs = _paired_tensors(teacher, student)
     moving = [(old, new) for old, new in pairs if old.is_floating_point()]
     torch._foreach_lerp_([old for old, _ in moving], [new for _, new in moving], 1.0 - decay)
-    _copy_all([(old, new) for old, new in pairs if not old.is_floating_point()])
-
-
-@torch.no_grad()
-def hard_copy(teacher: nn.Module, student: nn.Module) -> None:
-    """Copy every parameter and buffer of `student` into `teacher`, in place (the thesis's "frozen" variant).
-
-    Raises
-    ------
-    ValueError
-        If the networks differ; the message names the first tensor that does.
-    """
-    _copy_all(_paired_tensors(teacher, student))
-
-
-def epsilon(iteration: int, epsilon_0: float = 0.5, tau: float = 5000.0) -> float:
-    """Width added to both margins and to the clustering bandwidth, against early over-splitting.
-
-    delta_var + epsilon(t), delta_dist + epsilon(t), with epsilon(t) = epsilon_0 * exp(-t / tau).
-
-    Parameters
-    ----------
-    iteration : int
-        Iterations done, >= 0.
-    epsilon_0 : float
-        Value at the start, embedding units; 0 gives the thesis's variant "zero".
-    tau : float
-        Decay time in iterations, > 0. Not looked at when `epsilon_0` is 0.
-
-    References
-    ----------
-    Thesis section 8.2; the formula is lost there, this one is a proposal of ours.
-    """
-    if epsilon_0 == 0 and iteration >= 0:
-        return 0.0
-    if iteration < 0 or epsilon_0 < 0 or tau <= 0:
-        raise ValueError(
-            f"iteration={iteration}, epsilon_0={epsilon_0}, tau={tau}: "
-            "expected iteration >= 0, epsilon_0 >= 0, tau > 0"
-        )
-    return epsilon_0 * math.exp(-iteration / tau)
-
-
-def _copy_all(pairs: list[tuple[Tensor, Tensor]]) -> None:
-    """Copy the second tensor of each pair into the first."""
-    if pairs:
-        torch._foreach_copy_([old for old, _ in pairs], [new for _, new in pairs])
+    for old, new in pairs:
+        if not old.is_floating_point():
+            old.copy_(new)
 
 
 def _paired_tensors(teacher: nn.Module, student: nn.Module) -> list[tuple[Tensor, Tensor]]:

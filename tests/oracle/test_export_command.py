@@ -39,7 +39,8 @@ from panolib.load import load
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.study import kinds, study
 from panolib.study.export import ImagePrediction, write_predictions
-from panolib.training.setup import InstanceNetwork, build_instance, build_semantic
+from panolib.training.setup import build_instance, build_semantic
+from panolib.training.specs import InstanceNetwork
 
 RUN = "city-panoptic-source_only-s0"
 N_IMAGES = 4

@@ -32,8 +32,8 @@ from panolib.related.realtime.meta_pseudo_labels import (
     rt_feedback,
     uda_loss,
 )
-from panolib.training.semantic import Augmentation
-from panolib.training.setup import Compute, Optimiser, SemanticNetwork, build_semantic
+from panolib.training.setup import build_semantic
+from panolib.training.specs import Augmentation, Compute, Optimiser, SemanticNetwork
 
 NETWORK = SemanticNetwork("bisenet", 10, 4, 16, False, (), None)
 SHARED = {

@@ -9,7 +9,7 @@ from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.report.rows import tagged
 from panolib.study.settings import ClusteringCostSpec
-from panolib.training.setup import Compute
+from panolib.training.specs import Compute
 
 
 @pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu"])

@@ -14,8 +14,9 @@ from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement, enlarge, placement_of, upsample_to
 from panolib.models.unet import EmbeddingUNet
 from panolib.training import semantic
-from panolib.training.instance import to_embedding_grid
-from panolib.training.setup import SemanticNetwork, build_semantic
+from panolib.training.instance_targets import to_embedding_grid
+from panolib.training.setup import build_semantic
+from panolib.training.specs import SemanticNetwork
 
 LATER = "later: the recorded networks take cells for the middle of their pixels"
 SIZES = [(64, 96), (65, 97), (75, 110)]

@@ -24,7 +24,7 @@ from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring import instance_monitor
 from panolib.scoring.evaluate import threat_scores
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed
-from panolib.training.instance import clustering_options, learned_ids, source_targets
+from panolib.training.instance_targets import clustering_options, learned_ids, source_targets
 
 PROFILES = project_root() / "notebooks" / "profiles"
 ITERATIONS = 3

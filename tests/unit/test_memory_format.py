@@ -19,14 +19,8 @@ from panolib.config import profile_names, project_root
 from panolib.load import load
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.realtime.adversarial import AdversarySpec
-from panolib.training.setup import (
-    Compute,
-    InstanceNetwork,
-    SemanticNetwork,
-    lay_out,
-    memory_format,
-    overruns_channels_last,
-)
+from panolib.training.setup import lay_out, memory_format, overruns_channels_last
+from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
 
 PROFILES = profile_names()
 NETWORKS = (SemanticNetwork, InstanceNetwork, DetrNetwork, AdversarySpec)

@@ -10,7 +10,7 @@ from torch import nn
 from panolib.data.samples import Sample
 from panolib.labels import CITYSCAPES, VOID
 from panolib.scoring.semantic_monitor import SemanticMonitor
-from panolib.training.setup import Monitor
+from panolib.training.specs import Monitor
 
 MONITOR = Monitor(interval=2, n_images=3, data=("city/train", "city/val"))
 H, W = 8, 16

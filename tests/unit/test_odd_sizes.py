@@ -24,31 +24,23 @@ from panolib.scoring.evaluate import score_panoptic
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
 from panolib.training import semantic
-from panolib.training.instance import (
-    InstanceBaselineSpec,
-    InstanceSelfTrainingSpec,
-    Margins,
-    instance_self_train,
-    to_embedding_grid,
-    train_instance_baseline,
-)
-from panolib.training.pseudo_labels import rare_class_weights
-from panolib.training.semantic import (
+from panolib.training.crops import rare_class_weights
+from panolib.training.instance import instance_self_train, train_instance_baseline
+from panolib.training.instance_targets import to_embedding_grid
+from panolib.training.semantic import self_train, train_baseline, whole_image_labels
+from panolib.training.setup import build_instance, build_semantic
+from panolib.training.specs import (
     Augmentation,
     BaselineSpec,
-    SelfTrainingSpec,
-    self_train,
-    train_baseline,
-    whole_image_labels,
-)
-from panolib.training.setup import (
     Compute,
+    InstanceBaselineSpec,
     InstanceNetwork,
+    InstanceSelfTrainingSpec,
+    Margins,
     Monitor,
     Optimiser,
+    SelfTrainingSpec,
     SemanticNetwork,
-    build_instance,
-    build_semantic,
 )
 
 ROAD, CAR, PERSON = CITYSCAPES.ids_of(["road", "car", "person"])

@@ -23,8 +23,9 @@ from panolib.models.geometry import Placement
 from panolib.models.weights import WeightsError
 from panolib.study import study
 from panolib.study.grid import Grid
-from panolib.training import instance, semantic
-from panolib.training.setup import Optimiser, build_optimizer
+from panolib.training import batch_norm, crops, instance, semantic, specs
+from panolib.training.setup import build_optimizer
+from panolib.training.specs import Optimiser
 
 PROFILES = project_root() / "notebooks" / "profiles"
 IMAGENET_MEAN, IMAGENET_STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -106,7 +107,7 @@ def test_instances_have_one_scale_in_every_stage(profile, full_width, scale):
         assert crop.scale_of == "window" and crop.width == 2 * crop.height
         low, high = (crop.width / share / full_width for share in crop.scale)
         assert math.sqrt(low * high) == pytest.approx(scale, rel=1e-3)
-    target = instance.clean_view(training.augmentation)
+    target = crops.clean_view(training.augmentation)
     assert target.scale == (1.0, 1.0) and target.width / full_width == scale
     for found in (baseline, training):  # what scores and chooses the clustering
         image = torch.zeros(1, 3, full_width // 2, full_width)
@@ -130,10 +131,10 @@ class Grey(ImageSet):
         return Sample(image, pixels * 0, None, None, self.ids[index])
 
 
-STATISTICS = semantic.Renormalisation(
-    target=semantic.ChannelStatistics((0.300, 0.344, 0.297), (0.175, 0.180, 0.177)),
-    synthia=semantic.ChannelStatistics((0.315, 0.278, 0.248), (0.225, 0.214, 0.210)),
-    gta5=semantic.ChannelStatistics((0.481, 0.479, 0.465), (0.243, 0.239, 0.237)),
+STATISTICS = specs.Renormalisation(
+    target=specs.ChannelStatistics((0.300, 0.344, 0.297), (0.175, 0.180, 0.177)),
+    synthia=specs.ChannelStatistics((0.315, 0.278, 0.248), (0.225, 0.214, 0.210)),
+    gta5=specs.ChannelStatistics((0.481, 0.479, 0.465), (0.243, 0.239, 0.237)),
 )
 
 
@@ -141,9 +142,9 @@ STATISTICS = semantic.Renormalisation(
 def test_renormalised_crops_are_those_of_sac(name):
     """The reference normalises with another mean and deviation; padding is 0 in both."""
     dataset = Concatenation([Grey(name, 60)])
-    crop = semantic.Augmentation(40, 40, (1.0, 1.0), "image", 0.0, 0.0, 0.0, None)
-    image = semantic.LabelledBatches(dataset, 2, crop, renormalise=STATISTICS)(0)["image"]
-    unlabelled = semantic.UnlabelledBatches(dataset, 2, crop, renormalise=STATISTICS)(0)["image"]
+    crop = specs.Augmentation(40, 40, (1.0, 1.0), "image", 0.0, 0.0, 0.0, None)
+    image = crops.LabelledBatches(dataset, 2, crop, renormalise=STATISTICS)(0)["image"]
+    unlabelled = crops.UnlabelledBatches(dataset, 2, crop, renormalise=STATISTICS)(0)["image"]
     mean, std = IMAGENET_MEAN, IMAGENET_STD
     if name != "cityscapes":
         source, target = getattr(STATISTICS, name), STATISTICS.target
@@ -161,8 +162,8 @@ def test_renormalised_crops_are_those_of_sac(name):
 
 
 def test_without_statistics_nothing_is_recoloured():
-    crop = semantic.Augmentation(24, 32, (1.0, 1.0), "image", 0.0, 0.0, 0.0, None)
-    found = semantic.LabelledBatches([Grey("synthia", 60)[0]], 1, crop)(0)["image"]
+    crop = specs.Augmentation(24, 32, (1.0, 1.0), "image", 0.0, 0.0, 0.0, None)
+    found = crops.LabelledBatches([Grey("synthia", 60)[0]], 1, crop)(0)["image"]
     torch.testing.assert_close(found[0, :, 0, 0], (60 / 255 - IMAGENET_MEAN) / IMAGENET_STD)
 
 
@@ -261,7 +262,7 @@ def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper
     All stages re-normalise the source and upsample on receptive fields, also on the smaller canvas of fusion.
     """
     asked, recoloured, upsampled = [], set(), set()
-    original = semantic._recolour, semantic.upsample_to
+    original = crops._recolour, semantic.upsample_to
 
     def recolour(renormalise, dataset, index):
         found = original[0](renormalise, dataset, index)
@@ -279,7 +280,7 @@ def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper
     def get(branch, rung):
         return thin_paper.get(study.run_name("city", branch, rung, 0))
 
-    monkeypatch.setattr(semantic, "_recolour", recolour)
+    monkeypatch.setattr(crops, "_recolour", recolour)
     monkeypatch.setattr(semantic, "upsample_to", upsample_to)
     monkeypatch.setattr(encoder, "find_weights", weights)
     get("semantic", "source_only")
@@ -405,5 +406,5 @@ def test_the_target_batch_of_abn_has_its_own_size(thin_paper):
 
     city = thin_paper.sources["city"]
     source, target = city.open("synthia/train"), city.open("cityscapes/train:unlabelled")
-    semantic.adapt_batch_norm(spec(thin_paper, "semantic", "abn"), Statistics(), source, target)
+    batch_norm.adapt_batch_norm(spec(thin_paper, "semantic", "abn"), Statistics(), source, target)
     assert found == [(3, 3, 48, 96), (2, 3, 48, 96)] * 2

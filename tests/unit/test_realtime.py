@@ -16,7 +16,7 @@ from panolib.load import load
 from panolib.models.bisenet import BiSeNet
 from panolib.models.encoder import ResNetEncoder
 from panolib.related.realtime import labelling, runs, speed
-from panolib.training.setup import Compute, SemanticNetwork
+from panolib.training.specs import Compute, SemanticNetwork
 
 NOTEBOOK = "09_realtime_adaptation"
 

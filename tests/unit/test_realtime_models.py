@@ -14,7 +14,8 @@ from panolib.models.geometry import upsample_to
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.report.published import published
 from panolib.training import semantic
-from panolib.training.setup import SemanticNetwork, build_semantic
+from panolib.training.setup import build_semantic
+from panolib.training.specs import SemanticNetwork
 
 SIZE = (1, 19, 512, 1024)  # of the published complexity tables
 

@@ -21,7 +21,7 @@ from panolib.losses import embedding, semantic
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.threat_score import ThreatScore
 from panolib.related.realtime import layered_pseudo_labels
-from panolib.training import pseudo_labels
+from panolib.training import crops, pseudo_labels
 
 CAR = CITYSCAPES.ids_of(["car"])[0]
 EMBEDDINGS = torch.randn(3, 6, 7, generator=torch.Generator().manual_seed(0))
@@ -98,8 +98,8 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (lambda: predict.predict_semantic(nn.Identity(), torch.zeros(1, 256, 2, 2), (2, 2)), "256 classes"),
         (lambda: resize_labels(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),
         (lambda: instances.predict_instances(EMBEDDINGS, np.zeros((0, 5), "u1"), CITYSCAPES), "are 0 x 5"),
-        (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
-        (lambda: pseudo_labels.rare_class_weights(torch.ones(2, 3), alpha=math.nan), "alpha is nan"),
+        (lambda: crops.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
+        (lambda: crops.rare_class_weights(torch.ones(2, 3), alpha=math.nan), "alpha is nan"),
         (lambda: pseudo_labels.update_class_prior(torch.ones(2), torch.ones(0, 2, 3, 3)), "one pixel"),
         (
             lambda: pseudo_labels.pseudo_label_quality(LABELS, LABELS[0]),
@@ -136,7 +136,7 @@ def test_a_discount_that_is_switched_off_leaves_the_thresholds():
     """Also of a class that was never seen, where 0 / 0 would be a threshold that nothing exceeds."""
     fused = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1)
     prior = torch.tensor([0.1, 0.0])
-    thresholds = pseudo_labels.adaptive_thresholds(fused, prior, prior_scale=0.0)
+    thresholds = pseudo_labels.adaptive_thresholds(*fused.max(1), prior, prior_scale=0.0)
     torch.testing.assert_close(thresholds, torch.tensor([[0.75 * 0.7, 0.2]]))
 
 

@@ -22,7 +22,7 @@ from panolib.data.readers.camvid import CamVidSources
 from panolib.lab.run import MissingRun
 from panolib.load import load
 from panolib.study import study
-from panolib.training.semantic import LabelledBatches
+from panolib.training.crops import LabelledBatches
 
 PROFILES = project_root(Path(__file__).parent) / "notebooks" / "profiles"
 ITERATIONS = 3

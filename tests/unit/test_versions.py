@@ -30,7 +30,7 @@ from panolib.load import load
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.study import kinds
-from panolib.training import semantic
+from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.setup import build_semantic
 
 STORED = Path(__file__).with_name("stored_results.json")
@@ -150,7 +150,7 @@ def test_batch_norm_adaptation_draws_nothing(trained):
         model.load_state_dict(store.final_state(start)["model"])
         assert any(isinstance(layer, torch.nn.Dropout) for layer in model.modules())
         torch.manual_seed(seed)
-        states.append(semantic.adapt_batch_norm(run.spec, model, *data).state_dict())
+        states.append(adapt_batch_norm(run.spec, model, *data).state_dict())
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
 
 

@@ -16,15 +16,8 @@ from torch import nn
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.realtime.adversarial import AdversarySpec
 from panolib.related.realtime.discriminator import Discriminator
-from panolib.training.setup import (
-    Compute,
-    InstanceNetwork,
-    SemanticNetwork,
-    build_instance,
-    build_semantic,
-    lay_out,
-    overruns_channels_last,
-)
+from panolib.training.setup import build_instance, build_semantic, lay_out, overruns_channels_last
+from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
 
 N_CLASSES = 5
 COMPUTE = Compute("cpu", "32-true", 0, channels_last=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,9 +24,11 @@ from panolib.related.detr.score import QueryRule, predict_queries
 from panolib.related.detr.targets import panoptic_from_queries
 from panolib.related.detr.training import DetrBatches, DetrSpec
 from panolib.scoring.evaluate import panoptic_scores
-from panolib.training.instance import InstanceBaselineSpec, ring_margins, source_targets
-from panolib.training.semantic import BaselineSpec, LabelledBatches, supervised_loss
+from panolib.training.crops import LabelledBatches
+from panolib.training.instance_targets import ring_margins, source_targets
+from panolib.training.semantic import supervised_loss
 from panolib.training.setup import build_optimizer
+from panolib.training.specs import BaselineSpec, InstanceBaselineSpec
 
 Panoptic = Callable[[Sample], tuple]  # sample -> (panoptic map, segments)
 
@@ -67,7 +69,7 @@ def detr_system(
 ) -> System:
     """DETR as it is trained by `training.train_detr`, on the first `n` images; its network is changed."""
     optimizer = build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
-    batch = DetrBatches(train, label_set, range(len(train)), replace(spec, batch_size=n, colours=None))(0)
+    batch = DetrBatches(train, label_set, range(len(train)), n, spec.size, spec.mask_stride, spec.seed)(0)
     device = next(model.parameters()).device
     image = batch["image"].to(device)
     labels = [{name: values.to(device) for name, values in target.items()} for target in batch["labels"]]

@@ -28,7 +28,8 @@ from panolib.study.kinds import (
     parent_semantic,
     parent_spec,
 )
-from panolib.training.setup import Compute, launch
+from panolib.training.setup import launch
+from panolib.training.specs import Compute
 
 DETR, OURS = "DETR", "embeddings"  # the two systems that are compared
 

@@ -27,7 +27,7 @@ from panolib.related.detr.network import DetrNetwork
 from panolib.related.detr.score import QueryRule
 from panolib.related.detr.training import DetrSpec
 from panolib.study.grid import Grid
-from panolib.training.setup import Optimiser
+from panolib.training.specs import Optimiser
 
 PLAIN, COLOUR, HALF = "plain", "colour", "colour-half"
 

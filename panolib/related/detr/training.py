@@ -14,22 +14,16 @@ from torch.nn import functional as F
 
 from panolib.config import Count, Positive, Seed, Size, spec
 from panolib.data import photometry
-from panolib.data.loading import batches, iteration_seed
+from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import panoptic_truth
-from panolib.lab.job import Job
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.related.detr.colour_policy import ColourPolicy, change_colours
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.detr.targets import detr_target
-from panolib.training.setup import (
-    Compute,
-    Optimiser,
-    build_optimizer,
-    launch,
-    lay_out,
-    set_learning_rate,
-)
+from panolib.training.loop import Job, begin, iterate, restore
+from panolib.training.setup import build_optimizer, lay_out
+from panolib.training.specs import Compute, Optimiser
 
 # terms of the loss by the library's names, with the weights of the reference; earlier layers have "_0", "_1"
 WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
@@ -64,18 +58,22 @@ class DetrBatches:
     dataset: Sequence[Sample]
     label_set: LabelSet
     indices: Sequence[int]  # the images to learn from
-    spec: DetrSpec
+    batch_size: int
+    size: tuple[int, int] | None
+    mask_stride: int
+    seed: int  # of the order
+    colours: ColourPolicy | None = None
 
     def __call__(self, iteration: int) -> dict:
-        spec, images, labels = self.spec, [], []
-        for position in range(iteration * spec.batch_size, (iteration + 1) * spec.batch_size):
-            sample = self.dataset[self.indices[epoch_position(position, len(self.indices), spec.seed)]]
-            if spec.size is not None:
-                sample = resize_sample(sample, spec.size)
+        images, labels = [], []
+        for position in range(iteration * self.batch_size, (iteration + 1) * self.batch_size):
+            sample = self.dataset[self.indices[epoch_position(position, len(self.indices), self.seed)]]
+            if self.size is not None:
+                sample = resize_sample(sample, self.size)
             image = photometry.to_image(sample)
-            images.append(image if spec.colours is None else change_colours(image, spec.colours))
+            images.append(image if self.colours is None else change_colours(image, self.colours))
             target = detr_target(*panoptic_truth(sample, self.label_set))
-            labels.append(target | {"masks": coarse_masks(target["masks"], spec.mask_stride)})
+            labels.append(target | {"masks": coarse_masks(target["masks"], self.mask_stride)})
         return {"image": photometry.normalise(torch.stack(images)), "labels": labels}
 
 
@@ -121,37 +119,23 @@ def loss_terms(loss_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
     """Train from scratch with the library's matcher and loss; returns the network."""
-    fabric, label_set = launch(spec.compute), LABEL_SETS[spec.label_set]
-    torch.manual_seed(spec.seed)
+    label_set = LABEL_SETS[spec.label_set]
+    fabric, state = begin(spec, job)
     model = lay_out(build_detr(spec.network, label_set.n_classes), spec.compute)
-    model, optimizer = fabric.setup(
-        model, build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
-    )
-
-    if (state := job.resume()) is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-
+    optimizer = build_optimizer(spec.optimiser, model, encoder="detr.model.backbone.")
+    model, optimizer = fabric.setup(model, optimizer)
+    parts = {"model": model, "optimizer": optimizer}
+    restore(parts, state)
     indices = chosen_images(len(source), spec.n_images, spec.seed)
-    loader = batches(
-        DetrBatches(source, label_set, indices, spec),
-        seed=spec.seed,
-        start=job.start,
-        stop=spec.iterations,
-        workers=spec.compute.loader_workers,
+    stream = DetrBatches(
+        source, label_set, indices, spec.batch_size, spec.size, spec.mask_stride, spec.seed, spec.colours
     )
+
     model.train()
-    for iteration, batch in zip(job.progress(job.start, spec.iterations), fabric.setup_dataloaders(loader)):
-        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))  # dropout
-        set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
+    for iteration, batch in iterate(spec, job, fabric, parts, stream):
         outputs = model(pixel_values=batch["image"], labels=batch["labels"])
-        optimizer.zero_grad(set_to_none=True)
         fabric.backward(outputs.loss)
         nn.utils.clip_grad_norm_(model.parameters(), spec.clip)
         optimizer.step()
-
         job.log(iteration, loss=outputs.loss, **loss_terms(outputs.loss_dict))
-        job.checkpoint(
-            lambda: {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, iteration + 1
-        )
     return model

@@ -15,32 +15,16 @@ from torch import Tensor, nn
 
 from panolib.config import Count, NonNegative, Positive, Seed, Share, spec
 from panolib.data import photometry
-from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
-from panolib.lab.job import Job
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.related.realtime.layered_pseudo_labels import RULES
-from panolib.training.semantic import (
-    Augmentation,
-    LabelledBatches,
-    UnlabelledBatches,
-    clean_view,
-    head_logits,
-    supervised_loss,
-)
-from panolib.training.setup import (
-    Compute,
-    Optimiser,
-    SemanticNetwork,
-    batch_norm_momentum,
-    build_optimizer,
-    build_semantic,
-    launch,
-    lay_out,
-    set_learning_rate,
-    stream_loaders,
-)
+from panolib.training.batch_norm import source_statistics
+from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
+from panolib.training.loop import Job, begin, iterate, restore
+from panolib.training.semantic import head_logits, supervised_loss
+from panolib.training.setup import build_optimizer, build_semantic, lay_out
+from panolib.training.specs import Augmentation, Compute, Optimiser, SemanticNetwork
 
 BETAS = (0.9, 0.99)  # of the discriminator's Adam
 
@@ -136,39 +120,26 @@ def adversarial_train(
     pseudo_labels : sequence of uint8 [H, W], optional
         One for every target image, `VOID` where there is none.
     """
-    fabric = launch(spec.compute)
-    torch.manual_seed(spec.seed)
+    fabric, state = begin(spec, job)
     model = lay_out(build_semantic(spec.network, n_classes, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
-    placement = placement_of(model)
+    placement, size = placement_of(model), (spec.augmentation.height, spec.augmentation.width)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
     adversary = spec.adversary
     discriminator, judge_optimizer = build_adversary(fabric, adversary, n_classes)
-    if (state := job.resume()) is not None:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        discriminator.load_state_dict(state["discriminator"])
-        judge_optimizer.load_state_dict(state["judge_optimizer"])
-
-    size = (spec.augmentation.height, spec.augmentation.width)
+    parts = {"model": model, "optimizer": optimizer}
+    parts |= {"discriminator": discriminator, "judge_optimizer": judge_optimizer}
+    restore(parts, state)
     maps = None if pseudo_labels is None else [{"semantic": labels} for labels in pseudo_labels]
     streams = (
         LabelledBatches(source, spec.batch_size, spec.augmentation),
-        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), None, maps),
+        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), maps=maps),
     )
-    loaders = stream_loaders(
-        fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
-    )
-    source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
-    model.train()
-    for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
-        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
-        for either in (optimizer, judge_optimizer):
-            set_learning_rate(either, spec.optimiser, iteration, spec.iterations)
-            either.zero_grad(set_to_none=True)
 
+    model.train()
+    for iteration, source_batch, target_batch in iterate(spec, job, fabric, parts, *streams):
         discriminator.requires_grad_(False)
-        with batch_norm_momentum(model, source_momentum):
+        with source_statistics(model, spec.batch_norm):
             outputs = head_logits(model, source_batch["image"])
         source_loss = supervised_loss(outputs, source_batch["semantic"], placement)
         fabric.backward(source_loss)
@@ -179,8 +150,7 @@ def adversarial_train(
         fooling = fooling_loss(discriminator, target_seen, adversary.source_label)
         target_loss = adversary.weight * fooling
         if maps is not None:
-            labels = target_batch["semantic"].long()
-            target_loss = target_loss + supervised_loss(outputs, labels, placement)
+            target_loss = target_loss + supervised_loss(outputs, target_batch["semantic"], placement)
         fabric.backward(target_loss)
 
         discriminator.requires_grad_(True)
@@ -188,7 +158,6 @@ def adversarial_train(
         fabric.backward(judging)
         optimizer.step()
         judge_optimizer.step()
-
         job.log(
             iteration,
             loss=source_loss + target_loss,
@@ -196,15 +165,6 @@ def adversarial_train(
             target_loss=target_loss,
             fooling=fooling,
             judging=judging,
-        )
-        job.checkpoint(
-            lambda: {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "discriminator": discriminator.state_dict(),
-                "judge_optimizer": judge_optimizer.state_dict(),
-            },
-            iteration + 1,
         )
     return model
 

@@ -16,7 +16,8 @@ from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels,
 from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
-from panolib.training.setup import Compute, SemanticNetwork, launch
+from panolib.training.setup import launch
+from panolib.training.specs import Compute, SemanticNetwork
 
 
 @spec

@@ -16,9 +16,7 @@ from torch import Tensor, nn
 
 from panolib.config import Count, NonNegative, Seed, Share, spec
 from panolib.data import photometry
-from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
-from panolib.lab.job import Job
 from panolib.labels import VOID
 from panolib.losses.semantic import cross_entropy
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
@@ -30,26 +28,12 @@ from panolib.related.realtime.adversarial import (
     probabilities,
 )
 from panolib.related.realtime.layered_pseudo_labels import select_labels
-from panolib.training.semantic import (
-    Augmentation,
-    LabelledBatches,
-    UnlabelledBatches,
-    clean_view,
-    head_logits,
-    supervised_loss,
-)
-from panolib.training.setup import (
-    Compute,
-    Optimiser,
-    SemanticNetwork,
-    batch_norm_momentum,
-    build_optimizer,
-    build_semantic,
-    launch,
-    lay_out,
-    set_learning_rate,
-    stream_loaders,
-)
+from panolib.training.batch_norm import batch_norm_momentum, source_statistics
+from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
+from panolib.training.loop import Job, begin, iterate, restore
+from panolib.training.semantic import head_logits, supervised_loss
+from panolib.training.setup import build_optimizer, build_semantic, lay_out
+from panolib.training.specs import Augmentation, Compute, Optimiser, SemanticNetwork
 
 FEEDBACK = ("old_minus_new", "new_minus_old")
 RAMP = (40, 25)  # of "rt": time constant and last epoch
@@ -148,9 +132,7 @@ def meta_train(
     Bugs of the reference that are not repeated: its discriminator sees the student instead of the teacher,
     and its adversarial term has weight 1. `target` is read without labels.
     """
-    fabric = launch(spec.compute)
-    torch.manual_seed(spec.seed)
-    state = job.resume()
+    fabric, state = begin(spec, job)
     networks, optimizers = {}, {}
     for name, started in (("teacher", True), ("student", spec.student_pretrained)):
         model = build_semantic(spec.network, n_classes, pretrained=state is None and not started)
@@ -162,39 +144,28 @@ def meta_train(
     networks["discriminator"], optimizers["discriminator"] = build_adversary(fabric, adversary, n_classes)
     parts = {f"{name}.model": part for name, part in networks.items()}
     parts |= {f"{name}.optimizer": part for name, part in optimizers.items()}
-    if state is not None:
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-
-    size = (spec.augmentation.height, spec.augmentation.width)
+    restore(parts, state)
     streams = (
         LabelledBatches(source, spec.batch_size, spec.augmentation),
         UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation)),
     )
-    loaders = stream_loaders(
-        fabric, streams, seed=spec.seed, start=job.start, stop=spec.iterations, compute=spec.compute
-    )
-    source_momentum = 0.0 if spec.batch_norm == "target" else 0.1
     teacher, student, discriminator = networks.values()
-    placement = placement_of(teacher)
+    placement, size = placement_of(teacher), (spec.augmentation.height, spec.augmentation.width)
+
     teacher.train()
     student.train()
-    for iteration, source_batch, target_batch in zip(job.progress(job.start, spec.iterations), *loaders):
-        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
-        for optimizer in optimizers.values():
-            set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
-            optimizer.zero_grad(set_to_none=True)
+    for iteration, source_batch, target_batch in iterate(spec, job, fabric, parts, *streams):
         images = photometry.normalise(target_batch["image"])
         truth = source_batch["semantic"]
 
-        with batch_norm_momentum(teacher, source_momentum):
+        with source_statistics(teacher, spec.batch_norm):
             source_outputs = head_logits(teacher, source_batch["image"])
         outputs = head_logits(teacher, images)
         labels = hard_labels(outputs[0], size, spec.threshold, placement)
 
         pseudo_loss = supervised_loss(head_logits(student, images), labels, placement)
         if spec.mode == "rt":
-            with batch_norm_momentum(student, source_momentum):
+            with source_statistics(student, spec.batch_norm):
                 student_outputs = head_logits(student, source_batch["image"])
             student_source = supervised_loss(student_outputs, truth, placement)
             fabric.backward(pseudo_loss + student_source)
@@ -228,7 +199,6 @@ def meta_train(
             )
             optimizers["discriminator"].step()
         optimizers["teacher"].step()
-
         job.log(
             iteration,
             loss=pseudo_loss,
@@ -237,7 +207,6 @@ def meta_train(
             feedback=weight,
             coverage=(labels != VOID).float().mean(),
         )
-        job.checkpoint(lambda: {name: part.state_dict() for name, part in parts.items()}, iteration + 1)
     return student, teacher
 
 

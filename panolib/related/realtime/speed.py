@@ -15,7 +15,8 @@ from tqdm import tqdm
 from panolib.config import Count, NonNegative, Seed, spec
 from panolib.lab.measuring import has_bf16, measure_seconds
 from panolib.models.complexity import n_operations, n_parameters
-from panolib.training.setup import Compute, SemanticNetwork, build_semantic
+from panolib.training.setup import build_semantic
+from panolib.training.specs import Compute, SemanticNetwork
 
 WAYS = ("contiguous", "channels-last", "bf16", "compiled")
 

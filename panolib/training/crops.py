@@ -1,0 +1,168 @@
+"""Batches of training crops: of labelled images, and of the target, drawn evenly or by rare classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.profiler import record_function
+
+from panolib.data import photometry, views
+from panolib.data.samples import Sample
+from panolib.training.specs import Augmentation, Renormalisation
+
+
+@dataclass
+class LabelledBatches:
+    """Callable: iteration -> {"image" float [B, 3, h, w] normalised, and int64 label maps [B, h, w]}."""
+
+    dataset: Sequence[Sample]
+    batch_size: int
+    augmentation: Augmentation
+    maps: tuple[str, ...] = ("semantic",)
+    renormalise: Renormalisation | None = None
+
+    @record_function("images and their augmentation")
+    def __call__(self, iteration: int) -> dict[str, Tensor]:
+        crops = []
+        for index in torch.randint(len(self.dataset), (self.batch_size,)).tolist():
+            sample = self.dataset[index]
+            maps = {name: getattr(sample, name) for name in self.maps}
+            crops.append(_crop(self.dataset, index, sample, maps, self.augmentation, self.renormalise))
+        batch = _stacked(crops)
+        return batch | {"image": photometry.normalise(batch["image"])}
+
+
+@dataclass
+class UnlabelledBatches:
+    """Callable: iteration -> {"image" float [B, 3, h, w] in [0, 1]}; with weights, balanced over classes.
+
+    `maps` are label maps of every image that ride along, int64 [B, h, w] each; they change no draw.
+    """
+
+    dataset: Sequence[Sample]
+    batch_size: int
+    augmentation: Augmentation
+    class_weights: Tensor | None = None  # [C, n_images]
+    maps: Sequence[Mapping[str, np.ndarray]] | None = None
+    renormalise: Renormalisation | None = None
+
+    @record_function("images and their augmentation")
+    def __call__(self, iteration: int) -> dict[str, Tensor]:
+        if self.class_weights is None:
+            indices = torch.randint(len(self.dataset), (self.batch_size,)).tolist()
+        else:
+            first = iteration * self.batch_size
+            indices = [draw_rare_class(self.class_weights, first + i) for i in range(self.batch_size)]
+        crops = []
+        for index in indices:
+            maps = {} if self.maps is None else self.maps[index]
+            sample = self.dataset[index]
+            crops.append(_crop(self.dataset, index, sample, maps, self.augmentation, self.renormalise))
+        return _stacked(crops)
+
+
+def clean_view(augmentation: Augmentation) -> Augmentation:
+    """The same crop size without zoom or photometric change: how target images enter a batch."""
+    return replace(augmentation, scale=(1.0, 1.0), jitter=0.0, jitter_probability=0.0, blur=None)
+
+
+def _crop(
+    dataset: Sequence[Sample],
+    index: int,
+    sample: Sample,
+    maps: Mapping[str, np.ndarray],
+    augmentation: Augmentation,
+    renormalise: Renormalisation | None,
+) -> dict[str, Tensor]:
+    """One random training view of a sample of a data set: "image" in [0, 1], and the label maps."""
+    image, maps = views.train_view(
+        photometry.to_image(sample),
+        {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in maps.items()},
+        size=(augmentation.height, augmentation.width),
+        scale=augmentation.scale,
+        scale_of=augmentation.scale_of,
+        hflip=augmentation.hflip,
+        jitter=augmentation.jitter,
+        jitter_probability=augmentation.jitter_probability,
+        blur=augmentation.blur,
+        recolour=_recolour(renormalise, dataset, index),
+    )
+    return {"image": image, **maps}
+
+
+def _recolour(renormalise: Renormalisation | None, dataset: Sequence[Sample], index: int):
+    """How an image of a data set is recoloured; None for not at all."""
+    return None if renormalise is None else renormalise.recolour(dataset.origin(index))
+
+
+def _stacked(crops: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Crops as one batch, label maps as int64."""
+    batch = {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
+    return {name: values if name == "image" else values.long() for name, values in batch.items()}
+
+
+def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable[int] = ()) -> Tensor:
+    """Probability of drawing each image for each class.
+
+    w[c, i] = (1 - alpha) * r[i, c] + alpha / n_images, with r scaled to sum to 1 over the images; uniform for
+    a class that is never predicted.
+
+    Parameters
+    ----------
+    ratios : Tensor [n_images, C]
+        Predicted share, or number, of pixels of each class in each image; not negative.
+    alpha : float
+        Share of uniform sampling.
+    missing : iterable of int
+        Classes without source labels, whose predictions mean nothing; drawn uniformly.
+
+    Returns
+    -------
+    float64 Tensor [C, n_images]
+        Rows sum to 1.
+
+    Raises
+    ------
+    ValueError
+        Without an image, for ratios that are negative or not finite, an `alpha` outside of [0, 1], or a
+        missing class that is none.
+
+    References
+    ----------
+    Araslanov & Roth 2021, arXiv:2105.00097 (importance sampling).
+    """
+    share = ratios.double().T.clone()  # [C, n_images]
+    n_classes, n_images = share.shape
+    if n_images == 0 or not torch.isfinite(share).all() or (share < 0).any():
+        raise ValueError(f"ratios of {n_images} images, expected at least one, all finite and not negative")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha is {alpha}, expected a share of uniform sampling, 0 to 1")
+    missing = [int(class_id) for class_id in missing]
+    if any(not 0 <= class_id < n_classes for class_id in missing):
+        raise ValueError(f"missing classes are {missing}, expected 0 .. {n_classes - 1}")
+    share[missing] = 0
+    total = share.sum(1, keepdim=True)
+    share = torch.where(total > 0, share / torch.where(total > 0, total, 1), 1 / n_images)
+    return (1 - alpha) * share + alpha / n_images
+
+
+def draw_rare_class(weights: Tensor, index: int) -> int:
+    """Number of an image, drawn by `rare_class_weights` [C, n_images] for the class whose turn it is.
+
+    `index`: running number of the sample; the class is `index` modulo C.
+    """
+    return int(torch.multinomial(weights[index % len(weights)], 1))
+
+
+@torch.inference_mode()
+def predicted_class_ratios(model: nn.Module, target: Sequence[Sample], n_classes: int) -> Tensor:
+    """float [n_images, C]: share of pixels that a network in evaluation mode gives each class, per image."""
+    device, ratios = next(model.parameters()).device, []
+    for sample in target:
+        labels = model(photometry.network_input(sample).to(device)).argmax(1)
+        ratios.append(torch.bincount(labels.flatten(), minlength=n_classes).float() / labels.numel())
+    return torch.stack(ratios).cpu()

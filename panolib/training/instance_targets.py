@@ -1,0 +1,167 @@
+"""What embeddings are to learn: labelled instances, or instances clustered from the teacher's embeddings.
+
+References: thesis 6.2, 8.2 and ch. 7 algorithm 2; Wolny et al. 2022, arXiv:2103.14572 (SPOCO).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from panolib.clustering.algorithms import find_algorithm
+from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
+from panolib.clustering.labels import drop_small_clusters
+from panolib.data import photometry, warping
+from panolib.data.images import resize_labels
+from panolib.labels import VOID, LabelSet
+from panolib.losses.embedding import embedding_loss
+from panolib.training.specs import (
+    EmbeddingTrainingSpec,
+    InstanceSelfTrainingSpec,
+    Margins,
+)
+
+
+def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:
+    """Label maps [B, H, W] sampled at the pixel centres of the embedding grid [B, E, h, w], of any size.
+
+    The rule of `predict_instances`, so that a network is asked where it was taught.
+    """
+    return resize_labels(labels, embeddings.shape[-2:])
+
+
+def source_targets(
+    batch: dict[str, Tensor], embeddings: Tensor, min_area: int, class_ids: Sequence[int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """(instance labels, ignore) on the embedding grid [B, h, w] of a labelled batch.
+
+    Crowds, void and tiny instances are ignored, and with `class_ids` instances of other classes: they are
+    objects that somebody else learns, so they are not "unlabelled" either.
+    """
+    instances = to_embedding_grid(batch["instance"], embeddings)
+    kept = torch.stack([drop_small_clusters(labels, min_area) for labels in instances])
+    semantic = to_embedding_grid(batch["semantic"], embeddings)
+    ignore = to_embedding_grid(batch["crowd"], embeddings).bool() | (semantic == VOID)
+    ignore |= (kept == 0) & (instances != 0)
+    if class_ids is not None:
+        wanted = torch.isin(semantic, torch.tensor(list(class_ids), device=semantic.device))
+        ignore |= (instances != 0) & ~wanted
+    kept[ignore] = 0
+    return kept, ignore
+
+
+def supervised_terms(
+    spec: EmbeddingTrainingSpec,
+    embeddings: Tensor,
+    batch: Mapping[str, Tensor],
+    label_set: LabelSet,
+    iteration: int,
+) -> dict[str, Tensor]:
+    """The terms of `embedding_loss` for embeddings [B, E, h, w] of a labelled batch."""
+    class_ids = None if spec.classes is None else learned_ids(spec, label_set)
+    labels, ignore = source_targets(batch, embeddings, spec.min_area, class_ids)
+    margins = ring_margins(spec.margins, iteration)
+    return embedding_loss(embeddings.float(), labels, weights=spec.weights, ignore=ignore, **margins)
+
+
+def ring_margins(margins: Margins, iteration: int) -> dict[str, float]:
+    """Keyword arguments of `embedding_loss` at one iteration."""
+    widening = epsilon(iteration, margins.epsilon_0, margins.epsilon_tau)
+    return {
+        "delta_var": margins.delta_var + widening,
+        "delta_dist": margins.delta_dist + widening,
+        "kernel_threshold": margins.kernel_threshold,
+    }
+
+
+def learned_ids(spec: EmbeddingTrainingSpec, label_set: LabelSet) -> tuple[int, ...]:
+    """Train ids of the things that a network learns."""
+    return label_set.thing_ids if spec.classes is None else label_set.ids_of(spec.classes)
+
+
+def clustering_options(
+    spec: InstanceSelfTrainingSpec, label_set: LabelSet, clustering: Mapping[str, float], iteration: int
+) -> dict:
+    """Keyword arguments of `cluster_in_class_masks` for the pseudo-labels of one iteration.
+
+    The epsilon ring widens the bandwidth, or where an algorithm has none the distance at which it stops to
+    merge. HDBSCAN's smallest cluster is the smallest instance of the run.
+    """
+    options = {
+        "algorithm": spec.algorithm,
+        "min_size": spec.min_area,
+        "min_stability": spec.min_stability,
+        "connected": label_set.connected_things,
+        **clustering,
+    }
+    widening = epsilon(iteration, spec.margins.epsilon_0, spec.margins.epsilon_tau)
+    _, accepted = find_algorithm(spec.algorithm, {})
+    ring = "delta_dist" if "bandwidth" not in accepted and "delta_dist" in accepted else "bandwidth"
+    options[ring] += widening
+    if "min_cluster_size" in accepted:
+        options["min_cluster_size"] = max(2, spec.min_area)
+    return options
+
+
+def clustered(
+    spec: InstanceSelfTrainingSpec,
+    label_set: LabelSet,
+    clustering: Mapping[str, float],
+    iteration: int,
+    semantic: Tensor,
+    teacher_embeddings: Tensor,
+    student_embeddings: Tensor,
+) -> Tensor:
+    """Pseudo-labels int64 [B, h, w] of an iteration: the teacher's embeddings, clustered inside the masks.
+
+    `semantic`: train ids [B, h, w] on their grid. The student's embeddings say how stable an instance is.
+    """
+    cluster = cluster_in_class_masks if spec.guided else cluster_unguided
+    options = clustering_options(spec, label_set, clustering, iteration)
+    class_ids = learned_ids(spec, label_set)
+    found = [
+        cluster(own, mask, class_ids, second_embeddings=other, **options)[0]
+        for own, mask, other in zip(teacher_embeddings, semantic, student_embeddings.detach(), strict=True)
+    ]
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def rotated_view(teacher: nn.Module, crops: Tensor, largest: float) -> tuple[Tensor, Tensor]:
+    """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid."""
+    degrees = torch.rand(len(crops), device=crops.device) * largest
+    turned = warping.rotate(photometry.normalise(crops), degrees)  # corners are 0, the mean colour
+    rotated = teacher(turned).float()
+    embeddings = warping.unrotate(rotated, degrees)
+    return embeddings, warping.rotation_validity(embeddings.shape[-2:], degrees)
+
+
+def epsilon(iteration: int, epsilon_0: float = 0.5, tau: float = 5000.0) -> float:
+    """Width added to both margins and to the clustering bandwidth, against early over-splitting.
+
+    delta_var + epsilon(t), delta_dist + epsilon(t), with epsilon(t) = epsilon_0 * exp(-t / tau).
+
+    Parameters
+    ----------
+    iteration : int
+        Iterations done, >= 0.
+    epsilon_0 : float
+        Value at the start, embedding units; 0 gives the thesis's variant "zero".
+    tau : float
+        Decay time in iterations, > 0. Not looked at when `epsilon_0` is 0.
+
+    References
+    ----------
+    Thesis section 8.2; the formula is lost there, this one is a proposal of ours.
+    """
+    if epsilon_0 == 0 and iteration >= 0:
+        return 0.0
+    if iteration < 0 or epsilon_0 < 0 or tau <= 0:
+        raise ValueError(
+            f"iteration={iteration}, epsilon_0={epsilon_0}, tau={tau}: "
+            "expected iteration >= 0, epsilon_0 >= 0, tau > 0"
+        )
+    return epsilon_0 * math.exp(-iteration / tau)

@@ -1,0 +1,345 @@
+"""What a training is told, in frozen classes of plain values: read from a profile, recorded with the run."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from panolib.clustering.algorithms import Algorithm
+from panolib.config import (
+    Count,
+    Natural,
+    NonNegative,
+    NonNegativePair,
+    Positive,
+    PositivePair,
+    Seed,
+    Share,
+    later,
+    spec,
+)
+from panolib.data.mixing import source_share_counts
+from panolib.losses.embedding import EmbeddingLossWeights
+from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, Geometry
+from panolib.models.geometry import Alignment
+from panolib.models.weights import check_weights
+
+Depth = Literal[tuple(LAYOUTS)]  # of a ResNet
+
+
+@spec
+class Compute:
+    """Where and how a run computes.
+
+    `accelerator` and `precision` are Lightning Fabric's words ("cpu", "cuda", "auto"; "32-true",
+    "bf16-mixed"). `loader_workers` = 0 loads in the training process.
+    """
+
+    accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps", "tpu"]
+    precision: Literal[
+        "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true",
+        "transformer-engine", "transformer-engine-float16",
+    ]  # fmt: skip
+    loader_workers: Natural
+    channels_last: bool
+
+
+@spec
+class SemanticNetwork:
+    """A network on a ResNet encoder; `weights`: torchvision's name, a file, or None for from scratch.
+
+    `alignment` says where the cells of maps sit when they are upsampled, in training and evaluation
+    (`models.geometry`). SAC's checkpoints want geometry "sac" and alignment "corners".
+    """
+
+    version: Literal["v2", "v3", "v3+", "bisenet"]  # of DeepLab, or "bisenet", which has no rates
+    depth: Depth
+    width: Count
+    output_stride: Literal[OUTPUT_STRIDES]
+    stem_pool: bool
+    rates: tuple[Count, ...]
+    weights: str | None
+    head_channels: Count = later(256)  # of V3 and V3+
+    alignment: Alignment = later("cell_centre")
+    geometry: Geometry = later("torchvision")  # of the encoder
+
+    def __post_init__(self):
+        if self.version != "bisenet" and not self.rates:
+            raise ValueError(f"rates: expected one or more for DeepLab {self.version}, found none")
+        check_weights(self.weights, self.depth)
+
+
+@spec
+class InstanceNetwork:
+    """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
+
+    depth: Depth
+    width: Count
+    stem_pool: bool
+    embedding_dim: Count
+    decoder_channels: tuple[Count, ...]
+    output_stride: Literal[1, 2]
+    coordinates: bool
+    weights: str | None
+    alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
+    input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
+
+    def __post_init__(self):
+        n_wanted = 4 if self.output_stride == 2 else 5
+        if len(self.decoder_channels) < n_wanted:
+            raise ValueError(
+                f"decoder_channels: expected {n_wanted} widths or more for output stride "
+                f"{self.output_stride}, found {self.decoder_channels}"
+            )
+        check_weights(self.weights, self.depth)
+
+
+@spec
+class Monitor:
+    """Labelled images on which a run is scored while it trains; training never sees their labels."""
+
+    interval: Count  # iterations; the start and the end are scored too
+    n_images: Count  # the first ones of every data set
+    data: tuple[str, ...]
+
+
+@spec
+class Optimiser:
+    """`head_lr_scale` multiplies the rate of layers that do not come with pre-trained weights."""
+
+    name: Literal["adamw", "adam", "sgd"]
+    lr: Positive
+    weight_decay: NonNegative
+    momentum: Share
+    head_lr_scale: NonNegative
+    schedule: Literal["constant", "poly", "cosine"]  # poly: power 0.9
+    warmup: Natural  # iterations of linear warm-up
+    decay_biases: bool = later(False)  # SAC does not decay them, torch's optimisers (SPOCO) do
+
+
+@spec
+class Augmentation:
+    """Joint image and label augmentation of a training crop (pixels, shares, radii in pixels)."""
+
+    height: Count
+    width: Count
+    scale: PositivePair
+    scale_of: Literal["window", "image"]  # share of the image; factor by which the image is resized
+    hflip: Share
+    jitter: NonNegative
+    jitter_probability: Share
+    blur: NonNegativePair | None
+
+
+@spec
+class ChannelStatistics:
+    """Mean and standard deviation of a data set's red, green and blue, in [0, 1]."""
+
+    mean: tuple[Share, Share, Share]
+    std: tuple[Positive, Positive, Positive]
+
+
+@spec
+class Renormalisation:
+    """Channel statistics by data set; images of a source get those of the target (SAC).
+
+    SAC normalises a source image with mean' = mean_s - std_s / std_t (mean_t - mean_ImageNet) and
+    std' = std_s std_ImageNet / std_t. That is the ImageNet normalisation of the image whose statistics were
+    replaced, (value - mean_s) std_t / std_s + mean_t. A source without statistics is left alone.
+    """
+
+    target: ChannelStatistics
+    synthia: ChannelStatistics | None
+    gta5: ChannelStatistics | None
+
+    def recolour(self, origin: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+        """(gain, offset) of each channel for images of the data set `origin`; None for one left alone."""
+        source = {"synthia": self.synthia, "gta5": self.gta5}.get(origin)
+        if source is None:
+            return None
+        gain = tuple(t / s for t, s in zip(self.target.std, source.std))
+        return gain, tuple(t - g * s for t, g, s in zip(self.target.mean, gain, source.mean))
+
+
+@spec
+class BaselineSpec:
+    """Supervised training on labelled images of `source` (the oracle's source is the target itself)."""
+
+    label_set: str
+    source: str
+    validation: str
+    network: SemanticNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation
+    iterations: Count
+    batch_size: Count
+    compute: Compute
+    seed: Seed
+    monitor: Monitor | None = later(None)
+    renormalise: Renormalisation | None = later(None)  # of source images
+
+
+@spec
+class BatchNormSpec:
+    """Re-estimate running statistics with unlabelled target images; no weight moves.
+
+    `source` None is strict AdaBN (target only). With a source, source and target batches alternate
+    at `momentum`, which gives the mixed statistics of SAC's baseline ("ABN"): statistics never
+    enter a train-mode forward pass, so ABN's weights *are* the source-only weights.
+    """
+
+    label_set: str
+    source: str | None
+    target: str
+    augmentation: Augmentation
+    batch_size: Count
+    n_batches: Count
+    momentum: Share
+    compute: Compute
+    seed: Seed
+    target_batch_size: Count | None = later(None)  # where it is not that of the source
+    renormalise: Renormalisation | None = later(None)  # of source images
+
+
+@spec(kw_only=True)
+class SemanticBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of a semantic network."""
+
+    validation: str
+    network: SemanticNetwork
+
+
+@spec
+class SelfTrainingSpec:
+    """SAC self-training. `target_weight` 0 is the control: source-only continuation."""
+
+    label_set: str
+    source: str
+    target: str
+    validation: str
+    network: SemanticNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation  # of source crops
+    iterations: Count
+    batch_size: Count  # source crops
+    n_target: Count  # target images an iteration
+    n_views: Count
+    zoom: PositivePair
+    noise_blur: NonNegativePair | None  # pixels; None: the student sees sharp crops
+    fusion_stride: Count  # fusion and target loss at 1 / stride of the image size, rounded up
+    target_weight: NonNegative
+    focal_exponent: NonNegative
+    threshold_scale: Share
+    prior_scale: Positive
+    prior_momentum: Share
+    minimum_threshold: Share
+    ema_decay: Share
+    ema_interval: Count
+    batch_norm: Literal["frozen", "target"]  # as in SAC, or running statistics follow the target
+    rare_class_sampling: bool
+    compute: Compute
+    seed: Seed
+    monitor: Monitor | None = later(None)
+    painted: Literal["true", "predicted"] | None = later(None)  # instances on pseudo-labels
+    painted_share: Share = later(1.0)  # of the instances of every image, drawn anew every iteration
+    renormalise: Renormalisation | None = later(None)  # of source images
+
+
+@spec
+class Margins:
+    """Hinge margins in embedding units, and the epsilon rings that widen them early (thesis 8.2)."""
+
+    delta_var: NonNegative  # 0 pulls every pixel; object Dice and consistency need more
+    delta_dist: NonNegative  # 0 pushes nothing
+    kernel_threshold: Annotated[float, Field(gt=0, lt=1)]
+    epsilon_0: NonNegative  # 0 switches the rings off
+    epsilon_tau: Positive  # iterations
+
+
+@spec(kw_only=True)
+class EmbeddingTrainingSpec:
+    """What both ways to train embeddings share; smaller instances than `min_area` are ignored."""
+
+    label_set: str
+    source: str
+    network: InstanceNetwork
+    optimiser: Optimiser
+    augmentation: Augmentation
+    weights: EmbeddingLossWeights
+    margins: Margins
+    min_area: Natural  # pixels of the embedding grid
+    iterations: Count
+    batch_size: Count
+    compute: Compute
+    seed: Seed
+    classes: tuple[str, ...] | None = later(None)  # things that it learns; None: all. Others are ignored
+
+    def __post_init__(self):
+        kernels = [name for name in ("object_dice", "consistency") if getattr(self.weights, name) > 0]
+        if self.margins.delta_var == 0 and kernels:
+            raise ValueError(
+                f"margins.delta_var is 0, which leaves the kernel of weights.{' and weights.'.join(kernels)} "
+                "without a width; expected a margin > 0, or 0 for these weights as well"
+            )
+
+    def _check_batch_norm(self, n_images: int) -> None:
+        """Raise ValueError if the last map of a batch has one value a channel: that has no variance."""
+        stride = 32 if self.network.stem_pool else 16
+        height, width = self.augmentation.height, self.augmentation.width
+        if n_images == 1 and max(height, width) <= stride:
+            raise ValueError(
+                f"augmentation: crops of {height} x {width}, one at a time, have one value a channel in the "
+                f"last map of stride {stride}, which batch norm cannot learn from; expected a larger height "
+                "or width, or two crops of every domain by batch_size"
+            )
+
+
+@spec
+class InstanceBaselineSpec(EmbeddingTrainingSpec):
+    """Supervised embedding training, then the choice of clustering settings."""
+
+    selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
+    n_selection: Count
+    bandwidths: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    merge_distances: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+
+    def __post_init__(self):
+        super().__post_init__()
+        self._check_batch_norm(self.batch_size)
+
+
+@spec(kw_only=True)
+class InstanceBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of an embedding network."""
+
+    network: InstanceNetwork
+
+
+@spec
+class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
+    """Self-training on pseudo-labels; `source_share` 1 is the control (source-only continuation)."""
+
+    target: str
+    source_share: Share
+    algorithm: Algorithm
+    min_stability: Share | None
+    noise_blur: NonNegativePair | None  # pixels; None: the student sees sharp crops
+    rotation: NonNegative  # largest rotation of the teacher's view, degrees
+    momentum_mode: Literal["ema", "hard_copy"]  # every iteration, or every `copy_interval`
+    ema_decay: Share
+    copy_interval: Count
+    batch_norm: Literal["frozen", "target"]
+    guided: bool = later(True)  # False: all pixels are clustered, the predicted map only names the clusters
+    truth_share: Share = later(0.0)  # of the wrong regions of the masks, corrected with true labels
+    monitor: Monitor | None = later(None)
+    noise_on: Literal["student", "teacher"] = later("student")  # SPOCO: on what the teacher is compared with
+    noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.batch_norm == "target":
+            for n_images in source_share_counts(self.batch_size, self.source_share):
+                self._check_batch_norm(n_images)
+
+
