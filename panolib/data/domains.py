@@ -8,6 +8,7 @@ profile. The name of a data set says what is read: "synthia/train", "mix/train",
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -88,7 +89,7 @@ class Rendering:
         return self.is_written(self.folder, **self.arguments)
 
 
-class Sources:
+class Sources(ABC):
     """The data sets of one domain.
 
     Parameters
@@ -161,9 +162,9 @@ class Sources:
         """The data sets that one is made of."""
         return (name,) if self._source is None else self._source.parts(name)
 
+    @abstractmethod
     def available(self) -> bool:
         """Whether all data is on this machine, or can be rendered."""
-        raise NotImplementedError
 
     def renderings(self) -> list[Rendering]:
         """The data sets that are rendered; none for real data."""
@@ -188,11 +189,13 @@ class Sources:
                 found[part.name] = n_images, n_images * part.arguments["height"] * part.arguments["width"]
         return found
 
+    @abstractmethod
     def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
-        raise NotImplementedError
+        """One data set of this domain."""
 
+    @abstractmethod
     def _fingerprint(self, name: str) -> str:
-        raise NotImplementedError
+        """What a run's key says about a data set of this domain."""
 
     def _folder_fingerprint(self, folder: Path) -> str:
         """`folder_fingerprint`, asked once; again for a folder that was not there."""
@@ -240,9 +243,9 @@ class RealImages(Sources):
         super().__init__(settings, root, source)
         self.root = self.folders[self.domain] = root / expand_path(settings.root)
 
+    @abstractmethod
     def read(self, split: str, with_labels: bool) -> ImageSet:
         """The samples of one split below `root`, as they are on disk."""
-        raise NotImplementedError
 
     @property
     def own(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.config import ProfileError, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
-from panolib.related.realtime import runs as realtime_runs
+from panolib.related.realtime.runs import Realtime
 from panolib.report import rows
 from panolib.study import study
 from panolib.study.study import MissingSection
@@ -50,6 +50,10 @@ def load(tmp_path, changes, *, base="smoke"):
         return load_study(file, root=tmp_path, train=False)
 
 
+def realtime_settings(loaded):
+    return from_mapping(Realtime, loaded.section("realtime"), where="realtime")
+
+
 def asked(loaded):
     """Runs that the notebooks ask for; each must be declared."""
     names = {name for runs in loaded.notebooks.values() for name in runs}
@@ -74,7 +78,7 @@ def test_seeds_are_changed_in_one_place(base, seeds, tmp_path):
     assert {run.spec.seed for name, run in loaded.runs.items() if name != study.PERFORMANCE} == set(seeds)
     for section in (
         loaded.profile.experiments,
-        realtime_runs.settings_of(loaded),
+        realtime_settings(loaded),
     ):
         assert section.seeds == tuple(seeds[:1])  # both profiles take the first one
     assert loaded.profile.experiments.consistency_seeds == tuple(seeds)
@@ -86,7 +90,7 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
     loaded = load(
         tmp_path, seeds | {"detr.n_seeds": ..., "realtime.n_seeds": 2, "experiments.n_consistency_seeds": 1}
     )
-    assert realtime_runs.settings_of(loaded).seeds == (4, 5)
+    assert realtime_settings(loaded).seeds == (4, 5)
     assert loaded.profile.experiments.consistency_seeds == (4,)
 
 
@@ -153,7 +157,7 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
     loaded = load(tmp_path, dict.fromkeys(OPTIONAL, ...))
     calls = {
         "experiments": [lambda: loaded.section("experiments")],
-        "realtime": [lambda: realtime_runs.settings_of(loaded)],
+        "realtime": [lambda: realtime_settings(loaded)],
     }
     for section, functions in calls.items():
         for function in functions:

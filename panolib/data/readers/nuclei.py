@@ -252,6 +252,11 @@ class NucleiSources(RealImages):
             return f"nuclei_scenes-v{nuclei_scenes.RENDERER_VERSION}:{s.embedded}:{name}"
         return f"{self._real_fingerprint()}:{s.modality}:{s.n_train}:{s.n_val}:{name}"
 
+    def read(self, split: str, with_labels: bool) -> ImageSet:
+        data = Nuclei(self.root, split, modality=self.settings.modality, with_labels=with_labels)
+        limit = {"train": self.settings.n_train, "val": self.settings.n_val}[split]
+        return data if limit is None else Concatenation([data], [range(min(limit, len(data)))])
+
     def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
         if kind == "nuclei_scenes":
             part = next(part for part in self.renderings() if part.arguments["split"] == split)
@@ -262,9 +267,6 @@ class NucleiSources(RealImages):
             data = Nuclei(part.folder, split, with_labels=with_labels)
         else:
             self._check_real()
-            data = Nuclei(self.root, split, modality=self.settings.modality, with_labels=with_labels)
-            limit = {"train": self.settings.n_train, "val": self.settings.n_val}[split]
-            if limit is not None:
-                data = Concatenation([data], [range(min(limit, len(data)))])
+            data = self.read(split, with_labels)
         # microscope images are often very dark: every image is stretched to its own percentiles
         return InMemory(data, transform=stretch_intensity, memory=self._memory)

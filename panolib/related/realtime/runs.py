@@ -16,13 +16,12 @@ self_trained     SAC, as in the other notebooks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal
 
 from panolib.config import Different, Natural, NonNegative, Share, from_mapping, spec, to_plain
 from panolib.data.readers import DOMAINS
-from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.related.realtime.adversarial import AdversarialSpec
 from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
@@ -30,26 +29,10 @@ from panolib.related.realtime.layered_pseudo_labels import RULES
 from panolib.related.realtime.meta_pseudo_labels import FEEDBACK, MetaSpec
 from panolib.related.realtime.speed import SpeedSpec
 from panolib.study.grid import Grid
-from panolib.study.study import Profile, Study, Tag, is_available, run_name
+from panolib.study.study import Profile, Tag, run_name
 
 BISENET = "bisenet"  # variant of all names here
-TARGETS = {"city": "Cityscapes style", "camvid": "CamVid"}
-METHODS = {
-    "source_only": "source only",
-    "adabn": "AdaBN",
-    "control": "control",
-    "fcd": "adversarial, FCD",
-    "light": "adversarial, light",
-    "ssl1": "SSL, 1 layer",
-    "ssl2": "SSL, 2 layers",
-    "ssl3": "SSL, 3 layers",
-    "mpl_old": "MPL, old minus new",
-    "mpl_new": "MPL, new minus old",
-    "mpl_rt": "MPL, rt",
-    "self_trained": "SAC",
-    "oracle": "oracle",
-}
-PER_IMAGE = ("ssl1_image", "SSL, 1 layer, thresholds per image")  # on the city only
+PER_IMAGE = "ssl1_image"  # thresholds per image, on the city only
 PICTURED = ("source_only", "light", "ssl1", "self_trained", "oracle")
 LADDER_NETWORKS = {"V2": "", "V3": "mix.v3", "V3+": "mix.v3plus"}  # oracles of notebook 01
 
@@ -104,49 +87,6 @@ def method_name(domain: str, method: str, seed: int) -> str:
     return run_name(domain, "semantic", method, seed, BISENET)
 
 
-def weight_methods(settings: Realtime) -> dict[str, str]:
-    """{method: label} of the further lambdas."""
-    return {f"fcd.{weight:g}": f"adversarial, FCD, lambda {weight:g}" for weight in settings.weights}
-
-
-def city_extras(settings: Realtime) -> dict[str, str]:
-    """{method: label} of what is run on the city only."""
-    return dict([PER_IMAGE]) | weight_methods(settings)
-
-
-def settings_of(study: Study) -> Realtime:
-    return from_mapping(Realtime, study.section("realtime"), where=f"{study.profile_name}: realtime")
-
-
-def here(study: Study) -> tuple[str, ...]:
-    """The domains whose runs are all recorded or can be trained here."""
-    names = study.notebooks["09_realtime_adaptation"]
-    missing = {study.runs[name].domain for name in names if not is_available(study, name)}
-    return tuple(domain for domain in domains_of(study.profile) if domain not in missing)
-
-
-def get(study: Study, domain: str, methods: Iterable[str] = METHODS) -> dict[str, list[Record]]:
-    """{label: records of all seeds} of some methods."""
-    settings = settings_of(study)
-    labels = METHODS | city_extras(settings)
-    return {
-        labels[method]: [study.get(method_name(domain, method, seed)) for seed in settings.seeds]
-        for method in methods
-    }
-
-
-def records(study: Study) -> list[Record]:
-    """All records of notebook 09 that can be had here."""
-    domains = here(study)
-    names = study.notebooks["09_realtime_adaptation"]
-    return [study.get(name) for name in names if study.runs[name].domain in domains]
-
-
-def get_one(study: Study, domain: str, branch: str, *, variant: str = BISENET) -> Record:
-    """The record of the first seed of label quality ("labels"), "gallery" or "latency"."""
-    return study.get(run_name(domain, branch, "", settings_of(study).seeds[0], variant))
-
-
 def _grid(domain: str, profile: Profile, settings: Realtime, sources, seed: int, where: str) -> Grid:
     """A grid whose sections are those of the main domain with the settings of this notebook."""
     main = profile.ladders[profile.main]
@@ -199,9 +139,9 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
     for n_layers in (1, 2, 3):
         adversarial(f"ssl{n_layers}", {"n_layers": n_layers}, kind="light")
     if at_home:
-        adversarial(PER_IMAGE[0], {"n_layers": 1, "rule": "image"}, kind="light")
-        for method, weight in zip(weight_methods(settings), settings.weights):
-            adversarial(method, kind="fcd", weight=weight)
+        adversarial(PER_IMAGE, {"n_layers": 1, "rule": "image"}, kind="light")
+        for weight in settings.weights:
+            adversarial(f"fcd.{weight:g}", kind="fcd", weight=weight)
 
     modes = {
         "mpl_old": ("paper", FEEDBACK[0]),
