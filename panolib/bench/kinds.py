@@ -9,7 +9,7 @@ from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance
+from panolib.study.kinds import Sources, clustering_of, open_data, parent_network
 
 VERSIONS = {"performance": 1, "clustering_cost": 1}
 
@@ -26,7 +26,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     from panolib.bench import step as bench_step
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    network = parent_instance(job, "instance")
+    network = parent_network(job, "instance").cpu()
     chosen = {**clustering_of(job), "min_size": spec.min_size}
     options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
     for name in ("mean_shift_peel", "mean_shift_grid"):
