@@ -9,7 +9,10 @@ from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance
+from panolib.study.kinds import Sources, clustering_of, open_data, parent_spec, trained_network
+from panolib.training.specs import Compute
+
+CPU = Compute("cpu", "32-true", 0, False)  # on which all is measured
 
 VERSIONS = {"performance": 1, "clustering_cost": 1}
 
@@ -26,7 +29,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     from panolib.bench import step as bench_step
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    network = parent_instance(job, "instance")
+    network = trained_network(parent_spec(job, "instance"), job.parent("instance"), CPU)
     chosen = {**clustering_of(job), "min_size": spec.min_size}
     options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
     for name in ("mean_shift_peel", "mean_shift_grid"):

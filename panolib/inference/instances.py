@@ -166,8 +166,18 @@ def found_instances(
     instances, table = predict_instances(
         prediction.embeddings, semantic, label_set, probabilities=prediction.probabilities, **options
     )
-    if opening:
-        instances = clean_instances(instances, kernel=opening)
-        present = set(instances.unique().tolist())
-        table = [row for row in table if row["id"] in present]
-    return instances, table
+    return opened(instances, table, opening)
+
+
+def opened(instances: Tensor, table: list[dict], kernel: int) -> tuple[Tensor, list[dict]]:
+    """`clean_instances` (kernel 0: none), and the rows of the instances that are left."""
+    if kernel == 0:
+        return instances, table
+    instances = clean_instances(instances, kernel=kernel)
+    return instances, present_rows(instances, table)
+
+
+def present_rows(instances: Tensor, table: Sequence[dict]) -> list[dict]:
+    """Rows whose id is in the map."""
+    ids = set(instances.unique().tolist())
+    return [row for row in table if row["id"] in ids]

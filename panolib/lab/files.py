@@ -67,8 +67,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     _write_atomically(path, lambda file: torch.save(content, file))
 
 
-def load_checkpoint(path: Path, advice: str, **entries: type) -> dict[str, Any]:
+def load_checkpoint(path: Path, advice: str, *, mmap: bool = False, **entries: type) -> dict[str, Any]:
     """Load a checkpoint that has these entries, of these types, to the CPU; executes nothing in it.
+
+    With `mmap` tensors are read from the file when they are looked at.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def load_checkpoint(path: Path, advice: str, **entries: type) -> dict[str, Any]:
         Naming the file, followed by `advice`: how to go on.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]
         raise CorruptCheckpoint(

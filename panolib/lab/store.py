@@ -134,7 +134,7 @@ class Store:
 
     def has_weights(self, run: Run) -> bool:
         """Whether `final_state` has something to load: otherwise it trains the run. Never trains."""
-        return self.load(run) is not None and self._final_state(run) is not None
+        return self.load(run) is not None and self._final_state(run, mmap=True) is not None
 
     def final_state(self, run: Run) -> dict:
         """The state a run gave to `Job.finish`, on the CPU.
@@ -262,13 +262,13 @@ class Store:
                 pass  # left by a killed process: completes it
         return read_record(self.folder(run), run)
 
-    def _final_state(self, run: Run) -> dict | None:
+    def _final_state(self, run: Run, *, mmap: bool = False) -> dict | None:
         """Weights beside the record, or None if they are not here or belong to another key."""
         path = self.folder(run) / "checkpoint.pt"
         if not path.exists():
             return None
         advice = "delete it: the run is trained again when its weights are needed"
-        content = load_checkpoint(path, advice, key=str, state=dict)
+        content = load_checkpoint(path, advice, mmap=mmap, key=str, state=dict)
         return content["state"] if content["key"] == run.key else None
 
     def _resumable(self, run: Run) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from panolib.config import load_yaml, project_root
 from panolib.lab import packages
-from panolib.study.grid import INHERITED
+from panolib.study.grid import over_baseline
 from panolib.study.study import Study, is_available
 from panolib.training.specs import (
     BaselineSpec,
@@ -73,9 +73,7 @@ def _filled(section: str, profile: Mapping) -> dict:
     """Dotted settings of a section with what it inherits and what it leaves to defaults."""
     cls = SPECS[section]
     baseline = profile["instance_baseline" if section.startswith("instance") else "semantic_baseline"]
-    names = [name for name in INHERITED if name in baseline and name in get_type_hints(cls)]
-    inherited = {name: baseline[name] for name in names}
-    return _flat(_with_defaults(cls, inherited | dict(profile[section])))
+    return _flat(_with_defaults(cls, over_baseline(cls, baseline, profile[section])))
 
 
 def _with_defaults(cls: type, settings: Mapping) -> dict:

@@ -13,12 +13,11 @@ from panolib.clustering.algorithms import cluster
 from panolib.clustering.corrected_masks import corrected
 from panolib.clustering.votes import vote_semantic_class
 from panolib.data.images import resize_labels
-from panolib.data.photometry import network_input
 from panolib.data.samples import Sample
-from panolib.inference.instances import clean_instances, predict_instances
+from panolib.inference.instances import opened, predict_instances, present_rows
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.inference.pictures import panoptic_picture
-from panolib.inference.predict import embed_images, predict
+from panolib.inference.predict import predict, predict_image
 from panolib.labels import VOID, LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.metrics.threat_score import ThreatScore
@@ -88,7 +87,7 @@ def score_threat(
     for index, prediction in enumerate(predict(semantic_model, None, dataset, label=label)):
         sample, predicted = prediction.sample, prediction.semantic.cpu().numpy()
         truth = panoptic_truth(sample, label_set)
-        embeddings = [embed(network.model, sample) for network in networks]
+        embeddings = [predict_image(None, network.model, sample).embeddings for network in networks]
         for share in truth_shares:
             semantic = corrected(predicted, sample.semantic, share, seed=index)
             confusions[share] += confusion_matrix(sample.semantic, semantic, label_set.n_classes)
@@ -96,7 +95,7 @@ def score_threat(
                 networks, embeddings, semantic, label_set, min_size=min_size, guided=guided
             )
             for kernel in kernels:
-                found = cleaned(instances, table, kernel)
+                found = opened(instances, table, kernel)
                 variants[share, kernel].append(image_counts(truth, *found, label_set))
                 if index < N_PICTURES and (share, kernel) == (truth_shares[0], kernels[0]):
                     save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
@@ -117,14 +116,6 @@ def score_threat(
         ],
         "vote": _finish_votes(votes, label_set, save_sample),
     }
-
-
-@torch.inference_mode()
-def embed(model: nn.Module, sample: Sample) -> Tensor:
-    """float [E, h, w]: embeddings of one image."""
-    model.eval()
-    device = next(model.parameters()).device
-    return embed_images(model, network_input(sample).to(device))[0]
 
 
 def fused_instances(
@@ -150,15 +141,7 @@ def fused_instances(
         labels = labels.to(fused.device)
         fused = torch.where((fused == 0) & (labels > 0), labels + len(table), fused)
         table += [{"id": row["id"] + len(table), "category_id": row["category_id"]} for row in rows]
-    return fused, _present(fused, table)
-
-
-def cleaned(instances: Tensor, table: Sequence[dict], kernel: int) -> tuple[Tensor, list[dict]]:
-    """`clean_instances` (kernel 0: none) and the rows of the instances that are left."""
-    if kernel == 0:
-        return instances, list(table)
-    instances = clean_instances(instances, kernel=kernel)
-    return instances, _present(instances, table)
+    return fused, present_rows(fused, table)
 
 
 def image_counts(truth: tuple, instances: Tensor, table: Sequence[dict], label_set: LabelSet) -> np.ndarray:
@@ -261,12 +244,6 @@ def _finish_votes(
         "repaired": by_thing("repaired"),
         "spoiled": by_thing("spoiled"),
     }
-
-
-def _present(instances: Tensor, table: Sequence[dict]) -> list[dict]:
-    """Rows whose id is in the map."""
-    ids = set(instances.unique().tolist())
-    return [row for row in table if row["id"] in ids]
 
 
 def _as_text(counts: Sequence[np.ndarray], things: Sequence[str]) -> Mapping[str, Mapping[str, str]]:

@@ -23,6 +23,7 @@ score them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from panolib.config import from_mapping, to_plain
 from panolib.lab.run import Run
@@ -31,7 +32,7 @@ from panolib.study.grid import Grid
 from panolib.study.kinds import ThreatSpec
 from panolib.study.settings import ClusteringCostSpec, Experiments
 from panolib.study.study import RUNGS
-from panolib.training.specs import SemanticNetwork
+from panolib.training.specs import InstanceSelfTrainingSpec, SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
 
@@ -90,17 +91,15 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
 
 def clusterings(grid: Grid, settings: Experiments) -> None:
     """E2: every algorithm, without and with epsilon rings that shrink while the network trains."""
-    margins = dict(grid.settings.instance_baseline["margins"])
-    rings = {
-        "zero": margins | {"epsilon_0": 0.0},
-        "decay": margins | {"epsilon_0": settings.epsilon_0, "epsilon_tau": settings.epsilon_tau},
-    }
+    margins = _self_training(grid).margins
+    decay = {"epsilon_0": settings.epsilon_0, "epsilon_tau": settings.epsilon_tau}
+    rings = {"zero": replace(margins, epsilon_0=0.0), "decay": replace(margins, **decay)}
     for algorithm in settings.algorithms:
         for ring in rings:
             if (algorithm, ring) == ("connected_components", "decay"):
                 continue  # they have no ring to widen
             variant = f"{algorithm}.{ring}"
-            options = {"algorithm": algorithm, "margins": rings[ring], "source_share": 0.0}
+            options = {"algorithm": algorithm, "margins": to_plain(rings[ring]), "source_share": 0.0}
             run = _self_trained(grid, settings, variant, **options)
             threat = _threat(grid, settings, variant, {"all": run})
             for found in (run, threat):
@@ -111,7 +110,7 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
     cost = grid.add(
         "clustering_cost", "clustering_cost", "", ClusteringCostSpec, "", {}, (),
         where="experiments.clustering_cost", algorithms=settings.algorithms, **settings.clustering_cost,
-        embedding_dim=grid.settings.instance_baseline["network"]["embedding_dim"],
+        embedding_dim=_self_training(grid).network.embedding_dim,
     )  # fmt: skip
     grid.tag("E2", cost)
 
@@ -168,7 +167,7 @@ def workflows(grid: Grid, settings: Experiments) -> None:
         grid.tag("E9", _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic), network=name)
     crops = _self_trained(
         grid, settings, "crops", source_share=0.25,
-        augmentation=dict(grid.settings.instance_baseline["augmentation"]) | {"scale": settings.crop_scale},
+        augmentation=to_plain(replace(_self_training(grid).augmentation, scale=settings.crop_scale)),
     )  # fmt: skip
     for run in (crops, _threat(grid, settings, "crops", {"all": crops})):
         grid.tag("E4", run, workflow="smaller crops", share=0.25)
@@ -217,16 +216,21 @@ def guidance(grid: Grid, settings: Experiments) -> None:
 
 def consistency_weights(grid: Grid, settings: Experiments) -> None:
     """E7: the weight of the consistency term, over seeds that show the noise floor."""
-    weights = dict(grid.settings.instance_baseline["weights"])
+    weights = _self_training(grid).weights
     for weight in settings.consistency_weights:
         variant = f"consistency.{weight:g}"
         run = grid.instance_self_training(
             "self_trained", grid.run("instance", grid.settings.self_training_start),
             grid.run("instance", "source_only"), grid.run("semantic", "self_trained"), variant,
-            weights=weights | {"consistency": weight},
+            weights=to_plain(replace(weights, consistency=weight)),
         )  # fmt: skip
         for found in (run, _threat(grid, settings, variant, {"all": run})):
             grid.tag("E7", found, weight=weight)
+
+
+def _self_training(grid: Grid) -> InstanceSelfTrainingSpec:
+    """The settings of the ladder's self-training, which experiments vary."""
+    return grid.run("instance", "self_trained").spec
 
 
 def _self_trained(

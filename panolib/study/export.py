@@ -27,8 +27,7 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_instance, parent_semantic
-from panolib.training.setup import build_semantic, launch
+from panolib.study.kinds import Sources, clustering_of, open_data, parent_network, trained_network
 from panolib.training.specs import SemanticNetwork
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name
@@ -132,17 +131,15 @@ def _exported_networks(sources: Sources, run: Run) -> tuple[LabelSet, list[Run]]
 def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePrediction]:
     """Predictions of a run for its validation images, one at a time."""
     spec, label_set, job = run.spec, LABEL_SETS[run.spec.label_set], Job(store, run)
-    fabric, data = launch(spec.compute), open_data(sources, run, spec.validation)
+    data = open_data(sources, run, spec.validation)
     if run.kind != "panoptic":
-        model = build_semantic(spec.network, label_set.n_classes, pretrained=False)
-        model.load_state_dict(store.final_state(run)["model"])
+        model = trained_network(spec, store.final_state(run), spec.compute)
         merged = merged_ids(label_set, data.label_set)
-        for prediction in predict(fabric.to_device(model), None, data, label=f"{run.name}: export"):
+        for prediction in predict(model, None, data, label=f"{run.name}: export"):
             semantic = merged[prediction.semantic.cpu().numpy()]
             yield ImagePrediction(prediction.sample.id, semantic, None, None)
         return
-    models = (parent_semantic(job, "semantic"), parent_instance(job, "instance"))
-    models, clustering = tuple(map(fabric.to_device, models)), clustering_of(job)
+    models, clustering = [parent_network(job, role) for role in ("semantic", "instance")], clustering_of(job)
     options = {"rule": spec.merge_rules[0], "opening": spec.opening, "min_size": spec.min_size, **clustering}
     for sample in one_by_one(data, f"{run.name}: export"):
         found = predict_panoptic(*models, sample, label_set, **options)

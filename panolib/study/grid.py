@@ -19,9 +19,6 @@ from panolib.training.specs import (
     SemanticBatchNormSpec,
 )
 
-# what a rung takes from the baseline of its branch unless its own section says otherwise
-INHERITED = ("network", "augmentation", "weights", "margins", "min_area", "renormalise")
-
 
 class Grid:
     """Runs as they are declared, parents before children.
@@ -89,10 +86,8 @@ class Grid:
         """
         settings = self.settings
         baseline = settings.instance_baseline if branch == "instance" else settings.semantic_baseline
-        inherited = {name: baseline[name] for name in INHERITED if name in baseline}
         fields = {
-            **{name: value for name, value in inherited.items() if name in cls.__dataclass_fields__},
-            **(getattr(settings, section) if section else {}),
+            **over_baseline(cls, baseline, getattr(settings, section) if section else {}),
             "label_set": settings.label_set,
             "compute": dict(self.compute),
             "seed": self.seed,
@@ -186,6 +181,20 @@ class Grid:
             {"semantic": semantic, "instance": instance, "clustering": clustering}, (self.val,),
             variant=variant, validation=self.val,
         )  # fmt: skip
+
+
+def over_baseline(cls: type, baseline: Mapping, section: Mapping) -> dict:
+    """Settings of a section; what it does not say of the spec `cls` is as in the baseline of its branch.
+
+    That holds inside a setting, too: `weights: {consistency: 0.5}` changes one weight.
+    """
+    shared = {name: value for name, value in baseline.items() if name in cls.__dataclass_fields__}
+    inner = {
+        name: {**shared[name], **value}
+        for name, value in section.items()
+        if isinstance(value, Mapping) and isinstance(shared.get(name), Mapping)
+    }
+    return {**shared, **section, **inner}
 
 
 def _weights(fields: Mapping) -> tuple[str, ...]:

@@ -31,7 +31,7 @@ from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
 from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute
+from panolib.training.specs import Compute, InstanceNetwork
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -121,8 +121,7 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = parent_semantic(job, "start")
-    model = adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
     return semantic_metrics(sources, run, finish(job, model))
 
 
@@ -152,7 +151,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source), label_set)
     selection = open_data(sources, run, spec.selection)
     return evaluate.choose_clustering(
-        launch(spec.compute).to_device(parent_semantic(job, "semantic")),
+        parent_network(job, "semantic"),
         finish(job, model),
         [selection[i] for i in range(min(spec.n_selection, len(selection)))],
         label_set,
@@ -166,9 +165,8 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = build_instance(run.spec.network, pretrained=False)
-    model.load_state_dict(job.parent("start")["model"])
-    finish(job, adapt_batch_norm(run.spec, model, *_adaptation_data(sources, run)))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    finish(job, model)
     return {}
 
 
@@ -176,12 +174,11 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     target = open_data(sources, run, spec.target)
-    guide = launch(spec.compute).to_device(parent_semantic(job, "semantic"))
+    guide = parent_network(job, "semantic")
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
         masks = [
-            corrected(mask, target[i].semantic, spec.truth_share, seed=i)
-            for i, mask in enumerate(masks)
+            corrected(mask, target[i].semantic, spec.truth_share, seed=i) for i, mask in enumerate(masks)
         ]
     watch = unwatched
     if spec.monitor is not None:
@@ -205,11 +202,9 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
 def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
-    fabric = launch(spec.compute)
-    instance_model = parent_instance(job, "instance")
     metrics = evaluate.score_panoptic(
-        fabric.to_device(parent_semantic(job, "semantic")),
-        fabric.to_device(instance_model),
+        parent_network(job, "semantic"),
+        parent_network(job, "instance"),
         open_data(sources, run, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
@@ -228,7 +223,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
 def gap(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of one network on source scenes with one group of style parameters taken from the target."""
     spec = run.spec
-    model = launch(spec.compute).to_device(parent_semantic(job, "semantic"))
+    model = parent_network(job, "semantic")
     metrics = {}
     for name, style in gap_styles(spec.source_style, spec.target_style).items():
         scenes = [
@@ -244,20 +239,19 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
 def threat(sources: Sources, run: Run, job: Job) -> dict:
     """Found, false and missed objects of every image, inside masks between predicted and true."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    fabric = launch(spec.compute)
     names = [role.partition(".")[2] for role, _ in run.parents if role.startswith("instance.")]
     networks = []
     for name in names:
         classes = learned_classes(dict(run.parents)[f"instance.{name}"])
         networks.append(
             evaluate_threat.Network(
-                fabric.to_device(parent_instance(job, f"instance.{name}")),
+                parent_network(job, f"instance.{name}"),
                 label_set.ids_of(label_set.things if classes is None else classes),
                 **clustering_of(job, f"clustering.{name}"),
             )
         )
     metrics = evaluate_threat.score_threat(
-        fabric.to_device(parent_semantic(job, "semantic")),
+        parent_network(job, "semantic"),
         networks,
         open_data(sources, run, spec.validation),
         label_set,
@@ -319,10 +313,9 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     target = open_data(sources, run, spec.target)
     if spec.painted == "true":
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
-    fabric = launch(spec.compute)
     instances = evaluate.predicted_instances(
-        fabric.to_device(parent_semantic(job, "semantic")),
-        fabric.to_device(parent_instance(job, "instance")),
+        parent_network(job, "semantic"),
+        parent_network(job, "instance"),
         target,
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
@@ -354,19 +347,19 @@ def parent_spec(job: Job, role: str):
     return dict(job.run.parents)[role].spec
 
 
-def parent_semantic(job: Job, role: str) -> nn.Module:
-    """The semantic network of a parent, with its final weights."""
-    spec = parent_spec(job, role)
-    model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
-    model.load_state_dict(job.parent(role)["model"])
-    return model
+def parent_network(job: Job, role: str) -> nn.Module:
+    """The network of a parent, semantic or instance, with its final weights, on the device of the run."""
+    return trained_network(parent_spec(job, role), job.parent(role), job.spec.compute)
 
 
-def parent_instance(job: Job, role: str) -> nn.Module:
-    """The embedding network of a parent, with its final weights."""
-    model = build_instance(parent_spec(job, role).network, pretrained=False)
-    model.load_state_dict(job.parent(role)["model"])
-    return model
+def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
+    """The network of the spec of a run with the weights of its final state, where `compute` says."""
+    if isinstance(spec.network, InstanceNetwork):
+        model = build_instance(spec.network, pretrained=False)
+    else:
+        model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
+    model.load_state_dict(state["model"])
+    return launch(compute).to_device(model)
 
 
 def clustering_of(job: Job, role: str = "clustering") -> dict[str, float]:

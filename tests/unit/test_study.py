@@ -21,6 +21,7 @@ from panolib.data.errors import MissingData
 from panolib.data.readers.camvid import CamVidSources
 from panolib.lab.run import MissingRun
 from panolib.load import load
+from panolib.losses.embedding import EmbeddingLossWeights
 from panolib.study import study
 from panolib.training.crops import LabelledBatches
 
@@ -125,6 +126,25 @@ def test_a_section_inherits_from_the_baseline_of_its_branch_unless_it_says_other
     baseline = specs["city-instance-source_only-s0"]
     for name in ("augmentation", "weights", "margins", "min_area", "network"):
         assert getattr(specs["city-instance-self_trained-s0"], name) == getattr(baseline, name)
+
+
+def test_weights_and_margins_set_where_they_act_are_those_of_every_experiment(tiny, tmp_path):
+    root, path = tiny
+    profile = load_yaml(path)
+    section = profile["city"]["instance_self_training"]
+    section["weights"] = {"push": 0.5, "consistency": 0.25}  # the others: as in the baseline
+    section["margins"] = {"delta_dist": 1.5}
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump(profile))
+    runs = [run for run in load(changed, root=root).runs.values() if run.domain == "city"]
+    specs = {run.variant: run.spec for run in runs if run.kind == "instance_self_training"}
+    assert {name.partition(".")[0] for name in specs} >= {"", "consistency", "mean_shift_plus", "crops"}
+    for variant, found in specs.items():
+        weight = float(variant.removeprefix("consistency.")) if "consistency" in variant else 0.25
+        assert found.weights == EmbeddingLossWeights(push=0.5, consistency=weight), variant
+        assert (found.margins.delta_var, found.margins.delta_dist) == (0.5, 1.5), variant
+    (baseline,) = {run.spec.weights for run in runs if run.kind == "instance_baseline"}
+    assert baseline == EmbeddingLossWeights()
 
 
 def test_evaluation_leaves_weights_and_buffers_alone(trained):

@@ -24,8 +24,7 @@ from panolib.study.kinds import (
     clustering_of,
     finish,
     open_data,
-    parent_instance,
-    parent_semantic,
+    parent_network,
     parent_spec,
 )
 from panolib.training.setup import launch
@@ -115,8 +114,8 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
             spec.batch_size,
         ),
         OURS: cost.our_system(
-            fabric.to_device(parent_semantic(job, "semantic")),
-            fabric.to_device(parent_instance(job, "instance")),
+            parent_network(job, "semantic"),
+            parent_network(job, "instance"),
             (parent_spec(job, "semantic"), parent_spec(job, "instance")),
             clustering_of(job), spec.min_size, spec.merge_rule, train, label_set, spec.batch_size,
         ),

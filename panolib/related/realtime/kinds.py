@@ -15,7 +15,7 @@ from panolib.labels import LABEL_SETS
 from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
 from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
-from panolib.study.kinds import Sources, finish, open_data, parent_semantic, semantic_metrics
+from panolib.study.kinds import Sources, finish, open_data, parent_network, semantic_metrics
 from panolib.training.setup import launch
 from panolib.training.specs import Compute, SemanticNetwork
 
@@ -76,7 +76,7 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
         wanted = spec.pseudo_labels
-        network = launch(spec.compute).to_device(parent_semantic(job, "labels"))
+        network = parent_network(job, "labels")
         found = labelling.votes(network, target, (wanted.n_layers,), label=f"{run.name}: labels")
         labels = select_labels(
             *found[wanted.n_layers], n_classes, rule=wanted.rule, threshold=wanted.threshold
@@ -110,14 +110,14 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of a network of another domain; hands its weights on."""
-    model = launch(run.spec.compute).to_device(parent_semantic(job, "start"))
+    model = parent_network(job, "start")
     return semantic_metrics(sources, run, finish(job, model))
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
     """Rows of `labelling.quality_rows`."""
     spec, target = run.spec, open_data(sources, run, run.spec.target)
-    network = launch(spec.compute).to_device(parent_semantic(job, "labels"))
+    network = parent_network(job, "labels")
     found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
     rows = labelling.quality_rows(
         found,
@@ -135,12 +135,11 @@ def gallery(sources: Sources, run: Run, job: Job) -> dict:
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     data = open_data(sources, run, spec.validation)
     samples = [data[i] for i in range(min(spec.n_samples, len(data)))]
-    fabric = launch(spec.compute)
     for index, sample in enumerate(samples):
         job.save_sample(f"{index:02d}-image", sample.image)
         job.save_sample(f"{index:02d}-truth", label_set.colourise(sample.semantic))
     for role, _ in run.parents:
-        masks = evaluate.predicted_masks(fabric.to_device(parent_semantic(job, role)), samples)
+        masks = evaluate.predicted_masks(parent_network(job, role), samples)
         for index, mask in enumerate(masks):
             job.save_sample(f"{index:02d}-{role}", label_set.colourise(mask))
     job.finish({})
