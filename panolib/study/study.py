@@ -37,22 +37,13 @@ from panolib.lab.store import Store
 from panolib.study.settings import Domain, Experiments, MissingSection, Profile
 
 __all__ = [
-    "BATCH_NORM_RUNGS", "PERFORMANCE", "RUNGS", "RUNG_LABELS", "UNSUPERVISED_RUNGS", "Domain", "Experiments",
+    "BATCH_NORM_RUNGS", "PERFORMANCE", "RUNGS", "Domain", "Experiments",
     "MissingSection", "Profile", "Study", "is_available", "run_name",
 ]  # fmt: skip
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
-UNSUPERVISED_RUNGS = RUNGS[:-1]
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
 GAP_RUNGS = ("source_only", "abn")
-RUNG_LABELS = {
-    "source_only": "source only",
-    "abn": "ABN",
-    "adabn": "AdaBN",
-    "control": "control",
-    "self_trained": "self-trained",
-    "oracle": "oracle",
-}
 
 
 # notebook -> sections of the profile without which it has nothing to say, experiments whose runs it reads
@@ -153,14 +144,6 @@ class Study:
         if settings is None:
             raise MissingSection(f"profile {self.profile_name}: expected section {name!r}, which is left out")
         return settings
-
-    def ladder(self, domain: str, kind: str) -> dict[tuple[str, int], Record]:
-        """{(rung, seed): record} of one kind ("semantic", "instance" or "panoptic") in one domain."""
-        return {
-            (rung, seed): self.get(run_name(domain, kind, rung, seed))
-            for rung in RUNGS
-            for seed in self.seeds
-        }
 
     def prepare_data(
         self, *, n_workers: int = 1, progress: bool = True, domains: Iterable[str] | None = None

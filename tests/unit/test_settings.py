@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError, from_mapping, load_yaml, project_root
 from panolib.load import load as load_study
 from panolib.models.weights import check_weights
 from panolib.related.realtime.runs import Realtime
