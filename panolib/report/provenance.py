@@ -62,7 +62,7 @@ def differences_from_thesis(study: Study, sections: Iterable[str] = tuple(SPECS)
     lines = []
     for section in sections:
         ours, theirs = (_filled(section, profile) for profile in (here, there))
-        for name in dict.fromkeys([*ours, *theirs]):
+        for name in sorted({*ours, *theirs}):
             a, b = _value(ours, name), _value(theirs, name)
             if a != b and not _left_out(name, ours, theirs) and (name in NUMBERS or _in_kind(a, b)):
                 lines.append((section.replace("_", " "), name, _said(a), _said(b)))
