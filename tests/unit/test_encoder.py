@@ -93,7 +93,7 @@ def test_images_are_mapped_to_what_the_encoder_was_trained_on(name, weights, ins
     assert torch.equal(seen[0][:, 3:], places)
 
 
-@pytest.mark.parametrize("name", ["resnet18", TINY])
+@pytest.mark.parametrize("name", ["resnet18", TINY, "mobilenetv3_small_050", "regnetx_002", "test_byobnet"])
 @pytest.mark.parametrize("suffix", ["pt", "safetensors"])
 def test_weights_of_a_file_are_those_of_timms_network(name, suffix, tmp_path):
     """All maps equal timm's own; the classifier of the file does not matter."""
