@@ -51,7 +51,7 @@ def test_no_part_is_larger_than_the_bound_and_none_may_be_missing(trained, tmp_p
         packing.pack(store, [parent], tmp_path / "out")
     for part in parts[-11:]:  # the end of a tar file is padding
         part.unlink()
-    with pytest.raises(packing.BadPack, match="cannot be read|expected a part beyond"):
+    with pytest.raises(packing.BadPack, match=r"cannot be read|expected a part beyond"):
         packing.unpack(home, tmp_path / "out")
     parts[0].unlink()
     with pytest.raises(packing.BadPack, match=r"expected runs\.tar\.000 and all that follow, found runs"):
