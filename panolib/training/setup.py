@@ -93,7 +93,7 @@ def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> Embe
         width=network.width,
         output_stride=32 if network.stem_pool else 16,
         stem_pool=network.stem_pool,
-        in_channels=5 if network.coordinates else 3,
+        in_channels=5 if network.sees_coordinates else 3,
         weights=network.weights if pretrained else None,
     )
     return EmbeddingUNet(
@@ -101,7 +101,8 @@ def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> Embe
         network.embedding_dim,
         decoder_channels=network.decoder_channels,
         output_stride=network.output_stride,
-        coordinates=network.coordinates,
+        coordinates=network.sees_coordinates,
+        coordinate_length=network.coordinate_length,
         alignment=network.alignment,
         input_width=network.input_width,
     )

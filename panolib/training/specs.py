@@ -17,6 +17,7 @@ from panolib.config import (
     Seed,
     Share,
     later,
+    respelt,
     spec,
 )
 from panolib.data.mixing import source_share_counts
@@ -72,7 +73,11 @@ class SemanticNetwork:
 
 @spec
 class InstanceNetwork:
-    """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
+    """The embedding U-Net; `weights` as above.
+
+    `coordinates`: "input" appends x and y to the image, "embedding" adds them, over `coordinate_length`
+    pixels of the embedding grid, to the embedding (`models.coordinates`). False is "none", True is "input".
+    """
 
     depth: Depth
     width: Count
@@ -80,12 +85,20 @@ class InstanceNetwork:
     embedding_dim: Count
     decoder_channels: tuple[Count, ...]
     output_stride: Literal[1, 2]
-    coordinates: bool
+    coordinates: bool | Literal["none", "input", "embedding"] = respelt({"none": False, "input": True})
     weights: str | None
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
+    coordinate_length: Positive | None = later(None)
 
     def __post_init__(self):
+        if (self.coordinates == "embedding") != (self.coordinate_length is not None):
+            raise ValueError(
+                f"coordinate_length: expected pixels with coordinates 'embedding' and null otherwise, found "
+                f"{self.coordinate_length} with coordinates {self.coordinates!r}"
+            )
+        if self.coordinates == "embedding" and self.embedding_dim < 2:
+            raise ValueError(f"embedding_dim: expected 2 or more for x and y, found {self.embedding_dim}")
         n_wanted = 4 if self.output_stride == 2 else 5
         if len(self.decoder_channels) < n_wanted:
             raise ValueError(
@@ -93,6 +106,11 @@ class InstanceNetwork:
                 f"{self.output_stride}, found {self.decoder_channels}"
             )
         check_weights(self.weights, self.depth)
+
+    @property
+    def sees_coordinates(self) -> bool:
+        """Whether x and y are channels of its input."""
+        return self.coordinates in (True, "input")
 
 
 @spec
