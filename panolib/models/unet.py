@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from panolib.models.coordinates import add_coordinates, append_coordinates
 from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Alignment, Placement, enlarge
 
@@ -33,6 +34,10 @@ class EmbeddingUNet(nn.Module):
         1 gives one embedding per image pixel; 2 stops one block earlier, on the stem's grid.
     coordinates : bool
         Append the pixel's x and y, each in [-1, 1], to the image; `in_channels` of the encoder counts them.
+    coordinate_length : float, optional
+        Add the x and y of the embedding's pixel, over this length in pixels of the embedding grid, to the
+        first two channels of the embedding (`coordinates.add_coordinates`). None: embeddings are as the
+        layers give them.
     alignment : {"cell_centre", "receptive_field", "corners"}
         Where the cells of a coarser map are taken to sit when it is upsampled.
     input_width : int, optional
@@ -42,15 +47,16 @@ class EmbeddingUNet(nn.Module):
     Attributes
     ----------
     input_width : int or None
+    coordinate_length : float or None
 
     Raises
     ------
     ValueError
-        For another output stride or alignment, or too few `decoder_channels`.
+        For another output stride or alignment, too few `decoder_channels`, or no channels for coordinates.
 
     References
     ----------
-    Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597.
+    Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597; Novotny et al. 2018, arXiv:1807.10712.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class EmbeddingUNet(nn.Module):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         output_stride: int = 1,
         coordinates: bool = False,
+        coordinate_length: float | None = None,
         alignment: Alignment = "cell_centre",
         input_width: int | None = None,
     ):
@@ -75,7 +82,13 @@ class EmbeddingUNet(nn.Module):
                 f"decoder_channels is {tuple(decoder_channels)}, expected {len(skip_channels)} widths "
                 f"for output_stride {output_stride}"
             )
+        if coordinate_length is not None and (embedding_dim < 2 or not coordinate_length > 0):
+            raise ValueError(
+                f"coordinate_length is {coordinate_length} and embedding_dim {embedding_dim}, expected a "
+                "length > 0 and 2 channels or more"
+            )
         self.encoder, self.output_stride, self.coordinates = encoder, output_stride, coordinates
+        self.coordinate_length = coordinate_length
         self.alignment, self.input_width = Placement(alignment).alignment, input_width
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
@@ -109,16 +122,10 @@ class EmbeddingUNet(nn.Module):
             if hidden.shape[-2:] != size:  # half of it, where the encoder has a stride
                 hidden = enlarge(hidden, size, self.alignment, 2)
             hidden = block(hidden if skip is None else torch.cat([hidden, skip], dim=1))
-        return self.embed(hidden)
-
-
-def append_coordinates(image: Tensor) -> Tensor:
-    """`image` [B, C, H, W] with two more channels: x and y, each running from -1 to 1 over the image."""
-    batch, _, height, width = image.shape
-    y = torch.linspace(-1, 1, height, dtype=image.dtype, device=image.device)
-    x = torch.linspace(-1, 1, width, dtype=image.dtype, device=image.device)
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"))                 # [2, H, W]
-    return torch.cat([image, grid.expand(batch, -1, -1, -1)], dim=1)
+        offsets = self.embed(hidden)
+        if self.coordinate_length is None:
+            return offsets
+        return add_coordinates(offsets, self.coordinate_length)
 
 
 def _two_convolutions(in_channels: int, channels: int) -> nn.Sequential:

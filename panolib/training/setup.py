@@ -81,14 +81,15 @@ def build_semantic(
 
 def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> EmbeddingUNet:
     """The network; `pretrained` as above."""
-    in_channels = 5 if network.coordinates else 3
+    in_channels = 5 if network.sees_coordinates else 3
     encoder = _build_encoder(network, network.encoder_stride, pretrained, in_channels=in_channels)
     return EmbeddingUNet(
         encoder,
         network.embedding_dim,
         decoder_channels=network.decoder_channels,
         output_stride=network.output_stride,
-        coordinates=network.coordinates,
+        coordinates=network.sees_coordinates,
+        coordinate_length=network.coordinate_length,
         alignment=network.alignment,
         input_width=network.input_width,
     )

@@ -17,6 +17,7 @@ from panolib.config import (
     Seed,
     Share,
     later,
+    respelt,
     spec,
 )
 from panolib.data.mixing import source_share_counts
@@ -88,23 +89,35 @@ class SemanticNetwork:
         _check_encoder(self, self.output_stride)
 
 
-@spec
+@spec(kw_only=True)
 class InstanceNetwork:
-    """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
+    """The embedding U-Net; `weights` as above.
+
+    `coordinates`: "input" appends x and y to the image, "embedding" adds them, over `coordinate_length`
+    pixels of the embedding grid, to the embedding (`models.coordinates`). False is "none", True is "input".
+    """
 
     depth: Depth | None = later(None)
     width: Count | None = later(None)
     stem_pool: bool | None = later(None)
-    embedding_dim: Count = 8
-    decoder_channels: tuple[Count, ...] = ()
-    output_stride: Literal[1, 2] = 2
-    coordinates: bool = False
+    embedding_dim: Count
+    decoder_channels: tuple[Count, ...]
+    output_stride: Literal[1, 2]
+    coordinates: bool | Literal["none", "input", "embedding"] = respelt({"none": False, "input": True})
     weights: str | None = None
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
+    coordinate_length: Positive | None = later(None)
     encoder: EncoderSpec | None = later(None)
 
     def __post_init__(self):
+        if (self.coordinates == "embedding") != (self.coordinate_length is not None):
+            raise ValueError(
+                f"coordinate_length: expected pixels with coordinates 'embedding' and null otherwise, found "
+                f"{self.coordinate_length} with coordinates {self.coordinates!r}"
+            )
+        if self.coordinates == "embedding" and self.embedding_dim < 2:
+            raise ValueError(f"embedding_dim: expected 2 or more for x and y, found {self.embedding_dim}")
         n_wanted = 4 if self.output_stride == 2 else 5
         if len(self.decoder_channels) < n_wanted:
             raise ValueError(
@@ -117,6 +130,11 @@ class InstanceNetwork:
     def encoder_stride(self) -> int:
         """Largest stride of the encoder's maps, in pixels: it is not dilated."""
         return 16 if self.stem_pool is False else 32
+
+    @property
+    def sees_coordinates(self) -> bool:
+        """Whether x and y are channels of its input."""
+        return self.coordinates in (True, "input")
 
 
 def _check_encoder(network: SemanticNetwork | InstanceNetwork, output_stride: int) -> None:
