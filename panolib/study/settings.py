@@ -67,6 +67,7 @@ class Domain:
     panoptic: Mapping
     gap: Mapping | None = None
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
+    equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
 
 
 @spec

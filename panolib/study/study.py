@@ -17,7 +17,8 @@ self_trained   adabn + SAC self-training             adabn + self-training on cl
 oracle         cross-entropy on the target           embedding losses on the target
 =============  ====================================  ===========================================
 
-A profile may let control and self-training start from abn (`self_training_start`).
+A profile may let control and self-training start from abn (`self_training_start`), and give oracles the
+iterations of baseline and self-training together (`equal_budgets`).
 
 An embedding baseline also chooses the clustering settings of its ladder, on images of its own domain and
 inside the masks that the semantic baseline of the same rung predicts there.
