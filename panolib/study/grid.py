@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from panolib.config import Count, ProfileError, from_mapping, spec
 from panolib.lab.run import Run
 from panolib.models.weights import weights_fingerprint
-from panolib.study.kinds import GapSpec, PanopticSpec
-from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, Tag, run_name
+from panolib.study.kinds import GapSpec, PanopticSpec, SemanticScoresSpec
+from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, TEACHER, Domain, Tag, run_name
 from panolib.training.specs import (
     BaselineSpec,
     InstanceBaselineSpec,
@@ -208,12 +208,21 @@ class Grid:
             variant=variant, source=source, target=target, **values,
         )  # fmt: skip
 
-    def panoptic(self, rung: str, semantic: Run, instance: Run, clustering: Run, variant: str = "") -> Run:
+    def semantic_scores(self, rung: str, semantic: Run, variant: str = "", **values) -> Run:
+        """Scores of a network that another run trained."""
+        return self.add(
+            "semantic_scores", "semantic", rung, SemanticScoresSpec, "", {"semantic": semantic}, (self.val,),
+            variant=variant, validation=self.val, **values,
+        )  # fmt: skip
+
+    def panoptic(
+        self, rung: str, semantic: Run, instance: Run, clustering: Run, variant: str = "", **values
+    ) -> Run:
         """Scores of a semantic and an instance network together."""
         return self.add(
             "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
             {"semantic": semantic, "instance": instance, "clustering": clustering}, (self.val,),
-            variant=variant, validation=self.val,
+            variant=variant, validation=self.val, **values,
         )  # fmt: skip
 
 
@@ -268,6 +277,13 @@ def declare_ladder(grid: Grid) -> None:
         clustering = instance["oracle" if rung == "oracle" else "source_only"]
         panoptic = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
         for run in (semantic[rung], instance[rung], panoptic):
+            grid.tag(f"{grid.domain} ladder", run)
+    if settings.score_teachers:
+        networks = semantic["self_trained"], instance["self_trained"]
+        for run in (
+            grid.semantic_scores(TEACHER, networks[0], scored="teacher"),
+            grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher"),
+        ):
             grid.tag(f"{grid.domain} ladder", run)
     if settings.gap is not None:
         for rung in GAP_RUNGS:
