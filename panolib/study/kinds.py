@@ -15,10 +15,12 @@ from pydantic import Field
 from torch import nn
 
 from panolib.clustering.corrected_masks import corrected
-from panolib.config import Count, Different, Natural, Seed, Share, spec
+from panolib.config import Count, Different, Natural, Seed, Share, later, spec
+from panolib.data.mixing import source_share_counts
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import MERGE_RULES
+from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
@@ -31,7 +33,7 @@ from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
 from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
+from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork, StudentOrTeacher
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -43,6 +45,17 @@ class TransferSpec:
     label_set: str
     validation: str
     network: SemanticNetwork
+    compute: Compute
+    seed: Seed
+
+
+@spec
+class SemanticScoresSpec:
+    """Evaluation of a semantic network on its own; nothing is trained."""
+
+    label_set: str
+    validation: str
+    scored: StudentOrTeacher
     compute: Compute
     seed: Seed
 
@@ -60,6 +73,7 @@ class PanopticSpec:
     n_samples: Natural
     compute: Compute
     seed: Seed
+    scored: StudentOrTeacher = later("student")  # of both parents
 
 
 @spec
@@ -94,6 +108,7 @@ class ThreatSpec:
     guided: bool
     compute: Compute
     seed: Seed
+    scored: StudentOrTeacher = later("student")  # of all parents
 
 
 Sources = Mapping[str, object]  # domain -> its data sets
@@ -110,6 +125,7 @@ VERSIONS = {
     "panoptic": 1,
     "gap": 1,
     "threat": 1,
+    "semantic_scores": 1,
 }
 
 
@@ -118,7 +134,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, transfer, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat,
+        panoptic, gap, threat, semantic_scores,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -156,8 +172,9 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         painted=_painted(sources, run, job),
         watch=_watch(sources, run, job),
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
-    if spec.target_weight > 0:
+    taught = teacher if has_teacher(run) else None
+    metrics = semantic_metrics(sources, run, finish(job, student, taught))
+    if taught is not None:
         metrics["teacher"] = semantic_metrics(sources, run, teacher)
     return metrics
 
@@ -192,7 +209,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     target = open_data(sources, run, spec.target)
-    guide = parent_network(job, "semantic")
+    guide = parent_network(job, "semantic", spec.guide)
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
         masks = [
@@ -202,7 +219,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     if spec.monitor is not None:
         datasets = _monitored(sources, run)
         watch = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
-    student = instance.instance_self_train(
+    student, teacher = instance.instance_self_train(
         spec,
         job,
         job.parent("start")["model"],
@@ -213,7 +230,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         clustering_of(job),
         watch,
     )
-    finish(job, student)
+    finish(job, student, teacher if has_teacher(run) else None)
     return {}
 
 
@@ -221,8 +238,8 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
     metrics = evaluate.score_panoptic(
-        parent_network(job, "semantic"),
-        parent_network(job, "instance"),
+        parent_network(job, "semantic", spec.scored),
+        parent_network(job, "instance", spec.scored),
         open_data(sources, run, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
@@ -263,13 +280,13 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
         classes = learned_classes(dict(run.parents)[f"instance.{name}"])
         networks.append(
             evaluate_threat.Network(
-                parent_network(job, f"instance.{name}"),
+                parent_network(job, f"instance.{name}", spec.scored),
                 label_set.ids_of(label_set.things if classes is None else classes),
                 **clustering_of(job, f"clustering.{name}"),
             )
         )
     metrics = evaluate_threat.score_threat(
-        parent_network(job, "semantic"),
+        parent_network(job, "semantic", spec.scored),
         networks,
         open_data(sources, run, spec.validation),
         label_set,
@@ -282,6 +299,20 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     )
     job.finish({})
     return metrics
+
+
+def semantic_scores(sources: Sources, run: Run, job: Job) -> dict:
+    """Metrics of a semantic run, of a network that another run trained: the teacher of self-training."""
+    metrics = semantic_metrics(sources, run, parent_network(job, "semantic", run.spec.scored))
+    job.finish({})
+    return metrics
+
+
+def has_teacher(run: Run) -> bool:
+    """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
+    if run.kind == "instance_self_training":
+        return source_share_counts(run.spec.batch_size, run.spec.source_share)[1] > 0
+    return run.kind == "meta_labels" or (run.kind == "self_training" and run.spec.target_weight > 0)
 
 
 def learned_classes(run: Run) -> tuple[str, ...] | None:
@@ -343,11 +374,12 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     return [{"instance": labels} for labels in instances]
 
 
-def finish(job: Job, model: nn.Module) -> nn.Module:
-    """Keep the final weights; hand back the plain network."""
-    model = getattr(model, "module", model)
-    job.finish({"model": model.state_dict()})
-    return model
+def finish(job: Job, model: nn.Module, teacher: nn.Module | None = None) -> nn.Module:
+    """Keep the final weights, beside them those of a teacher; hand back the plain network."""
+    networks = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    plain = {name: getattr(network, "module", network) for name, network in networks.items()}
+    job.finish({name: network.state_dict() for name, network in plain.items()})
+    return plain["model"]
 
 
 def semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
@@ -365,9 +397,20 @@ def parent_spec(job: Job, role: str):
     return dict(job.run.parents)[role].spec
 
 
-def parent_network(job: Job, role: str) -> nn.Module:
-    """The network of a parent, semantic or instance, with its final weights, on the device of the run."""
-    return trained_network(parent_spec(job, role), job.parent(role), job.spec.compute)
+def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -> nn.Module:
+    """The network of a parent, semantic or instance, with its final weights, on the device of the run.
+
+    The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
+    """
+    parent, state = dict(job.run.parents)[role], job.parent(role)
+    if network == "teacher" and has_teacher(parent):
+        if "teacher" not in state:
+            raise CorruptCheckpoint(
+                f"run '{parent.name}': expected the weights of student and teacher, found {sorted(state)}, "
+                "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
+            )
+        state = {"model": state["teacher"]}
+    return trained_network(parent.spec, state, job.spec.compute)
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:

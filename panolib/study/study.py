@@ -17,7 +17,10 @@ self_trained   adabn + SAC self-training             adabn + self-training on cl
 oracle         cross-entropy on the target           embedding losses on the target
 =============  ====================================  ===========================================
 
-A profile may let control and self-training start from abn (`self_training_start`).
+A profile may let control and self-training start from abn (`self_training_start`), give oracles the
+iterations of baseline and self-training together (`equal_budgets`), and score the momentum networks of
+self-training as a rung of their own, "teacher" (`score_teachers`): the networks to keep, as in DAFormer and
+EDAPS.
 
 An embedding baseline also chooses the clustering settings of its ladder, on images of its own domain and
 inside the masks that the semantic baseline of the same rung predicts there.
@@ -44,6 +47,7 @@ __all__ = [
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
 GAP_RUNGS = ("source_only", "abn")
+TEACHER = "teacher"  # rung beside self_trained, which is its student; where a profile asks for it
 
 
 # notebook -> sections of the profile without which it has nothing to say, experiments whose runs it reads

@@ -49,6 +49,7 @@ def tiny_study(root: Path) -> study.Study:
     for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
         rate = {"lr": 0.001} if section.startswith("instance") else {}
         city[section] |= {"iterations": ITERATIONS, "optimiser": SGD | rate}
+    city["score_teachers"] = True
     city["self_training"]["minimum_threshold"] = 0.01  # untrained networks are sure of nothing
     for section in ("batch_norm", "instance_batch_norm"):
         city[section]["n_batches"] = 2
@@ -79,6 +80,7 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "panoptic": "panoptic-self_trained-s0",
         "gap": "gap-source_only-s0",
         "threat": "threat-masks.100-s0",
+        "semantic_scores": "semantic-teacher-s0",
         "clustering_cost": "clustering_cost-s0",
         "performance": "performance",
         "adversarial_adaptation": "semantic-ssl1-bisenet-s0",

@@ -92,7 +92,7 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
         open_data(sources, run, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
+    metrics = semantic_metrics(sources, run, finish(job, student, teacher))
     return metrics | {"teacher": semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
 
 
