@@ -144,19 +144,18 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     source = open_data(sources, run, run.spec.source)
     n_classes = LABEL_SETS[run.spec.label_set].n_classes
     model = semantic.train_baseline(run.spec, job, source, n_classes, _watch(sources, run, job))
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
     model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of a network of another domain; hands its weights on."""
-    model = parent_network(job, "start")
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, parent_network(job, "start")))
 
 
 def self_training(sources: Sources, run: Run, job: Job) -> dict:
@@ -173,9 +172,9 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         watch=_watch(sources, run, job),
     )
     taught = teacher if has_teacher(run) else None
-    metrics = semantic_metrics(sources, run, finish(job, student, taught))
+    metrics = semantic_metrics(sources, job, finish(job, student, taught))
     if taught is not None:
-        metrics["teacher"] = semantic_metrics(sources, run, teacher)
+        metrics["teacher"] = semantic_metrics(sources, job, teacher, "teacher.")
     return metrics
 
 
@@ -249,6 +248,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
         min_region=spec.min_region,
         n_samples=spec.n_samples,
         save_sample=job.save_sample,
+        save_counts=job.save_counts,
         label=f"{run.name}: score",
     )
     job.finish({})
@@ -266,7 +266,13 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
             for index in range(spec.n_images)
         ]
         label = f"{run.name}: {name}"
-        metrics[name] = evaluate.score_semantic(model, scenes, LABEL_SETS[spec.label_set], label=label)
+        metrics[name] = evaluate.score_semantic(
+            model,
+            scenes,
+            LABEL_SETS[spec.label_set],
+            save_counts=evaluate.in_part(job.save_counts, f"{name}."),
+            label=label,
+        )
     job.finish({})
     return metrics
 
@@ -303,7 +309,7 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_scores(sources: Sources, run: Run, job: Job) -> dict:
     """Metrics of a semantic run, of a network that another run trained: the teacher of self-training."""
-    metrics = semantic_metrics(sources, run, parent_network(job, "semantic", run.spec.scored))
+    metrics = semantic_metrics(sources, job, parent_network(job, "semantic", run.spec.scored))
     job.finish({})
     return metrics
 
@@ -382,13 +388,16 @@ def finish(job: Job, model: nn.Module, teacher: nn.Module | None = None) -> nn.M
     return plain["model"]
 
 
-def semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
+def semantic_metrics(sources: Sources, job: Job, model: nn.Module, part: str = "") -> dict:
+    """Scores of a network on the validation images of a run; keeps their counts as "<part>semantic_.."."""
+    run = job.run
     validation = open_data(sources, run, run.spec.validation)
     return evaluate.score_semantic(
         model,
         validation,
         LABEL_SETS[run.spec.label_set],
         scored_as=validation.label_set,
+        save_counts=evaluate.in_part(job.save_counts, part),
         label=f"{run.name}: score",
     )
 
