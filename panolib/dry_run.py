@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -143,15 +143,13 @@ def _parts(value: Any) -> Iterator[Any]:
 
 def _build(network: Network, n_classes: int) -> _Size:
     """Size of a network, whose weights are neither read nor drawn."""
-    if not isinstance(network, DetrNetwork):
-        network = replace(network, weights=None)
     with torch.device("meta"):
         if isinstance(network, DetrNetwork):
             model = build_detr(network, n_classes)
         elif isinstance(network, InstanceNetwork):
-            model = build_instance(network)
+            model = build_instance(network, pretrained=False)
         else:
-            model = build_semantic(network, n_classes)
+            model = build_semantic(network, n_classes, pretrained=False)
     tensors = (*model.parameters(), *model.buffers())
     return _Size(n_parameters(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder, ResNetEncoder
 from panolib.models.unet import EmbeddingUNet
 from panolib.training.specs import Compute, InstanceNetwork, Optimiser, SemanticNetwork
 
@@ -66,14 +66,7 @@ def build_semantic(
     network: SemanticNetwork, n_classes: int, *, pretrained: bool = True
 ) -> DeepLab | BiSeNet:
     """The network; with `pretrained` False without its weights, for one whose state is loaded next."""
-    encoder = ResNetEncoder(
-        network.depth,
-        width=network.width,
-        output_stride=network.output_stride,
-        stem_pool=network.stem_pool,
-        weights=network.weights if pretrained else None,
-        geometry=network.geometry,
-    )
+    encoder = _build_encoder(network, network.output_stride, pretrained, geometry=network.geometry)
     if network.version == "bisenet":
         return BiSeNet(encoder, n_classes, alignment=network.alignment)
     return DeepLab(
@@ -88,14 +81,8 @@ def build_semantic(
 
 def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> EmbeddingUNet:
     """The network; `pretrained` as above."""
-    encoder = ResNetEncoder(
-        network.depth,
-        width=network.width,
-        output_stride=32 if network.stem_pool else 16,
-        stem_pool=network.stem_pool,
-        in_channels=5 if network.sees_coordinates else 3,
-        weights=network.weights if pretrained else None,
-    )
+    in_channels = 5 if network.sees_coordinates else 3
+    encoder = _build_encoder(network, network.encoder_stride, pretrained, in_channels=in_channels)
     return EmbeddingUNet(
         encoder,
         network.embedding_dim,
@@ -108,16 +95,37 @@ def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> Embe
     )
 
 
+def _build_encoder(
+    network: SemanticNetwork | InstanceNetwork, output_stride: int, pretrained: bool, **options
+) -> Encoder | ResNetEncoder:
+    """The encoder of a network. `options`: those that its kind of network adds."""
+    if network.encoder is None:
+        weights = network.weights if pretrained else None
+        return ResNetEncoder(
+            network.depth, width=network.width, output_stride=output_stride,
+            stem_pool=network.stem_pool, weights=weights, **options,
+        )  # fmt: skip
+    options.pop("geometry", None)  # of ResNetEncoder alone
+    chosen = network.encoder
+    return Encoder(
+        chosen.name, output_stride=output_stride, frozen=chosen.frozen, weights=chosen.weights,
+        load=pretrained, **options,
+    )  # fmt: skip
+
+
 def build_optimizer(
     optimiser: Optimiser, model: nn.Module, *, encoder: str = "encoder."
 ) -> torch.optim.Optimizer:
-    """Optimizer with separate groups for encoder and new layers, and for biases.
+    """Optimizer with separate groups for encoder and new layers, and for biases; without frozen parameters.
 
-    `encoder` is how the names of the encoder's parameters begin.
+    `encoder` is how the names of the encoder's parameters begin. One of timm's without weights is new.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    pretrained = getattr(getattr(model, "encoder", None), "pretrained", True)
     for name, parameter in model.named_parameters():
-        scale = 1.0 if name.startswith(encoder) else optimiser.head_lr_scale
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0 if name.startswith(encoder) and pretrained else optimiser.head_lr_scale
         bias = name.endswith("bias")
         if bias and optimiser.name == "sgd":
             scale *= 2.0  # SAC doubles the rate of biases
