@@ -235,12 +235,12 @@ def later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"later": True})
 
 
-def respelt(old: Mapping[Any, Any]) -> Any:
-    """A required field whose values got new spellings, {new: old}, after runs with the old were recorded.
+def respelt(default: Any, old: Mapping[Any, Any]) -> Any:
+    """A field whose values got new spellings, {new: old}, after runs with the old ones were recorded.
 
     Keys are made of the old ones, so the records stay valid, and a value has one key however it is spelt.
     """
-    return dataclasses.field(metadata={"respelt": old})
+    return dataclasses.field(default=default, metadata={"respelt": old})
 
 
 def to_plain(value: Any) -> Any:

@@ -92,7 +92,7 @@ class SemanticNetwork:
 
 @spec(kw_only=True)
 class InstanceNetwork:
-    """The embedding U-Net; `weights` as above.
+    """The embedding U-Net; its encoder as above.
 
     `coordinates`: "input" appends x and y to the image, "embedding" adds them, over `coordinate_length`
     pixels of the embedding grid, to the embedding (`models.coordinates`). False is "none", True is "input".
@@ -104,7 +104,7 @@ class InstanceNetwork:
     embedding_dim: Count
     decoder_channels: tuple[Count, ...]
     output_stride: Literal[1, 2]
-    coordinates: bool | Literal["none", "input", "embedding"] = respelt({"none": False, "input": True})
+    coordinates: bool | Literal["none", "input", "embedding"] = respelt(False, {"none": False, "input": True})
     weights: str | None = None
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
