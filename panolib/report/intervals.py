@@ -125,6 +125,9 @@ def paired_over_iterations(
 ) -> Interval:
     """statistic(a) - statistic(b), paired over seeds and iterations: both trainings saw the same crops.
 
+    Successive iterations of a training resemble each other, so that they count as `effective_number` of
+    independent ones.
+
     Parameters
     ----------
     statistic : function (values, axis)
@@ -137,7 +140,29 @@ def paired_over_iterations(
         return (statistic(a[:, index], -1) - statistic(b[:, index], -1)).mean(0)
 
     n, of_seeds = a.shape[1], statistic(a, -1) - statistic(b, -1)
-    return replace(interval(of_seeds, _variance(difference, n, seed), n_images=n), samples="iterations")
+    one_by_one = (statistic(a[..., None], -1) - statistic(b[..., None], -1)).mean(0)
+    worth = effective_number(one_by_one)
+    variance = _variance(difference, n, seed) * (n - 1) / max(worth - 1, 1)
+    found = interval(of_seeds, variance, n_images=worth)
+    return replace(found, n_images=n, samples=f"iterations (worth {worth})") if found.n_images else found
+
+
+def effective_number(series: np.ndarray) -> int:
+    """How many independent values a series [n] is worth: n (1 - r) / (1 + r), at least 2 of several values.
+
+    r is the correlation of neighbours, corrected for its bias in short series and not below 0. Exact for an
+    autoregressive process of first order.
+
+    References: Bayley & Hammersley 1946, The effective number of independent observations; Marriott & Pope
+    1954, Bias in the estimation of autocorrelations.
+    """
+    n, deviation = len(series), series - series.mean()
+    total = (deviation**2).sum()
+    if n < 3 or total == 0:
+        return n
+    found = (deviation[1:] * deviation[:-1]).sum() / total
+    r = np.clip((n * found + 1) / max(n - 3, 1), 0, 1)
+    return max(2, int(n * (1 - r) / (1 + r)))
 
 
 def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
