@@ -72,6 +72,14 @@ def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage:
     _crown(canvas, u, z, middle, radius, half_height, dice, foliage, 15 if z < 25 else 8)
 
 
+def bush(canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage: Foliage) -> None:
+    """One bush of a hedge."""
+    if z > 2.0 and canvas.sees(x, z, 1.5):
+        canvas.group(OBJECTS, z - 0.7, z + 0.7, x)
+        canvas.thing(LABEL_ID["vegetation"])
+        _crown(canvas, x, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
+
+
 def hedge(
     canvas: Canvas, u: float, z0: float, z1: float, height: float, dice: Dice, foliage: Foliage
 ) -> None:

@@ -61,6 +61,14 @@ class Camera:
         m = min(z, _STRAIGHT_AFTER) if isinstance(z, float) else np.minimum(z, np.float32(_STRAIGHT_AFTER))
         return self.bend * m * (z - 0.5 * m)
 
+    def place(self, u: float, z: float) -> Point:
+        """(x, z) in space of a point of the ground given along the road's axis."""
+        return u + self.drift(float(z)), z
+
+    def depths(self, near: float, far: float, aside: float) -> tuple[float, float, float, float]:
+        """(near, far, aside at the near end, at the far end) of what stands along the road, `aside` off."""
+        return near, far, abs(aside), abs(aside)
+
     def project(self, u: float, y: float, z: float) -> Point:
         """Column and row of a point given along the road's axis."""
         z = z if z > 0.5 else 0.5
@@ -106,10 +114,11 @@ class Plane(NamedTuple):
 class Canvas:
     """Collects primitives in groups; a group is painted as a whole, in the order of its primitives."""
 
-    def __init__(self, camera: Camera):
+    def __init__(self, camera: Camera, *, one_layer: bool = False):
         self.camera = camera
+        self.one_layer = one_layer  # houses may hide objects: with streets that turn off they do
         self._primitives: list[tuple] = []  # points and what `polygon` says of them, as numbers
-        self._groups: list[tuple[int, float, float, float]] = []
+        self._groups: list[tuple[int, float, float, float, float]] = []
         self._materials: dict[Material, int] = {}
         self._planes: dict[Plane, int] = {}
         self._things: list[tuple[int, int, bool]] = [(0, 0, False)]
@@ -125,7 +134,9 @@ class Canvas:
 
     def group(self, layer: int, near: float = 0.0, far: float = 0.0, aside: float = 0.0) -> None:
         """Start a group that spans `near` .. `far` metres in depth, `aside` metres off the view axis."""
-        self._groups.append((layer, near, far, abs(aside)))
+        if layer == HOUSES and self.one_layer:
+            layer = OBJECTS
+        self._groups.append((layer, *self.camera.depths(near, far, aside)))
 
     def thing(self, label_id: int, *, instance: bool = False, crowd: bool = False) -> int:
         """Later primitives belong to this label (Cityscapes id); returns the number to come back to it."""
@@ -206,25 +217,30 @@ class Canvas:
         )  # fmt: skip
 
 
-def painting_order(groups: Sequence[tuple[int, float, float, float]]) -> list[int]:
-    """Indices of groups (layer, near, far, aside) from first painted to last.
+def painting_order(groups: Sequence[tuple[float, ...]]) -> list[int]:
+    """Indices of groups (layer, near, far, aside at the near end, at the far end) from first painted to last.
+
+    One value of aside stands for both ends.
 
     Layers go one after another. Within the layer of objects, one that lies wholly farther goes first; of two
     that overlap in depth, the one farther off the axis. Elsewhere the farther far end goes first; ties and
     the ground keep their order.
     """
-    table = np.array(groups, np.float64).reshape(-1, 4)
+    table = np.array(groups, np.float64)
     order: list[int] = []
     for layer in np.unique(table[:, 0]):
         members = np.flatnonzero(table[:, 0] == layer)
-        near, far, aside = table[members, 1:].T
+        near, far, aside, slope = table[members][:, [1, 2, 3, -1]].T
+        slope = (slope - aside) / np.maximum(far - near, 1e-3)
         if layer != OBJECTS:
             key = np.zeros(len(members)) if layer in (GROUND, OVERLAY) else -far
             order += members[np.argsort(key, kind="stable")].tolist()
             continue
         beyond = near[:, None] >= far[None, :]  # [i, j]: i lies wholly beyond j
         meets = ~beyond & ~beyond.T
-        first = beyond | (meets & (aside[:, None] > aside[None, :]))
+        middle = (np.maximum(near[:, None], near[None]) + np.minimum(far[:, None], far[None])) / 2
+        off = aside[:, None] + slope[:, None] * (middle - near[:, None])  # [i, j]: of i, where j is, too
+        first = beyond | (meets & (off > off.T))
         waits_for = first.sum(axis=0)
         waiting = np.ones(len(members), bool)
         for _ in members:
@@ -466,11 +482,11 @@ def level_plane(level: float = 0.0) -> Plane:
 
 def upright_plane(camera: Camera, u0: float, z0: float, u1: float, z1: float) -> Plane:
     """Upright plane through two points of the ground, given along the road's axis."""
-    x0, x1 = u0 + camera.drift(float(z0)), u1 + camera.drift(float(z1))
+    (x0, z0), (x1, z1) = camera.place(u0, z0), camera.place(u1, z1)
     length = math.hypot(x1 - x0, z1 - z0) or 1.0
     return Plane(True, x0, z0, (x1 - x0) / length, (z1 - z0) / length)
 
 
 def facing_plane(camera: Camera, u: float, z: float) -> Plane:
     """Upright plane that faces the camera; texture coordinates start at u."""
-    return Plane(True, u + camera.drift(float(z)), z)
+    return Plane(True, *camera.place(u, z))
