@@ -16,6 +16,8 @@ from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
+from panolib.related.mean_teacher import kinds as peer_kinds
+from panolib.related.mean_teacher import runs as peer_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
 from panolib.study import kinds
@@ -65,6 +67,7 @@ def load(
     settings, where = read_profile(path), path.name
     sources = open_domains(settings.data_sections(where), root)
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
+    peers = peer_runs.read_settings(settings, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
@@ -76,6 +79,8 @@ def load(
                 declare_experiments(grid, settings.experiments)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
+            if domain == peer_runs.DOMAIN and peers is not None:
+                peer_runs.declare_peers(grid, peers)
             runs |= grid.runs
             tags += grid.tags
     for domain, section in settings.target_ladders.items():
@@ -91,7 +96,7 @@ def load(
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
-    modules = (kinds, bench_kinds, realtime_kinds, detr_kinds)
+    modules = (kinds, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)

@@ -38,6 +38,7 @@ OWN_SEEDS = {
     "experiments": {"n_seeds": "seeds", "n_consistency_seeds": "consistency_seeds"},
     "detr": {"n_seeds": "seeds"},
     "realtime": {"n_seeds": "seeds"},
+    "peers": {"n_seeds": "seeds"},
 }
 
 
@@ -142,6 +143,7 @@ class Profile:
     detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
     performance: Mapping | None = None  # sizes of the inputs of `bench`
     realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
+    peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""
