@@ -22,6 +22,7 @@ from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
+from panolib.models.shared import SharedNetwork
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
@@ -30,8 +31,8 @@ from panolib.training import instance, semantic
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
-from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork
+from panolib.training.setup import build_instance, build_semantic, build_shared, launch
+from panolib.training.specs import Compute, InstanceNetwork, SharedNetworks
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -121,7 +122,7 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
     return semantic_metrics(sources, run, finish(job, model))
 
 
@@ -165,7 +166,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
     finish(job, model)
     return {}
 
@@ -287,7 +288,7 @@ def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
     return sources[run.domain].open(name)
 
 
-def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
+def adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
     source = None if run.spec.source is None else open_data(sources, run, run.spec.source)
     return source, open_data(sources, run, run.spec.target)
@@ -348,8 +349,13 @@ def parent_spec(job: Job, role: str):
 
 
 def parent_network(job: Job, role: str) -> nn.Module:
-    """The network of a parent, semantic or instance, with its final weights, on the device of the run."""
-    return trained_network(parent_spec(job, role), job.parent(role), job.spec.compute)
+    """The network of a parent, with its final weights, on the device of the run.
+
+    Of a shared network the one that the role names, "semantic" or "instance"; any other role has it whole.
+    """
+    model = trained_network(parent_spec(job, role), job.parent(role), job.spec.compute)
+    branch = role.partition(".")[0]
+    return getattr(model, branch) if isinstance(model, SharedNetwork) and hasattr(model, branch) else model
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
@@ -357,7 +363,8 @@ def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
     if isinstance(spec.network, InstanceNetwork):
         model = build_instance(spec.network, pretrained=False)
     else:
-        model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
+        build = build_shared if isinstance(spec.network, SharedNetworks) else build_semantic
+        model = build(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
     model.load_state_dict(state["model"])
     return launch(compute).to_device(model)
 

@@ -67,6 +67,7 @@ class Domain:
     panoptic: Mapping
     gap: Mapping | None = None
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
+    shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
 
 
 @spec
