@@ -20,11 +20,12 @@ from panolib.related.mean_teacher import kinds as peer_kinds
 from panolib.related.mean_teacher import runs as peer_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
-from panolib.study import kinds
+from panolib.study import kinds, shared
 from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
 from panolib.study.settings import Profile, read_profile
+from panolib.study.shared import declare_shared
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
 
@@ -75,6 +76,7 @@ def load(
         for seed in settings.seeds:
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
             declare_ladder(grid)
+            declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
             if domain == settings.main and detr is not None:
@@ -96,7 +98,7 @@ def load(
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
-    modules = (kinds, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
+    modules = (kinds, shared, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)

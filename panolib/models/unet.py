@@ -117,11 +117,14 @@ class EmbeddingUNet(nn.Module):
                 f"the encoder has in_channels={self.encoder.in_channels}, found an image of {image.shape[1]} "
                 f"channels and {inputs.shape[1] - image.shape[1]} coordinates"
             )
-        features = self.encoder(inputs)
+        return self.decode(self.encoder(inputs), image.shape[-2:])
+
+    def decode(self, features: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
+        """Embeddings of the encoder's feature maps of an image of that height and width."""
         skips = [*features[-2::-1], None]                   # None: the image's own grid
         hidden = features[-1]
         for block, skip in zip(self.blocks, skips):
-            size = image.shape[-2:] if skip is None else skip.shape[-2:]
+            size = tuple(image_size) if skip is None else skip.shape[-2:]
             if hidden.shape[-2:] != size:  # half of it, where the encoder has a stride
                 hidden = enlarge(hidden, size, self.alignment, 2, self.encoder.padding)
             hidden = block(hidden if skip is None else torch.cat([hidden, skip], dim=1))

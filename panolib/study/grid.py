@@ -250,6 +250,7 @@ def over_baseline(cls: type, baseline: Mapping, section: Mapping) -> dict:
 def _weights(fields: Mapping) -> tuple[str, ...]:
     """Fingerprint of the file with the pre-trained weights of a spec's network."""
     network = fields.get("network") or {}
+    network = network.get("semantic", network)  # of a shared one
     return weights_fingerprint((network.get("encoder") or network).get("weights"))
 
 
@@ -297,7 +298,10 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
     `label_set`: name of the classes of the target, which its oracle learns.
     """
     oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
-    for run in _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle).values():
+    runs = _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle)
+    if grid.settings.score_teachers:
+        runs[TEACHER] = grid.semantic_scores(TEACHER, runs["self_trained"], scored="teacher")
+    for run in runs.values():
         grid.tag(f"{grid.domain} ladder", run)
 
 

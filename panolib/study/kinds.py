@@ -24,6 +24,7 @@ from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
+from panolib.models.shared import SharedNetwork
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
@@ -32,8 +33,14 @@ from panolib.training import instance, semantic
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
-from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork, StudentOrTeacher
+from panolib.training.setup import build_instance, build_semantic, build_shared, launch
+from panolib.training.specs import (
+    Compute,
+    InstanceNetwork,
+    SemanticNetwork,
+    SharedNetworks,
+    StudentOrTeacher,
+)
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -149,7 +156,7 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
     return semantic_metrics(sources, job, finish(job, model))
 
 
@@ -199,7 +206,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
     finish(job, model)
     return {}
 
@@ -318,7 +325,9 @@ def has_teacher(run: Run) -> bool:
     """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
     if run.kind == "instance_self_training":
         return source_share_counts(run.spec.batch_size, run.spec.source_share)[1] > 0
-    return run.kind == "meta_labels" or (run.kind == "self_training" and run.spec.target_weight > 0)
+    if run.kind in ("self_training", "shared_self_training"):
+        return run.spec.target_weight > 0
+    return run.kind == "meta_labels"
 
 
 def learned_classes(run: Run) -> tuple[str, ...] | None:
@@ -342,7 +351,7 @@ def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
     return sources[run.domain].open(name)
 
 
-def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
+def adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
     source = None if run.spec.source is None else open_data(sources, run, run.spec.source)
     return source, open_data(sources, run, run.spec.target)
@@ -407,8 +416,9 @@ def parent_spec(job: Job, role: str):
 
 
 def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -> nn.Module:
-    """The network of a parent, semantic or instance, with its final weights, on the device of the run.
+    """The network of a parent, with its final weights, on the device of the run.
 
+    Of a shared network the one that the role names, "semantic" or "instance"; any other role has it whole.
     The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
     """
     parent, state = dict(job.run.parents)[role], job.parent(role)
@@ -419,7 +429,9 @@ def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -
                 "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
             )
         state = {"model": state["teacher"]}
-    return trained_network(parent.spec, state, job.spec.compute)
+    model = trained_network(parent.spec, state, job.spec.compute)
+    branch = role.partition(".")[0]
+    return getattr(model, branch) if isinstance(model, SharedNetwork) and hasattr(model, branch) else model
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
@@ -427,7 +439,8 @@ def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
     if isinstance(spec.network, InstanceNetwork):
         model = build_instance(spec.network, pretrained=False)
     else:
-        model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
+        build = build_shared if isinstance(spec.network, SharedNetworks) else build_semantic
+        model = build(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
     model.load_state_dict(state["model"])
     return launch(compute).to_device(model)
 

@@ -71,6 +71,7 @@ class Domain:
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
     equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
     score_teachers: bool = False  # a rung of its own beside the student's
+    shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
 
 
 @spec

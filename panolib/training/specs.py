@@ -160,6 +160,37 @@ def _check_encoder(network: SemanticNetwork | InstanceNetwork, output_stride: in
 
 
 @spec
+class SharedNetworks:
+    """A semantic and an embedding network on one encoder, which has the output stride of the semantic one."""
+
+    semantic: SemanticNetwork
+    instance: InstanceNetwork
+
+    def __post_init__(self):
+        for name in ("encoder", "depth", "width", "stem_pool", "weights"):
+            ours, theirs = getattr(self.semantic, name), getattr(self.instance, name)
+            if ours != theirs:
+                raise ValueError(f"{name}: expected one for both networks, found {ours!r} and {theirs!r}")
+        if self.semantic.version == "bisenet" or self.instance.sees_coordinates:
+            raise ValueError(
+                "expected a DeepLab and embeddings without x and y in the input, whose decoders take the "
+                f"encoder's maps alone, found {self.semantic.version!r} and {self.instance.coordinates!r}"
+            )
+
+    @property
+    def coordinate_length(self) -> float | None:
+        return self.instance.coordinate_length
+
+    @property
+    def input_width(self) -> int | None:
+        return self.instance.input_width
+
+    @property
+    def encoder_stride(self) -> int:
+        return self.semantic.output_stride
+
+
+@spec
 class Monitor:
     """Labelled images on which a run is scored while it trains; training never sees their labels."""
 
@@ -408,3 +439,50 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
                 self._check_batch_norm(n_images)
 
 
+
+
+@spec(kw_only=True)
+class SharedBaselineSpec(InstanceBaselineSpec):
+    """Supervised training of a shared network: cross-entropy plus `embedding_weight` times instance terms."""
+
+    network: SharedNetworks
+    validation: str
+    embedding_weight: Positive
+
+
+@spec(kw_only=True)
+class SharedBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of a shared network."""
+
+    validation: str
+    network: SharedNetworks
+
+
+@spec(kw_only=True)
+class SharedSelfTrainingSpec(SelfTrainingSpec):
+    """Self-training of a shared network on both pseudo-labels of the same crops.
+
+    `target_weight` weighs the target's semantic loss, and 0 is the control; `embedding_weight` weighs the
+    instance losses of both domains.
+    """
+
+    network: SharedNetworks
+    weights: EmbeddingLossWeights
+    margins: Margins
+    min_area: Natural  # pixels of the embedding grid
+    embedding_weight: Positive
+    algorithm: Algorithm
+    min_stability: Share | None
+    rotation: NonNegative  # largest rotation of the teacher's view, degrees
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        EmbeddingTrainingSpec.__post_init__(self)
+        given = [name for name in ("monitor", "painted", "renormalise") if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{given[0]}: expected none in the training of a shared network")
+
+    @property
+    def guided(self) -> bool:
+        """Clusters are looked for inside class masks, as in `InstanceSelfTrainingSpec`."""
+        return True

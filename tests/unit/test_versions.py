@@ -29,13 +29,13 @@ from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.realtime import kinds as realtime_kinds
-from panolib.study import kinds
+from panolib.study import kinds, shared
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.setup import build_semantic
 
 STORED = Path(__file__).with_name("stored_results.json")
 COMMAND = "python tests/unit/test_versions.py"
-MODULES = (kinds, bench_kinds, realtime_kinds, detr_kinds)
+MODULES = (kinds, shared, bench_kinds, realtime_kinds, detr_kinds)
 KINDS = tuple(kind for module in MODULES for kind in module.VERSIONS)
 MEASURING = ("performance", "clustering_cost", "latency", "detr_cost")  # times and memory; they take longest
 # Largest change of a projection, as a share of the norm. Other instruction sets (AVX2, AVX-512, AMX) change
