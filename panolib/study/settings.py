@@ -69,6 +69,7 @@ class Domain:
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
     equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
     score_teachers: bool = False  # a rung of its own beside the student's
+    classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
 @spec
