@@ -12,6 +12,8 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "
 RUNGS = {
     "source_only": "source only", "abn": "ABN", "adabn": "AdaBN", "control": "control",
     "self_trained": "self-trained", "teacher": "self-trained, teacher", "oracle": "oracle",
+    "otsu_components": "Otsu + components", "otsu_watershed": "Otsu + watershed",
+    "mask_watershed": "watershed of masks",
 }  # fmt: skip
 WORDS = {
     **RUNGS,

@@ -7,9 +7,20 @@ from collections.abc import Iterable, Mapping
 
 from panolib.config import Count, ProfileError, from_mapping, spec, to_plain
 from panolib.lab.run import Run
+from panolib.labels import LABEL_SETS
 from panolib.models.weights import weights_fingerprint
-from panolib.study.kinds import GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
-from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, TEACHER, Domain, Tag, run_name
+from panolib.study.kinds import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
+from panolib.study.study import (
+    BATCH_NORM_RUNGS,
+    GAP_RUNGS,
+    MASK_WATERSHED,
+    OTSU_RUNGS,
+    RUNGS,
+    TEACHER,
+    Domain,
+    Tag,
+    run_name,
+)
 from panolib.training.specs import (
     BaselineSpec,
     InstanceBaselineSpec,
@@ -232,6 +243,24 @@ class Grid:
             variant=variant, validation=self.val, **values,
         )  # fmt: skip
 
+    def classical(
+        self, rung: str, algorithm: str, masks: str, semantic: Run | None = None, variant: str = "", **values
+    ) -> Run:
+        """Scores of instances without embeddings, in masks of Otsu's threshold or of a network."""
+        settings, label_set = self.settings, LABEL_SETS[self.settings.label_set]
+        if (len(label_set.thing_ids), len(label_set.stuff_ids)) != (1, 1):
+            raise ProfileError(
+                f"{self.where}: {self.domain}.classical: expected null for the label set {label_set.name!r}, "
+                "which has more than one thing and one stuff class, found settings"
+            )
+        return self.add(
+            "classical", "panoptic", rung, ClassicalSpec, "classical",
+            {} if semantic is None else {"semantic": semantic}, (self.val, settings.instance_selection),
+            variant=variant, validation=self.val, selection=settings.instance_selection,
+            n_selection=settings.instance_baseline["n_selection"], masks=masks, algorithm=algorithm,
+            merge_rules=settings.panoptic["merge_rules"], n_samples=settings.panoptic["n_samples"], **values,
+        )  # fmt: skip
+
 
 def over_baseline(cls: type, baseline: Mapping, section: Mapping) -> dict:
     """Settings of a section; what it does not say of the spec `cls` is as in the baseline of its branch.
@@ -285,6 +314,15 @@ def declare_ladder(grid: Grid) -> None:
             grid.semantic_scores(TEACHER, networks[0], scored="teacher"),
             grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher"),
         ):
+            grid.tag(f"{grid.domain} ladder", run)
+    if settings.classical is not None:
+        for rung, algorithm in OTSU_RUNGS.items():
+            grid.tag(f"{grid.domain} ladder", grid.classical(rung, algorithm, "otsu"))
+        scored = "teacher" if settings.score_teachers else "student"
+        for variant, rung in (("source_only", "source_only"), ("", "self_trained")):
+            run = grid.classical(
+                MASK_WATERSHED, "watershed", "predicted", semantic[rung], variant, scored=scored
+            )
             grid.tag(f"{grid.domain} ladder", run)
     if settings.gap is not None:
         for rung in GAP_RUNGS:

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import nn
 
 from panolib.clustering.corrected_masks import corrected
-from panolib.config import Count, Different, Natural, Seed, Share, later, spec
+from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
 from panolib.data.mixing import source_share_counts
 from panolib.data.render import city
 from panolib.data.samples import Sample
@@ -25,6 +25,7 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.shared import SharedNetwork
+from panolib.scoring import classical as evaluate_classical
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
@@ -118,6 +119,30 @@ class ThreatSpec:
     scored: StudentOrTeacher = later("student")  # of all parents
 
 
+@spec
+class ClassicalSpec:
+    """Evaluation of instances without embeddings; settings are chosen on `selection`, nothing is trained.
+
+    With masks of a network, of the parent "semantic", there is no image to smooth.
+    """
+
+    label_set: str
+    validation: str
+    selection: str
+    n_selection: Count
+    masks: Literal["otsu", "predicted"]
+    algorithm: evaluate_classical.ClassicalAlgorithm
+    smoothings: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
+    sigmas: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
+    min_distances: Annotated[Counts, Different]
+    min_sizes: Annotated[tuple[Natural, ...], Field(min_length=1), Different]
+    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], Field(min_length=1), Different]
+    n_samples: Natural
+    compute: Compute
+    seed: Seed
+    scored: StudentOrTeacher = later("student")  # of the parent
+
+
 Sources = Mapping[str, object]  # domain -> its data sets
 
 # A part of every key. Whoever changes what a kind computes raises its version (tests/unit/test_versions.py).
@@ -133,6 +158,7 @@ VERSIONS = {
     "gap": 1,
     "threat": 1,
     "semantic_scores": 1,
+    "classical": 1,
 }
 
 
@@ -141,7 +167,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, transfer, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat, semantic_scores,
+        panoptic, gap, threat, semantic_scores, classical,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -317,6 +343,35 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
 def semantic_scores(sources: Sources, run: Run, job: Job) -> dict:
     """Metrics of a semantic run, of a network that another run trained: the teacher of self-training."""
     metrics = semantic_metrics(sources, job, parent_network(job, "semantic", run.spec.scored))
+    job.finish({})
+    return metrics
+
+
+def classical(sources: Sources, run: Run, job: Job) -> dict:
+    """Every score of instances that a threshold or a network's mask gives without embeddings."""
+    spec = run.spec
+    mask_of, smoothings = evaluate_classical.otsu_mask, spec.smoothings
+    if spec.masks == "predicted":
+        model = parent_network(job, "semantic", spec.scored)
+        mask_of = evaluate_classical.predicted_mask(model, LABEL_SETS[spec.label_set])
+        smoothings = (0.0,)
+    selection = open_data(sources, run, spec.selection)
+    metrics = evaluate_classical.score_classical(
+        mask_of,
+        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
+        open_data(sources, run, spec.validation),
+        LABEL_SETS[spec.label_set],
+        algorithm=spec.algorithm,
+        masks=spec.masks,
+        settings=evaluate_classical.settings_grid(
+            spec.algorithm, smoothings, spec.sigmas, spec.min_distances, spec.min_sizes
+        ),
+        merge_rules=spec.merge_rules,
+        n_samples=spec.n_samples,
+        save_sample=job.save_sample,
+        save_counts=job.save_counts,
+        label=f"{run.name}: score",
+    )
     job.finish({})
     return metrics
 
