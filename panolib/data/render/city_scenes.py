@@ -16,7 +16,7 @@ import numpy as np
 from panolib.data.render import city_people, city_roadside, city_vehicles
 from panolib.data.render.city_shapes import LABEL_ID, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_styles import Photometry, Range, Style
-from panolib.data.render.city_town import Town
+from panolib.data.render.city_town import Town, sunlight
 from panolib.data.render.city_town_styles import TownStyle, style_of
 from panolib.data.render.raster import (
     ASPHALT,
@@ -595,8 +595,12 @@ def render(
     town, dice = isinstance(style, TownStyle), Dice(seed, style.number, index, 4)
     photometry = dice.pick(style.photometry) if town else style.photometry
     light, develop = _photometry(photometry, dice)
-    composer = (Town if town else _Composer)(style, seed, index, height * SUPERSAMPLING, width * SUPERSAMPLING)
-    painting = composer.compose().painted()
+    size = height * SUPERSAMPLING, width * SUPERSAMPLING
+    if town:
+        light, shadow = sunlight(photometry, light, dice)
+        painting = Town(style, seed, index, *size, shadow).compose().painted()
+    else:
+        painting = _Composer(style, seed, index, *size).compose().painted()
     noise = np.random.default_rng([seed, style.number, index, 5])
     image = develop(painting.shaded(light, SUPERSAMPLING), noise)
     label_id, instance, crowd = painting.labels(SUPERSAMPLING, LABEL_ID["sky"])

@@ -61,7 +61,7 @@ class Axis(Camera):
 
     def depths(self, near: float, far: float, aside: float) -> tuple[float, float, float, float]:
         (x0, z0), (x1, z1) = self.place(aside, near), self.place(aside, far)
-        return (z0, z1, abs(x0), abs(x1)) if z0 < z1 else (z1, z0, abs(x1), abs(x0))
+        return (z0, z1, x0, x1) if z0 < z1 else (z1, z0, x1, x0)
 
 
 @dataclass
@@ -83,6 +83,8 @@ class Street:
         Kerb and fronts of houses of each side, signed.
     start, stop : float
         The stretch of the axis that it covers.
+    begin : dict
+        Where the kerb of a side begins, if not at `start`.
     gaps : dict
         Of each side the stretches where another street opens, from front to front.
     taken : dict
@@ -98,6 +100,7 @@ class Street:
     front: dict[int, float]
     start: float = 1.0
     stop: float = 130.0
+    begin: dict[int, float] = field(default_factory=dict)
     gaps: dict[int, list[Range]] = field(default_factory=lambda: {-1: [], 1: []})
     taken: dict[float, list[Range]] = field(default_factory=dict)
 
@@ -112,8 +115,9 @@ class Street:
 
     def pieces(self, side: int, stops: tuple[float, ...]) -> list[Range]:
         """Stretches between stops, without the gaps of a side."""
-        found = [(a, b) for a, b in zip(stops, stops[1:]) if b > self.start and a < self.stop]
-        found = [(max(a, self.start), min(b, self.stop)) for a, b in found]
+        start = self.begin.get(side, self.start)
+        found = [(a, b) for a, b in zip(stops, stops[1:]) if b > start and a < self.stop]
+        found = [(max(a, start), min(b, self.stop)) for a, b in found]
         for g0, g1 in self.gaps[side]:
             found = [(a, min(b, g0)) for a, b in found if a < g0] + [
                 (max(a, g1), b) for a, b in found if b > g1

@@ -7,12 +7,12 @@ the colours leaves every object where it was.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
-from panolib.data.render import city_people, city_roadside, city_vehicles
-from panolib.data.render.city_shapes import LABEL_ID, Dice, Frame, darker, upright_quad
+from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles
+from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_streets import Axis, Street
-from panolib.data.render.city_town_styles import TownStyle
+from panolib.data.render.city_town_styles import Look, TownStyle
 from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
@@ -26,7 +26,10 @@ from panolib.data.render.raster import (
     STAIN,
     Camera,
     Canvas,
+    Light,
     Material,
+    Point,
+    Shade,
     facing_plane,
     level_plane,
 )
@@ -40,10 +43,22 @@ _VEHICLES = {  # half length, half width, height, metres
 }  # fmt: skip
 
 
+def sunlight(look: Look, light: Light, dice: Dice) -> tuple[Light, Point | None]:
+    """The light of a look, and how far a shadow falls a metre of height; None where the sun casts none."""
+    elevation, beam = dice(*(look.elevation or (90.0, 90.0))), dice(*look.beam)
+    if look.elevation is None:
+        return light, None
+    reach = -1 / math.tan(math.radians(elevation))
+    x, z = light.sun_direction
+    return replace(light, beam=(beam, 0.96 * beam, 0.86 * beam)), (x * reach, z * reach)  # shade is bluish
+
+
 class Town:
     """Fills a canvas with one scene."""
 
-    def __init__(self, style: TownStyle, seed: int, index: int, height: int, width: int):
+    def __init__(
+        self, style: TownStyle, seed: int, index: int, height: int, width: int, shadow: Point | None = None
+    ):
         self.style, self.texture, self.life = style, style.texture, style.statistics
         self.shape = Dice(seed, style.number, index, 1)  # geometry
         self.many = Dice(seed, style.number, index, 2)  # statistics
@@ -54,6 +69,7 @@ class Town:
             shape(*g.level), 0.0,
         )  # fmt: skip
         self.canvas = Canvas(self.camera, one_layer=True)
+        self.canvas.shade = Shade(shadow) if shadow else None
         self._plan()
 
     # ------------------------------------------------------------------ streets
@@ -108,6 +124,9 @@ class Town:
                 arm.lanes = [(-u, math.pi - turn) for u, turn in first.lanes]
             first = arm
             arm.start = abs(own.edge[side])
+            arm.begin = {
+                each: (arm.start + u * math.sin(skew)) / math.cos(skew) for each, u in arm.edge.items()
+            }
             self.streets.append(arm)
         wide = max(abs(v) for v in first.front.values())
         narrow = max(abs(v) for v in first.edge.values())
@@ -315,9 +334,31 @@ class Town:
     def _house(self, street: Street, front: float, a: float, b: float, deep: float) -> None:
         canvas, g = self.canvas, self.style.geometry
         height = self.shape(*(g.tower_height if self.many.chance(self.life.towers) else g.house_height))
+        back = front + math.copysign(deep, front)
+        corners = [street.axis.place(u, s) for u in (front, back) for s in (a, b)]
+        away = sum(c * d for c, d in zip(street.axis.place(back, a), self._sun())) - sum(
+            c * d for c, d in zip(corners[0], self._sun())
+        )
+        if away <= 0:  # towards its back the sun goes: its front lies in its own shade, and so does the street
+            self._cast(corners, height, tall=True)
         canvas.camera = street.axis
-        city_roadside.house(canvas, front, a, b, height, self.look, self.texture.facade, deep)
+        facade, look = self.texture.facade, self.look
+        city_roadside.house(canvas, front, a, b, height, look, facade, deep)
+        kind = self.shape.pick(self.style.shapes.houses)
+        city_shape_libraries.adorn(canvas, kind, front, a, b, height, look, facade)
         canvas.camera = self.camera
+
+    def _sun(self) -> Point:
+        """Where shadows fall, (0, 0) without sun."""
+        return self.canvas.shade.sun if self.canvas.shade else (0.0, 0.0)
+
+    def _cast(self, ground, height: float, low: float = 0.0, **options) -> None:
+        if self.canvas.shade:
+            self.canvas.shade.cast(ground, low, height, **options)
+
+    def _post(self, x: float, z: float, height: float, radius: float = 0.09, low: float = 0.0) -> None:
+        """The shadow of something round."""
+        self._cast([(x + radius * c, z + radius * s) for c, s in ROUND], height, low)
 
     def _yard(self, street: Street, side: int, a: float, b: float) -> None:
         """Terrain with trees behind a wall, a fence or a hedge; often a house further back."""
@@ -325,6 +366,8 @@ class Town:
         front, kind = street.front[side], many.count(0, 2)
         if many.chance(0.6):
             self._house(street, front + side * many(7, 11), a, b, 10.0)
+        low = [street.axis.place(u, s) for u in (front, front + 0.1) for s in (a, b)]
+        self._cast(low, (2.0, 0.4, 1.6)[kind])
         canvas.camera = street.axis
         if kind == 0:
             wall = Material(
@@ -340,20 +383,24 @@ class Town:
             for i in range(max(int((b - a) / 1.4), 2)):
                 x, z = street.axis.place(front + side * 0.8, b - (i + 0.5) * 1.4)
                 city_roadside.bush(canvas, x, z, height, look, t.foliage)
-        s = min(b, 60.0) - 1.5
+        s, shapes = min(b, 60.0) - 1.5, self.style.shapes
         while s > max(a, 4.0):
-            self._tree(street, front + side * many(1.6, 5.0), s, many(5.0, 10.0), 0.0)
+            kind, height = many.pick(shapes.trees), many(*shapes.tree_height)
+            self._tree(street, front + side * many(1.6, 5.0), s, height, 0.0, kind)
             s -= many(3.0, 6.0)
 
-    def _tree(self, street: Street, u: float, s: float, height: float, level: float) -> None:
+    def _tree(self, street: Street, u: float, s: float, height: float, level: float, kind: str) -> None:
         x, z = street.axis.place(u, s)
         if z > 3.0:
-            city_roadside.tree(self.canvas, x, z, height, self.look, self.texture.foliage, level)
+            self._post(x, z, 0.5 * height, 0.2)
+            self._post(x, z, 0.92 * height, 0.27 * height, 0.45 * height)
+            foliage = self.texture.foliage
+            city_shape_libraries.tree(self.canvas, x, z, height, self.look, foliage, level, kind)
 
     def _furniture(self, street: Street) -> None:
         """Trees, lamps, signals, signs, posts and bins along the kerbs."""
         many, life, look, canvas = self.many, self.life, self.look, self.canvas
-        own, stop = street is self.own, min(street.stop, 60.0)
+        own, stop, shapes = street is self.own, min(street.stop, 60.0), self.style.shapes
         start = 6.0 if own else street.start + 5.0
 
         def free(side: int, s: float) -> bool:
@@ -362,28 +409,34 @@ class Town:
         for side in _SIDES:
             kerbside = street.edge[side] + side * 0.55
             if many.chance(life.trees):
-                s, step, tall = start + many(0.0, 6.0), many(6.5, 12.0), many(5.0, 10.0)
+                s, step, tall = start + many(0.0, 6.0), many(6.5, 12.0), many(*shapes.tree_height)
+                kind = many.pick(shapes.trees)
                 while s < stop:
                     if free(side, s):
-                        self._tree(street, street.edge[side] + side * 0.9, s, tall * many(0.85, 1.15), KERB)
+                        self._tree(street, street.edge[side] + side * 0.9, s, tall * many(0.85, 1.15), KERB, kind)
                     s += step * many(0.8, 1.2)
             if many.chance(life.lamps):
                 s = start + many(1.0, 14.0)
                 while s < stop:
                     if free(side, s):
-                        city_roadside.lamp_post(canvas, *street.axis.place(kerbside, s), look, KERB)
+                        place = street.axis.place(kerbside, s)
+                        self._post(*place, 7.0)
+                        city_roadside.lamp_post(canvas, *place, look, KERB)
                     s += many(14.0, 20.0)
             if many.chance(0.25):
                 s, n = start + many(0.0, 12.0), many.count(3, 7)
                 for s in (s + 1.5 * i for i in range(n)):
                     if free(side, s):
-                        city_roadside.bollards(canvas, *street.axis.place(kerbside - side * 0.2, s), 1, look, KERB)
+                        place = street.axis.place(kerbside - side * 0.2, s)
+                        self._post(*place, 0.95)
+                        city_roadside.bollards(canvas, *place, 1, look, KERB)
         if not own:
             return
         for _ in range(many.count(*life.signs)):
             side, s = many.pick(_SIDES), many(6.0, 30.0)
             u = street.edge[side] + side * many(0.4, 0.8)
             if free(side, s) and s < stop:
+                self._post(*street.axis.place(u, s), 2.6)
                 city_roadside.traffic_sign(canvas, *street.axis.place(u, s), look, KERB)
         for _ in range(many.count(*life.lights) + 1 if self.junction else many.count(0, 1)):
             side = many.pick(_SIDES)
@@ -400,17 +453,28 @@ class Town:
 
     def _vehicle(self, kind: str, street: Street, u: float, s: float, turn: float, *, crowd=False) -> None:
         """One vehicle as a thing of its own; `turn` is relative to its street."""
-        t, half_length, half_width = self.texture, *_VEHICLES[kind][:2]
+        t, (half_length, half_width, height) = self.texture, _VEHICLES[kind]
         draw, palette = {
-            "car": (city_vehicles.car, t.cars), "truck": (city_vehicles.truck, t.trucks),
+            "car": (self._car, t.cars), "truck": (city_vehicles.truck, t.trucks),
             "bus": (city_vehicles.bus, t.buses), "train": (city_vehicles.tram, t.trams),
         }[kind]  # fmt: skip
         (x, z), turn = street.axis.place(u, s), turn + street.axis.direction(s)
         if z < half_length + 1.5 or not self.canvas.sees(x, z, half_length + 0.5):
             return
-        self.canvas.group(OBJECTS, *Frame(self.camera, x, z, turn).span(half_width, half_length))
+        self._group(x, z, turn, half_width, half_length, height)
         self.canvas.thing(LABEL_ID[kind], instance=not crowd, crowd=crowd)
         draw(self.canvas, x, z, turn, self.look, palette)
+
+    def _car(self, *where) -> None:
+        city_shape_libraries.car(*where, self.look.pick(self.style.shapes.cars))
+
+    def _group(self, x: float, z: float, turn: float, half_width: float, half_length: float, height: float):
+        """Start the group of an object that stands over this rectangle, and let it cast its shadow."""
+        frame = Frame(self.camera, x, z, turn)
+        near, far, aside = frame.span(half_width, half_length)
+        corners = [frame.ground(a, b) for a in (-half_width, half_width) for b in (-half_length, half_length)]
+        self._cast(corners, height)
+        self.canvas.group(OBJECTS, near, far, math.copysign(aside, x))
 
     def _drive(self, kind: str, street: Street, low: float, high: float, lane=None) -> None:
         """Put a vehicle into a lane where there is room, five tries."""
@@ -421,6 +485,14 @@ class Town:
             if near + length < street.stop and (s := street.place(length, u, near)) is not None:
                 self._vehicle(kind, street, u + many(-0.2, 0.2) * (kind == "car"), s, turn + many(-0.03, 0.03))
                 return
+
+    def _into_crossing(self, arm: Street) -> float:
+        """How near to the middle of the junction a vehicle of a side street may stand."""
+        inside = any(
+            b > self.junction[0] - 1 and a < self.junction[1] + 1
+            for spans in self.own.taken.values() for a, b in spans
+        )  # fmt: skip
+        return arm.start + 0.5 if inside else 0.7
 
     def _heavy(self) -> None:
         """Tram, bus and lorry."""
@@ -433,7 +505,7 @@ class Town:
                 continue
             if len(self.streets) > 1 and many.chance(0.25):
                 street = many.pick(self.streets[1:])
-                self._drive(kind, street, -4.0, 8.0)
+                self._drive(kind, street, self._into_crossing(street), 8.0)
             else:
                 self._drive(kind, own, 8.0, 28.0)
 
@@ -465,7 +537,7 @@ class Town:
             self._drive("car", self.own, 6.5, min(life.reach, self.own.stop - 5.0))
         for street in self.streets[1:]:
             for _ in range(many.count(*life.cross_traffic)):
-                self._drive("car", street, -5.0, 24.0)
+                self._drive("car", street, self._into_crossing(street), 24.0)
 
     # ------------------------------------------------------------------ people and small things
 
@@ -488,7 +560,7 @@ class Town:
         (x, z), turn = street.axis.place(u, s), turn + street.axis.direction(s)
         if z < 3.0 or not canvas.sees(x, z, 1.0):
             return
-        canvas.group(OBJECTS, *Frame(self.camera, x, z, turn).span(0.1, 0.4))
+        self._group(x, z, turn, 0.1, 0.4, 1.0 if motor is None else 1.75)
         canvas.thing(LABEL_ID[kind], instance=True)
         figure = draw(canvas, x, z, turn, look, look.shade(look.pick(palette), 0.2), level)
         if motor is not None:
@@ -527,10 +599,15 @@ class Town:
         if z < 3.0 or not self.canvas.sees(x, z, 0.6):
             return
         self.canvas.group(OBJECTS, z - 0.15, z + 0.15, x)
+        self._post(x, z, height, 0.2)
         if thing is None:
             self.canvas.thing(LABEL_ID["person"], instance=True)
         wear = city_people.cloth(self.look, self.texture.clothes)
-        city_people.person(self.canvas, x, z, self.look, wear, height=height, level=level)
+        shapes, look = self.style.shapes, self.look
+        broad = self.many(*shapes.build)
+        city_people.person(self.canvas, x, z, look, wear, height=height, level=level, broad=broad)
+        if self.many.chance(shapes.carry):
+            city_shape_libraries.carry(self.canvas, x, z, look, wear, height, level)
 
     def _people(self) -> None:
         many, life = self.many, self.life
