@@ -22,7 +22,10 @@ from panolib.training.setup import build_instance
 from panolib.training.specs import InstanceNetwork
 from panolib.training.teacher import make_teacher, update_teacher
 
-PLAIN = InstanceNetwork(10, 4, False, 4, (8, 8, 8, 8), 2, "none", None)
+PLAIN = InstanceNetwork(
+    depth=10, width=4, stem_pool=False, embedding_dim=4, decoder_channels=(8, 8, 8, 8), output_stride=2,
+    coordinates="none",
+)  # fmt: skip
 SEMI = replace(PLAIN, coordinates="embedding", coordinate_length=6.0)
 ONLY = EmbeddingLossWeights(0, 0, 0, 0, 0, 0)
 

@@ -32,7 +32,10 @@ from panolib.training.teacher import make_teacher, update_teacher
 
 NETWORKS = SharedNetworks(
     SemanticNetwork("v3+", 10, 4, 8, False, (1, 2), None, head_channels=16),
-    InstanceNetwork(10, 4, False, 4, (8, 8, 8, 8), 2, "embedding", None, coordinate_length=4.0),
+    InstanceNetwork(
+        depth=10, width=4, stem_pool=False, embedding_dim=4, decoder_channels=(8, 8, 8, 8), output_stride=2,
+        coordinates="embedding", coordinate_length=4.0,
+    ),
 )
 BASELINE = SharedBaselineSpec(
     **EMBEDDING, network=NETWORKS, augmentation=crop((32, 48)), selection="a", n_selection=1,
