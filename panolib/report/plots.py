@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from panolib.lab.files import write
-from panolib.report.words import MARKERS, OKABE_ITO, colours, word
+from panolib.report.words import COLOURS, MARKERS, OKABE_ITO, colours, word
 from panolib.study.study import Study
 
 DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
@@ -47,7 +47,9 @@ def save_figure(fig: Figure, study: Study, name: str) -> Path:
 
 
 def ladder(rows: pd.DataFrame, *, y: str = "rung", panels: str = "metric", label: str = "%") -> Figure:
-    """Scores of methods, a panel for every metric: seeds as dots, their mean as a bar mark, in percent.
+    """Scores of methods, a panel for every metric: seeds as dots, their mean as a bar, in percent.
+
+    Rungs have their colours, other methods share one.
 
     Parameters
     ----------
@@ -59,13 +61,12 @@ def ladder(rows: pd.DataFrame, *, y: str = "rung", panels: str = "metric", label
         Of the x axes, after the name of the panel.
     """
     methods, names = (list(dict.fromkeys(rows[column])) for column in (y, panels))
-    colour = colours(methods)
     size = (4.6 * len(names) + 2.4, 0.55 * len(methods) + 1.6)
     fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names):
         for place, method in enumerate(methods):
             found = 100 * rows[(rows[panels] == name) & (rows[y] == method)].groupby("seed")["value"].mean()
-            ax.barh(place, found.mean(), 0.62, color=colour[method], alpha=0.85)
+            ax.barh(place, found.mean(), 0.62, color=COLOURS.get(method, OKABE_ITO[2]), alpha=0.85)
             if len(found) > 1:
                 ax.plot(found, np.full(len(found), place), "o", color="black", markersize=5, alpha=0.7)
             if len(found):

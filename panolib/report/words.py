@@ -33,7 +33,7 @@ WORDS = {
     "fcd": "adversarial, FCD", "light": "adversarial, light", "ssl1": "SSL, 1 layer", "ssl2": "SSL, 2 layers",
     "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",
     "plain": "no augmentation", "colour": "colour policy", "colour-half": "colour policy, half the epochs",
-    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL, rt",
+    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL of RT",
     # metrics
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",
