@@ -310,10 +310,8 @@ def declare_ladder(grid: Grid) -> None:
             grid.tag(f"{grid.domain} ladder", run)
     if settings.score_teachers:
         networks = semantic["self_trained"], instance["self_trained"]
-        for run in (
-            grid.semantic_scores(TEACHER, networks[0], scored="teacher"),
-            grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher"),
-        ):
+        panoptic = grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher")
+        for run in (semantic[TEACHER], panoptic):
             grid.tag(f"{grid.domain} ladder", run)
     if settings.classical is not None:
         for rung, algorithm in OTSU_RUNGS.items():
@@ -352,4 +350,6 @@ def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run) -> dict[str, Run]
     for rung in ("control", "self_trained"):
         values = {"target_weight": 0.0} if rung == "control" else {}
         found[rung] = grid.self_training(rung, found[settings.self_training_start], source, **values)
+    if settings.score_teachers:
+        found[TEACHER] = grid.semantic_scores(TEACHER, found["self_trained"], scored="teacher")
     return found
