@@ -24,7 +24,7 @@ from panolib.models.weights import WeightsError, find_encoder_weights, weights_f
 from panolib.study.grid import _weights
 from panolib.training import batch_norm
 from panolib.training.batch_norm import adapt_batch_norm, batch_norm_layers, train_mode
-from panolib.training.setup import build_instance, build_optimizer, build_semantic
+from panolib.training.setup import build_instance, build_optimizer, build_semantic, launch
 from panolib.training.specs import (
     Augmentation,
     BatchNormSpec,
@@ -446,6 +446,19 @@ def test_frozen_stages_make_no_graph():
     assert all(stage.training for stage in encoder.stages[3:])
     with torch.no_grad():
         assert not any(found.requires_grad for found in encoder(torch.randn(2, 3, 64, 64)))
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_all_that_learns_gets_a_gradient_in_half_precision(precision):
+    """Autocast keeps casts that were made without a graph; none of them is of a weight that learns."""
+    fabric = launch(Compute("cpu", precision, 0, channels_last=True))
+    model = fabric.setup(build_semantic(network(3), 4).train())
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 64))
+    fabric.backward(model(torch.randn(2, 3, 64, 64)).float().square().mean())
+    for parameter in model.parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad
+        assert parameter.grad is None or parameter.grad.isfinite().all()
 
 
 def test_batch_norm_of_frozen_stages_is_left_alone_in_every_mode():
