@@ -25,14 +25,14 @@ from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.mean_teacher.library import PeerNetwork, build_peer
 from panolib.related.realtime.meta_pseudo_labels import MetaSpec
 from panolib.study.study import Study
-from panolib.training.setup import build_instance, build_semantic
-from panolib.training.specs import InstanceNetwork, SemanticNetwork
+from panolib.training.setup import build_instance, build_semantic, build_shared
+from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps for every parameter
 NOT_MEASURED = "not measured"
 
-Network = SemanticNetwork | InstanceNetwork | DetrNetwork | PeerNetwork
+Network = SemanticNetwork | InstanceNetwork | SharedNetworks | DetrNetwork | PeerNetwork
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ def _build(network: Network, n_classes: int) -> _Size:
         elif isinstance(network, InstanceNetwork):
             model = build_instance(network, pretrained=False)
         else:
-            model = build_semantic(network, n_classes, pretrained=False)
+            build = build_shared if isinstance(network, SharedNetworks) else build_semantic
+            model = build(network, n_classes, pretrained=False)
     tensors = (*model.parameters(), *model.buffers())
     return _Size(n_parameters(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 

@@ -90,9 +90,8 @@ class EmbeddingUNet(nn.Module):
                 "length > 0 and 2 channels or more"
             )
         self.encoder, self.output_stride, self.coordinates = encoder, output_stride, coordinates
-        self.coordinate_length = coordinate_length
         self.alignment = Placement(alignment, padding=encoder.padding).alignment
-        self.input_width = input_width
+        self.input_width, self.coordinate_length = input_width, coordinate_length
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
         for skip, width in zip(skip_channels, decoder_channels):

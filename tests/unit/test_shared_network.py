@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from test_odd_sizes import EMBEDDING, N_CLASSES, SAC, SEMANTIC, Once, crop, streets
 
 from panolib.config import ProfileError, load_yaml, project_root
+from panolib.dry_run import make_plan
 from panolib.inference.predict import predict_image
 from panolib.labels import CITYSCAPES
 from panolib.load import load
@@ -205,6 +206,9 @@ def test_a_section_declares_a_ladder_of_one_network(tiny):
     assert own.network == baseline.network and own.network.instance.coordinates == "none"
     control = loaded.runs["city-shared-control-s0"].spec
     assert control == replace(own, target_weight=0.0)
+    plan = make_plan(loaded, [loaded.runs["city-shared-self_trained-s0"]], workers=1)
+    n = sum(parameter.numel() for parameter in build_shared(own.network, N_CLASSES).parameters())
+    assert [row[5] for row in plan.rows[1:]] == [f"{n / 1e6:.2f}"] * 3  # baseline, statistics, self-training
     profile = yaml.safe_load(path.read_text())
     profile["city"]["shared"]["baseline"] = {"iteration": 3}
     wrong = path.with_name("wrong.yaml")
