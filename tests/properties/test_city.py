@@ -121,7 +121,7 @@ def test_painting_order_is_a_permutation_by_layer_and_far_first(drawn):
 
 def town_presence(style: city.TownStyle, n: int) -> np.ndarray:
     """bool [n, classes]: which classes each of n scenes shows."""
-    scenes = [city.render(style, seed=3, index=i, height=128, width=256) for i in range(n)]
+    scenes = [city.render(style, seed=3, index=i, height=64, width=128) for i in range(n)]
     return np.stack([np.bincount(s.semantic.ravel(), minlength=256)[:19] > 0 for s in scenes])
 
 
