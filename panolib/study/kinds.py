@@ -31,9 +31,20 @@ from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
 from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork
+from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
+
+
+@spec
+class TransferSpec:
+    """A trained network ("start") scored on the target of another domain; nothing is trained."""
+
+    label_set: str
+    validation: str
+    network: SemanticNetwork
+    compute: Compute
+    seed: Seed
 
 
 @spec
@@ -92,6 +103,7 @@ Sources = Mapping[str, object]  # domain -> its data sets
 VERSIONS = {
     "semantic_baseline": 1,
     "semantic_batch_norm": 1,
+    "transfer": 1,
     "self_training": 1,
     "instance_baseline": 1,
     "instance_batch_norm": 1,
@@ -105,7 +117,7 @@ VERSIONS = {
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
     functions = (
-        semantic_baseline, semantic_batch_norm, self_training,
+        semantic_baseline, semantic_batch_norm, transfer, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
         panoptic, gap, threat,
     )  # fmt: skip
@@ -123,6 +135,12 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
     model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    return semantic_metrics(sources, run, finish(job, model))
+
+
+def transfer(sources: Sources, run: Run, job: Job) -> dict:
+    """IoU of a network of another domain; hands its weights on."""
+    model = parent_network(job, "start")
     return semantic_metrics(sources, run, finish(job, model))
 
 
