@@ -97,6 +97,7 @@ class GapSpec:
     scene_seed: Natural
     compute: Compute
     seed: Seed
+    streets: city.Streets = later("straight")
 
 
 @spec
@@ -293,7 +294,7 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
     spec = run.spec
     model = parent_network(job, "semantic")
     metrics = {}
-    for name, style in gap_styles(spec.source_style, spec.target_style).items():
+    for name, style in gap_styles(spec.source_style, spec.target_style, spec.streets).items():
         scenes = [
             city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
             for index in range(spec.n_images)
@@ -392,13 +393,15 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
     return run.spec.classes
 
 
-def gap_styles(source: str, target: str) -> dict[str, city.Style]:
-    """{"none": source style, one style with each group taken from the target, "all": target style}."""
-    swapped = {
-        group: replace(city.STYLES[source], **{group: getattr(city.STYLES[target], group)})
-        for group in STYLE_GROUPS
-    }
-    return {"none": city.STYLES[source], **swapped, "all": city.STYLES[target]}
+def gap_styles(source: str, target: str, streets: city.Streets = "straight") -> dict[str, city.Style]:
+    """{"none": source style, one style with each group taken from the target, "all": target style}.
+
+    Towns have one group more, the shapes.
+    """
+    styles = city.TOWNS if streets == "town" else city.STYLES
+    groups = (*STYLE_GROUPS, "shapes") if streets == "town" else STYLE_GROUPS
+    swapped = {group: replace(styles[source], **{group: getattr(styles[target], group)}) for group in groups}
+    return {"none": styles[source], **swapped, "all": styles[target]}
 
 
 def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:

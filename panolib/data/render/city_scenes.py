@@ -560,7 +560,13 @@ class _Composer:
 
 
 def render(
-    style: Style | TownStyle | str, *, seed: int, index: int, height: int, width: int, streets: str = "straight"
+    style: Style | TownStyle | str,
+    *,
+    seed: int,
+    index: int,
+    height: int,
+    width: int,
+    streets: str = "straight",
 ) -> Scene:
     """Render one scene.
 

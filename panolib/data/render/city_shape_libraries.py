@@ -1,4 +1,4 @@
-"""Shapes that differ from style to style: cars with a profile, kinds of trees, fronts of houses, what people carry.
+"""Shapes that differ from style to style: cars with a profile, trees, fronts of houses, what people carry.
 
 Sizes are metres. Everything is drawn into the group and thing that the caller started, trees excepted.
 """
@@ -23,12 +23,25 @@ from panolib.data.render.city_shapes import (
     figure_shadow,
     upright_quad,
 )
-from panolib.data.render.raster import BRICK, LEAF, OBJECTS, PLAIN, STAIN, Canvas, Colour, Material, level_plane
+from panolib.data.render.raster import (
+    BRICK,
+    LEAF,
+    OBJECTS,
+    PLAIN,
+    STAIN,
+    Canvas,
+    Colour,
+    Material,
+    level_plane,
+)
 
 
 class Profile(NamedTuple):
-    """Side view of a car: `bonnet` and `boot` are lengths before and behind the cabin, `nose` the height of the
-    front edge, `slope` the lengths of windscreen and rear window, `bed` whether the boot is a pick-up's bed."""
+    """Side view of a car.
+
+    `bonnet` and `boot` are lengths before and behind the cabin, `nose` is the height of the front edge,
+    `slope` are the lengths of windscreen and rear window, `bed` says whether the boot is that of a pick-up.
+    """
 
     length: float
     width: float
@@ -75,9 +88,10 @@ def car(
     cabin, roof = (-n + p.boot, n - p.bonnet), (-n + p.boot + p.slope[1], n - p.bonnet - p.slope[0])
     tail = p.belt if p.boot > 0.3 else p.belt - 0.02
     inner, top = w - 0.06, w - p.taper
-    # Across the car, from behind to the front: (b, y, half width) of one edge and the next, and what it shows.
+    # Across the car, from behind to the front: (b, y, half width) of each edge.
     outline = [
-        (-n + 0.05, 0.22, w - 0.10), (-n, 0.50, w - 0.06), (-n + 0.04, tail, w - 0.08), (cabin[0], p.belt, inner),
+        (-n + 0.05, 0.22, w - 0.10), (-n, 0.50, w - 0.06), (-n + 0.04, tail, w - 0.08),
+        (cabin[0], p.belt, inner),
         (roof[0], p.height, top), (roof[1], p.height, top), (cabin[1], p.belt, inner),
         (n - 0.14, p.nose, w - 0.10), (n, 0.50, w - 0.08), (n - 0.04, 0.22, w - 0.12),
     ]  # fmt: skip
@@ -86,7 +100,7 @@ def car(
     _tyres_end_on(canvas, frame, w, near_end * (n - 0.6))
 
     def facet(rear, front, which: int) -> None:
-        (b0, y0, w0), (b1, y1, w1) = rear, front
+        (b0, y0, _), (b1, y1, _) = rear, front
         backs = which < 4  # seen from behind its first edge is below
         low, high = (rear, front) if backs else (front, rear)
         left, right = (-1, 1) if backs else (1, -1)
@@ -148,7 +162,10 @@ def _flank(canvas, frame, side, p: Profile, outline, paint, dark, glass) -> None
     face = Face(canvas, corners, plane)
     face.panes(2 if p.length < 4.8 or p.bed else 3, 0.05, 0.95, 0.12, 0.86, glass, gap=0.08)
     rear, front = outline[1][0] + 0.02, outline[8][0] - 0.02
-    for y0, y1, tone in ((0.22, 0.34, dark), (p.belt - 0.20, p.belt - 0.16, Material(darker(paint.colour, 0.8)))):
+    for y0, y1, tone in (
+        (0.22, 0.34, dark),
+        (p.belt - 0.20, p.belt - 0.16, Material(darker(paint.colour, 0.8))),
+    ):
         band = [(rear, y0), (front, y0), (front, y1), (rear, y1)]
         if y1 < p.nose + 0.1:
             canvas.polygon([frame.project(side * (w - 0.08), y, b) for b, y in band], tone, plane)
@@ -184,7 +201,9 @@ def tree(
         for i in range(5):
             low, wide = height * (0.14 + 0.16 * i), height * (0.24 - 0.042 * i)
             points = [(-wide, low), (-wide * 0.3, low - 0.1), (wide * 0.3, low + 0.1), (wide, low)]
-            figure.shape([*points, (dice(-0.1, 0.1), low + height * 0.28)], leaves[min(i // 2, 2)], convex=False)
+            figure.shape(
+                [*points, (dice(-0.1, 0.1), low + height * 0.28)], leaves[min(i // 2, 2)], convex=False
+            )
     elif kind == "palm":
         bend = dice(-0.6, 0.6)
         figure.limb(0, 0, 0.34, bend * 0.6, height * 0.5, 0.26, bark, roundness=0.6)
@@ -192,7 +211,10 @@ def tree(
         for i in range(11):
             angle, reach = math.pi * (i + dice(-0.3, 0.3)) / 10, height * dice(0.22, 0.30)
             mid = (bend + 0.6 * reach * math.cos(angle), height * 0.9 + 0.35 * reach * math.sin(angle) + 0.2)
-            tip = (bend + reach * math.cos(angle), height * 0.9 + 0.3 * reach * math.sin(angle) - 0.45 * reach)
+            tip = (
+                bend + reach * math.cos(angle),
+                height * 0.9 + 0.3 * reach * math.sin(angle) - 0.45 * reach,
+            )
             figure.limb(bend, height * 0.9, 0.15, *mid, 0.5, leaves[i % 3])
             figure.limb(*mid, 0.5, *tip, 0.05, leaves[i % 3])
     else:
@@ -220,7 +242,10 @@ def _bare(figure: Figure, height: float, dice: Dice, bark: Material) -> None:
 
 
 def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float, dice: Dice, facade) -> None:
-    """Add to the front of a house along canvas.camera's street: balconies, bays, cornice, parapet, signs, escape."""
+    """Add balconies, bays, cornice, parapet, signs or escape to the front of a house.
+
+    `u`, `a`, `b` are those of `city_roadside.house`; the camera of the canvas is that of its street.
+    """
     out = -math.copysign(1.0, u)
     pale, dark = Material(dice.shade((0.66, 0.65, 0.62), 0.25)), Material(dice.shade((0.22, 0.22, 0.23), 0.4))
     project, near = canvas.camera.project, max(a, 2.5)
@@ -279,14 +304,21 @@ def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float
 # ---------------------------------------------------------------------------------- people
 
 
-def carry(canvas: Canvas, x: float, z: float, dice: Dice, wear: city_people.Cloth, height: float, level: float) -> None:
+def carry(
+    canvas: Canvas, x: float, z: float, dice: Dice, wear: city_people.Cloth, height: float, level: float
+) -> None:
     """Something that a person wears or carries: umbrella, hat, rucksack, suitcase or pushchair."""
     figure = Figure(canvas, Frame(canvas.camera, x, z, 0.0), along=False, size=height / 1.75, level=level)
-    colour = Material(dice.shade(dice.pick(((0.5, 0.1, 0.1), (0.1, 0.12, 0.2), (0.2, 0.2, 0.2), (0.3, 0.35, 0.2))), 0.5))
+    colour = Material(
+        dice.shade(dice.pick(((0.5, 0.1, 0.1), (0.1, 0.12, 0.2), (0.2, 0.2, 0.2), (0.3, 0.35, 0.2))), 0.5)
+    )
     kind, side = dice.count(0, 4), dice.pick((-1, 1))
     if kind == 0:
         figure.limb(0.2 * side, 1.1, 0.03, 0.15 * side, 2.05, 0.03, Material(BLACK))
-        dome = [(0.55 * math.cos(t) + 0.15 * side, 1.92 + 0.32 * math.sin(t)) for t in (0, 0.5, 1.1, 1.57, 2.0, 2.6, 3.14)]
+        dome = [
+            (0.55 * math.cos(t) + 0.15 * side, 1.92 + 0.32 * math.sin(t))
+            for t in (0, 0.5, 1.1, 1.57, 2.0, 2.6, 3.14)
+        ]
         figure.shape(dome, colour)
     elif kind == 1:
         figure.limb(-0.15, 1.70, 0.05, 0.15, 1.70, 0.05, colour)
@@ -300,5 +332,7 @@ def carry(canvas: Canvas, x: float, z: float, dice: Dice, wear: city_people.Clot
     else:
         for off in (0.40, 0.85):
             figure.disc(off * side, 0.12, 0.12, 0.12, city_vehicles.TYRE)
-        figure.shape([(0.32 * side, 0.35), (0.95 * side, 0.30), (0.90 * side, 0.75), (0.42 * side, 0.85)], colour)
+        figure.shape(
+            [(0.32 * side, 0.35), (0.95 * side, 0.30), (0.90 * side, 0.75), (0.42 * side, 0.85)], colour
+        )
         figure.limb(0.25 * side, 1.0, 0.04, 0.42 * side, 0.45, 0.04, Material(BLACK))

@@ -1,13 +1,14 @@
 """Where the streets of a town run: axes with bends, and junctions where others turn off.
 
-A street is a camera that takes places along its own axis, u metres right of it and s metres on. Whatever draws
-along a road (ground, kerbs, houses, fences) so follows any street; single objects are placed in space.
+A street is a camera that takes places along its own axis, u metres right of it and s metres on. Whatever
+draws along a road (ground, kerbs, houses, fences) so follows any street; single objects are placed in space.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from panolib.data.render.raster import Camera, Point
 
@@ -116,7 +117,7 @@ class Street:
     def pieces(self, side: int, stops: tuple[float, ...]) -> list[Range]:
         """Stretches between stops, without the gaps of a side."""
         start = self.begin.get(side, self.start)
-        found = [(a, b) for a, b in zip(stops, stops[1:]) if b > start and a < self.stop]
+        found = [(a, b) for a, b in pairwise(stops) if b > start and a < self.stop]
         found = [(max(a, start), min(b, self.stop)) for a, b in found]
         for g0, g1 in self.gaps[side]:
             found = [(a, min(b, g0)) for a, b in found if a < g0] + [

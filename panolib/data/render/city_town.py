@@ -1,7 +1,7 @@
 """A town: streets with bends and junctions, and the life in them, as a canvas to be painted.
 
-Composition draws from one stream of random numbers per group of style parameters, so that swapping the look or
-the colours leaves every object where it was.
+Composition draws from one stream of random numbers per group of style parameters, so that swapping the look
+or the colours leaves every object where it was.
 """
 
 from __future__ import annotations
@@ -119,7 +119,11 @@ class Town:
             # It starts where the own street's houses end; both arms are one street, seen from its middle.
             arm = self._street(self._axis(x=x, z=z, heading=heading), stop=75.0)
             if first is not None:
-                arm.lane, arm.strip, arm.angled = first.lane, _swapped(first.strip, 1), _swapped(first.angled, 1)
+                arm.lane, arm.strip, arm.angled = (
+                    first.lane,
+                    _swapped(first.strip, 1),
+                    _swapped(first.angled, 1),
+                )
                 arm.edge, arm.front = _swapped(first.edge, -1), _swapped(first.front, -1)
                 arm.lanes = [(-u, math.pi - turn) for u, turn in first.lanes]
             first = arm
@@ -230,7 +234,11 @@ class Town:
         """Lane lines and edges of parking strips."""
         many = self.many
         borders = sorted(
-            {round(u + street.lane / 2, 3) for u, _ in street.lanes if u + street.lane / 2 < street.edge[1] - 1}
+            {
+                round(u + street.lane / 2, 3)
+                for u, _ in street.lanes
+                if u + street.lane / 2 < street.edge[1] - 1
+            }
         )
         solid, phase, start = many.chance(0.3), many(0, 3), max(street.start, 1.0)
         stop = min(street.stop, 70.0)
@@ -252,7 +260,7 @@ class Town:
         """Stop line and zebra before the junction, or a zebra somewhere."""
         many, own = self.many, self.own
         self.zebra = None
-        if many.chance(self.life.zebra if self.junction is None else 0.7):
+        if many.chance(self.life.zebra if self.junction is None else 0.55):
             self.zebra = self.junction[0] - 5.0 if self.junction else many(8.0, 20.0)
             u = own.edge[-1] + 0.3
             while u < own.edge[1] - 0.5:
@@ -302,7 +310,11 @@ class Town:
         shape, many = self.shape, self.many
         arm = street is not self.own
         for side in _SIDES:
-            s = street.start + 14.0 + abs(self.own.front[side]) - abs(self.own.edge[side]) if arm else 1.5 - shape(0, 6)
+            s = (
+                street.start + 14.0 + abs(self.own.front[side]) - abs(self.own.edge[side])
+                if arm
+                else 1.5 - shape(0, 6)
+            )
             if arm and self._open_end() and street.axis.place(side, 10.0)[1] > street.axis.place(0, 10.0)[1]:
                 s = -2.0  # houses opposite the end of the own street
             for a, b in self._plots(street, side, s):
@@ -336,10 +348,8 @@ class Town:
         height = self.shape(*(g.tower_height if self.many.chance(self.life.towers) else g.house_height))
         back = front + math.copysign(deep, front)
         corners = [street.axis.place(u, s) for u in (front, back) for s in (a, b)]
-        away = sum(c * d for c, d in zip(street.axis.place(back, a), self._sun())) - sum(
-            c * d for c, d in zip(corners[0], self._sun())
-        )
-        if away <= 0:  # towards its back the sun goes: its front lies in its own shade, and so does the street
+        (x0, z0), (x1, z1), (sun_x, sun_z) = corners[0], corners[2], self._sun()
+        if (x1 - x0) * sun_x + (z1 - z0) * sun_z <= 0:  # the sun stands behind it, so that its front is dark
             self._cast(corners, height, tall=True)
         canvas.camera = street.axis
         facade, look = self.texture.facade, self.look
@@ -370,9 +380,7 @@ class Town:
         self._cast(low, (2.0, 0.4, 1.6)[kind])
         canvas.camera = street.axis
         if kind == 0:
-            wall = Material(
-                look.shade(look.pick(t.wall), 0.15), look.pick((BRICK, SLAB, STAIN)), 0.22, 9.0
-            )
+            wall = Material(look.shade(look.pick(t.wall), 0.15), look.pick((BRICK, SLAB, STAIN)), 0.22, 9.0)
             city_roadside.boundary_wall(canvas, front, a, b, many(1.2, 2.6), look, wall)
         elif kind == 1:
             colour = look.shade(look.pick(t.fence), 0.2)
@@ -413,7 +421,9 @@ class Town:
                 kind = many.pick(shapes.trees)
                 while s < stop:
                     if free(side, s):
-                        self._tree(street, street.edge[side] + side * 0.9, s, tall * many(0.85, 1.15), KERB, kind)
+                        self._tree(
+                            street, street.edge[side] + side * 0.9, s, tall * many(0.85, 1.15), KERB, kind
+                        )
                     s += step * many(0.8, 1.2)
             if many.chance(life.lamps):
                 s = start + many(1.0, 14.0)
@@ -483,7 +493,9 @@ class Town:
             u, turn = lane or many.pick(street.lanes)
             near = many(low, high)
             if near + length < street.stop and (s := street.place(length, u, near)) is not None:
-                self._vehicle(kind, street, u + many(-0.2, 0.2) * (kind == "car"), s, turn + many(-0.03, 0.03))
+                self._vehicle(
+                    kind, street, u + many(-0.2, 0.2) * (kind == "car"), s, turn + many(-0.03, 0.03)
+                )
                 return
 
     def _into_crossing(self, arm: Street) -> float:

@@ -116,24 +116,24 @@ class Shade:
     """Where the sun does not reach, on a map of the ground seen from above.
 
     A point of space lies in the shade of what casts onto the place where its ray of light meets the ground.
-    `sun` is how far a shadow falls, metres (x, z) a metre of height. Houses ("tall") shade everything; what is
-    low shades the ground alone.
+    `sun` is how far a shadow falls, metres (x, z) a metre of height. Houses ("tall") shade everything; what
+    is low shades the ground alone.
     """
 
     def __init__(self, sun: Point):
         self.sun = sun
         self._maps = {name: np.zeros((_SHADE_CELLS, _SHADE_CELLS), np.uint8) for name in ("tall", "low")}
 
-    def cast(self, ground: Sequence[Point], low: float, high: float, *, tall: bool = False, share=1.0) -> None:
+    def cast(self, ground: Sequence[Point], low: float, high: float, *, tall: bool = False) -> None:
         """Something convex that stands over the points `ground` (x, z) from `low` to `high` metres."""
         points = np.array(ground, np.float32)[None] + np.multiply.outer([low, high], self.sun)[:, None]
         cells = (points.reshape(-1, 2) * _CELLS_A_METRE + [_SHADE_CELLS / 2, 0]).clip(-4000, 4000)
         hull = cv2.convexHull(np.rint(cells * 16).astype(np.int32))
         image = self._maps["tall" if tall else "low"]
-        cv2.fillConvexPoly(image, hull, 255 * share, cv2.LINE_8, 4)
+        cv2.fillConvexPoly(image, hull, 255, cv2.LINE_8, 4)
 
     def maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """(tall, low), float32 [cells]: 0 in the sun, 1 in the shade, with soft edges and a border in the sun."""
+        """(tall, low), float32 [cells]: 0 in the sun, 1 in the shade; edges are soft, the border is sunny."""
         found = []
         for image in self._maps.values():
             soft = cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), 0.9)
@@ -260,8 +260,8 @@ def painting_order(groups: Sequence[tuple[float, ...]], columns: np.ndarray | No
     """Indices of groups from first painted to last.
 
     A group is (layer, near, far, aside) or (layer, near, far, aside at the near end, at the far end).
-    `columns` [2, N] are left and right ends in the picture; groups that do not meet there need no order, which
-    leaves fewer cycles.
+    `columns` [2, N] are left and right ends in the picture; groups that do not meet there need no order,
+    which leaves fewer cycles.
 
     Layers go one after another. Within the layer of objects, one that lies wholly farther goes first; of two
     that overlap in depth, the one farther off the axis. Elsewhere the farther far end goes first; ties and
@@ -470,7 +470,8 @@ class Painting:
         last = np.float32(_SHADE_CELLS - 1)
         column = (right * z + height * sun_x) * np.float32(_CELLS_A_METRE) + np.float32(_SHADE_CELLS / 2)
         row = (z + height * sun_z) * np.float32(_CELLS_A_METRE)
-        cell = np.clip(row, 0, last).astype(np.int32) * _SHADE_CELLS + np.clip(column, 0, last).astype(np.int32)
+        cell = np.clip(row, 0, last).astype(np.int32) * _SHADE_CELLS
+        cell += np.clip(column, 0, last).astype(np.int32)
         tall, low = self._shade_maps
         dark = tall.take(cell)
         ground = np.flatnonzero((upright == 0) & (height < 0.3))
