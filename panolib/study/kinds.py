@@ -15,13 +15,16 @@ from pydantic import Field
 from torch import nn
 
 from panolib.clustering.corrected_masks import corrected
-from panolib.config import Count, Different, Natural, Seed, Share, spec
+from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
+from panolib.data.mixing import source_share_counts
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import MERGE_RULES
+from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
+from panolib.scoring import classical as evaluate_classical
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
@@ -31,9 +34,20 @@ from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
 from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork
+from panolib.training.specs import Compute, InstanceNetwork, StudentOrTeacher
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
+
+
+@spec
+class SemanticScoresSpec:
+    """Evaluation of a semantic network on its own; nothing is trained."""
+
+    label_set: str
+    validation: str
+    scored: StudentOrTeacher
+    compute: Compute
+    seed: Seed
 
 
 @spec
@@ -49,6 +63,7 @@ class PanopticSpec:
     n_samples: Natural
     compute: Compute
     seed: Seed
+    scored: StudentOrTeacher = later("student")  # of both parents
 
 
 @spec
@@ -83,6 +98,31 @@ class ThreatSpec:
     guided: bool
     compute: Compute
     seed: Seed
+    scored: StudentOrTeacher = later("student")  # of all parents
+
+
+@spec
+class ClassicalSpec:
+    """Evaluation of instances without embeddings; settings are chosen on `selection`, nothing is trained.
+
+    With masks of a network, of the parent "semantic", there is no image to smooth.
+    """
+
+    label_set: str
+    validation: str
+    selection: str
+    n_selection: Count
+    masks: Literal["otsu", "predicted"]
+    algorithm: evaluate_classical.ClassicalAlgorithm
+    smoothings: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
+    sigmas: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
+    min_distances: Annotated[Counts, Different]
+    min_sizes: Annotated[tuple[Natural, ...], Field(min_length=1), Different]
+    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], Field(min_length=1), Different]
+    n_samples: Natural
+    compute: Compute
+    seed: Seed
+    scored: StudentOrTeacher = later("student")  # of the parent
 
 
 Sources = Mapping[str, object]  # domain -> its data sets
@@ -98,6 +138,8 @@ VERSIONS = {
     "panoptic": 1,
     "gap": 1,
     "threat": 1,
+    "semantic_scores": 1,
+    "classical": 1,
 }
 
 
@@ -106,7 +148,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat,
+        panoptic, gap, threat, semantic_scores, classical,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
@@ -116,13 +158,13 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     source = open_data(sources, run, run.spec.source)
     n_classes = LABEL_SETS[run.spec.label_set].n_classes
     model = semantic.train_baseline(run.spec, job, source, n_classes, _watch(sources, run, job))
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
     model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def self_training(sources: Sources, run: Run, job: Job) -> dict:
@@ -138,9 +180,10 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         painted=_painted(sources, run, job),
         watch=_watch(sources, run, job),
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
-    if spec.target_weight > 0:
-        metrics["teacher"] = semantic_metrics(sources, run, teacher)
+    taught = teacher if has_teacher(run) else None
+    metrics = semantic_metrics(sources, job, finish(job, student, taught))
+    if taught is not None:
+        metrics["teacher"] = semantic_metrics(sources, job, teacher, "teacher.")
     return metrics
 
 
@@ -174,7 +217,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     target = open_data(sources, run, spec.target)
-    guide = parent_network(job, "semantic")
+    guide = parent_network(job, "semantic", spec.guide)
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
         masks = [
@@ -184,7 +227,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     if spec.monitor is not None:
         datasets = _monitored(sources, run)
         watch = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
-    student = instance.instance_self_train(
+    student, teacher = instance.instance_self_train(
         spec,
         job,
         job.parent("start")["model"],
@@ -195,7 +238,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         clustering_of(job),
         watch,
     )
-    finish(job, student)
+    finish(job, student, teacher if has_teacher(run) else None)
     return {}
 
 
@@ -203,8 +246,8 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
     metrics = evaluate.score_panoptic(
-        parent_network(job, "semantic"),
-        parent_network(job, "instance"),
+        parent_network(job, "semantic", spec.scored),
+        parent_network(job, "instance", spec.scored),
         open_data(sources, run, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
@@ -214,6 +257,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
         min_region=spec.min_region,
         n_samples=spec.n_samples,
         save_sample=job.save_sample,
+        save_counts=job.save_counts,
         label=f"{run.name}: score",
     )
     job.finish({})
@@ -231,7 +275,13 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
             for index in range(spec.n_images)
         ]
         label = f"{run.name}: {name}"
-        metrics[name] = evaluate.score_semantic(model, scenes, LABEL_SETS[spec.label_set], label=label)
+        metrics[name] = evaluate.score_semantic(
+            model,
+            scenes,
+            LABEL_SETS[spec.label_set],
+            save_counts=evaluate.in_part(job.save_counts, f"{name}."),
+            label=label,
+        )
     job.finish({})
     return metrics
 
@@ -245,13 +295,13 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
         classes = learned_classes(dict(run.parents)[f"instance.{name}"])
         networks.append(
             evaluate_threat.Network(
-                parent_network(job, f"instance.{name}"),
+                parent_network(job, f"instance.{name}", spec.scored),
                 label_set.ids_of(label_set.things if classes is None else classes),
                 **clustering_of(job, f"clustering.{name}"),
             )
         )
     metrics = evaluate_threat.score_threat(
-        parent_network(job, "semantic"),
+        parent_network(job, "semantic", spec.scored),
         networks,
         open_data(sources, run, spec.validation),
         label_set,
@@ -264,6 +314,49 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     )
     job.finish({})
     return metrics
+
+
+def semantic_scores(sources: Sources, run: Run, job: Job) -> dict:
+    """Metrics of a semantic run, of a network that another run trained: the teacher of self-training."""
+    metrics = semantic_metrics(sources, job, parent_network(job, "semantic", run.spec.scored))
+    job.finish({})
+    return metrics
+
+
+def classical(sources: Sources, run: Run, job: Job) -> dict:
+    """Every score of instances that a threshold or a network's mask gives without embeddings."""
+    spec = run.spec
+    mask_of, smoothings = evaluate_classical.otsu_mask, spec.smoothings
+    if spec.masks == "predicted":
+        model = parent_network(job, "semantic", spec.scored)
+        mask_of = evaluate_classical.predicted_mask(model, LABEL_SETS[spec.label_set])
+        smoothings = (0.0,)
+    selection = open_data(sources, run, spec.selection)
+    metrics = evaluate_classical.score_classical(
+        mask_of,
+        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
+        open_data(sources, run, spec.validation),
+        LABEL_SETS[spec.label_set],
+        algorithm=spec.algorithm,
+        masks=spec.masks,
+        settings=evaluate_classical.settings_grid(
+            spec.algorithm, smoothings, spec.sigmas, spec.min_distances, spec.min_sizes
+        ),
+        merge_rules=spec.merge_rules,
+        n_samples=spec.n_samples,
+        save_sample=job.save_sample,
+        save_counts=job.save_counts,
+        label=f"{run.name}: score",
+    )
+    job.finish({})
+    return metrics
+
+
+def has_teacher(run: Run) -> bool:
+    """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
+    if run.kind == "instance_self_training":
+        return source_share_counts(run.spec.batch_size, run.spec.source_share)[1] > 0
+    return run.kind == "meta_labels" or (run.kind == "self_training" and run.spec.target_weight > 0)
 
 
 def learned_classes(run: Run) -> tuple[str, ...] | None:
@@ -325,20 +418,24 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     return [{"instance": labels} for labels in instances]
 
 
-def finish(job: Job, model: nn.Module) -> nn.Module:
-    """Keep the final weights; hand back the plain network."""
-    model = getattr(model, "module", model)
-    job.finish({"model": model.state_dict()})
-    return model
+def finish(job: Job, model: nn.Module, teacher: nn.Module | None = None) -> nn.Module:
+    """Keep the final weights, beside them those of a teacher; hand back the plain network."""
+    networks = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    plain = {name: getattr(network, "module", network) for name, network in networks.items()}
+    job.finish({name: network.state_dict() for name, network in plain.items()})
+    return plain["model"]
 
 
-def semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
+def semantic_metrics(sources: Sources, job: Job, model: nn.Module, part: str = "") -> dict:
+    """Scores of a network on the validation images of a run; keeps their counts as "<part>semantic_.."."""
+    run = job.run
     validation = open_data(sources, run, run.spec.validation)
     return evaluate.score_semantic(
         model,
         validation,
         LABEL_SETS[run.spec.label_set],
         scored_as=validation.label_set,
+        save_counts=evaluate.in_part(job.save_counts, part),
         label=f"{run.name}: score",
     )
 
@@ -347,9 +444,20 @@ def parent_spec(job: Job, role: str):
     return dict(job.run.parents)[role].spec
 
 
-def parent_network(job: Job, role: str) -> nn.Module:
-    """The network of a parent, semantic or instance, with its final weights, on the device of the run."""
-    return trained_network(parent_spec(job, role), job.parent(role), job.spec.compute)
+def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -> nn.Module:
+    """The network of a parent, semantic or instance, with its final weights, on the device of the run.
+
+    The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
+    """
+    parent, state = dict(job.run.parents)[role], job.parent(role)
+    if network == "teacher" and has_teacher(parent):
+        if "teacher" not in state:
+            raise CorruptCheckpoint(
+                f"run '{parent.name}': expected the weights of student and teacher, found {sorted(state)}, "
+                "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
+            )
+        state = {"model": state["teacher"]}
+    return trained_network(parent.spec, state, job.spec.compute)
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:

@@ -27,7 +27,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
-from panolib.training.specs import Compute
+from panolib.training.specs import Compute, StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
@@ -68,6 +68,9 @@ class Domain:
     panoptic: Mapping
     gap: Mapping | None = None
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
+    equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
+    score_teachers: bool = False  # a rung of its own beside the student's
+    classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
 @spec
@@ -91,6 +94,7 @@ class Experiments:
     kernels: Annotated[tuple[Natural, ...], Different]  # of the morphology; 0: none
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
+    scored: StudentOrTeacher = "student"  # network of self-trained runs that "threat" runs score
 
     def __post_init__(self):
         for key, needed, reason in (

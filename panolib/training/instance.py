@@ -65,8 +65,8 @@ def instance_self_train(
     label_set: LabelSet,
     clustering: Mapping[str, float],
     watch: Watch = unwatched,
-) -> nn.Module:
-    """Self-train the embeddings on target images, guided by predicted semantic maps; returns the student.
+) -> tuple[nn.Module, nn.Module]:
+    """Self-train the embeddings on target images, guided by predicted semantic maps; (student, teacher).
 
     Every iteration the momentum network embeds the clean target crops, its embeddings are clustered
     inside each thing-class mask (thesis ch. 7 algorithm 2), and the student learns those instances
@@ -148,4 +148,4 @@ def instance_self_train(
         job.log(iteration, **logged, **scores)
     if scores := watch(spec.iterations, student, teacher):
         job.log(spec.iterations, **scores)
-    return student
+    return student, teacher

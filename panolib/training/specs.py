@@ -26,6 +26,7 @@ from panolib.models.geometry import Alignment
 from panolib.models.weights import check_weights
 
 Depth = Literal[tuple(LAYOUTS)]  # of a ResNet
+StudentOrTeacher = Literal["student", "teacher"]  # network of a self-trained run; others have one
 
 
 @spec
@@ -335,6 +336,7 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     monitor: Monitor | None = later(None)
     noise_on: Literal["student", "teacher"] = later("student")  # SPOCO: on what the teacher is compared with
     noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
+    guide: StudentOrTeacher = later("student")  # of the semantic parent, which predicts the masks
 
     def __post_init__(self):
         super().__post_init__()

@@ -62,7 +62,7 @@ def compute_all(root: Path) -> tuple[Store, dict[str, Run], dict[str, dict]]:
     torch.set_num_threads(1)
     try:
         loaded = tiny_study(root)
-        loaded.sources["city"].prepare(progress=False)
+        loaded.prepare_data(progress=False, domains=("city", "nuclei"))
         runs = tiny_runs(loaded)
         return loaded.store, runs, {kind: computed(loaded.store, run) for kind, run in runs.items()}
     finally:
@@ -175,6 +175,7 @@ def test_tiny_runs_have_something_to_compute(trained):
         ("meta_labels", "curve feedback"),
         ("threat", "metric variants"),
         ("panoptic", "metric threat"),
+        ("classical", "metric pq"),
         ("performance", "metric mean_shift"),
     ):
         assert numbers[kind][name][2] > 0, (kind, name)

@@ -49,6 +49,7 @@ def tiny_study(root: Path) -> study.Study:
     for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
         rate = {"lr": 0.001} if section.startswith("instance") else {}
         city[section] |= {"iterations": ITERATIONS, "optimiser": SGD | rate}
+    city["score_teachers"] = True
     city["self_training"]["minimum_threshold"] = 0.01  # untrained networks are sure of nothing
     for section in ("batch_norm", "instance_batch_norm"):
         city[section]["n_batches"] = 2
@@ -62,6 +63,10 @@ def tiny_study(root: Path) -> study.Study:
     realtime["adaptation"] |= {"batch_size": 4, "n_target": 4}  # more than the norms of 1 x 1 maps need
     realtime["speed"] |= {"repeats": 1, "limit_s": 0.0, "height": 32, "width": 64}
     del realtime["speed"]["networks"]["DeepLabV2-18"]
+    nuclei = profile["nuclei"]
+    nuclei["data"]["embedded"] |= {"n_train": 1, "n_val": 2, "height": 48, "width": 64}
+    nuclei["classical"] = {"smoothings": [0.0, 1.0], "sigmas": [1.0], "min_distances": [2, 4]}
+    nuclei["classical"]["min_sizes"] = [4]
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
     return load(path, root=root)
@@ -79,6 +84,7 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "panoptic": "panoptic-self_trained-s0",
         "gap": "gap-source_only-s0",
         "threat": "threat-masks.100-s0",
+        "semantic_scores": "semantic-teacher-s0",
         "clustering_cost": "clustering_cost-s0",
         "performance": "performance",
         "adversarial_adaptation": "semantic-ssl1-bisenet-s0",
@@ -92,6 +98,10 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "detr_cost": "detr_cost-s0",
     }
     runs = {kind: _from_untrained(loaded.runs[f"city-{name}"]) for kind, name in names.items()}
+    otsu = loaded.runs["nuclei-panoptic-otsu_watershed-s0"]  # scored on rendered nuclei, which are everywhere
+    runs["classical"] = replace(
+        otsu, data=otsu.data[1:], spec=replace(otsu.spec, validation=otsu.spec.selection)
+    )
     start = _untrained(runs["transfer"])  # of CamVid only, which is not everywhere
     spec = TransferSpec(**{name: getattr(start.spec, name) for name in TransferSpec.__dataclass_fields__})
     runs["transfer"] = replace(

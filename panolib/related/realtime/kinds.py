@@ -90,7 +90,7 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
         n_classes,
         pseudo_labels=labels,
     )
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
@@ -104,14 +104,15 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
         open_data(sources, run, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
-    return metrics | {"teacher": semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
+    metrics = semantic_metrics(sources, job, finish(job, student, teacher))
+    teacher = getattr(teacher, "module", teacher)
+    return metrics | {"teacher": semantic_metrics(sources, job, teacher, "teacher.")}
 
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of a network of another domain; hands its weights on."""
     model = parent_network(job, "start")
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
