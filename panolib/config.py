@@ -179,29 +179,32 @@ def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")
     if "extends" not in mapping:
-        return _merged({}, mapping, str(path), "")
+        return merged({}, mapping, str(path), "")
     try:
         extended = find_profile(mapping.pop("extends"), near=path)
     except ProfileError as error:
         raise ProfileError(f"{path}: extends: {error}") from error
-    return _merged(_load_merged(extended, below), mapping, str(path), "")
+    return merged(_load_merged(extended, below), mapping, str(path), "")
 
 
-def _merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
-    """A mapping changed by what another says in its place."""
-    merged = dict(below)
+def merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
+    """A mapping changed by what another says in its place, at any depth.
+
+    `where`: the file; `path`: the keys that lead to these mappings; both for messages.
+    """
+    found = dict(below)
     for key, value in above.items():
         if value is _REMOVE:
-            if key not in merged:
+            if key not in found:
                 raise ProfileError(f"{where}: {_join(path, key)}: expected a key to remove, found none")
-            del merged[key]
+            del found[key]
         elif isinstance(value, dict):
-            kept = merged.get(key)
+            kept = found.get(key)
             whole = isinstance(value, _Replacing) or not isinstance(kept, dict)
-            merged[key] = _merged({} if whole else kept, value, where, _join(path, key))
+            found[key] = merged({} if whole else kept, value, where, _join(path, key))
         else:
-            merged[key] = value
-    return merged
+            found[key] = value
+    return found
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path) -> T:

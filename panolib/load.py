@@ -23,7 +23,7 @@ from panolib.related.realtime import runs as realtime_runs
 from panolib.study import kinds
 from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.experiments import declare_experiments
-from panolib.study.grid import Grid, declare_ladder
+from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
 from panolib.study.settings import Profile, read_profile
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
@@ -81,6 +81,13 @@ def load(
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
                 peer_runs.declare_peers(grid, peers)
+            runs |= grid.runs
+            tags += grid.tags
+    for domain, section in settings.target_ladders.items():
+        for seed in settings.seeds:
+            grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
+            start = runs[run_name(settings.main, "semantic", "source_only", seed)]
+            declare_target_ladder(grid, start, sources[domain].label_set)
             runs |= grid.runs
             tags += grid.tags
     if settings.performance is not None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-from panolib.config import Count, ProfileError, from_mapping, spec
+from panolib.config import Count, ProfileError, from_mapping, spec, to_plain
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.weights import weights_fingerprint
-from panolib.study.kinds import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec
+from panolib.study.kinds import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
 from panolib.study.study import (
     BATCH_NORM_RUNGS,
     GAP_RUNGS,
@@ -173,6 +173,13 @@ class Grid:
             target=self.unlabelled, validation=self.val, **values,
         )  # fmt: skip
 
+    def transfer(self, rung: str, start: Run, variant: str = "") -> Run:
+        """Scores of a semantic network of another domain, which further rungs can start from."""
+        return self.add(
+            "transfer", "semantic", rung, TransferSpec, "", {"start": start}, (self.val,), variant=variant,
+            validation=self.val, network=to_plain(start.spec.network),
+        )  # fmt: skip
+
     def self_training(
         self, rung: str, start: Run, source: str, variant: str = "", *,
         parents: Mapping[str, Run] | None = None, target: str | None = None,
@@ -278,16 +285,8 @@ def declare_ladder(grid: Grid) -> None:
     """The rungs of both branches, their panoptic scores, and the gap by group of style parameters."""
     settings = grid.settings
     source = settings.semantic_source
-    semantic = {
-        "source_only": grid.semantic_baseline("source_only", source),
-        "oracle": grid.semantic_baseline("oracle", grid.train),
-    }
-    for rung in BATCH_NORM_RUNGS[1:]:
-        semantic[rung] = grid.semantic_batch_norm(rung, semantic["source_only"], source)
-    for rung in ("control", "self_trained"):
-        values = {"target_weight": 0.0} if rung == "control" else {}
-        semantic[rung] = grid.self_training(rung, semantic[settings.self_training_start], source, **values)
-
+    start = grid.semantic_baseline("source_only", source)
+    semantic = _semantic_rungs(grid, start, grid.semantic_baseline("oracle", grid.train))
     instance = {}
     for rung, labelled, selection in (
         ("source_only", settings.instance_source, settings.instance_selection),
@@ -309,10 +308,8 @@ def declare_ladder(grid: Grid) -> None:
             grid.tag(f"{grid.domain} ladder", run)
     if settings.score_teachers:
         networks = semantic["self_trained"], instance["self_trained"]
-        for run in (
-            grid.semantic_scores(TEACHER, networks[0], scored="teacher"),
-            grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher"),
-        ):
+        panoptic = grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher")
+        for run in (semantic[TEACHER], panoptic):
             grid.tag(f"{grid.domain} ladder", run)
     if settings.classical is not None:
         for rung, algorithm in OTSU_RUNGS.items():
@@ -327,3 +324,27 @@ def declare_ladder(grid: Grid) -> None:
         for rung in GAP_RUNGS:
             parents = {"semantic": semantic[rung]}
             grid.tag("gap", grid.add("gap", "gap", rung, GapSpec, "gap", parents, (grid.unlabelled,)))
+
+
+def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
+    """The semantic branch on a further target, from the source-only network of the main domain.
+
+    `label_set`: name of the classes of the target, which its oracle learns.
+    """
+    oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
+    for run in _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle).values():
+        grid.tag(f"{grid.domain} ladder", run)
+
+
+def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run) -> dict[str, Run]:
+    """{rung: run of the semantic branch}."""
+    settings, source = grid.settings, grid.settings.semantic_source
+    found = {"source_only": source_only, "oracle": oracle}
+    for rung in BATCH_NORM_RUNGS[1:]:
+        found[rung] = grid.semantic_batch_norm(rung, source_only, source)
+    for rung in ("control", "self_trained"):
+        values = {"target_weight": 0.0} if rung == "control" else {}
+        found[rung] = grid.self_training(rung, found[settings.self_training_start], source, **values)
+    if settings.score_teachers:
+        found[TEACHER] = grid.semantic_scores(TEACHER, found["self_trained"], scored="teacher")
+    return found

@@ -34,9 +34,20 @@ from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
 from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork, StudentOrTeacher
+from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork, StudentOrTeacher
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
+
+
+@spec
+class TransferSpec:
+    """A trained network ("start") scored on the target of another domain; nothing is trained."""
+
+    label_set: str
+    validation: str
+    network: SemanticNetwork
+    compute: Compute
+    seed: Seed
 
 
 @spec
@@ -131,6 +142,7 @@ Sources = Mapping[str, object]  # domain -> its data sets
 VERSIONS = {
     "semantic_baseline": 1,
     "semantic_batch_norm": 1,
+    "transfer": 1,
     "self_training": 1,
     "instance_baseline": 1,
     "instance_batch_norm": 1,
@@ -146,7 +158,7 @@ VERSIONS = {
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
     functions = (
-        semantic_baseline, semantic_batch_norm, self_training,
+        semantic_baseline, semantic_batch_norm, transfer, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
         panoptic, gap, threat, semantic_scores, classical,
     )  # fmt: skip
@@ -164,6 +176,12 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
     model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    return semantic_metrics(sources, job, finish(job, model))
+
+
+def transfer(sources: Sources, run: Run, job: Job) -> dict:
+    """IoU of a network of another domain; hands its weights on."""
+    model = parent_network(job, "start")
     return semantic_metrics(sources, job, finish(job, model))
 
 

@@ -23,6 +23,7 @@ from panolib.config import (
     Share,
     from_mapping,
     load_yaml,
+    merged,
     spec,
 )
 from panolib.data.readers import DOMAINS
@@ -127,8 +128,9 @@ class ClusteringCostSpec:
 class Profile:
     """One YAML file. Sections with a default may be left out; nothing then asks for their runs.
 
-    The section of a domain (`data.readers`) bears its name. It is a ladder (`Domain`), or gives only the data
-    of a further target, on which networks of the main domain are adapted and scored.
+    The section of a domain (`data.readers`) bears its name. It is a ladder (`Domain`), or gives the data of a
+    further target, on which networks of the main domain are adapted and scored. In such a section `ladder`
+    says what its rungs of the semantic branch do otherwise than those of the main domain, at any depth.
     """
 
     description: str
@@ -136,6 +138,7 @@ class Profile:
     compute: Mapping
     ladders: Mapping[str, Domain]  # by domain, the main one first
     targets: Mapping[str, Mapping]  # data of further targets, by domain
+    target_ladders: Mapping[str, Domain]  # of some of them, from the main network
     main: str = "city"  # domain of the thesis's experiments, DETR, real-time adaptation and benchmarks
     experiments: Experiments | None = None
     detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
@@ -175,14 +178,14 @@ def read_profile(path: Path) -> Profile:
     for section, keys in OWN_SEEDS.items():
         if isinstance(mapping.get(section), Mapping):
             mapping[section] = _with_seeds(mapping[section], keys, seeds, f"{where}: {section}")
-    for field in ("ladders", "targets"):
+    for field in ("ladders", "targets", "target_ladders"):
         if field in mapping:
             raise ProfileError(f"{where}: {field}: unknown key, expected a section for each domain")
     main = mapping.get("main", Profile.main)
     if main not in mapping:
         raise ProfileError(f"{where}: {main}: missing key, expected the keys of Domain")
     domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS)) if name in mapping}
-    ladders, targets = {}, {}
+    ladders, targets, on_targets = {}, {}, {}
     for name, section in domains.items():
         if section is None and name != main:
             continue
@@ -191,11 +194,16 @@ def read_profile(path: Path) -> Profile:
         if name == main or "target" in section:
             ladders[name] = from_mapping(Domain, section, where=f"{where}: {name}")
         else:
-            targets[name] = section
+            targets[name] = {key: value for key, value in section.items() if key != "ladder"}
+            if section.get("ladder") is not None:
+                changed = {"target": name, "gap": None, **section["ladder"]}
+                settings = merged(domains[main], changed, where, f"{name}.ladder")
+                on_targets[name] = from_mapping(Domain, settings, where=f"{where}: {name}.ladder")
     return replace(
-        from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}}, where=where),
+        from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}, "target_ladders": {}}, where=where),
         ladders=ladders,
         targets=targets,
+        target_ladders=on_targets,
     )
 
 

@@ -18,6 +18,8 @@ from panolib.lab.counts import packed, unpacked
 from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES
 from panolib.load import load
+from panolib.report.counted import counted
+from panolib.report.rows import rows
 
 # --- the file -----------------------------------------------------------------------------------------------
 
@@ -159,3 +161,49 @@ def test_scores_of_other_images_are_other_counts(study):
     assert (pixels[:, 0] + pixels[:, 2]).tolist() == truth and truth[0] != truth[1]
     again = study.store.get(replace(panoptic, name="again")).counts
     assert all(np.array_equal(again[name], counts[name]) for name in (*again, *counts))
+
+
+# --- rows of the table --------------------------------------------------------------------------------------
+
+COUNTED = {  # metrics of rows, by kind of run, whose values are those of counts
+    "semantic": {"miou_19", "miou_16", "iou"},
+    "panoptic": {
+        *(f"{name}_{n}" for name in ("pq", "sq", "sq_matched", "rq", "pq_plus") for n in (19, 16)),
+        *("pq", "rq", "sq", "pq_plus", "threat_pooled", "threat_class_mean", "threat_score"),
+        *("miou_19", "miou_16", "iou"),
+    },
+}
+COUNTED["detr"] = {name for name in COUNTED["panoptic"] if not name.startswith("threat")} | {"sq_rq_19"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "wanted", "metrics"),
+    [
+        ("city ladder", {"branch": "semantic", "rung": ["source_only", "teacher"]}, "semantic"),
+        ("city ladder", {"branch": "panoptic", "rung": ["self_trained"]}, "panoptic"),
+        ("gap", {"rung": "source_only"}, "semantic"),
+        ("realtime", {"method": "light", "domain": "city"}, "semantic"),
+        ("detr", {"branch": ["detr_scores", "panoptic"], "run": "city-detr_scores-plain-s0"}, "detr"),
+    ],
+)
+def test_values_of_the_table_are_those_of_the_counts_of_all_images(study, experiment, wanted, metrics):
+    found, seen = rows(study, experiment, **wanted), set()
+    for at in found.to_dict("records"):
+        term = counted(study.get(at["run"]), at, at["metric"], at["subset"])
+        if term is None:
+            assert at["metric"] not in COUNTED[metrics], at
+            continue
+        value = term.value(np.ones(len(term.counts)))
+        assert value == pytest.approx(at["value"], abs=1e-5, nan_ok=True), at
+        seen.add(at["metric"])
+    assert seen == COUNTED[metrics]
+
+
+def test_metrics_that_are_no_sums_have_no_counts(study):
+    record = study.get("city-panoptic-self_trained-s0")
+    at = {"instances": "embeddings", "masks": "predicted", "leftover": "void", "data_set": "cityscapes/val"}
+    for metric in ("ap50", "ap", "threat_image_mean", "pq_99", "miou_99", "n_images"):
+        assert counted(record, at, metric, "") is None
+    assert counted(record, at, "pq", "no class") is None and counted(record, at, "iou", "no class") is None
+    assert counted(record, {**at, "leftover": "other"}, "pq_19", "") is None
+    assert counted(load("cpu", train=False).get("city-panoptic-self_trained-s0"), at, "pq_19", "") is None

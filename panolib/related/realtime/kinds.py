@@ -17,18 +17,7 @@ from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, finish, open_data, parent_network, semantic_metrics
 from panolib.training.setup import launch
-from panolib.training.specs import Compute, SemanticNetwork
-
-
-@spec
-class TransferSpec:
-    """A trained network ("start") scored on the target of another domain; nothing is trained."""
-
-    label_set: str
-    validation: str
-    network: SemanticNetwork
-    compute: Compute
-    seed: Seed
+from panolib.training.specs import Compute
 
 
 @spec
@@ -57,7 +46,6 @@ class GallerySpec:
 VERSIONS = {
     "adversarial_adaptation": 1,
     "meta_labels": 1,
-    "transfer": 1,
     "label_quality": 1,
     "gallery": 1,
     "latency": 1,
@@ -66,7 +54,7 @@ VERSIONS = {
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (adversarial_adaptation, meta_labels, transfer, label_quality, gallery, latency)
+    functions = (adversarial_adaptation, meta_labels, label_quality, gallery, latency)
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
@@ -107,12 +95,6 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
     metrics = semantic_metrics(sources, job, finish(job, student, teacher))
     teacher = getattr(teacher, "module", teacher)
     return metrics | {"teacher": semantic_metrics(sources, job, teacher, "teacher.")}
-
-
-def transfer(sources: Sources, run: Run, job: Job) -> dict:
-    """IoU of a network of another domain; hands its weights on."""
-    model = parent_network(job, "start")
-    return semantic_metrics(sources, job, finish(job, model))
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
