@@ -314,13 +314,6 @@ def _detr_scores(record: Record) -> Iterator[Part]:
             yield {"data_set": data_set, "threshold": float(threshold)}, {**scores, **product}
 
 
-def _peer_scores(record: Record) -> Iterator[Part]:
-    at = {"data_set": record.run.spec.validation, "instances": "watershed", "masks": "predicted"}
-    yield {**at, "leftover": "void"}, {k: v for k, v in record.metrics.items() if k != "student"}
-    if "student" in record.metrics:
-        yield {**at, "leftover": "void", "network": "student"}, record.metrics["student"]
-
-
 PARTS: dict[str, Callable[[Record], Any]] = {
     "panoptic": _panoptic, "classical": _classical, "threat": _threat, "gap": _gap,
     "detr_scores": _detr_scores, "peer_scores": _peer_scores,

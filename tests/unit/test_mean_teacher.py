@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import inspect
+import itertools
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -54,6 +55,7 @@ SECTION = {
     "adaptation": {"lr": 0.001, "iterations": 10, "batch_size": 2, "n_target": 2, "ema_decay": 0.99,
                    "confidence": None},
 }  # fmt: skip
+EVERYTHING = {"seeds": 0.5, "mask": 0.5, "min_size": 0}
 NO_PACKAGE = importlib.util.find_spec("torch_em") is None
 
 
@@ -90,10 +92,16 @@ def runs() -> dict[str, Run]:
     found["mean_teacher"] = Run(
         name="mean_teacher", kind="peer_mean_teacher", spec=TEACHER, parents=parents, **common
     )
-    spec = PeerScoresSpec("nuclei", "nuclei/val", 1, SPEC.compute, 3)
-    for rung in list(found):
-        found[f"{rung} scores"] = Run(
-            name=f"{rung}-scores", kind="peer_scores", spec=spec, parents=(("peer", found[rung]),), **common
+    for name, rung, scored, setting in (
+        ("source_only scores", "source_only", "teacher", "source"),  # there is one network only
+        ("mean_teacher scores", "mean_teacher", "teacher", "source"),
+        ("student scores", "mean_teacher", "student", "source"),
+        ("default scores", "mean_teacher", "teacher", "package"),
+    ):
+        spec = PeerScoresSpec("nuclei", "nuclei/val", scored, setting, 1, SPEC.compute, 3)
+        parents = (("peer", found[rung]),)
+        found[name] = Run(
+            name=name.replace(" ", "-"), kind="peer_scores", spec=spec, parents=parents, **common
         )
     return found
 
@@ -153,26 +161,56 @@ def test_baseline_teacher_and_scores_are_recorded_like_any_run(stand_in, store):
     curves = found["mean_teacher"].curves
     assert curves["loss"].count() == 7 and curves["selection_loss"].count() == 4  # epochs of 2, 2, 2 and 1
     assert found["mean_teacher"].info["iterations"] == 7
-    for name, states in (("source_only", ["model"]), ("mean_teacher", ["model", "student"])):
-        assert list(store.final_state(runs()[name])) == states == list(found[name].metrics)
-        *settings, grid = found[name].metrics["model"].values()
-        scores = {(row["seeds"], row["mask"], row["min_size"]): row["pq"] for row in grid}
-        assert len(scores) == 4 and scores[tuple(settings)] == max(scores.values())
-    scores = found["mean_teacher scores"].metrics
-    assert {"pq_nucleus", "sq_nucleus", "rq_nucleus", "tp", "fp", "fn", "miou_2", "student"} <= set(scores)
-    assert scores["n_images"] == 2 and scores["tp"]["nucleus"] + scores["fn"]["nucleus"] > 0
-    assert "student" not in found["source_only scores"].metrics
-    assert set(found["mean_teacher scores"].samples) == {"00-image", "00-truth", "00-prediction"}
+    for name, networks in (("source_only", {"student": "model"}),
+                           ("mean_teacher", {"student": "model", "teacher": "teacher"})):  # fmt: skip
+        assert set(store.final_state(runs()[name])) == set(networks.values())
+        assert set(found[name].metrics) == set(networks)
+        for choice in found[name].metrics.values():
+            scores = {tuple(row[key] for key in watershed.PACKAGE): row["pq"] for row in choice["grid"]}
+            assert len(scores) == 4 and scores[tuple(choice["chosen"].values())] == max(scores.values())
+    for name, choice in (
+        ("source_only scores", found["source_only"].metrics["student"]["chosen"]),
+        ("mean_teacher scores", found["mean_teacher"].metrics["teacher"]["chosen"]),
+        ("student scores", found["mean_teacher"].metrics["student"]["chosen"]),
+        ("default scores", watershed.PACKAGE),
+    ):
+        scores = found[name].metrics
+        assert scores["chosen"] == choice and scores["n_images"] == 2
+        assert {"pq_nucleus", "sq_nucleus", "rq_nucleus", "tp", "fp", "fn", "miou_2", "threat"} <= set(scores)
+        assert set(found[name].samples) == {"00-image", "00-truth", "00-prediction"}
+
+
+def test_counts_of_every_image_add_up_to_the_scores(stand_in, store):
+    record = store.get(runs()["mean_teacher scores"])
+    counts = record.counts["panoptic.watershed.void"]
+    assert counts.shape == (2, 2, 5) and counts.sum() > 0
+    for i, name in enumerate(("tp", "fp", "fn")):
+        assert counts.sum(0)[1, i] == record.metrics[name]["nucleus"]
+
+
+def test_teacher_and_student_are_scored_with_their_own_weights(stand_in, store):
+    found = []
+
+    def score(model, *_, **__):
+        found.append(model.state_dict())
+        return {}
+
+    for name in ("mean_teacher scores", "student scores"):
+        with mock.patch.object(kinds, "score_peer", score):
+            store.get(runs()[name], anew=True)
+    state = store.final_state(runs()["mean_teacher"])
+    for network, scored in zip(("teacher", "model"), found):
+        assert all(torch.equal(value, state[network][key]) for key, value in scored.items())
 
 
 def test_the_student_learns_from_both_and_the_teacher_follows(stand_in, store):
     store.get(runs()["mean_teacher"])
     start = store.final_state(runs()["source_only"])["model"]
     state = store.final_state(runs()["mean_teacher"])
-    for name, value in state["student"].items():
-        assert not torch.equal(value, start[name]) and not torch.equal(value, state["model"][name])
+    for name, value in state["model"].items():
+        assert not torch.equal(value, start[name]) and not torch.equal(value, state["teacher"][name])
     away = {key: sum(float((state[key][n] - start[n]).norm()) for n in start) for key in state}
-    assert 0 < away["model"] < away["student"]
+    assert 0 < away["teacher"] < away["model"]
 
 
 @pytest.mark.parametrize("rung", ["source_only", "mean_teacher"])
@@ -225,7 +263,7 @@ def test_settings_are_those_with_the_best_pq(stand_in):
     grid = WatershedGrid((0.1, 0.9), (0.5,), (0, 10_000))
     with mock.patch.object(watershed, "predict_peer", lambda model, sample: 0.6 * perfect(sample)):
         found = watershed.choose_watershed(None, data, NUCLEI, grid)
-    assert (found["seeds"], found["mask"], found["min_size"]) == (0.1, 0.5, 0)
+    assert found["chosen"] == {"seeds": 0.1, "mask": 0.5, "min_size": 0}
     scores = {(row["seeds"], row["min_size"]): row["pq"] for row in found["grid"]}
     assert scores[0.1, 0] > 0 == scores[0.9, 0] == scores[0.1, 10_000]
 
@@ -239,7 +277,7 @@ def test_scores_count_what_was_found(stand_in):
     seen = np.stack([(instance > 0) & (instance < 3), np.zeros_like(instance)]).astype(np.float32)
     with mock.patch.object(watershed, "predict_peer", lambda model, sample: seen):
         found = watershed.score_peer(
-            None, Images([sample]), NUCLEI, {"seeds": 0.5, "mask": 0.5, "min_size": 0}
+            None, Images([sample]), NUCLEI, EVERYTHING, n_samples=0, save_sample=lambda *_: None
         )
     counts = [found[name]["nucleus"] for name in ("tp", "fp", "fn")]
     assert counts == [2, 0, 1] and found["sq_nucleus"] == 1 and found["pq_nucleus"] == pytest.approx(0.8)
@@ -286,11 +324,13 @@ def test_a_section_switches_the_peer_on_and_changes_no_other_run(tmp_path):
     assert {name: run.key for name, run in without.runs.items()} == {
         name: run.key for name, run in with_peers.runs.items() if name not in new
     }
-    kinds_of = {(run.rung, run.kind) for run in new.values()}
-    assert kinds_of == {
-        ("source_only", "peer_baseline"), ("control", "peer_baseline"), ("mean_teacher", "peer_mean_teacher"),
-        *((rung, "peer_scores") for rung in ("source_only", "control", "mean_teacher")),
+    assert {run.rung: run.kind for run in new.values() if run.branch == "peer"} == {
+        "source_only": "peer_baseline", "control": "peer_baseline", "mean_teacher": "peer_mean_teacher"
     }  # fmt: skip
+    scores = [(run.rung, run.variant) for run in new.values() if run.branch == "panoptic"]
+    variants = ("torch_em", "torch_em.defaults")
+    rungs = itertools.product(("source_only", "control", "mean_teacher"), variants)
+    assert sorted(scores) == sorted([*rungs, ("mean_teacher", "torch_em.student")])
     assert set(new) <= set(with_peers.notebooks["08_nuclei"])
     start = new["nuclei-peer-source_only-torch_em-s0"]
     assert (start.spec.iterations, start.spec.batch_size) == (20, 4)
@@ -307,15 +347,11 @@ def test_settings_that_cannot_be_are_one_error(tmp_path):
         study(tmp_path, {**SECTION, "adaptation": {**SECTION["adaptation"], "ema_decay": 2.0}})
 
 
-def test_rows_tell_teacher_and_student_apart():
-    scores = {"pq_nucleus": 0.6, "tp": {"nucleus": 3}}
-    record = SimpleNamespace(
-        run=SimpleNamespace(spec=SimpleNamespace(validation="nuclei/val")),
-        metrics={**scores, "student": {**scores, "pq_nucleus": 0.5}},
-    )
-    (teacher, its), (student, other) = rows.PARTS["peer_scores"](record)
-    assert (its["pq_nucleus"], other["pq_nucleus"]) == (0.6, 0.5) and "student" not in its
-    assert teacher != student and teacher["data_set"] == "nuclei/val"
+def test_rows_are_those_of_the_classical_controls(stand_in, store):
+    (inside, scores), (_, threat) = rows.PARTS["peer_scores"](store.get(runs()["mean_teacher scores"]))
+    wanted = {"data_set": "nuclei/val", "instances": "watershed", "masks": "predicted", "leftover": "void"}
+    assert inside == wanted and {"pq_nucleus", "tp"} <= set(scores) and "chosen" not in scores
+    assert "threat_pooled" in threat
 
 
 # --- with the package itself --------------------------------------------------------------------------------
@@ -326,8 +362,8 @@ needs_package = pytest.mark.skipif(NO_PACKAGE, reason="torch_em, of the extra `p
 @needs_package
 def test_the_package_trains_resumes_and_is_scored(store, tmp_path):
     test_a_killed_training_goes_on_bit_for_bit("mean_teacher", None, store, tmp_path)
-    metrics = store.get(runs()["mean_teacher scores"]).metrics
-    assert 0 <= metrics["pq_nucleus"] <= 1 and 0 <= metrics["student"]["pq_nucleus"] <= 1
+    for name in ("mean_teacher scores", "student scores", "default scores"):
+        assert 0 <= store.get(runs()[name]).metrics["pq_nucleus"] <= 1
 
 
 @needs_package
@@ -335,11 +371,18 @@ def test_the_package_finds_what_a_perfect_network_predicts():
     for sample in images(3, seed=4, size=(128, 128)):
         foreground, boundary = perfect(sample)
         inner = np.stack([foreground, boundary * foreground])
-        found = watershed.watershed(inner, seeds=0.5, mask=0.5, min_size=0)
+        found = watershed.watershed(inner, EVERYTHING)
         truth = np.unique(sample.instance[sample.instance > 0])
         same = [np.bincount(found[sample.instance == k]).argmax() for k in truth]
         assert ((found > 0) <= (foreground > 0)).all()
         assert len(set(same) - {0}) >= 0.8 * len(truth)
+
+
+@needs_package
+def test_defaults_are_the_packages_own():
+    signature = inspect.signature(torch_em().util.segmentation.watershed_from_components)
+    names = {"seeds": "threshold1", "mask": "threshold2", "min_size": "min_size"}
+    assert {key: signature.parameters[name].default for key, name in names.items()} == watershed.PACKAGE
 
 
 @needs_package

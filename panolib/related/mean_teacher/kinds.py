@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from torch import nn
 
@@ -13,10 +14,10 @@ from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.related.mean_teacher.library import build_peer
 from panolib.related.mean_teacher.training import train_mean_teacher, train_peer
-from panolib.related.mean_teacher.watershed import choose_watershed, score_peer
+from panolib.related.mean_teacher.watershed import PACKAGE, choose_watershed, score_peer
 from panolib.study.kinds import Sources, finish, open_data, parent_spec
 from panolib.training.setup import launch
-from panolib.training.specs import Compute
+from panolib.training.specs import Compute, StudentOrTeacher
 
 
 @spec
@@ -25,6 +26,8 @@ class PeerScoresSpec:
 
     label_set: str
     validation: str
+    scored: StudentOrTeacher  # of a mean teacher; the only network of another run
+    watershed: Literal["source", "package"]  # settings: chosen on the source, or torch-em's defaults
     n_samples: Natural
     compute: Compute
     seed: Seed
@@ -41,42 +44,42 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 
 def peer_baseline(sources: Sources, run: Run, job: Job) -> dict:
-    """Supervised network; metrics: {"model": the settings of the watershed that suit it on the source}."""
+    """Supervised network; metrics: {"student": the watershed's settings that suit it on the source}."""
     source, selection = (open_data(sources, run, name) for name in (run.spec.source, run.spec.selection))
     model = finish(job, train_peer(run.spec, job, source, selection, _start(job)))
-    return {"model": _choice(sources, run, model)}
+    return {"student": _choice(sources, run, model)}
 
 
 def peer_mean_teacher(sources: Sources, run: Run, job: Job) -> dict:
-    """Joint mean teacher. The network that is kept is the teacher, as its users do; also the "student"."""
-    spec = run.spec
-    source, selection, target = (
-        open_data(sources, run, name) for name in (spec.source, spec.selection, spec.target)
-    )
-    student, teacher = train_mean_teacher(spec, job, source, selection, target, _start(job))
-    job.finish({"model": teacher.state_dict(), "student": student.state_dict()})
-    return {name: _choice(sources, run, net) for name, net in (("model", teacher), ("student", student))}
+    """Joint mean teacher; metrics as above, of both networks."""
+    names = (run.spec.source, run.spec.selection, run.spec.target)
+    data = (open_data(sources, run, name) for name in names)
+    student, teacher = train_mean_teacher(run.spec, job, *data, _start(job))
+    finish(job, student, teacher)
+    return {"student": _choice(sources, run, student), "teacher": _choice(sources, run, teacher)}
 
 
 def peer_scores(sources: Sources, run: Run, job: Job) -> dict:
-    """Scores of the parent's network; those of the student of a mean teacher under "student"."""
-    spec, parent = run.spec, parent_spec(job, "peer")
-    data, label_set = open_data(sources, run, spec.validation), LABEL_SETS[spec.label_set]
-    state, chosen, metrics = job.parent("peer"), job.parent_record("peer").metrics, {}
-    for name in chosen:
-        model = build_peer(parent.network)
-        model.load_state_dict(state[name])
-        metrics[name] = score_peer(
-            launch(spec.compute).to_device(model),
-            data,
-            label_set,
-            {key: value for key, value in chosen[name].items() if key != "grid"},
-            n_samples=spec.n_samples if name == "model" else 0,
-            save_sample=job.save_sample,
-            label=f"{run.name}: score",
-        )
+    """Every score of the parent's network, in the form of `study.kinds.classical`."""
+    spec, state = run.spec, job.parent("peer")
+    network = spec.scored if spec.scored in job.parent_record("peer").metrics else "student"
+    setting = PACKAGE
+    if spec.watershed == "source":
+        setting = job.parent_record("peer").metrics[network]["chosen"]
+    model = build_peer(parent_spec(job, "peer").network)
+    model.load_state_dict(state["model" if network == "student" else network])
+    metrics = score_peer(
+        launch(spec.compute).to_device(model),
+        open_data(sources, run, spec.validation),
+        LABEL_SETS[spec.label_set],
+        setting,
+        n_samples=spec.n_samples,
+        save_sample=job.save_sample,
+        save_counts=job.save_counts,
+        label=f"{run.name}: score",
+    )
     job.finish({})
-    return {**metrics.pop("model"), **metrics}
+    return {"chosen": setting, **metrics}
 
 
 def _start(job: Job) -> Mapping | None:

@@ -8,7 +8,9 @@ control        more of these, from source_only on, for as many iterations as the
 mean_teacher   the same, and crops of the target without labels, which the teacher labels; from source_only on
 =============  ===========================================================================================
 
-The teacher is what is kept and scored. Epochs and settings of the watershed are chosen on the source.
+Every network is scored with settings of the watershed that were chosen on the source (variant `torch_em`),
+and with the package's defaults (`torch_em.defaults`). Of the mean teacher that is the teacher, which its
+users keep; its student is `torch_em.student`. The epoch that is kept is the best one on the source.
 """
 
 from __future__ import annotations
@@ -24,6 +26,11 @@ from panolib.study.grid import Grid
 from panolib.study.settings import Profile
 
 DOMAIN, VARIANT = "nuclei", "torch_em"
+VARIANTS = (  # of scores: variant, network, settings of the watershed
+    (VARIANT, "teacher", "source"),
+    (f"{VARIANT}.defaults", "teacher", "package"),
+    (f"{VARIANT}.student", "student", "source"),
+)
 
 
 @spec
@@ -76,12 +83,15 @@ def declare_peers(grid: Grid, settings: PeerSettings) -> None:
 
     def trained(kind: str, rung: str, cls: type, parents: Mapping, data: tuple[str, ...], **values):
         run = grid.add(kind, "peer", rung, cls, "", parents, data, variant=VARIANT, **{**shared, **values})
-        grid.tag("peers", run, method=rung)
-        scores = grid.add(
-            "peer_scores", "peer_scores", rung, PeerScoresSpec, "", {"peer": run}, (grid.val,),
-            variant=VARIANT, validation=grid.val, n_samples=settings.n_samples,
-        )  # fmt: skip
-        grid.tag("peers", scores, method=rung)
+        grid.tag("peers", run)
+        for variant, scored, watershed in VARIANTS:
+            if scored == "teacher" or cls is MeanTeacherSpec:
+                scores = grid.add(
+                    "peer_scores", "panoptic", rung, PeerScoresSpec, "", {"peer": run}, (grid.val,),
+                    variant=variant, validation=grid.val, scored=scored, watershed=watershed,
+                    n_samples=settings.n_samples if variant == VARIANT else 0,
+                )  # fmt: skip
+                grid.tag("peers", scores, scored=scored, watershed=watershed)
         return run
 
     start = trained("peer_baseline", "source_only", PeerSpec, {}, (source, selection))

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
 import torch
-from torch import nn
+from pydantic import Field
+from torch import Tensor, nn
 
-from panolib.config import Natural, Share, spec
+from panolib.config import Different, Natural, Share, spec
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
-from panolib.inference.pictures import panoptic_picture
 from panolib.inference.predict import evaluating, one_by_one
 from panolib.labels import LabelSet
 from panolib.metrics.panoptic import PanopticStats
-from panolib.metrics.semantic import confusion_matrix
 from panolib.related.mean_teacher.library import grey, torch_em
-from panolib.scoring.evaluate import panoptic_scores, semantic_scores
+from panolib.scoring.classical import score_instances, two_classes
+from panolib.scoring.evaluate import SaveCounts, not_kept
+
+PACKAGE = {"seeds": 0.5, "mask": 0.5, "min_size": 50}  # defaults of torch-em's function
+Setting = Mapping[str, float]
 
 
 @spec
@@ -29,14 +33,14 @@ class WatershedGrid:
     map as far as the foreground is above `mask`; parts of fewer pixels than `min_size` go.
     """
 
-    seeds: tuple[Share, ...]
-    mask: tuple[Share, ...]
-    min_size: tuple[Natural, ...]
+    seeds: Annotated[tuple[Share, ...], Field(min_length=1), Different]
+    mask: Annotated[tuple[Share, ...], Field(min_length=1), Different]
+    min_size: Annotated[tuple[Natural, ...], Field(min_length=1), Different]
 
     def settings(self) -> list[dict[str, float]]:
-        """Every combination, in this order."""
-        names = ("seeds", "mask", "min_size")
-        return [dict(zip(names, values)) for values in itertools.product(*(getattr(self, n) for n in names))]
+        """Every combination."""
+        combinations = itertools.product(self.seeds, self.mask, self.min_size)
+        return [dict(zip(PACKAGE, values)) for values in combinations]
 
 
 @torch.inference_mode()
@@ -48,64 +52,54 @@ def predict_peer(model: nn.Module, sample: Sample) -> np.ndarray:
         return te.util.prediction.predict_with_padding(model, image, min_divisible=(multiple, multiple))[0]
 
 
-def watershed(prediction: np.ndarray, *, seeds: float, mask: float, min_size: int) -> np.ndarray:
-    """int32 [H, W]: instances 1 .. K of a prediction [2, H, W], 0 for none."""
+def watershed(prediction: np.ndarray, setting: Setting) -> np.ndarray:
+    """int64 [H, W]: instances 1 .. K of a prediction [2, H, W], 0 for none."""
     foreground, boundary = prediction
     found = torch_em().util.segmentation.watershed_from_components(
-        boundary, foreground, min_size=min_size, threshold1=seeds, threshold2=mask
+        boundary, foreground, setting["min_size"], threshold1=setting["seeds"], threshold2=setting["mask"]
     )
-    return found.astype(np.int32)
-
-
-def panoptic_of(instances: np.ndarray, label_set: LabelSet) -> tuple[np.ndarray, list[dict]]:
-    """Panoptic map and segments of instances of the one thing class, on the one stuff class."""
-    (thing,), (stuff,) = label_set.thing_ids, label_set.stuff_ids
-    return merge_panoptic(np.where(instances > 0, thing, stuff), instances, label_set)
+    return found.astype(np.int64)
 
 
 def choose_watershed(
     model: nn.Module, dataset: Sequence[Sample], label_set: LabelSet, grid: WatershedGrid, *, label: str = ""
 ) -> dict:
-    """The settings with the best PQ of things on labelled images of the source.
+    """The setting with the best PQ of things on labelled images of the source.
 
     Returns
     -------
     dict
-        {"seeds", "mask", "min_size", "grid": [{... and "pq"}]}
+        {"chosen": {"seeds", "mask", "min_size"}, "grid": [{the same and "pq"}]}
     """
-    stats = [(settings, PanopticStats(label_set)) for settings in grid.settings()]
+    stats = [(setting, PanopticStats(label_set)) for setting in grid.settings()]
     for sample in one_by_one(dataset, label):
         truth, prediction = panoptic_truth(sample, label_set), predict_peer(model, sample)
-        for settings, found in stats:
-            found.update(*truth, *panoptic_of(watershed(prediction, **settings), label_set))
-    rows = [{**settings, "pq": found.result(label_set.thing_ids).mean_pq} for settings, found in stats]
-    best = max(rows, key=lambda row: row["pq"])
-    return {**{name: best[name] for name in ("seeds", "mask", "min_size")}, "grid": rows}
+        for setting, found in stats:
+            instances = watershed(prediction, setting)
+            found.update(*truth, *merge_panoptic(two_classes(instances > 0, label_set), instances, label_set))
+    rows = [{**setting, "pq": found.result(label_set.thing_ids).mean_pq} for setting, found in stats]
+    best = max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["pq"]))
+    return {"chosen": stats[best][0], "grid": rows}
 
 
 def score_peer(
     model: nn.Module,
     dataset: Sequence[Sample],
     label_set: LabelSet,
-    settings: Mapping[str, float],
+    setting: Setting,
     *,
-    n_samples: int = 0,
-    save_sample: Callable[[str, np.ndarray], None] | None = None,
+    n_samples: int,
+    save_sample: Callable[[str, np.ndarray], None],
+    save_counts: SaveCounts = not_kept,
     label: str = "",
 ) -> dict:
-    """Scores as of `evaluate.score_panoptic`, and pictures of the first `n_samples` images."""
-    stats, confusion = PanopticStats(label_set), np.zeros((label_set.n_classes + 1,) * 2, np.int64)
-    for index, sample in enumerate(one_by_one(dataset, label)):
-        truth = panoptic_truth(sample, label_set)
-        instances = watershed(predict_peer(model, sample), **settings)
-        found = panoptic_of(instances, label_set)
-        stats.update(*truth, *found)
-        (thing,), (stuff,) = label_set.thing_ids, label_set.stuff_ids
-        confusion += confusion_matrix(
-            sample.semantic, np.where(instances > 0, thing, stuff), label_set.n_classes
-        )
-        if index < n_samples:
-            save_sample(f"{index:02d}-image", sample.image)
-            save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
-            save_sample(f"{index:02d}-prediction", panoptic_picture(*found, label_set))
-    return {**panoptic_scores(stats), **semantic_scores(confusion, label_set), "n_images": len(dataset)}
+    """Scores in the form of the classical controls (`scoring.classical`)."""
+
+    def find(sample: Sample) -> tuple[np.ndarray, Tensor]:
+        instances = watershed(predict_peer(model, sample), setting)
+        return two_classes(instances > 0, label_set), torch.from_numpy(instances)
+
+    return score_instances(
+        find, dataset, label_set, algorithm="watershed", masks="predicted", merge_rules=("void",),
+        n_samples=n_samples, save_sample=save_sample, save_counts=save_counts, label=label,
+    )  # fmt: skip
