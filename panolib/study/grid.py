@@ -334,10 +334,7 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
     `label_set`: name of the classes of the target, which its oracle learns.
     """
     oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
-    runs = _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle)
-    if grid.settings.score_teachers:
-        runs[TEACHER] = grid.semantic_scores(TEACHER, runs["self_trained"], scored="teacher")
-    for run in runs.values():
+    for run in _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle).values():
         grid.tag(f"{grid.domain} ladder", run)
 
 
