@@ -20,6 +20,7 @@ from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.losses.embedding import embedding_loss
 from panolib.models.shared import SharedNetwork
+from panolib.study.export import export_run
 from panolib.training import shared as training
 from panolib.training.setup import build_instance, build_optimizer, build_semantic, build_shared
 from panolib.training.specs import (
@@ -217,7 +218,7 @@ def test_a_section_declares_a_ladder_of_one_network(tiny):
         load(wrong, root=path.parent)
 
 
-def test_its_runs_are_trained_and_scored_with_one_parent_in_both_roles(tiny):
+def test_its_runs_are_trained_scored_and_exported_with_one_parent_in_both_roles(tiny, tmp_path):
     _, loaded = tiny
     loaded.sources["city"].prepare(progress=False)
     record = loaded.get("city-panoptic-self_trained-shared-s0")
@@ -232,3 +233,5 @@ def test_its_runs_are_trained_and_scored_with_one_parent_in_both_roles(tiny):
     found = predict_image(model.semantic, model.instance, sample)
     assert found.embeddings.shape[1:] == tuple(side // 2 for side in sample.image.shape[:2])
     assert torch.isfinite(found.embeddings).all()
+    written = export_run(loaded.store, loaded.sources, record.run, tmp_path / "export")
+    assert written["panoptic"] == written["semantic"] == 2
