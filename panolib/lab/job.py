@@ -57,10 +57,13 @@ class Job:
     spec : the run's spec
     start : int
         Iteration to begin at: 0, or that of the checkpoint after `resume`.
+    images : dict of str to int
+        Number of images of the data sets that it opened, for the record.
     """
 
     def __init__(self, store: Parents, run: Run) -> None:
         self.run, self.spec, self.start = run, run.spec, 0
+        self.images: dict[str, int] = {}
         self._store, self._folder = store, store.work_folder(run)
         self._rows: list[dict[str, float]] = []  # the curves
         self._pending: list[dict[str, Any]] = []  # rows whose values may still be on the device
@@ -258,6 +261,7 @@ class Job:
             "seed": spec.get("seed") if isinstance(spec, dict) else None,
             "parents": {role: {"name": parent.name, "key": parent.key} for role, parent in run.parents},
             "data": list(run.data),
+            "images": self.images,
             "counts": {name: list(counts.shape) for name, counts in self._counts.items()},
             "iterations": self._iterations,
             "wall_s": round(self._wall_s(), 3),

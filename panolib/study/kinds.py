@@ -175,7 +175,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
-    source = open_data(sources, run, run.spec.source)
+    source = open_data(sources, run, run.spec.source, job)
     n_classes = LABEL_SETS[run.spec.label_set].n_classes
     model = semantic.train_baseline(run.spec, job, source, n_classes, _watch(sources, run, job))
     return semantic_metrics(sources, job, finish(job, model))
@@ -183,7 +183,7 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
     return semantic_metrics(sources, job, finish(job, model))
 
 
@@ -199,8 +199,8 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
-        open_data(sources, run, spec.target),
+        open_data(sources, run, spec.source, job),
+        open_data(sources, run, spec.target, job),
         LABEL_SETS[spec.label_set].n_classes,
         painted=_painted(sources, run, job),
         watch=_watch(sources, run, job),
@@ -216,8 +216,8 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised embedding network; metrics: the clustering settings that suit it on its own domain."""
     spec = run.spec
     label_set = LABEL_SETS[spec.label_set]
-    model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source), label_set)
-    selection = open_data(sources, run, spec.selection)
+    model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source, job), label_set)
+    selection = open_data(sources, run, spec.selection, job)
     return evaluate.choose_clustering(
         parent_network(job, "semantic"),
         finish(job, model),
@@ -233,7 +233,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
     finish(job, model)
     return {}
 
@@ -241,7 +241,7 @@ def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
 def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    target = open_data(sources, run, spec.target)
+    target = open_data(sources, run, spec.target, job)
     guide = parent_network(job, "semantic", spec.guide)
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
@@ -250,13 +250,13 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         ]
     watch = unwatched
     if spec.monitor is not None:
-        datasets = _monitored(sources, run)
+        datasets = _monitored(sources, job)
         watch = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
     student, teacher = instance.instance_self_train(
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
+        open_data(sources, run, spec.source, job),
         target,
         masks,
         label_set,
@@ -273,7 +273,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     metrics = evaluate.score_panoptic(
         parent_network(job, "semantic", spec.scored),
         parent_network(job, "instance", spec.scored),
-        open_data(sources, run, spec.validation),
+        open_data(sources, run, spec.validation, job),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
         min_size=spec.min_size,
@@ -328,7 +328,7 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     metrics = evaluate_threat.score_threat(
         parent_network(job, "semantic", spec.scored),
         networks,
-        open_data(sources, run, spec.validation),
+        open_data(sources, run, spec.validation, job),
         label_set,
         min_size=spec.min_size,
         truth_shares=spec.truth_shares,
@@ -356,11 +356,11 @@ def classical(sources: Sources, run: Run, job: Job) -> dict:
         model = parent_network(job, "semantic", spec.scored)
         mask_of = evaluate_classical.predicted_mask(model, LABEL_SETS[spec.label_set])
         smoothings = (0.0,)
-    selection = open_data(sources, run, spec.selection)
+    selection = open_data(sources, run, spec.selection, job)
     metrics = evaluate_classical.score_classical(
         mask_of,
         [selection[i] for i in range(min(spec.n_selection, len(selection)))],
-        open_data(sources, run, spec.validation),
+        open_data(sources, run, spec.validation, job),
         LABEL_SETS[spec.label_set],
         algorithm=spec.algorithm,
         masks=spec.masks,
@@ -404,27 +404,31 @@ def gap_styles(source: str, target: str, streets: city.Streets = "straight") -> 
     return {"none": styles[source], **swapped, "all": styles[target]}
 
 
-def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
-    """A data set of the run's domain, by name."""
-    return sources[run.domain].open(name)
+def open_data(sources: Sources, run: Run, name: str, job: Job | None = None) -> Sequence[Sample]:
+    """A data set of the run's domain, by name. The record of a job says how many images it holds."""
+    dataset = sources[run.domain].open(name)
+    if job is not None:
+        job.images[name] = len(dataset)
+    return dataset
 
 
-def adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
+def adaptation_data(sources: Sources, job: Job) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
-    source = None if run.spec.source is None else open_data(sources, run, run.spec.source)
-    return source, open_data(sources, run, run.spec.target)
+    run = job.run
+    source = None if run.spec.source is None else open_data(sources, run, run.spec.source, job)
+    return source, open_data(sources, run, run.spec.target, job)
 
 
-def _monitored(sources: Sources, run: Run) -> dict[str, Sequence[Sample]]:
+def _monitored(sources: Sources, job: Job) -> dict[str, Sequence[Sample]]:
     """Labelled data sets on which a run is scored while it trains, by name."""
-    monitor = run.spec.monitor
-    return {} if monitor is None else {name: open_data(sources, run, name) for name in monitor.data}
+    monitor = job.spec.monitor
+    return {} if monitor is None else {name: open_data(sources, job.run, name, job) for name in monitor.data}
 
 
 def _watch(sources: Sources, run: Run, job: Job) -> SemanticMonitor:
     """Scores a semantic network while it trains; never, without a monitor in the spec."""
     label_set, spec = LABEL_SETS[run.spec.label_set], run.spec
-    return SemanticMonitor(spec.monitor, job, _monitored(sources, run), label_set, spec.iterations)
+    return SemanticMonitor(spec.monitor, job, _monitored(sources, job), label_set, spec.iterations)
 
 
 def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]] | None:
@@ -432,7 +436,7 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     spec = run.spec
     if spec.painted is None:
         return None
-    target = open_data(sources, run, spec.target)
+    target = open_data(sources, run, spec.target, job)
     if spec.painted == "true":
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
     instances = evaluate.predicted_instances(
@@ -458,7 +462,7 @@ def finish(job: Job, model: nn.Module, teacher: nn.Module | None = None) -> nn.M
 def semantic_metrics(sources: Sources, job: Job, model: nn.Module, part: str = "") -> dict:
     """Scores of a network on the validation images of a run; keeps their counts as "<part>semantic_.."."""
     run = job.run
-    validation = open_data(sources, run, run.spec.validation)
+    validation = open_data(sources, run, run.spec.validation, job)
     return evaluate.score_semantic(
         model,
         validation,

@@ -64,9 +64,9 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised training of both heads; metrics: IoU, and the clustering settings inside its own masks."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    model = shared.train_shared_baseline(spec, job, open_data(sources, run, spec.source), label_set)
+    model = shared.train_shared_baseline(spec, job, open_data(sources, run, spec.source, job), label_set)
     model = finish(job, model)
-    selection = open_data(sources, run, spec.selection)
+    selection = open_data(sources, run, spec.selection, job)
     chosen = evaluate.choose_clustering(
         model.semantic,
         model.instance,
@@ -83,7 +83,7 @@ def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def shared_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a shared network; metrics: IoU."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
     return semantic_metrics(sources, job, finish(job, model).semantic)
 
 
@@ -94,8 +94,8 @@ def shared_self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
-        open_data(sources, run, spec.target),
+        open_data(sources, run, spec.source, job),
+        open_data(sources, run, spec.target, job),
         LABEL_SETS[spec.label_set],
         clustering_of(job),
     )

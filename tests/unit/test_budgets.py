@@ -52,6 +52,20 @@ def test_on_a_further_target_the_baseline_is_that_of_the_city(tmp_path):
     assert camvid["oracle"] == city["oracle"] == city["source_only"] + camvid["self_trained"]
 
 
+def test_the_ladder_of_a_further_target_has_equal_budgets_and_a_teacher_too(tmp_path):
+    def change(profile):
+        profile["city"] |= {"equal_budgets": True, "score_teachers": True}
+        profile["camvid"]["ladder"] = {"self_training": {"iterations": 7}}
+
+    study = study_with(tmp_path, change)
+    found = iterations(study, "semantic", domain="camvid")
+    assert found["self_trained"] == found["control"] == 7
+    assert found["oracle"] == 7 + iterations(study, "semantic")["source_only"]
+    teacher = study.runs["camvid-semantic-teacher-s0"]
+    assert dict(teacher.parents)["semantic"] is study.runs["camvid-semantic-self_trained-s0"]
+    assert (teacher.spec.scored, teacher.spec.validation) == ("teacher", "camvid/val")
+
+
 def test_a_section_that_says_no_iterations_has_those_of_its_baseline(tmp_path):
     def change(profile):
         equal(profile)

@@ -19,6 +19,7 @@ from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.report.counted import counted
+from panolib.report.provenance import budgets, differences_from_thesis
 from panolib.report.rows import rows
 
 # --- the file -----------------------------------------------------------------------------------------------
@@ -144,6 +145,18 @@ def test_threat_scores_are_those_of_the_objects_of_all_images(study):
         assert counts.shape == (2, len(CITYSCAPES.things), 3)
         assert counts.sum((0, 1)).tolist() == [scores[name] for name in ("tp", "fp", "fn")]
         assert np.array_equal(ious(counts), list(scores["per_class"].values()), equal_nan=True)
+
+
+def test_a_record_says_how_many_images_it_saw(study):
+    embedded = study.profile.city.data["embedded"]
+    found = study.get("city-semantic-self_trained-s0").info["images"]
+    assert found["cityscapes/val"] == embedded["n_val"] == 2
+    assert found["cityscapes/train:unlabelled"] == embedded["n_train"] == 4
+    assert found["mix/train"] == len(study.sources["city"].open("mix/train")) and len(found) == 3
+    table = budgets(study, "city ladder", branch="semantic", rung="self_trained")
+    assert table["images"].tolist() == [", ".join(f"{name} {n}" for name, n in found.items())]
+    sizes = differences_from_thesis(study, [], sizes=True).set_index("setting")
+    assert sizes.loc["images of cityscapes/val"].tolist() == ["data", "2", "500"]
 
 
 def test_a_run_that_scores_nothing_has_no_file(study):
