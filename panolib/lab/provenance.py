@@ -27,6 +27,7 @@ PACKAGES = (
     "transformers",
     "torch_em",
     "kornia",
+    "bioimage-cpp",
 )
 _peak_before = 0.0  # MiB that were reached before `reset_peak_memory`, where that cannot be undone
 
