@@ -29,6 +29,9 @@ WORDS = {
     # workflows
     "all": "all things", "icm": "one class (ICM)", "base": "group, common baseline (BASE)",
     "ccm": "group, own baseline (CCM)", "ccm baseline": "baselines of groups",
+    # the peer on nuclei
+    "mean_teacher": "mean teacher", "torch_em": "torch-em",
+    "torch_em.defaults": "torch-em, default watershed", "torch_em.student": "torch-em, student",
     # methods of real-time adaptation
     "fcd": "adversarial, FCD", "light": "adversarial, light", "ssl1": "SSL, 1 layer", "ssl2": "SSL, 2 layers",
     "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",

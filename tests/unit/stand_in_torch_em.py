@@ -240,7 +240,8 @@ def predict_with_padding(model, image, min_divisible):
 
 def watershed_from_components(boundary, foreground, min_size, threshold1, threshold2):
     """Connected parts of the seeds that lie in the mask, without the growing."""
-    found = label((foreground - boundary > threshold1) & (foreground > threshold2), connectivity=1)
+    found = label(foreground - boundary > threshold1, connectivity=1)
+    found[foreground <= threshold2] = 0
     sizes = np.bincount(found.ravel())
     found[sizes[found] < min_size] = 0
     return found

@@ -285,6 +285,28 @@ def test_scores_count_what_was_found(stand_in):
     assert len(truth[1]) == 4 and found["iou"]["nucleus"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("minimum", [0, 50])
+def test_instances_are_numbered_without_gaps(minimum, stand_in):
+    """Of three parts the first is small, and the second lies outside of the mask."""
+    foreground = np.zeros((32, 48), np.float32)
+    foreground[2:5, 2:5], foreground[10:20, 2:12], foreground[10:20, 20:30] = 1, 0.4, 1
+    prediction = np.stack([foreground, np.zeros_like(foreground)])
+    found = watershed.watershed(prediction, {"seeds": 0.3, "mask": 0.5, "min_size": minimum})
+    assert found.dtype == torch.int64 and found.unique().tolist() == list(range(3 if minimum == 0 else 2))
+    data = Images([Sample(np.zeros((32, 48, 3), np.uint8), *truth_of(found.numpy()), "a")])
+    with mock.patch.object(watershed, "predict_peer", lambda model, sample: prediction):
+        scores = watershed.score_peer(
+            None, data, NUCLEI, {"seeds": 0.3, "mask": 0.5, "min_size": minimum},
+            n_samples=0, save_sample=lambda *_: None,
+        )  # fmt: skip
+    assert scores["pq_nucleus"] == 1
+
+
+def truth_of(instance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Semantic, instance and crowd map of nuclei."""
+    return (instance > 0).astype(np.uint8), instance.astype(np.int32), np.zeros(instance.shape, bool)
+
+
 def test_predictions_have_the_size_of_the_image(stand_in):
     sample = images(1, seed=0, size=(37, 41))[0]
     assert watershed.predict_peer(build_peer(SPEC.network), sample).shape == (2, 37, 41)
@@ -373,9 +395,16 @@ def test_the_package_finds_what_a_perfect_network_predicts():
         inner = np.stack([foreground, boundary * foreground])
         found = watershed.watershed(inner, EVERYTHING)
         truth = np.unique(sample.instance[sample.instance > 0])
+        found = found.numpy()
         same = [np.bincount(found[sample.instance == k]).argmax() for k in truth]
         assert ((found > 0) <= (foreground > 0)).all()
         assert len(set(same) - {0}) >= 0.8 * len(truth)
+
+
+@needs_package
+@pytest.mark.parametrize("minimum", [0, 50])
+def test_the_packages_instances_are_numbered_without_gaps(minimum):
+    test_instances_are_numbered_without_gaps(minimum, None)
 
 
 @needs_package

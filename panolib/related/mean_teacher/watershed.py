@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from panolib.clustering.labels import relabel_consecutive
 from panolib.config import Different, Natural, Share, spec
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
@@ -52,13 +53,14 @@ def predict_peer(model: nn.Module, sample: Sample) -> np.ndarray:
         return te.util.prediction.predict_with_padding(model, image, min_divisible=(multiple, multiple))[0]
 
 
-def watershed(prediction: np.ndarray, setting: Setting) -> np.ndarray:
+def watershed(prediction: np.ndarray, setting: Setting) -> Tensor:
     """int64 [H, W]: instances 1 .. K of a prediction [2, H, W], 0 for none."""
     foreground, boundary = prediction
     found = torch_em().util.segmentation.watershed_from_components(
         boundary, foreground, setting["min_size"], threshold1=setting["seeds"], threshold2=setting["mask"]
     )
-    return found.astype(np.int64)
+    found = torch.from_numpy(found.astype(np.int64))
+    return relabel_consecutive(found)  # seeds outside of the mask leave gaps
 
 
 def choose_watershed(
@@ -76,7 +78,8 @@ def choose_watershed(
         truth, prediction = panoptic_truth(sample, label_set), predict_peer(model, sample)
         for setting, found in stats:
             instances = watershed(prediction, setting)
-            found.update(*truth, *merge_panoptic(two_classes(instances > 0, label_set), instances, label_set))
+            semantic = two_classes((instances > 0).numpy(), label_set)
+            found.update(*truth, *merge_panoptic(semantic, instances, label_set))
     rows = [{**setting, "pq": found.result(label_set.thing_ids).mean_pq} for setting, found in stats]
     best = max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["pq"]))
     return {"chosen": stats[best][0], "grid": rows}
@@ -97,7 +100,7 @@ def score_peer(
 
     def find(sample: Sample) -> tuple[np.ndarray, Tensor]:
         instances = watershed(predict_peer(model, sample), setting)
-        return two_classes(instances > 0, label_set), torch.from_numpy(instances)
+        return two_classes((instances > 0).numpy(), label_set), instances
 
     return score_instances(
         find, dataset, label_set, algorithm="watershed", masks="predicted", merge_rules=("void",),
