@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from panolib.clustering.distances import exact_products
 
 BLOCK = 2**18  # elements of K x n that fit a CPU's cache, twice
-FLOOR = -32.0  # exponent: a mask stays at 1e-14 further out. Squared and weighted, a smaller one would
+FLOOR = -24.0  # exponent: a mask stays at 4e-11 further out. Squared and weighted, a smaller one would
 # be below 1e-38, where float32 is subnormal and matrix products take Intel's CPUs ten times longer
 NEGLIGIBLE = 16.0  # squared distance over the kernel's width: the product of two such masks is 1e-14
 FAR = 1e37  # squared distance of a pixel that has no part; float32 holds it, and some of them
