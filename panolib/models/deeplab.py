@@ -102,7 +102,10 @@ class DeepLab(nn.Module):
 
         With an encoder of geometry "sac" up to one row and one column more.
         """
-        features = self.encoder(image)
+        return self.decode(self.encoder(image))
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits of the encoder's feature maps."""
         if self.version == "v2":
             logits = self.branches[0](features[-1])
             for branch in self.branches[1:]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from panolib.models.coordinates import add_coordinates, append_coordinates
 from panolib.models.encoder import Encoder, ResNetEncoder
 from panolib.models.geometry import Alignment, Placement, enlarge
 
@@ -35,6 +36,10 @@ class EmbeddingUNet(nn.Module):
         1 gives one embedding per image pixel; 2 stops one block earlier, on the stem's grid.
     coordinates : bool
         Append the pixel's x and y, each in [-1, 1], to the image; `in_channels` of the encoder counts them.
+    coordinate_length : float, optional
+        Add the x and y of the embedding's pixel, over this length in pixels of the embedding grid, to the
+        first two channels of the embedding (`coordinates.add_coordinates`). None: embeddings are as the
+        layers give them.
     alignment : {"cell_centre", "receptive_field", "corners"}
         Where the cells of a coarser map are taken to sit when it is upsampled.
     input_width : int, optional
@@ -44,15 +49,16 @@ class EmbeddingUNet(nn.Module):
     Attributes
     ----------
     input_width : int or None
+    coordinate_length : float or None
 
     Raises
     ------
     ValueError
-        For another output stride or alignment, or too few `decoder_channels`.
+        For another output stride or alignment, too few `decoder_channels`, or no channels for coordinates.
 
     References
     ----------
-    Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597.
+    Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597; Novotny et al. 2018, arXiv:1807.10712.
     """
 
     def __init__(
@@ -63,6 +69,7 @@ class EmbeddingUNet(nn.Module):
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),
         output_stride: int = 1,
         coordinates: bool = False,
+        coordinate_length: float | None = None,
         alignment: Alignment = "cell_centre",
         input_width: int | None = None,
     ):
@@ -77,9 +84,14 @@ class EmbeddingUNet(nn.Module):
                 f"decoder_channels is {tuple(decoder_channels)}, expected {len(skip_channels)} widths "
                 f"for output_stride {output_stride}"
             )
+        if coordinate_length is not None and (embedding_dim < 2 or not coordinate_length > 0):
+            raise ValueError(
+                f"coordinate_length is {coordinate_length} and embedding_dim {embedding_dim}, expected a "
+                "length > 0 and 2 channels or more"
+            )
         self.encoder, self.output_stride, self.coordinates = encoder, output_stride, coordinates
         self.alignment = Placement(alignment, padding=encoder.padding).alignment
-        self.input_width = input_width
+        self.input_width, self.coordinate_length = input_width, coordinate_length
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
         for skip, width in zip(skip_channels, decoder_channels):
@@ -104,24 +116,21 @@ class EmbeddingUNet(nn.Module):
                 f"the encoder has in_channels={self.encoder.in_channels}, found an image of {image.shape[1]} "
                 f"channels and {inputs.shape[1] - image.shape[1]} coordinates"
             )
-        features = self.encoder(inputs)
+        return self.decode(self.encoder(inputs), image.shape[-2:])
+
+    def decode(self, features: Sequence[Tensor], image_size: Sequence[int]) -> Tensor:
+        """Embeddings of the encoder's feature maps of an image of that height and width."""
         skips = [*features[-2::-1], None]                   # None: the image's own grid
         hidden = features[-1]
         for block, skip in zip(self.blocks, skips):
-            size = image.shape[-2:] if skip is None else skip.shape[-2:]
+            size = tuple(image_size) if skip is None else skip.shape[-2:]
             if hidden.shape[-2:] != size:  # half of it, where the encoder has a stride
                 hidden = enlarge(hidden, size, self.alignment, 2, self.encoder.padding)
             hidden = block(hidden if skip is None else torch.cat([hidden, skip], dim=1))
-        return self.embed(hidden)
-
-
-def append_coordinates(image: Tensor) -> Tensor:
-    """`image` [B, C, H, W] with two more channels: x and y, each running from -1 to 1 over the image."""
-    batch, _, height, width = image.shape
-    y = torch.linspace(-1, 1, height, dtype=image.dtype, device=image.device)
-    x = torch.linspace(-1, 1, width, dtype=image.dtype, device=image.device)
-    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"))                 # [2, H, W]
-    return torch.cat([image, grid.expand(batch, -1, -1, -1)], dim=1)
+        offsets = self.embed(hidden)
+        if self.coordinate_length is None:
+            return offsets
+        return add_coordinates(offsets, self.coordinate_length)
 
 
 def _two_convolutions(in_channels: int, channels: int) -> nn.Sequential:

@@ -11,8 +11,15 @@ from torch import Tensor, nn
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.shared import SharedNetwork
 from panolib.models.unet import EmbeddingUNet
-from panolib.training.specs import Compute, InstanceNetwork, Optimiser, SemanticNetwork
+from panolib.training.specs import (
+    Compute,
+    InstanceNetwork,
+    Optimiser,
+    SemanticNetwork,
+    SharedNetworks,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -81,14 +88,25 @@ def build_semantic(
 
 def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> EmbeddingUNet:
     """The network; `pretrained` as above."""
-    in_channels = 5 if network.coordinates else 3
+    in_channels = 5 if network.sees_coordinates else 3
     encoder = _build_encoder(network, network.encoder_stride, pretrained, in_channels=in_channels)
+    return _embedding_unet(encoder, network)
+
+
+def build_shared(networks: SharedNetworks, n_classes: int, *, pretrained: bool = True) -> SharedNetwork:
+    """Both networks on the encoder of the semantic one; `pretrained` as above."""
+    semantic = build_semantic(networks.semantic, n_classes, pretrained=pretrained)
+    return SharedNetwork(semantic, _embedding_unet(semantic.encoder, networks.instance))
+
+
+def _embedding_unet(encoder: Encoder | ResNetEncoder, network: InstanceNetwork) -> EmbeddingUNet:
     return EmbeddingUNet(
         encoder,
         network.embedding_dim,
         decoder_channels=network.decoder_channels,
         output_stride=network.output_stride,
-        coordinates=network.coordinates,
+        coordinates=network.sees_coordinates,
+        coordinate_length=network.coordinate_length,
         alignment=network.alignment,
         input_width=network.input_width,
     )

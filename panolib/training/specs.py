@@ -17,6 +17,7 @@ from panolib.config import (
     Seed,
     Share,
     later,
+    respelt,
     spec,
 )
 from panolib.data.mixing import source_share_counts
@@ -26,6 +27,7 @@ from panolib.models.geometry import Alignment
 from panolib.models.weights import check_weights
 
 Depth = Literal[tuple(LAYOUTS)]  # of a ResNet
+StudentOrTeacher = Literal["student", "teacher"]  # network of a self-trained run; others have one
 
 
 @spec
@@ -93,23 +95,35 @@ class SemanticNetwork:
         return self.encoder.name if self.encoder else f"depth {self.depth} width {self.width}"
 
 
-@spec
+@spec(kw_only=True)
 class InstanceNetwork:
-    """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
+    """The embedding U-Net; its encoder as above.
+
+    `coordinates`: "input" appends x and y to the image, "embedding" adds them, over `coordinate_length`
+    pixels of the embedding grid, to the embedding (`models.coordinates`). False is "none", True is "input".
+    """
 
     depth: Depth | None = later(None)
     width: Count | None = later(None)
     stem_pool: bool | None = later(None)
-    embedding_dim: Count = 8
-    decoder_channels: tuple[Count, ...] = ()
-    output_stride: Literal[1, 2] = 2
-    coordinates: bool = False
+    embedding_dim: Count
+    decoder_channels: tuple[Count, ...]
+    output_stride: Literal[1, 2]
+    coordinates: bool | Literal["none", "input", "embedding"] = respelt(False, {"none": False, "input": True})
     weights: str | None = None
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
+    coordinate_length: Positive | None = later(None)
     encoder: EncoderSpec | None = later(None)
 
     def __post_init__(self):
+        if (self.coordinates == "embedding") != (self.coordinate_length is not None):
+            raise ValueError(
+                f"coordinate_length: expected pixels with coordinates 'embedding' and null otherwise, found "
+                f"{self.coordinate_length} with coordinates {self.coordinates!r}"
+            )
+        if self.coordinates == "embedding" and self.embedding_dim < 2:
+            raise ValueError(f"embedding_dim: expected 2 or more for x and y, found {self.embedding_dim}")
         n_wanted = 4 if self.output_stride == 2 else 5
         if len(self.decoder_channels) < n_wanted:
             raise ValueError(
@@ -122,6 +136,11 @@ class InstanceNetwork:
     def encoder_stride(self) -> int:
         """Largest stride of the encoder's maps, in pixels: it is not dilated."""
         return 16 if self.stem_pool is False else 32
+
+    @property
+    def sees_coordinates(self) -> bool:
+        """Whether x and y are channels of its input."""
+        return self.coordinates in (True, "input")
 
 
 def _check_encoder(network: SemanticNetwork | InstanceNetwork, output_stride: int) -> None:
@@ -143,6 +162,37 @@ def _check_encoder(network: SemanticNetwork | InstanceNetwork, output_stride: in
             f"{missing[0]}: missing key, expected {', '.join(resnet)} of a ResNet, or an encoder"
         )
     check_weights(network.weights, network.depth)
+
+
+@spec
+class SharedNetworks:
+    """A semantic and an embedding network on one encoder, which has the output stride of the semantic one."""
+
+    semantic: SemanticNetwork
+    instance: InstanceNetwork
+
+    def __post_init__(self):
+        for name in ("encoder", "depth", "width", "stem_pool", "weights"):
+            ours, theirs = getattr(self.semantic, name), getattr(self.instance, name)
+            if ours != theirs:
+                raise ValueError(f"{name}: expected one for both networks, found {ours!r} and {theirs!r}")
+        if self.semantic.version == "bisenet" or self.instance.sees_coordinates:
+            raise ValueError(
+                "expected a DeepLab and embeddings without x and y in the input, whose decoders take the "
+                f"encoder's maps alone, found {self.semantic.version!r} and {self.instance.coordinates!r}"
+            )
+
+    @property
+    def coordinate_length(self) -> float | None:
+        return self.instance.coordinate_length
+
+    @property
+    def input_width(self) -> int | None:
+        return self.instance.input_width
+
+    @property
+    def encoder_stride(self) -> int:
+        return self.semantic.output_stride
 
 
 @spec
@@ -385,6 +435,7 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     monitor: Monitor | None = later(None)
     noise_on: Literal["student", "teacher"] = later("student")  # SPOCO: on what the teacher is compared with
     noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
+    guide: StudentOrTeacher = later("student")  # of the semantic parent, which predicts the masks
 
     def __post_init__(self):
         super().__post_init__()
@@ -393,3 +444,50 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
                 self._check_batch_norm(n_images)
 
 
+
+
+@spec(kw_only=True)
+class SharedBaselineSpec(InstanceBaselineSpec):
+    """Supervised training of a shared network: cross-entropy plus `embedding_weight` times instance terms."""
+
+    network: SharedNetworks
+    validation: str
+    embedding_weight: Positive
+
+
+@spec(kw_only=True)
+class SharedBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of a shared network."""
+
+    validation: str
+    network: SharedNetworks
+
+
+@spec(kw_only=True)
+class SharedSelfTrainingSpec(SelfTrainingSpec):
+    """Self-training of a shared network on both pseudo-labels of the same crops.
+
+    `target_weight` weighs the target's semantic loss, and 0 is the control; `embedding_weight` weighs the
+    instance losses of both domains.
+    """
+
+    network: SharedNetworks
+    weights: EmbeddingLossWeights
+    margins: Margins
+    min_area: Natural  # pixels of the embedding grid
+    embedding_weight: Positive
+    algorithm: Algorithm
+    min_stability: Share | None
+    rotation: NonNegative  # largest rotation of the teacher's view, degrees
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        EmbeddingTrainingSpec.__post_init__(self)
+        given = [name for name in ("monitor", "painted", "renormalise") if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{given[0]}: expected none in the training of a shared network")
+
+    @property
+    def guided(self) -> bool:
+        """Clusters are looked for inside class masks, as in `InstanceSelfTrainingSpec`."""
+        return True
