@@ -153,6 +153,13 @@ def test_batches_depend_on_seed_name_and_number_alone(stand_in):
         assert not torch.equal(next(iter(other))[0], first[0][0])
 
 
+def test_training_that_goes_on_sees_other_crops(stand_in):
+    first, further = (
+        next(iter(training._source_batches(SPEC, images(4, seed=0), start))) for start in (None, {})
+    )
+    assert not torch.equal(first[0], further[0])
+
+
 # --- training -----------------------------------------------------------------------------------------------
 
 
