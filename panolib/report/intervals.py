@@ -14,6 +14,7 @@ levels of the Behrens-Fisher test.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,8 @@ class Interval:
     Attributes
     ----------
     estimate, low, high : float
-        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing.
+        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing,
+        and where the variance is not known.
     n_seeds, n_images : int
         `n_images` is 0 where only seeds vary.
     samples : str
@@ -83,6 +85,8 @@ def interval(differences, image_variance: float = 0.0, *, n_images: int = 0) -> 
     if not parts:
         return Interval(estimate, np.nan, np.nan, n)
     variance = sum(part for part, _ in parts)
+    if not np.isfinite(variance):
+        return Interval(estimate, np.nan, np.nan, n, n_images)
     weighted = sum(part * stats.t.ppf((1 + LEVEL) / 2, free) for part, free in parts)
     half = weighted / np.sqrt(variance) if variance > 0 else 0.0
     return Interval(estimate, float(estimate - half), float(estimate + half), n, n_images)
@@ -98,7 +102,8 @@ def paired_over_images(
     score : function
         Counts summed over images, [..., *counts], to scores [...].
     a, b : array [n_seeds, n_images, *counts]
-        What every image counts, on the same images and seeds.
+        What every image counts, on the same images and seeds. Where only one image counts anything, images
+        say nothing of the spread.
     seed : int
         Of the resampling.
     """
@@ -114,9 +119,12 @@ def paired_over_images(
     def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
         """Mean difference over seeds for images [..., n_images]."""
         times = np.apply_along_axis(np.bincount, axis, index, minlength=n_images)
-        return np.nanmean(compared(times.astype(np.float64)), axis=-1)
+        return _mean_of_defined(compared(times.astype(np.float64)))
 
-    of_seeds = compared(np.ones(n_images))
+    of_seeds, sides = compared(np.ones(n_images)), [side for side in (a, b) if side is not None]
+    counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
+    if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
+        return interval(of_seeds)
     return interval(of_seeds, _variance(difference, n_images, seed), n_images=n_images)
 
 
@@ -141,14 +149,31 @@ def paired_over_iterations(
 
 
 def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
-    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample."""
+    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample.
+
+    Resamples without a difference (of a class that few images show, none was drawn) do not count. NaN where
+    fewer than two are left.
+    """
     if n < 2:
         return 0.0
-    found = stats.bootstrap(
-        (np.arange(n),), difference, n_resamples=N_RESAMPLES, method="basic", vectorized=True, batch=200,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.standard_error) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # its interval, which nobody reads
+        found = stats.bootstrap(
+            (np.arange(n),), difference, n_resamples=N_RESAMPLES, method="basic", vectorized=True, batch=200,
+            rng=np.random.default_rng(seed),
+        )  # fmt: skip
+    values = found.bootstrap_distribution
+    values = values[np.isfinite(values)]
+    if len(values) < 2:
+        return float("nan")
+    return float(np.std(values, ddof=1)) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis of what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(defined, values, 0.0).sum(-1) / defined.sum(-1)
 
 
 def class_mean_threat_score(counts: np.ndarray) -> np.ndarray:
