@@ -101,8 +101,9 @@ class _InstanceSums(torch.autograd.Function):
                     hinge = _root(own_square, block).sub_(delta_var).clamp_(min=0).square_()
                     pull.index_add_(0, own, hinge.mul_(inside))
                     if delta_dist is not None:
-                        hinge = torch.clamp(square, max=delta_dist**2)
-                        hinge = _root(hinge, block).sub_(delta_dist).square_()
+                        # first what rounding hides, which may be more than the margin
+                        hinge = torch.threshold(square, block.rounding, 0.0).clamp_(max=delta_dist**2)
+                        hinge = hinge.sqrt_().sub_(delta_dist).square_()
                         push[block.rows] += hinge @ unlabelled
                     mask = _squared_mask(square, width)
                     squares[block.rows] += mask.sum(1) if counted is None else mask @ (inside + unlabelled)
