@@ -14,6 +14,7 @@ levels of the Behrens-Fisher test.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -36,7 +37,8 @@ class Interval:
     Attributes
     ----------
     estimate, low, high : float
-        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing.
+        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing,
+        and where the variance is not known.
     n_seeds, n_images : int
         `n_images` is 0 where only seeds vary.
     samples : str
@@ -86,6 +88,8 @@ def interval(differences, image_variance: float = 0.0, *, n_images: int = 0) -> 
     if not parts:
         return Interval(estimate, np.nan, np.nan, n)
     variance = sum(part for part, _ in parts)
+    if not np.isfinite(variance):
+        return Interval(estimate, np.nan, np.nan, n, n_images)
     weighted = sum(part * stats.t.ppf((1 + LEVEL) / 2, free) for part, free in parts)
     half = weighted / np.sqrt(variance) if variance > 0 else 0.0
     return Interval(estimate, float(estimate - half), float(estimate + half), n, n_images)
@@ -101,7 +105,8 @@ def paired_over_images(
     score : function
         Counts summed over images, [..., *counts], to scores [...].
     a, b : array [n_seeds, n_images, *counts]
-        What every image counts, on the same images and seeds.
+        What every image counts, on the same images and seeds. Where only one image counts anything, images
+        say nothing of the spread.
     seed : int
         Of the resampling.
     """
@@ -189,7 +194,11 @@ def effective_number(series: np.ndarray) -> int:
 
 
 def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
-    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample."""
+    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample.
+
+    Resamples without a difference (of a class that few images show, none was drawn) do not count. NaN where
+    fewer than two are left.
+    """
     if n < 2:
         return 0.0
     rng = np.random.default_rng(seed)
