@@ -14,7 +14,6 @@ levels of the Behrens-Fisher test.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -117,6 +116,10 @@ def paired_over_images(
         scores = [score(np.tensordot(times, side, axes=(-1, 1))) for side in (a, b) if side is not None]
         return scores[0] - sum(scores[1:])
 
+    sides = [side for side in (a, b) if side is not None]
+    counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
+    if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
+        return interval(compared(np.ones(a.shape[1])))
     return over_images(compared, a.shape[1], seed=seed)
 
 
@@ -206,7 +209,7 @@ def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float
     drawn = np.concatenate([difference(rng.integers(0, n, (size, n))) for size in sizes])
     known = drawn[np.isfinite(drawn)]  # a rare class may be on none of the images drawn
     if len(known) < 2:
-        return 0.0
+        return float("nan")
     return float(known.std(ddof=1)) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
 
 

@@ -65,8 +65,8 @@ class Claim:
         Selection that both sides share: experiment, tag values, coordinates, columns of the table.
     a, b : mapping, or sequence of mappings
         What each side selects beside it. Of several mappings the side is the one with the highest mean over
-        the seeds that all of both sides have; of none it is 0 (b only). In a curve `at` is the part of the training: 0 the first value, 1 the last; or
-        "mean" or "median".
+        the seeds that all of both sides have; of none it is 0 (b only). In a curve `at` is the part of the
+        training: 0 the first value, 1 the last; or "mean" or "median".
     expected : str
         What is claimed of a beside b.
     smallest : float
@@ -115,8 +115,8 @@ class Side:
         What the images count for the values whose mean is the value of the seed.
     images : tuple
         Which images these are: domain, data set and their number. Those of two sides are paired.
-    curve : float array [n_seeds, n_iterations], optional
-        Values whose `statistic` (mean or median) is the value of the side.
+    curve : DataFrame, optional
+        Index: seed, columns: iteration. Values whose `statistic` (mean or median) is the value of the side.
     fixed : bool
         The value is given: neither other seeds nor other images would change it.
     """
@@ -124,7 +124,7 @@ class Side:
     by_seed: pd.Series
     terms: Mapping[int, Sequence[Counted]] | None = None
     images: tuple = ()
-    curve: np.ndarray | None = None
+    curve: pd.DataFrame | None = None
     statistic: str = ""
     fixed: bool = False
 
@@ -229,8 +229,9 @@ def _terms(study: Study, found: pd.DataFrame) -> tuple[dict[int, list[Counted]] 
 
 
 def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> Interval:
-    """a - b over the seeds that both have, in the unit of a claim. NotInProfile if there is none.
+    """a - b over the seeds (of curves also the iterations) that both have, in the unit of a claim.
 
+    NotInProfile if there is none.
     Images vary too where both sides know what every image counts: paired where they are the same images, else
     each side by itself.
     """
@@ -248,13 +249,19 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
         else:
             found = paired_over_iterations(statistic, *values)
         return _scaled(found, 100.0 if unit == "points" else 1.0, at_least)
-    scale = (lambda values: 100 * np.log(values)) if unit == "ratio" else np.asarray
+    scale = _log_percent if unit == "ratio" else np.asarray
     factor = 100.0 if unit == "points" else 1.0
     sides = [side for side in (a, b) if not side.fixed]
     if unit in ("points", "ratio") and all(side.terms is not None for side in sides):
         return _scaled(_over_images(sides, seeds, scale), factor, at_least)
     first, second = (scale(x.by_seed.reindex(seeds).to_numpy(np.float64)) for x in (a, b))
     return _scaled(interval(first - second), factor, at_least)
+
+
+def _log_percent(values: np.ndarray) -> np.ndarray:
+    """100 times the natural logarithm; not finite for 0, of which there is no ratio."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 100 * np.log(values)
 
 
 def _over_images(sides: Sequence[Side], seeds: pd.Index, scale: Callable) -> Interval:
@@ -294,8 +301,10 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
     if given is not None:
         ours, found = "", given
     else:
-        a = _best(study, claim, claim.a)
-        b = _best(study, claim, claim.b) if claim.b else Side(0.0 * a.by_seed, fixed=True)
+        both = [_sides(study, claim, selections) for selections in (claim.a, claim.b) if selections]
+        seeds = functools.reduce(pd.Index.intersection, (x.by_seed.index for some in both for x in some))
+        a, *others = (_best(some, seeds) for some in both)
+        b = others[0] if others else Side(0.0 * a.by_seed, fixed=True)
         found = compare(a, b, claim.unit, claim.at_least)
         seeds = a.by_seed.index.intersection(b.by_seed.index)
         ours = " against ".join(_value_text(x.by_seed[seeds].mean(), claim.unit) for x in (a, b))

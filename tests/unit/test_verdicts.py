@@ -156,6 +156,26 @@ def counted_side(counts, score=class_mean_threat_score, images="val"):
     return Side(pd.Series(values, dtype=float), terms, (images, counts.shape[1]))
 
 
+def curve_of(values, statistic="mean"):
+    """A side from {seed: {iteration: value}}."""
+    curve = pd.DataFrame(values).T
+    return Side(curve.agg(statistic, axis=1), curve=curve, statistic=statistic)
+
+
+def test_curves_are_compared_at_the_seeds_and_iterations_of_both():
+    level = {0: 1.0, 1: 50.0, 2: 99.0}
+    a = curve_of({seed: {i: level[seed] + i for i in range(10)} for seed in level})
+    one = curve_of({2: {i: level[2] + i - 3 for i in range(10)}})
+    found = report.compare(a, one, "s")
+    assert (found.estimate, found.n_seeds, found.over) == (pytest.approx(3), 1, "1 seed, 10 iterations")
+    two = curve_of({seed: {i: level[seed] + i - 3 for i in range(4, 12)} for seed in (1, 2)})
+    found = report.compare(a, two, "s")
+    assert (found.estimate, found.over) == (pytest.approx(3), "2 seeds, 6 iterations")
+    assert report.compare(a, two, "ratio").over == "2 seeds, 6 iterations"
+    with pytest.raises(NotInProfile, match="no iteration"):
+        report.compare(a, curve_of({2: {99: 1.0}}), "s")
+
+
 def test_counts_of_images_are_compared_over_images():
     counts = np.random.default_rng(0).integers(1, 5, (2, 3, 20, 2, 3))
     a, b = map(counted_side, counts)
