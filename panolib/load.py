@@ -22,6 +22,7 @@ from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
 from panolib.study import kinds, shared
 from panolib.study.declared import one_run_for_each_key, with_versions
+from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
 from panolib.study.settings import Profile, read_profile
@@ -76,6 +77,7 @@ def load(
         for seed in settings.seeds:
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
             declare_ladder(grid)
+            declare_embeddings(grid)
             declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)

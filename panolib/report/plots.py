@@ -26,6 +26,7 @@ DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
 def use_style() -> None:
     """Set the style of all figures of the study, and show the texts of tables whole."""
     pd.set_option("display.max_colwidth", None)
+    plt.close(plt.figure())  # were the first one inside an rc_context, a notebook would show none after it
     plt.rcParams.update({
         "figure.dpi": INLINE_DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
         "font.size": 15, "axes.titlesize": 16, "axes.labelsize": 15, "legend.fontsize": 13,
@@ -198,7 +199,7 @@ def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
     table = verdicts[(verdicts["unit"] == unit) & verdicts["difference"].notna()]
     found = {"holds": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2",
              "undecided": "#7F7F7F", "not testable here": "#BBBBBB"}  # fmt: skip
-    fig, ax = plt.subplots(figsize=(14, 0.68 * len(table) + 1.8))
+    fig, ax = plt.subplots(figsize=(13, 0.6 * len(table) + 1.8))
     for place, row in enumerate(table.itertuples()):
         ax.plot([row.low, row.high], [place, place], color=found[row.verdict], linewidth=3)
         ax.plot(row.difference, place, "o", color=found[row.verdict], markersize=9)

@@ -72,6 +72,7 @@ class Domain:
     equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
     score_teachers: bool = False  # a rung of its own beside the student's
     shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
+    instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 

@@ -1,5 +1,7 @@
 """The one rule of comparisons: how often its intervals cover the truth, and what it says of an interval."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -229,3 +231,39 @@ def test_a_null_difference_passes_seldom():
     differences = np.random.default_rng(8).standard_normal((SIMULATIONS, 3))
     found = [verdict(interval(row), "higher", SMALLEST) for row in differences]
     assert np.mean([word == HOLDS for word in found]) < 0.035
+
+
+# --- what few images or seeds have --------------------------------------------------------------------------
+
+
+def counts_in(images, n_images=51):
+    """Counts [1, n_images, 1, 3] of a class that few images show: {image: (tp, fp, fn)}."""
+    counts = np.zeros((1, n_images, 1, 3), int)
+    for image, values in images.items():
+        counts[0, image, 0] = values
+    return counts
+
+
+def test_a_class_that_few_images_show_has_an_interval_all_the_same():
+    """Some resamples draw none of its images; those have no score and must not make the interval vanish."""
+    a = counts_in({3: (1, 0, 0), 20: (1, 0, 1), 40: (0, 0, 1)})
+    b = counts_in({3: (0, 0, 1), 20: (1, 0, 1), 40: (0, 1, 1)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = paired_over_images(class_mean_threat_score, a, b)
+    assert found.low < 0 < found.estimate < found.high and found.over == "1 seed, 51 images"
+    three = paired_over_images(class_mean_threat_score, *(np.concatenate([side] * 3) for side in (a, b)))
+    assert three.low < 0 < three.high
+
+
+def test_counts_of_a_single_image_say_nothing_of_others():
+    a, b = counts_in({7: (1, 0, 0)}), counts_in({7: (0, 0, 1)})
+    found = paired_over_images(class_mean_threat_score, a, b)
+    assert found.estimate == 1 and np.isnan(found.low) and found.over == "1 seed: no interval"
+    assert verdict(found, "higher", 0.0) == UNDECIDED
+
+
+def test_a_variance_that_is_not_known_is_no_interval():
+    for variance in (np.nan, np.inf):
+        found = interval([1.0, 1.0, 1.1], variance, n_images=9)
+        assert np.isnan([found.low, found.high]).all() and verdict(found, "higher", 0.0) == UNDECIDED

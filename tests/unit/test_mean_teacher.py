@@ -153,6 +153,13 @@ def test_batches_depend_on_seed_name_and_number_alone(stand_in):
         assert not torch.equal(next(iter(other))[0], first[0][0])
 
 
+def test_training_that_goes_on_sees_other_crops(stand_in):
+    first, further = (
+        next(iter(training._source_batches(SPEC, images(4, seed=0), start))) for start in (None, {})
+    )
+    assert not torch.equal(first[0], further[0])
+
+
 # --- training -----------------------------------------------------------------------------------------------
 
 
@@ -356,9 +363,9 @@ def test_a_section_switches_the_peer_on_and_changes_no_other_run(tmp_path):
     assert set(new) <= set(with_peers.notebooks["08_nuclei"])
     start = new["nuclei-peer-source_only-torch_em-s0"]
     assert (start.spec.iterations, start.spec.batch_size) == (20, 4)
-    for rung in ("control", "mean_teacher"):
+    for rung, n_source in (("control", 4), ("mean_teacher", 2)):  # as many crops, of the source and in all
         run = new[f"nuclei-peer-{rung}-torch_em-s0"]
-        assert (run.spec.iterations, run.spec.batch_size, run.parents) == (10, 2, (("start", start),))
+        assert (run.spec.iterations, run.spec.batch_size, run.parents) == (10, n_source, (("start", start),))
     assert new["nuclei-peer-mean_teacher-torch_em-s0"].spec.target == "nuclei/train:unlabelled"
 
 

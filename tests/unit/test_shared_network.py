@@ -20,6 +20,7 @@ from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.losses.embedding import embedding_loss
 from panolib.models.shared import SharedNetwork
+from panolib.report.rows import rows
 from panolib.study.export import export_run
 from panolib.training import shared as training
 from panolib.training.setup import build_instance, build_optimizer, build_semantic, build_shared
@@ -187,6 +188,11 @@ def tiny(tmp_path_factory):
         "baseline": {"optimiser": {"lr": 0.25}},
         "self_training": {"weights": {"consistency": 0.25}},
     }
+    city["instance_variants"] = {
+        "far": {
+            "network": {"coordinates": "embedding", "coordinate_length": 8.0}, "merge_distances": [0.5]
+        }
+    }  # fmt: skip
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
     return path, load(path, root=root)
@@ -235,3 +241,25 @@ def test_its_runs_are_trained_scored_and_exported_with_one_parent_in_both_roles(
     assert torch.isfinite(found.embeddings).all()
     written = export_run(loaded.store, loaded.sources, record.run, tmp_path / "export")
     assert written["panoptic"] == written["semantic"] == 2
+
+
+def test_variants_of_the_embeddings_stand_beside_the_ladders_on_target_and_source(tiny):
+    path, loaded = tiny
+    loaded.sources["city"].prepare(progress=False)
+    table = rows(loaded, "city embeddings", branch="panoptic", instances="embeddings", metric="pq_19")
+    found = table[["network", "data_set"]].drop_duplicates().to_numpy().tolist()
+    assert sorted(found) == [
+        [name, data_set] for name in ("far", "ladder") for data_set in ("cityscapes/val", "synthia/val")
+    ]
+    ladder, far = (loaded.runs[f"city-instance-source_only-{name}s0"] for name in ("", "far-"))
+    assert far.spec.network == replace(ladder.spec.network, coordinates="embedding", coordinate_length=8.0)
+    assert far.spec == replace(ladder.spec, network=far.spec.network, merge_distances=(0.5,))
+    assert loaded.get(far.name).metrics["delta_dist"] == 0.5
+    scores = loaded.runs["city-panoptic-source_only-far.source-s0"]
+    assert dict(scores.parents)["clustering"] == dict(scores.parents)["instance"] == far
+    profile = yaml.safe_load(path.read_text())
+    for name, message in (("source", "expected a name, found 'source'"), ("Far", "city-instance")):
+        profile["city"]["instance_variants"] = {name: {}}
+        path.with_name("wrong.yaml").write_text(yaml.safe_dump(profile))
+        with pytest.raises(ProfileError, match=message):
+            load(path.with_name("wrong.yaml"), root=path.parent)

@@ -4,7 +4,7 @@
 rung           what its training sees
 =============  ===========================================================================================
 source_only    labelled crops of the rendered source
-control        more of these, from source_only on, for as many iterations as the next
+control        more of these, from source_only on: as many iterations and crops as the next
 mean_teacher   the same, and crops of the target without labels, which the teacher labels; from source_only on
 =============  ===========================================================================================
 
@@ -79,7 +79,9 @@ def declare_peers(grid: Grid, settings: PeerSettings) -> None:
     section = to_plain(settings)
     shared = {name: section[name] for name in PeerSpec.__dataclass_fields__ if name in section}
     shared |= {"source": source, "selection": selection}
-    further = {name: section["adaptation"][name] for name in ("lr", "iterations", "batch_size")}
+    further = settings.adaptation
+    more = {"lr": further.lr, "iterations": further.iterations}
+    more["batch_size"] = further.batch_size + further.n_target
 
     def trained(kind: str, rung: str, cls: type, parents: Mapping, data: tuple[str, ...], **values):
         run = grid.add(kind, "peer", rung, cls, "", parents, data, variant=VARIANT, **{**shared, **values})
@@ -96,7 +98,7 @@ def declare_peers(grid: Grid, settings: PeerSettings) -> None:
 
     start = trained("peer_baseline", "source_only", PeerSpec, {}, (source, selection))
     parents = {"start": start}
-    trained("peer_baseline", "control", PeerSpec, parents, (source, selection), **further)
+    trained("peer_baseline", "control", PeerSpec, parents, (source, selection), **more)
     trained(
         "peer_mean_teacher", "mean_teacher", MeanTeacherSpec, parents, (source, selection, grid.unlabelled),
         target=grid.unlabelled, **section["adaptation"],

@@ -153,7 +153,7 @@ def train_peer(
     te = torch_em()
     dice = te.loss.DiceLoss()
     loaders = {
-        "train_loader": _source_batches(spec, source),
+        "train_loader": _source_batches(spec, source, start),
         "val_loader": _validation(spec, selection),
     }
     return _fit(spec, job, te.trainer.DefaultTrainer, start, loaders, {"loss": dice, "metric": dice})["model"]
@@ -171,7 +171,7 @@ def train_mean_teacher(
     te = torch_em().self_training
     views = unlabelled(spec, target)
     loaders = {
-        "supervised_train_loader": _source_batches(spec, source),
+        "supervised_train_loader": _source_batches(spec, source, start),
         "unsupervised_train_loader": Batches(views, spec.n_target, spec.interval, spec.seed, "target"),
         "supervised_val_loader": _validation(spec, selection),
     }
@@ -188,9 +188,10 @@ def train_mean_teacher(
     return found["model"], found["teacher"]
 
 
-def _source_batches(spec: PeerSpec, source: Sequence[Sample]) -> Batches:
-    crops = labelled(spec, source, len(source), len(source))
-    return Batches(crops, spec.batch_size, spec.interval, spec.seed, "source")
+def _source_batches(spec: PeerSpec, source: Sequence[Sample], start: dict | None) -> Batches:
+    """Training that goes on from a network sees other crops than that did."""
+    crops, name = labelled(spec, source, len(source), len(source)), "source" if start is None else "further"
+    return Batches(crops, spec.batch_size, spec.interval, spec.seed, name)
 
 
 def _validation(spec: PeerSpec, selection: Sequence[Sample]) -> list[list[Tensor]]:
@@ -203,7 +204,7 @@ def _validation(spec: PeerSpec, selection: Sequence[Sample]) -> list[list[Tensor
 def _fit(spec, job: Job, trainer_class: type, start: dict | None, loaders: dict, options: dict) -> dict:
     """{"model", and "teacher" where there is one: networks of the best epoch}."""
     fabric, state = begin(spec, job)
-    model = build_peer(spec.network)
+    model = build_peer(spec.network)  # contiguous: channels-last is slower with its instance norms
     if start is not None:
         model.load_state_dict(start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.lr)
