@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import difflib
 import fnmatch
+import signal
 import sys
 import threading
 import time
@@ -79,10 +80,14 @@ def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
         passed.set()
         _thread.interrupt_main()
 
-    timer = threading.Timer(60 * (minutes or 0), stop)
+    if minutes is None:
+        yield passed.is_set
+        return
+    # a shell's background command ignores Ctrl-C, and Python then leaves it without its handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(60 * minutes, stop)
     timer.daemon = True
-    if minutes is not None:
-        timer.start()
+    timer.start()
     try:
         yield passed.is_set
     except KeyboardInterrupt:
@@ -90,6 +95,7 @@ def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
             raise
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def pack(options: Namespace) -> None:
