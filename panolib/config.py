@@ -179,29 +179,32 @@ def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(mapping, dict):
         raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")
     if "extends" not in mapping:
-        return _merged({}, mapping, str(path), "")
+        return merged({}, mapping, str(path), "")
     try:
         extended = find_profile(mapping.pop("extends"), near=path)
     except ProfileError as error:
         raise ProfileError(f"{path}: extends: {error}") from error
-    return _merged(_load_merged(extended, below), mapping, str(path), "")
+    return merged(_load_merged(extended, below), mapping, str(path), "")
 
 
-def _merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
-    """A mapping changed by what another says in its place."""
-    merged = dict(below)
+def merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
+    """A mapping changed by what another says in its place, at any depth.
+
+    `where`: the file; `path`: the keys that lead to these mappings; both for messages.
+    """
+    found = dict(below)
     for key, value in above.items():
         if value is _REMOVE:
-            if key not in merged:
+            if key not in found:
                 raise ProfileError(f"{where}: {_join(path, key)}: expected a key to remove, found none")
-            del merged[key]
+            del found[key]
         elif isinstance(value, dict):
-            kept = merged.get(key)
+            kept = found.get(key)
             whole = isinstance(value, _Replacing) or not isinstance(kept, dict)
-            merged[key] = _merged({} if whole else kept, value, where, _join(path, key))
+            found[key] = merged({} if whole else kept, value, where, _join(path, key))
         else:
-            merged[key] = value
-    return merged
+            found[key] = value
+    return found
 
 
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path) -> T:
@@ -232,6 +235,14 @@ def later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"later": True})
 
 
+def respelt(default: Any, old: Mapping[Any, Any]) -> Any:
+    """A field whose values got new spellings, {new: old}, after runs with the old ones were recorded.
+
+    Keys are made of the old ones, so the records stay valid, and a value has one key however it is spelt.
+    """
+    return dataclasses.field(default=default, metadata={"respelt": old})
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses to dicts and tuples to lists, recursively: the inverse of `from_mapping`, ready for JSON.
 
@@ -246,7 +257,7 @@ def to_plain(value: Any) -> Any:
 def canonical_json(value: Any) -> str:
     """The one JSON text of a plain value: sorted keys, no spaces. What the keys of runs are hashed from.
 
-    Fields that came `later` are left out at their default.
+    Fields that came `later` are left out at their default; values that were `respelt` are as they were.
     """
     plain = _plain(value, "spec", everything=False)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -331,10 +342,16 @@ def _specs_in(annotation: Any) -> Iterator[type]:
 def _plain(value: Any, path: str, *, everything: bool) -> Any:
     """One value of a spec as JSON knows it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if not everything:
+            found = {
+                field: field.metadata["respelt"].get(own, own) if "respelt" in field.metadata else own
+                for field, own in found.items()
+                if "later" not in field.metadata or own != field.default
+            }
         return {
-            field.name: _plain(getattr(value, field.name), _join(path, field.name), everything=everything)
-            for field in dataclasses.fields(value)
-            if everything or "later" not in field.metadata or getattr(value, field.name) != field.default
+            field.name: _plain(own, _join(path, field.name), everything=everything)
+            for field, own in found.items()
         }
     if isinstance(value, list | tuple):
         return [_plain(item, _join(path, i), everything=everything) for i, item in enumerate(value)]

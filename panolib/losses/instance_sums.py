@@ -105,8 +105,9 @@ class _InstanceSums(torch.autograd.Function):
                     overlap.index_add_(0, own, soft_mask(square, width))
                     squares[to_all.rows] += _squared_mask(to_all.values, width).sum(1)
                     for found in to_unlabelled:
-                        hinge = _root(found.values.clamp_(max=delta_dist**2), block).sub_(delta_dist)
-                        push[found.rows] += hinge.square_().sum(1)
+                        # first what rounding hides, which may be more than the margin
+                        hinge = torch.threshold_(found.values, block.rounding, 0.0).clamp_(max=delta_dist**2)
+                        push[found.rows] += hinge.sqrt_().sub_(delta_dist).square_().sum(1)
         ctx.save_for_backward(embeddings, ids, counted, sizes, means)
         ctx.constants = constants
         return means, *sums.unbind()

@@ -20,10 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import stats
 
+from panolib.metrics.from_counts import class_mean, overlap_ratio
+
 HOLDS, CONTRADICTED, NO_DIFFERENCE = "holds", "contradicted", "no difference"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable here"
 LEVEL = 0.95
 N_RESAMPLES = 2000
+BATCH = 200  # resamples at once
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Interval:
     Attributes
     ----------
     estimate, low, high : float
-        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing.
+        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing,
+        and where the variance is not known.
     n_seeds, n_images : int
         `n_images` is 0 where only seeds vary.
     samples : str
@@ -83,6 +87,8 @@ def interval(differences, image_variance: float = 0.0, *, n_images: int = 0) -> 
     if not parts:
         return Interval(estimate, np.nan, np.nan, n)
     variance = sum(part for part, _ in parts)
+    if not np.isfinite(variance):
+        return Interval(estimate, np.nan, np.nan, n, n_images)
     weighted = sum(part * stats.t.ppf((1 + LEVEL) / 2, free) for part, free in parts)
     half = weighted / np.sqrt(variance) if variance > 0 else 0.0
     return Interval(estimate, float(estimate - half), float(estimate + half), n, n_images)
@@ -98,32 +104,60 @@ def paired_over_images(
     score : function
         Counts summed over images, [..., *counts], to scores [...].
     a, b : array [n_seeds, n_images, *counts]
-        What every image counts, on the same images and seeds.
+        What every image counts, on the same images and seeds. Where only one image counts anything, images
+        say nothing of the spread.
     seed : int
         Of the resampling.
     """
     if b is not None and a.shape != b.shape:
         raise ValueError(f"counts of both sides: expected one shape, found {a.shape} and {b.shape}")
-    n_images = a.shape[1]
 
     def compared(times: np.ndarray) -> np.ndarray:
-        """Difference of every seed [..., n_seeds], every image counted so many times [..., n_images]."""
         scores = [score(np.tensordot(times, side, axes=(-1, 1))) for side in (a, b) if side is not None]
         return scores[0] - sum(scores[1:])
 
-    def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        """Mean difference over seeds for images [..., n_images]."""
-        times = np.apply_along_axis(np.bincount, axis, index, minlength=n_images)
-        return np.nanmean(compared(times.astype(np.float64)), axis=-1)
+    sides = [side for side in (a, b) if side is not None]
+    counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
+    if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
+        return interval(compared(np.ones(a.shape[1])))
+    return over_images(compared, a.shape[1], seed=seed)
 
-    of_seeds = compared(np.ones(n_images))
-    return interval(of_seeds, _variance(difference, n_images, seed), n_images=n_images)
+
+def over_images(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, seed: int = 0) -> Interval:
+    """The interval of a difference that is known for every choice of images.
+
+    Parameters
+    ----------
+    compared : function
+        How many times every image counts, float [..., n_images], to the difference of every seed
+        [..., n_seeds].
+    n_images : int
+    seed : int
+        Of the resampling.
+    """
+    variance = image_variance(compared, n_images, seed=seed)
+    return interval(compared(np.ones(n_images)), variance, n_images=n_images)
+
+
+def image_variance(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, seed: int = 0) -> float:
+    """Bootstrap variance over images of the mean difference of the seeds; parameters as in `over_images`."""
+
+    def difference(index: np.ndarray) -> np.ndarray:
+        """Mean difference over seeds for images [n_resamples, n_images]."""
+        first = n_images * np.arange(len(index))[:, None]  # every resample counts in bins of its own
+        times = np.bincount((index + first).ravel(), minlength=index.size).reshape(index.shape)
+        return class_mean(compared(times.astype(np.float64)))  # of the seeds that have a value
+
+    return _variance(difference, n_images, seed)
 
 
 def paired_over_iterations(
     statistic: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, *, seed: int = 0
 ) -> Interval:
     """statistic(a) - statistic(b), paired over seeds and iterations: both trainings saw the same crops.
+
+    Successive iterations of a training resemble each other, so that they count as `effective_number` of
+    independent ones.
 
     Parameters
     ----------
@@ -133,31 +167,55 @@ def paired_over_iterations(
         Of the resampling.
     """
 
-    def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
+    def difference(index: np.ndarray) -> np.ndarray:
         return (statistic(a[:, index], -1) - statistic(b[:, index], -1)).mean(0)
 
     n, of_seeds = a.shape[1], statistic(a, -1) - statistic(b, -1)
-    return replace(interval(of_seeds, _variance(difference, n, seed), n_images=n), samples="iterations")
+    one_by_one = (statistic(a[..., None], -1) - statistic(b[..., None], -1)).mean(0)
+    worth = effective_number(one_by_one)
+    variance = _variance(difference, n, seed) * (n - 1) / max(worth - 1, 1)
+    found = interval(of_seeds, variance, n_images=worth)
+    return replace(found, n_images=n, samples=f"iterations (worth {worth})") if found.n_images else found
+
+
+def effective_number(series: np.ndarray) -> int:
+    """How many independent values a series [n] is worth: n (1 - r) / (1 + r), at least 2 of several values.
+
+    r is the correlation of neighbours, corrected for its bias in short series and not below 0. Exact for an
+    autoregressive process of first order.
+
+    References: Bayley & Hammersley 1946, The effective number of independent observations; Marriott & Pope
+    1954, Bias in the estimation of autocorrelations.
+    """
+    n, deviation = len(series), series - series.mean()
+    total = (deviation**2).sum()
+    if n < 3 or total == 0:
+        return n
+    found = (deviation[1:] * deviation[:-1]).sum() / total
+    r = np.clip((n * found + 1) / max(n - 3, 1), 0, 1)
+    return max(2, int(n * (1 - r) / (1 + r)))
 
 
 def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
-    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample."""
+    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample.
+
+    Resamples without a difference (of a class that few images show, none was drawn) do not count. NaN where
+    fewer than two are left.
+    """
     if n < 2:
         return 0.0
-    found = stats.bootstrap(
-        (np.arange(n),), difference, n_resamples=N_RESAMPLES, method="basic", vectorized=True, batch=200,
-        rng=np.random.default_rng(seed),
-    )  # fmt: skip
-    return float(found.standard_error) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
+    rng = np.random.default_rng(seed)
+    sizes = (min(BATCH, N_RESAMPLES - first) for first in range(0, N_RESAMPLES, BATCH))
+    drawn = np.concatenate([difference(rng.integers(0, n, (size, n))) for size in sizes])
+    known = drawn[np.isfinite(drawn)]  # a rare class may be on none of the images drawn
+    if len(known) < 2:
+        return float("nan")
+    return float(known.std(ddof=1)) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
 
 
 def class_mean_threat_score(counts: np.ndarray) -> np.ndarray:
     """Mean over classes of TP / (TP + FP + FN) of counts [..., n_classes, 3], over those that count any."""
-    total = counts.sum(-1)
-    shown = total > 0
-    of_classes = counts[..., 0] / np.where(shown, total, 1)  # 0 where nothing is shown
-    with np.errstate(invalid="ignore"):
-        return of_classes.sum(-1) / shown.sum(-1)
+    return class_mean(overlap_ratio(counts))
 
 
 def verdict(found: Interval, expected: str, smallest: float) -> str:

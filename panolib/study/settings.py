@@ -23,11 +23,12 @@ from panolib.config import (
     Share,
     from_mapping,
     load_yaml,
+    merged,
     spec,
 )
 from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
-from panolib.training.specs import Compute
+from panolib.training.specs import Compute, StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
@@ -37,6 +38,7 @@ OWN_SEEDS = {
     "experiments": {"n_seeds": "seeds", "n_consistency_seeds": "consistency_seeds"},
     "detr": {"n_seeds": "seeds"},
     "realtime": {"n_seeds": "seeds"},
+    "peers": {"n_seeds": "seeds"},
 }
 
 
@@ -67,6 +69,11 @@ class Domain:
     panoptic: Mapping
     gap: Mapping | None = None
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
+    equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
+    score_teachers: bool = False  # a rung of its own beside the student's
+    shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
+    instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
+    classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
 @spec
@@ -90,6 +97,7 @@ class Experiments:
     kernels: Annotated[tuple[Natural, ...], Different]  # of the morphology; 0: none
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
+    scored: StudentOrTeacher = "student"  # network of self-trained runs that "threat" runs score
 
     def __post_init__(self):
         for key, needed, reason in (
@@ -122,8 +130,9 @@ class ClusteringCostSpec:
 class Profile:
     """One YAML file. Sections with a default may be left out; nothing then asks for their runs.
 
-    The section of a domain (`data.readers`) bears its name. It is a ladder (`Domain`), or gives only the data
-    of a further target, on which networks of the main domain are adapted and scored.
+    The section of a domain (`data.readers`) bears its name. It is a ladder (`Domain`), or gives the data of a
+    further target, on which networks of the main domain are adapted and scored. In such a section `ladder`
+    says what its rungs of the semantic branch do otherwise than those of the main domain, at any depth.
     """
 
     description: str
@@ -131,11 +140,13 @@ class Profile:
     compute: Mapping
     ladders: Mapping[str, Domain]  # by domain, the main one first
     targets: Mapping[str, Mapping]  # data of further targets, by domain
+    target_ladders: Mapping[str, Domain]  # of some of them, from the main network
     main: str = "city"  # domain of the thesis's experiments, DETR, real-time adaptation and benchmarks
     experiments: Experiments | None = None
     detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
     performance: Mapping | None = None  # sizes of the inputs of `bench`
     realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
+    peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""
@@ -169,14 +180,14 @@ def read_profile(path: Path) -> Profile:
     for section, keys in OWN_SEEDS.items():
         if isinstance(mapping.get(section), Mapping):
             mapping[section] = _with_seeds(mapping[section], keys, seeds, f"{where}: {section}")
-    for field in ("ladders", "targets"):
+    for field in ("ladders", "targets", "target_ladders"):
         if field in mapping:
             raise ProfileError(f"{where}: {field}: unknown key, expected a section for each domain")
     main = mapping.get("main", Profile.main)
     if main not in mapping:
         raise ProfileError(f"{where}: {main}: missing key, expected the keys of Domain")
     domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS)) if name in mapping}
-    ladders, targets = {}, {}
+    ladders, targets, on_targets = {}, {}, {}
     for name, section in domains.items():
         if section is None and name != main:
             continue
@@ -185,11 +196,16 @@ def read_profile(path: Path) -> Profile:
         if name == main or "target" in section:
             ladders[name] = from_mapping(Domain, section, where=f"{where}: {name}")
         else:
-            targets[name] = section
+            targets[name] = {key: value for key, value in section.items() if key != "ladder"}
+            if section.get("ladder") is not None:
+                changed = {"target": name, "gap": None, **section["ladder"]}
+                settings = merged(domains[main], changed, where, f"{name}.ladder")
+                on_targets[name] = from_mapping(Domain, settings, where=f"{where}: {name}.ladder")
     return replace(
-        from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}}, where=where),
+        from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}, "target_ladders": {}}, where=where),
         ladders=ladders,
         targets=targets,
+        target_ladders=on_targets,
     )
 
 

@@ -168,6 +168,27 @@ def test_a_far_pixel_costs_the_others_no_precision_in_float32(name):
         torch.testing.assert_close(ours, exact, rtol=1e-3, atol=1e-4)
 
 
+def test_pixels_far_from_means_that_are_far_apart_cost_no_push():
+    """What rounding hides among such means is more than the margin; these pixels are further away."""
+    embeddings = torch.zeros(2, 1, 6)
+    embeddings[0] = torch.tensor([[-4000.0, -4000.0, 4000.0, 4000.0, 0.0, 2000.0]])
+    labels = torch.tensor([[1, 1, 2, 2, 0, 0]])
+    assert TERMS["unlabelled_push"](embeddings, labels).item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_semantic_losses_of_half_precision_are_computed_in_float32(dtype):
+    logits = torch.zeros(1, 2, 300, 300, dtype=dtype)
+    logits[:, 0] = 9.0
+    labels = torch.ones(1, 300, 300, dtype=torch.int64)  # the sum is 810,000; float16 ends at 65,504
+    confidence, prior = torch.ones(1, 300, 300), torch.zeros(2)
+    leaf = logits.requires_grad_()
+    for loss in (cross_entropy(leaf, labels), self_training_loss(leaf, labels, confidence, prior)):
+        assert loss.dtype == torch.float32 and loss.item() == pytest.approx(9, rel=1e-3)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        assert gradient.isfinite().all()
+
+
 # --- by hand -----------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,26 @@ def test_a_registered_data_set_is_a_further_target(toy, tmp_path):
     assert any(line.startswith("data of toy, images: ") and "toy/train 3" in line for line in plan.lines)
 
 
+def test_a_further_target_has_a_ladder_of_the_main_network(toy, tmp_path):
+    """It starts from the source-only network of the main domain, and says only what is otherwise."""
+    toy(LANES)
+    ladder = {"self_training": {"iterations": 2, "augmentation": {"height": 32}}}
+    study = study_of(tmp_path, DATA | {"ladder": ladder})
+    found = [study.runs[tag.run] for tag in study.tags if tag.experiment == "toy ladder"]
+    found = {run.rung: run for run in found}
+    assert set(found) == {"source_only", "abn", "adabn", "control", "self_trained", "oracle"}
+    main = study.runs["city-semantic-self_trained-s0"].spec
+    assert found["source_only"].kind == "transfer"
+    assert found["source_only"].parents[0][1].key == study.runs["city-semantic-source_only-s0"].key
+    trained = found["self_trained"].spec
+    assert (trained.target, trained.label_set) == ("toy/train:unlabelled", "cityscapes")
+    assert trained.iterations == 2
+    assert (trained.augmentation.height, trained.augmentation.width) == (32, main.augmentation.width)
+    assert found["oracle"].spec.label_set == "lanes" and found["control"].spec.target_weight == 0
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy\.ladder: .*steps"):
+        study_of(tmp_path, DATA | {"ladder": {"steps": 1}})
+
+
 def test_a_registered_data_set_with_its_own_sections_is_a_ladder(toy, tmp_path):
     toy(CITYSCAPES)
     city = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")["city"]

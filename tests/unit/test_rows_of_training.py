@@ -66,7 +66,7 @@ def test_times_of_steps_are_paired_over_iterations(study):
     assert base.curve.tolist() == [[4.0, 4.0]] and base.by_seed.tolist() == [4.0]
     found = verdicts.compare(base, one, "ratio")
     assert found.estimate == pytest.approx(100 * np.log(4 / 1.5)) and found.low < found.estimate < found.high
-    assert found.over == "1 seed, 2 iterations"
+    assert found.over == "1 seed, 2 iterations (worth 2)"
 
 
 def test_the_interval_over_iterations_is_that_of_the_mean():

@@ -17,18 +17,7 @@ from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, finish, open_data, parent_network, semantic_metrics
 from panolib.training.setup import launch
-from panolib.training.specs import Compute, SemanticNetwork
-
-
-@spec
-class TransferSpec:
-    """A trained network ("start") scored on the target of another domain; nothing is trained."""
-
-    label_set: str
-    validation: str
-    network: SemanticNetwork
-    compute: Compute
-    seed: Seed
+from panolib.training.specs import Compute
 
 
 @spec
@@ -57,7 +46,6 @@ class GallerySpec:
 VERSIONS = {
     "adversarial_adaptation": 1,
     "meta_labels": 1,
-    "transfer": 1,
     "label_quality": 1,
     "gallery": 1,
     "latency": 1,
@@ -66,13 +54,13 @@ VERSIONS = {
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (adversarial_adaptation, meta_labels, transfer, label_quality, gallery, latency)
+    functions = (adversarial_adaptation, meta_labels, label_quality, gallery, latency)
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     """Adversarial adaptation, with pseudo-labels of the parent "labels" or without."""
-    spec, target = run.spec, open_data(sources, run, run.spec.target)
+    spec, target = run.spec, open_data(sources, run, run.spec.target, job)
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
         wanted = spec.pseudo_labels
@@ -85,12 +73,12 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
+        open_data(sources, run, spec.source, job),
         target,
         n_classes,
         pseudo_labels=labels,
     )
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
@@ -100,23 +88,18 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
-        open_data(sources, run, spec.target),
+        open_data(sources, run, spec.source, job),
+        open_data(sources, run, spec.target, job),
         LABEL_SETS[spec.label_set].n_classes,
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
-    return metrics | {"teacher": semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
-
-
-def transfer(sources: Sources, run: Run, job: Job) -> dict:
-    """IoU of a network of another domain; hands its weights on."""
-    model = parent_network(job, "start")
-    return semantic_metrics(sources, run, finish(job, model))
+    metrics = semantic_metrics(sources, job, finish(job, student, teacher))
+    teacher = getattr(teacher, "module", teacher)
+    return metrics | {"teacher": semantic_metrics(sources, job, teacher, "teacher.")}
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
     """Rows of `labelling.quality_rows`."""
-    spec, target = run.spec, open_data(sources, run, run.spec.target)
+    spec, target = run.spec, open_data(sources, run, run.spec.target, job)
     network = parent_network(job, "labels")
     found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
     rows = labelling.quality_rows(
@@ -133,7 +116,7 @@ def label_quality(sources: Sources, run: Run, job: Job) -> dict:
 def gallery(sources: Sources, run: Run, job: Job) -> dict:
     """Saves "<image>-image", "<image>-truth" and "<image>-<role of the parent>"."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    data = open_data(sources, run, spec.validation)
+    data = open_data(sources, run, spec.validation, job)
     samples = [data[i] for i in range(min(spec.n_samples, len(data)))]
     for index, sample in enumerate(samples):
         job.save_sample(f"{index:02d}-image", sample.image)

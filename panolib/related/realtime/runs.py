@@ -24,7 +24,7 @@ from panolib.config import Different, Natural, NonNegative, Share, from_mapping,
 from panolib.data.readers import DOMAINS
 from panolib.lab.run import Run
 from panolib.related.realtime.adversarial import AdversarialSpec
-from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec, TransferSpec
+from panolib.related.realtime.kinds import GallerySpec, LabelQualitySpec
 from panolib.related.realtime.layered_pseudo_labels import RULES
 from panolib.related.realtime.meta_pseudo_labels import FEEDBACK, MetaSpec
 from panolib.related.realtime.speed import SpeedSpec
@@ -107,11 +107,8 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
     if at_home:
         start = grid.semantic_baseline("source_only", source, BISENET)
     else:
-        parents = {"start": declared[method_name(main, "source_only", grid.seed)]}
-        start = grid.add(
-            "transfer", "semantic", "source_only", TransferSpec, "", parents, (grid.val,),
-            variant=BISENET, validation=grid.val,
-        )  # fmt: skip
+        of_main = declared[method_name(main, "source_only", grid.seed)]
+        start = grid.transfer("source_only", of_main, BISENET)
     grid.semantic_baseline("oracle", grid.train, BISENET, label_set=DOMAINS[grid.domain].label_set)
     adabn = grid.semantic_batch_norm("adabn", start, source, BISENET)
     grid.self_training("control", adabn, source, BISENET, target_weight=0.0)
