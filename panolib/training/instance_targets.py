@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib.clustering.algorithms import find_algorithm
-from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
+from panolib.clustering.in_masks import cluster_batch_in_class_masks, cluster_batch_unguided
 from panolib.clustering.labels import drop_small_clusters
 from panolib.data import photometry, warping
 from panolib.data.images import resize_labels
@@ -131,14 +131,11 @@ def clustered(
 
     `semantic`: train ids [B, h, w] on their grid. The student's embeddings say how stable an instance is.
     """
-    cluster = cluster_in_class_masks if spec.guided else cluster_unguided
+    cluster = cluster_batch_in_class_masks if spec.guided else cluster_batch_unguided
     options = clustering_options(spec, label_set, clustering, iteration)
-    class_ids = learned_ids(spec, label_set)
-    found = [
-        cluster(own, mask, class_ids, second_embeddings=other, **options)[0]
-        for own, mask, other in zip(teacher_embeddings, semantic, student_embeddings.detach(), strict=True)
-    ]
-    return torch.stack(found)
+    options["second_embeddings"] = student_embeddings.detach()
+    found = cluster(teacher_embeddings, semantic, learned_ids(spec, label_set), **options)
+    return torch.stack([labels for labels, _ in found])
 
 
 @torch.no_grad()
