@@ -62,8 +62,8 @@ class Claim:
         Selection that both sides share: experiment, tag values, coordinates, columns of the table.
     a, b : mapping, or sequence of mappings
         What each side selects beside it. Of several mappings the side is the one with the highest mean over
-        the seeds that all of both sides have; of none it is 0 (b only). In a curve `at` is the part of the training: 0 the first value, 1 the last; or
-        "mean" or "median".
+        the seeds that all of both sides have; of none it is 0 (b only). In a curve `at` is the part of the
+        training: 0 the first value, 1 the last; or "mean" or "median".
     expected : str
         What is claimed of a beside b.
     smallest : float
