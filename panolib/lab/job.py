@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from panolib.config import to_plain
 from panolib.lab import packages, provenance
+from panolib.lab.counts import packed
 from panolib.lab.files import load_checkpoint, save_checkpoint, write
 from panolib.lab.records import Record
 from panolib.lab.run import Run
@@ -56,10 +57,13 @@ class Job:
     spec : the run's spec
     start : int
         Iteration to begin at: 0, or that of the checkpoint after `resume`.
+    images : dict of str to int
+        Number of images of the data sets that it opened, for the record.
     """
 
     def __init__(self, store: Parents, run: Run) -> None:
         self.run, self.spec, self.start = run, run.spec, 0
+        self.images: dict[str, int] = {}
         self._store, self._folder = store, store.work_folder(run)
         self._rows: list[dict[str, float]] = []  # the curves
         self._pending: list[dict[str, Any]] = []  # rows whose values may still be on the device
@@ -72,6 +76,7 @@ class Job:
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
         self._training_s: float | None = None
+        self._counts: dict[str, np.ndarray] = {}
         self._used: list[tuple[str, int | None]] = []  # device and peak memory until a parent was asked for
         provenance.reset_peak_memory()
 
@@ -208,6 +213,25 @@ class Job:
         (self._folder / "samples").mkdir(exist_ok=True)
         write(self._folder / "samples" / f"{name}.png", small_png(image))
 
+    def save_counts(self, name: str, counts: np.ndarray) -> None:
+        """Keep with the record what every validation image counted for a score.
+
+        Parameters
+        ----------
+        name : str
+            Of the score; each once.
+        counts : int array [n_images, n_classes, n_counts]
+            From 0 on.
+        """
+        if name in self._counts:
+            raise ValueError(f"counts {name!r} are given twice, expected another name")
+        self._counts[name] = counts
+
+    def write_counts(self) -> None:
+        """Write the counts, if there are any, where the record is completed."""
+        if self._counts:
+            write(self._folder / "counts.npz", packed(self._counts))
+
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
         self.write_curves()
@@ -237,6 +261,8 @@ class Job:
             "seed": spec.get("seed") if isinstance(spec, dict) else None,
             "parents": {role: {"name": parent.name, "key": parent.key} for role, parent in run.parents},
             "data": list(run.data),
+            "images": self.images,
+            "counts": {name: list(counts.shape) for name, counts in self._counts.items()},
             "iterations": self._iterations,
             "wall_s": round(self._wall_s(), 3),
             "training_s": self._training_s and round(self._training_s, 3),  # before its evaluation

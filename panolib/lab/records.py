@@ -12,9 +12,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from panolib.errors import UserError
+from panolib.lab.counts import unpacked
 from panolib.lab.files import null_to_nan, read_text
 from panolib.lab.run import Run
 
@@ -50,6 +52,9 @@ class Record:
         One row per `Job.log`, with a column "iteration".
     samples : dict of str to Path
         PNG files by name.
+    counts : dict of str to int64 array [n_images, n_classes, n_counts]
+        What every validation image counted, by score; {} for runs that score nothing, and for records from
+        before counts were kept.
     """
 
     run: Run
@@ -57,6 +62,7 @@ class Record:
     metrics: dict[str, Any] = field(repr=False)
     curves: pd.DataFrame = field(repr=False)
     samples: dict[str, Path] = field(repr=False)
+    counts: dict[str, np.ndarray] = field(repr=False, default_factory=dict)
 
     @property
     def recorded_at(self) -> float:
@@ -82,8 +88,9 @@ def read_record(folder: Path, run: Run) -> Record | None:
             text = _text(folder / "run.json")
             if text is None and not any((folder / name).exists() for name in ("metrics.json", "curves.csv")):
                 continue
+            info = _info(folder / "run.json", text)
             record = Record(
-                run, _info(folder / "run.json", text), _metrics(folder), _curves(folder), _samples(folder)
+                run, info, _metrics(folder), _curves(folder), _samples(folder), _counts(folder, info)
             )
             if read_text(folder / "run.json") == text:
                 return record
@@ -126,9 +133,8 @@ def _text(file: Path) -> str | None:
 def _missing(file: Path) -> DamagedRecord:
     """The error for a file that is not there."""
     found = sorted(path.name for path in file.parent.iterdir()) if file.parent.is_dir() else "no folder"
-    return DamagedRecord(
-        f"{file}: no such file: expected run.json, metrics.json and curves.csv, found {found}"
-    )
+    wanted = "run.json, metrics.json and curves.csv" if file.name != "counts.npz" else file.name
+    return DamagedRecord(f"{file}: no such file: expected {wanted}, found {found}")
 
 
 def _json(file: Path, text: str | None) -> dict[str, Any]:
@@ -173,7 +179,26 @@ def _info(file: Path, text: str | None) -> dict[str, Any]:
         ) from None
     if type(info.get("training_s", 0.0)) not in (int, float, NoneType):  # earlier records have none
         raise DamagedRecord(f"{file}: training_s: expected a number, found {info['training_s']!r}")
+    if not isinstance(info.get("counts", {}), dict):
+        raise DamagedRecord(f"{file}: counts: expected a mapping, found {str(info['counts'])[:40]!r}")
     return info
+
+
+def _counts(folder: Path, info: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The content of counts.npz, where run.json says that there are counts."""
+    expected, file = info.get("counts"), folder / "counts.npz"
+    if not expected:
+        return {}
+    try:
+        return unpacked(file.read_bytes(), expected)
+    except FileNotFoundError:
+        raise _missing(file) from None
+    except IsADirectoryError:
+        raise DamagedRecord(f"{file}: expected a file, found a folder") from None
+    except OSError as error:
+        raise DamagedRecord(f"{file}: expected a readable file: {error.strerror}") from None
+    except ValueError as error:
+        raise DamagedRecord(f"{file}: {error}") from None
 
 
 def _metrics(folder: Path) -> dict[str, Any]:

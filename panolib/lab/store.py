@@ -6,7 +6,8 @@ what the training function gets: its parents' weights, checkpoints, curves, samp
 
 On disk, below the root of a store::
 
-    runs/<name>/      run.json  metrics.json  curves.csv  samples/*.png  checkpoint.pt (final, not in git)
+    runs/<name>/      run.json  metrics.json  counts.npz (of runs that score)  curves.csv  samples/*.png
+                      checkpoint.pt (final, not in git)
     work/<name>/      a run in training: checkpoint.pt (resumable)  curves.csv  job.json (who trains it)
     work/<name>.lock  held while somebody trains it; the system frees it when the holder dies
 
@@ -309,6 +310,7 @@ class Store:
                 "job.finish, found no final state"
             )
         write_json(work / "metrics.json", nan_to_null(metrics))
+        job.write_counts()
         write(work / "curves.csv", job.curves_text().encode())
         write_json(work / "run.json", job.info())  # the commit point
         self._settle(run)

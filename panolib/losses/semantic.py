@@ -27,8 +27,8 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     Returns
     -------
     Tensor []
-        Non-negative, float32 or wider. Exactly 0, with zero gradient, when every pixel is void or there
-        is none.
+        Non-negative, float32 or wider. Exactly 0, with zero gradient, when every pixel is void or there is
+        none.
 
     Raises
     ------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from panolib.metrics.segments import (
     same_class_pairs,
     sum_by,
 )
+
+IOU_UNIT = 1e-6  # of counts: a sum over 500 images is off by less than 0.0003 matched segments
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class PanopticStats:
         Summed IoU of *all* pairs of the class that share a pixel (for PQ+ of stuff).
     n_truth : int64 [n_classes]
         True segments, crowd left out.
+    images : list of float64 [n_classes, 5]
+        What every image added to `tp`, `fp`, `fn`, `iou_sum` and `overlap_iou_sum`.
 
     References
     ----------
@@ -70,6 +74,7 @@ class PanopticStats:
     fn: np.ndarray | None = None
     overlap_iou_sum: np.ndarray | None = None
     n_truth: np.ndarray | None = None
+    images: list[np.ndarray] = field(default_factory=list)
 
     _COUNTS = ("iou_sum", "tp", "fp", "fn", "overlap_iou_sum", "n_truth")
 
@@ -103,14 +108,30 @@ class PanopticStats:
 
         matches = match_segments(overlaps)
         matched_class = truth.category[matches.truth_row]
-        self.iou_sum += sum_by(matched_class, matches.iou, n)
-        self.tp += np.bincount(matched_class, minlength=n)
-        self.fn += np.bincount(truth.category[matches.missed], minlength=n)
-        self.fp += np.bincount(prediction.category[matches.false], minlength=n)
-
+        iou_sum = sum_by(matched_class, matches.iou, n)
+        tp = np.bincount(matched_class, minlength=n)
+        fn = np.bincount(truth.category[matches.missed], minlength=n)
+        fp = np.bincount(prediction.category[matches.false], minlength=n)
         truth_row, _, _, iou = same_class_pairs(overlaps, ignore_void=True)
-        self.overlap_iou_sum += sum_by(truth.category[truth_row], iou * ~truth.crowd[truth_row], n)
+        overlap_iou_sum = sum_by(truth.category[truth_row], iou * ~truth.crowd[truth_row], n)
+
+        self.images.append(np.stack([tp, fp, fn, iou_sum, overlap_iou_sum], axis=1))
+        self.tp += tp
+        self.fp += fp
+        self.fn += fn
+        self.iou_sum += iou_sum
+        self.overlap_iou_sum += overlap_iou_sum
         self.n_truth += np.bincount(truth.category[1:][~truth.crowd[1:]], minlength=n)
+
+    def counts(self) -> np.ndarray:
+        """int64 [n_images, n_classes, 5]: TP, FP, FN, and in units of `IOU_UNIT` both sums of IoU.
+
+        That of all overlaps is 0 for things: PQ+ takes it for stuff only.
+        """
+        counts = np.array(self.images).reshape(-1, self.label_set.n_classes, 5)
+        counts[..., 3:] /= IOU_UNIT
+        counts[:, list(self.label_set.thing_ids), 4] = 0
+        return np.rint(counts).astype(np.int64)
 
     def result(self, class_ids: Sequence[int] | None = None) -> PanopticResult:
         """Scores of some classes and their means.

@@ -105,8 +105,20 @@ def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray
     ----------
     cityscapesScripts, evalPixelLevelSemanticLabeling.
     """
+    counts = pixel_counts(confusion, class_ids)
+    return ratio(counts[:, 0], counts.sum(1))
+
+
+def pixel_counts(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
+    """Pixels behind the IoU of each evaluated class; those of several images add up.
+
+    Parameters and errors as in `iou_per_class`.
+
+    Returns
+    -------
+    int64 array [n, 3]
+        Right, false and missed pixels (TP, FP, FN).
+    """
     ids = as_class_ids(class_ids, len(confusion) - 1)
-    hit = confusion[ids, ids].astype(np.float64)
-    missed = confusion[ids].sum(1) - hit
-    false = confusion[np.ix_(ids, ids)].sum(0) - hit
-    return ratio(hit, hit + missed + false)
+    hit = confusion[ids, ids]
+    return np.stack([hit, confusion[np.ix_(ids, ids)].sum(0) - hit, confusion[ids].sum(1) - hit], axis=1)

@@ -6,7 +6,7 @@ The other quantity that literature calls AP is in `average_precision`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -52,6 +52,8 @@ class ThreatScore:
         Sum of the scores of single images that hold the class.
     n_images : int64 [n_classes]
         How many images that are.
+    images : list of int64 [n_classes, 3]
+        TP, FP and FN of every image.
 
     References
     ----------
@@ -67,6 +69,7 @@ class ThreatScore:
     fn: np.ndarray | None = None
     score_sum: np.ndarray | None = None
     n_images: np.ndarray | None = None
+    images: list[np.ndarray] = field(default_factory=list)
 
     _COUNTS = ("tp", "fp", "fn", "score_sum", "n_images")
 
@@ -106,12 +109,19 @@ class ThreatScore:
         tp = np.bincount(overlaps.truth.category[matches.truth_row], minlength=n)
         fn = np.bincount(overlaps.truth.category[matches.missed], minlength=n)
         fp = np.bincount(overlaps.prediction.category[matches.false], minlength=n)
+        self.images.append(np.stack([tp, fp, fn], axis=1))
         has_class = tp + fn > 0
         self.tp += tp
         self.fp += fp
         self.fn += fn
         self.score_sum += np.where(has_class, tp / np.maximum(tp + fp + fn, 1), 0.0)
         self.n_images += has_class
+
+    def counts(self, class_ids: Sequence[int] | None = None) -> np.ndarray:
+        """int64 [n_images, n, 3]: TP, FP and FN of every image for some classes (default: the things)."""
+        ids = self.label_set.thing_ids if class_ids is None else class_ids
+        images = np.array(self.images, np.int64).reshape(-1, self.label_set.n_classes, 3)
+        return images[:, as_class_ids(ids, self.label_set.n_classes)]
 
     def result(self, class_ids: Sequence[int] | None = None) -> ThreatResult:
         """Scores of some classes (default: the things of the label set) and their means."""

@@ -14,17 +14,19 @@ levels of the Behrens-Fisher test.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
+from panolib.metrics.from_counts import class_mean, overlap_ratio
+
 HOLDS, CONTRADICTED, NO_DIFFERENCE = "holds", "contradicted", "no difference"
 UNDECIDED, NOT_TESTABLE = "undecided", "not testable here"
 LEVEL = 0.95
 N_RESAMPLES = 2000
+BATCH = 200  # resamples at once
 
 
 @dataclass(frozen=True)
@@ -109,29 +111,53 @@ def paired_over_images(
     """
     if b is not None and a.shape != b.shape:
         raise ValueError(f"counts of both sides: expected one shape, found {a.shape} and {b.shape}")
-    n_images = a.shape[1]
 
     def compared(times: np.ndarray) -> np.ndarray:
-        """Difference of every seed [..., n_seeds], every image counted so many times [..., n_images]."""
         scores = [score(np.tensordot(times, side, axes=(-1, 1))) for side in (a, b) if side is not None]
         return scores[0] - sum(scores[1:])
 
-    def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
-        """Mean difference over seeds for images [..., n_images]."""
-        times = np.apply_along_axis(np.bincount, axis, index, minlength=n_images)
-        return _mean_of_defined(compared(times.astype(np.float64)))
-
-    of_seeds, sides = compared(np.ones(n_images)), [side for side in (a, b) if side is not None]
+    sides = [side for side in (a, b) if side is not None]
     counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
     if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
-        return interval(of_seeds)
-    return interval(of_seeds, _variance(difference, n_images, seed), n_images=n_images)
+        return interval(compared(np.ones(a.shape[1])))
+    return over_images(compared, a.shape[1], seed=seed)
+
+
+def over_images(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, seed: int = 0) -> Interval:
+    """The interval of a difference that is known for every choice of images.
+
+    Parameters
+    ----------
+    compared : function
+        How many times every image counts, float [..., n_images], to the difference of every seed
+        [..., n_seeds].
+    n_images : int
+    seed : int
+        Of the resampling.
+    """
+    variance = image_variance(compared, n_images, seed=seed)
+    return interval(compared(np.ones(n_images)), variance, n_images=n_images)
+
+
+def image_variance(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, seed: int = 0) -> float:
+    """Bootstrap variance over images of the mean difference of the seeds; parameters as in `over_images`."""
+
+    def difference(index: np.ndarray) -> np.ndarray:
+        """Mean difference over seeds for images [n_resamples, n_images]."""
+        first = n_images * np.arange(len(index))[:, None]  # every resample counts in bins of its own
+        times = np.bincount((index + first).ravel(), minlength=index.size).reshape(index.shape)
+        return class_mean(compared(times.astype(np.float64)))  # of the seeds that have a value
+
+    return _variance(difference, n_images, seed)
 
 
 def paired_over_iterations(
     statistic: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, *, seed: int = 0
 ) -> Interval:
     """statistic(a) - statistic(b), paired over seeds and iterations: both trainings saw the same crops.
+
+    Successive iterations of a training resemble each other, so that they count as `effective_number` of
+    independent ones.
 
     Parameters
     ----------
@@ -141,11 +167,33 @@ def paired_over_iterations(
         Of the resampling.
     """
 
-    def difference(index: np.ndarray, axis: int = -1) -> np.ndarray:
+    def difference(index: np.ndarray) -> np.ndarray:
         return (statistic(a[:, index], -1) - statistic(b[:, index], -1)).mean(0)
 
     n, of_seeds = a.shape[1], statistic(a, -1) - statistic(b, -1)
-    return replace(interval(of_seeds, _variance(difference, n, seed), n_images=n), samples="iterations")
+    one_by_one = (statistic(a[..., None], -1) - statistic(b[..., None], -1)).mean(0)
+    worth = effective_number(one_by_one)
+    variance = _variance(difference, n, seed) * (n - 1) / max(worth - 1, 1)
+    found = interval(of_seeds, variance, n_images=worth)
+    return replace(found, n_images=n, samples=f"iterations (worth {worth})") if found.n_images else found
+
+
+def effective_number(series: np.ndarray) -> int:
+    """How many independent values a series [n] is worth: n (1 - r) / (1 + r), at least 2 of several values.
+
+    r is the correlation of neighbours, corrected for its bias in short series and not below 0. Exact for an
+    autoregressive process of first order.
+
+    References: Bayley & Hammersley 1946, The effective number of independent observations; Marriott & Pope
+    1954, Bias in the estimation of autocorrelations.
+    """
+    n, deviation = len(series), series - series.mean()
+    total = (deviation**2).sum()
+    if n < 3 or total == 0:
+        return n
+    found = (deviation[1:] * deviation[:-1]).sum() / total
+    r = np.clip((n * found + 1) / max(n - 3, 1), 0, 1)
+    return max(2, int(n * (1 - r) / (1 + r)))
 
 
 def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
@@ -156,33 +204,18 @@ def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float
     """
     if n < 2:
         return 0.0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # its interval, which nobody reads
-        found = stats.bootstrap(
-            (np.arange(n),), difference, n_resamples=N_RESAMPLES, method="basic", vectorized=True, batch=200,
-            rng=np.random.default_rng(seed),
-        )  # fmt: skip
-    values = found.bootstrap_distribution
-    values = values[np.isfinite(values)]
-    if len(values) < 2:
+    rng = np.random.default_rng(seed)
+    sizes = (min(BATCH, N_RESAMPLES - first) for first in range(0, N_RESAMPLES, BATCH))
+    drawn = np.concatenate([difference(rng.integers(0, n, (size, n))) for size in sizes])
+    known = drawn[np.isfinite(drawn)]  # a rare class may be on none of the images drawn
+    if len(known) < 2:
         return float("nan")
-    return float(np.std(values, ddof=1)) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
-
-
-def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where nothing is."""
-    defined = ~np.isnan(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(defined, values, 0.0).sum(-1) / defined.sum(-1)
+    return float(known.std(ddof=1)) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
 
 
 def class_mean_threat_score(counts: np.ndarray) -> np.ndarray:
     """Mean over classes of TP / (TP + FP + FN) of counts [..., n_classes, 3], over those that count any."""
-    total = counts.sum(-1)
-    shown = total > 0
-    of_classes = counts[..., 0] / np.where(shown, total, 1)  # 0 where nothing is shown
-    with np.errstate(invalid="ignore"):
-        return of_classes.sum(-1) / shown.sum(-1)
+    return class_mean(overlap_ratio(counts))
 
 
 def verdict(found: Interval, expected: str, smallest: float) -> str:

@@ -25,6 +25,9 @@ INSTANCES = {  # names of recorded threat scores -> instances that are scored, m
     "embedding in true masks": ("embeddings", "true"),
     "connected_components in predicted masks": ("connected components", "predicted"),
     "connected_components in true masks": ("connected components", "true"),
+    "connected_components in otsu masks": ("connected components", "Otsu"),
+    "watershed in otsu masks": ("watershed", "Otsu"),
+    "watershed in predicted masks": ("watershed", "predicted"),
 }
 
 
@@ -257,17 +260,32 @@ def _one_part(record: Record) -> list[Part]:
 
 
 def _panoptic(record: Record) -> Iterator[Part]:
-    metrics, rules = record.metrics, record.metrics["merge"]
+    metrics, masks = record.metrics, {"masks": "predicted"}
+    yield from _merged(record, {"instances": "embeddings", **masks})
+    components = {"instances": "connected components", **masks, "leftover": next(iter(metrics["merge"]))}
+    yield {"data_set": record.run.spec.validation, **components}, metrics["connected_components"]
+    yield from _threat_scores(record)
+
+
+def _classical(record: Record) -> Iterator[Part]:
+    (name,) = record.metrics["threat"]
+    yield from _merged(record, dict(zip(("instances", "masks"), INSTANCES[name])))
+    yield from _threat_scores(record)
+
+
+def _merged(record: Record, inside: Mapping[str, str]) -> Iterator[Part]:
+    """Scores of one kind of instances: all with the first merge rule, panoptic ones with the others."""
+    metrics, (first, *others) = record.metrics, record.metrics["merge"]
+    at = {"data_set": record.run.spec.validation, **inside}
+    left_out = ("merge", "connected_components", "threat", "n_images", "n_instances", "chosen")
+    yield {**at, "leftover": first}, {k: value for k, value in metrics.items() if k not in left_out}
+    for rule in others:
+        yield {**at, "leftover": rule}, metrics["merge"][rule]
+
+
+def _threat_scores(record: Record) -> Iterator[Part]:
     at = {"data_set": record.run.spec.validation}
-    embeddings = {"instances": "embeddings", "masks": "predicted"}
-    (first, *_), other = rules, ("merge", "connected_components", "threat", "n_images", "n_instances")
-    own = {name: value for name, value in metrics.items() if name not in other}
-    yield {**at, **embeddings, "leftover": first}, own
-    for rule in list(rules)[1:]:
-        yield {**at, **embeddings, "leftover": rule}, rules[rule]
-    components = {"instances": "connected components", "masks": "predicted", "leftover": first}
-    yield {**at, **components}, metrics["connected_components"]
-    for name, scores in metrics["threat"].items():
+    for name, scores in record.metrics["threat"].items():
         instances, masks = INSTANCES[name]
         means = {"threat_pooled": scores["pooled"], "threat_class_mean": scores["class_mean"],
                  "threat_image_mean": scores["class_mean_of_image_means"]}  # fmt: skip
@@ -297,7 +315,8 @@ def _detr_scores(record: Record) -> Iterator[Part]:
 
 
 PARTS: dict[str, Callable[[Record], Any]] = {
-    "panoptic": _panoptic, "threat": _threat, "gap": _gap, "detr_scores": _detr_scores,
+    "panoptic": _panoptic, "classical": _classical, "threat": _threat, "gap": _gap,
+    "detr_scores": _detr_scores, "peer_scores": _classical,
 }  # fmt: skip
 
 

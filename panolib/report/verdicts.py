@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from panolib.config import ProfileError, from_mapping, load_yaml, project_root, spec
+from panolib.metrics.from_counts import class_mean
+from panolib.report.counted import Counted, counted
 from panolib.report.intervals import (
     CONTRADICTED,
     HOLDS,
@@ -24,8 +26,9 @@ from panolib.report.intervals import (
     UNDECIDED,
     Interval,
     class_mean_threat_score,
+    image_variance,
     interval,
-    paired_over_images,
+    over_images,
     paired_over_iterations,
     verdict,
 )
@@ -108,16 +111,27 @@ class Side:
     ----------
     by_seed : Series
         Index: seed.
-    counts : int array [n_seeds, n_images, n_classes, 3], optional
-        TP, FP, FN.
+    terms : mapping of seed to sequence of Counted, optional
+        What the images count for the values whose mean is the value of the seed.
+    images : tuple
+        Which images these are: domain, data set and their number. Those of two sides are paired.
     curve : DataFrame, optional
         Index: seed, columns: iteration. Values whose `statistic` (mean or median) is the value of the side.
+    fixed : bool
+        The value is given: neither other seeds nor other images would change it.
     """
 
     by_seed: pd.Series
-    counts: np.ndarray | None = None
+    terms: Mapping[int, Sequence[Counted]] | None = None
+    images: tuple = ()
     curve: pd.DataFrame | None = None
     statistic: str = ""
+    fixed: bool = False
+
+    def values(self, seeds: Sequence[int], times: np.ndarray) -> np.ndarray:
+        """Values [..., n_seeds] where every image counts so many times, float [..., n_images]."""
+        of_seeds = [np.stack([term.value(times) for term in self.terms[seed]], -1) for seed in seeds]
+        return np.stack([class_mean(of_terms) for of_terms in of_seeds], -1)
 
 
 def read_claims() -> dict[str, dict[str, Claim]]:
@@ -197,20 +211,33 @@ def side(study: Study, metric: str, selection: Mapping[str, Any]) -> Side:
     if kind == "measured":
         return Side(measured(study, experiment, **wanted).groupby("seed")[column].mean())
     found = rows(study, experiment, metric=metric, **{"subset": "", **wanted})
-    return Side(found.groupby("seed")["value"].mean())
+    return Side(found.groupby("seed")["value"].mean(), *_terms(study, found))
+
+
+def _terms(study: Study, found: pd.DataFrame) -> tuple[dict[int, list[Counted]] | None, tuple]:
+    """Counts of the rows that have a value, by seed, and of which images; (None, ()) where one has none."""
+    terms: dict[int, list[Counted]] = {}
+    images = set()
+    for at in found.dropna(subset="value").to_dict("records"):
+        term = counted(study.get(at["run"]), at, at["metric"], at["subset"])
+        if term is None:
+            return None, ()
+        which = [at[column] for column in ("style", "data_set") if isinstance(at.get(column), str)]
+        images.add((at["domain"], *which, len(term.counts)))
+        terms.setdefault(at["seed"], []).append(term)
+    return (terms, images.pop()) if len(images) == 1 else (None, ())
 
 
 def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> Interval:
     """a - b over the seeds (of curves also the iterations) that both have, in the unit of a claim.
 
     NotInProfile if there is none.
+    Images vary too where both sides know what every image counts: paired where they are the same images, else
+    each side by itself.
     """
     seeds = a.by_seed.index.intersection(b.by_seed.index)
     if seeds.empty:
         raise NotInProfile("no seed that both sides have")
-    if a.counts is not None and b.counts is not None and unit == "points":
-        of_seeds = [x.counts[x.by_seed.index.get_indexer(seeds)] for x in (a, b)]
-        return _scaled(paired_over_images(class_mean_threat_score, *of_seeds), 100.0, at_least)
     if a.curve is not None and b.curve is not None:
         statistic = getattr(np, a.statistic)
         both = pd.concat([x.curve.loc[seeds] for x in (a, b)], keys=("a", "b")).dropna(axis=1)
@@ -222,11 +249,37 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
         else:
             found = paired_over_iterations(statistic, *values)
         return _scaled(found, 100.0 if unit == "points" else 1.0, at_least)
-    first, second = (x.by_seed.reindex(seeds).to_numpy(np.float64) for x in (a, b))
-    if unit == "ratio":
-        with np.errstate(divide="ignore", invalid="ignore"):  # of 0 there is none
-            return _scaled(interval(100 * (np.log(first) - np.log(second))), 1.0, at_least)
-    return _scaled(interval(first - second), 100.0 if unit == "points" else 1.0, at_least)
+    scale = _log_percent if unit == "ratio" else np.asarray
+    factor = 100.0 if unit == "points" else 1.0
+    sides = [side for side in (a, b) if not side.fixed]
+    if unit in ("points", "ratio") and all(side.terms is not None for side in sides):
+        return _scaled(_over_images(sides, seeds, scale), factor, at_least)
+    first, second = (scale(x.by_seed.reindex(seeds).to_numpy(np.float64)) for x in (a, b))
+    return _scaled(interval(first - second), factor, at_least)
+
+
+def _log_percent(values: np.ndarray) -> np.ndarray:
+    """100 times the natural logarithm; not finite for 0, of which there is no ratio."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 100 * np.log(values)
+
+
+def _over_images(sides: Sequence[Side], seeds: pd.Index, scale: Callable) -> Interval:
+    """The first side minus the second, if there is one (else 0 is), over seeds and images."""
+
+    def value(side: Side, times: np.ndarray) -> np.ndarray:
+        return scale(side.values(seeds, times))
+
+    def difference(times: np.ndarray) -> np.ndarray:
+        first, *second = (value(side, times) for side in sides)
+        return first - sum(second)
+
+    if len({side.images for side in sides}) == 1:
+        return over_images(difference, sides[0].images[-1])
+    numbers = [side.images[-1] for side in sides]
+    variances = [image_variance(functools.partial(value, side), n) for side, n in zip(sides, numbers)]
+    first, second = (value(side, np.ones(n)) for side, n in zip(sides, numbers))
+    return interval(first - second, sum(variances), n_images=min(numbers))
 
 
 def decide(study: Study, claim: Claim, given: Interval | bool | None = None) -> dict[str, Any]:
@@ -251,7 +304,7 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
         both = [_sides(study, claim, selections) for selections in (claim.a, claim.b) if selections]
         seeds = functools.reduce(pd.Index.intersection, (x.by_seed.index for some in both for x in some))
         a, *others = (_best(some, seeds) for some in both)
-        b = others[0] if others else Side(0.0 * a.by_seed)
+        b = others[0] if others else Side(0.0 * a.by_seed, fixed=True)
         found = compare(a, b, claim.unit, claim.at_least)
         seeds = a.by_seed.index.intersection(b.by_seed.index)
         ours = " against ".join(_value_text(x.by_seed[seeds].mean(), claim.unit) for x in (a, b))
@@ -290,9 +343,17 @@ def _sides(study: Study, claim: Claim, selections: Mapping | Sequence[Mapping]) 
 
 
 def _counted(study: Study, experiment: str, wanted: Mapping) -> Side:
+    """Class mean of the threat score, from the counts that "threat" runs record with their metrics."""
     found = image_counts(study, experiment, **{"truth_share": 0.0, "kernel": 0, **wanted})
     seeds, counts = stacked(found)
-    return Side(pd.Series(class_mean_threat_score(counts.sum(1)), seeds), counts)
+    terms = {seed: [Counted(of_seed, class_mean_threat_score)] for seed, of_seed in zip(seeds, counts)}
+    data = {(at["domain"], study.runs[at["run"]].spec.validation) for at in _runs_of(found)}
+    images = (*data.pop(), counts.shape[1]) if len(data) == 1 else ()
+    return Side(pd.Series(class_mean_threat_score(counts.sum(1)), seeds), terms if images else None, images)
+
+
+def _runs_of(found: pd.DataFrame) -> list[dict]:
+    return found[["domain", "run"]].drop_duplicates().to_dict("records")
 
 
 def _scaled(found: Interval, factor: float, at_least: float) -> Interval:

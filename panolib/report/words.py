@@ -11,7 +11,9 @@ OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "
 
 RUNGS = {
     "source_only": "source only", "abn": "ABN", "adabn": "AdaBN", "control": "control",
-    "self_trained": "self-trained", "oracle": "oracle",
+    "self_trained": "self-trained", "teacher": "self-trained, teacher", "oracle": "oracle",
+    "otsu_components": "Otsu + components", "otsu_watershed": "Otsu + watershed",
+    "mask_watershed": "watershed of masks",
 }  # fmt: skip
 WORDS = {
     **RUNGS,
@@ -27,11 +29,14 @@ WORDS = {
     # workflows
     "all": "all things", "icm": "one class (ICM)", "base": "group, common baseline (BASE)",
     "ccm": "group, own baseline (CCM)", "ccm baseline": "baselines of groups",
+    # the peer on nuclei
+    "mean_teacher": "mean teacher", "torch_em": "torch-em",
+    "torch_em.defaults": "torch-em, default watershed", "torch_em.student": "torch-em, student",
     # methods of real-time adaptation
     "fcd": "adversarial, FCD", "light": "adversarial, light", "ssl1": "SSL, 1 layer", "ssl2": "SSL, 2 layers",
     "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",
     "plain": "no augmentation", "colour": "colour policy", "colour-half": "colour policy, half the epochs",
-    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL, rt",
+    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL of RT",
     # metrics
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",
@@ -43,7 +48,7 @@ WORDS = {
 }  # fmt: skip
 COLOURS = {  # of rungs, and what looks like them
     "source_only": "#7F7F7F", "abn": "#E69F00", "adabn": "#D55E00", "control": "#CC79A7",
-    "self_trained": "#0072B2", "oracle": "#009E73", "baseline": "#7F7F7F",
+    "self_trained": "#0072B2", "teacher": "#56B4E9", "oracle": "#009E73", "baseline": "#7F7F7F",
 }  # fmt: skip
 METRIC = r"(miou|pq_plus|pq|sq_matched|sq|rq)(?:_(\d+))?"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

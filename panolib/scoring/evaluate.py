@@ -1,4 +1,14 @@
-"""Score networks on a labelled data set, image by image at the images' own size."""
+"""Score networks on a labelled data set, image by image at the images' own size.
+
+What every image counts goes to `save_counts` (name, int64 [n_images, n_classes, n_counts]); the scores are
+those of its sums:
+
+==================================  ===================================================================
+semantic_<subset>                   pixels of the classes of the subset: TP, FP, FN
+panoptic.<instances>.<merge rule>   segments of all classes, `PanopticStats.counts`: TP, FP, FN, IoU sums
+threat.<instances>.<masks>          instances of thing classes: TP, FP, FN
+==================================  ===================================================================
+"""
 
 from __future__ import annotations
 
@@ -16,8 +26,19 @@ from panolib.inference.predict import one_by_one, predict
 from panolib.labels import LabelSet, merged_ids
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
-from panolib.metrics.semantic import confusion_matrix, iou_per_class
+from panolib.metrics.semantic import confusion_matrix, iou_per_class, pixel_counts
 from panolib.metrics.threat_score import ThreatScore
+
+SaveCounts = Callable[[str, np.ndarray], None]
+
+
+def not_kept(name: str, counts: np.ndarray) -> None:
+    """Where counts of images go that nobody keeps."""
+
+
+def in_part(save_counts: SaveCounts, part: str) -> SaveCounts:
+    """The same with "<part>" before every name."""
+    return lambda name, counts: save_counts(f"{part}{name}", counts)
 
 
 def predicted_masks(
@@ -53,6 +74,7 @@ def score_semantic(
     label_set: LabelSet,
     *,
     scored_as: LabelSet | None = None,
+    save_counts: SaveCounts = not_kept,
     label: str = "",
 ) -> dict:
     """{"iou": {class: IoU}, "miou_<subset>": mean} with the Cityscapes protocol.
@@ -61,11 +83,21 @@ def score_semantic(
     """
     scored_as = scored_as or label_set
     merged = merged_ids(label_set, scored_as)
-    confusion = np.zeros((scored_as.n_classes + 1,) * 2, np.int64)
+    confusions = []
     for prediction in predict(model, None, dataset, label=label):
         semantic = merged[prediction.semantic.cpu().numpy()]
-        confusion += confusion_matrix(prediction.sample.semantic, semantic, scored_as.n_classes)
-    return semantic_scores(confusion, scored_as)
+        confusions.append(confusion_matrix(prediction.sample.semantic, semantic, scored_as.n_classes))
+    save_semantic_counts(confusions, scored_as, save_counts)
+    return semantic_scores(sum(confusions), scored_as)
+
+
+def save_semantic_counts(
+    confusions: Sequence[np.ndarray], label_set: LabelSet, save_counts: SaveCounts
+) -> None:
+    """What the confusion matrix of every image counts, for every subset of the label set."""
+    for subset in label_set.subsets:
+        ids = label_set.subset_ids(subset)
+        save_counts(f"semantic_{subset}", np.stack([pixel_counts(matrix, ids) for matrix in confusions]))
 
 
 def semantic_scores(confusion: np.ndarray, label_set: LabelSet) -> dict:
@@ -166,6 +198,7 @@ def score_panoptic(
     min_region: int,
     n_samples: int,
     save_sample: Callable[[str, np.ndarray], None],
+    save_counts: SaveCounts = not_kept,
     label: str = "",
 ) -> dict:
     """Every score of one pair of networks, and a few pictures.
@@ -191,7 +224,7 @@ def score_panoptic(
     methods = ("embedding", "connected_components")
     threat = {(method, mask): ThreatScore(label_set) for method in methods for mask in ("predicted", "true")}
     average_precision = CityscapesAP(label_set, min_region=min_region)
-    confusion = np.zeros((label_set.n_classes + 1,) * 2, np.int64)
+    confusions = []
     n_instances = np.zeros(label_set.n_classes, np.int64)
 
     first = merge_rules[0]
@@ -206,7 +239,7 @@ def score_panoptic(
             semantic_model, instance_model, sample, label_set, rule=first, **options["embedding"]
         )
         truth, semantic = panoptic_truth(sample, label_set), found.outputs.semantic
-        confusion += confusion_matrix(sample.semantic, semantic.cpu().numpy(), label_set.n_classes)
+        confusions.append(confusion_matrix(sample.semantic, semantic.cpu().numpy(), label_set.n_classes))
         for segment in truth[1]:
             n_instances[segment["category_id"]] += segment["isthing"] and not segment["iscrowd"]
         average_precision.update(*truth, *found.instances, void=sample.ignored)
@@ -230,6 +263,13 @@ def score_panoptic(
             save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
             save_sample(f"{index:02d}-prediction", panoptic_picture(*found.panoptic, label_set))
 
+    save_semantic_counts(confusions, label_set, save_counts)
+    for rule, stats in panoptic.items():
+        save_counts(f"panoptic.embedding.{rule}", stats.counts())
+    save_counts(f"panoptic.connected_components.{first}", component_panoptic.counts())
+    for (method, mask), score in threat.items():
+        save_counts(f"threat.{method}.{mask}", score.counts())
+
     ap = average_precision.result()
     return {
         **panoptic_scores(panoptic[first]),
@@ -245,5 +285,5 @@ def score_panoptic(
         "n_instances": dict(
             zip(label_set.things, n_instances[list(label_set.thing_ids)].tolist(), strict=True)
         ),
-        **semantic_scores(confusion, label_set),
+        **semantic_scores(sum(confusions), label_set),
     }

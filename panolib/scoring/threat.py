@@ -148,7 +148,7 @@ def image_counts(truth: tuple, instances: Tensor, table: Sequence[dict], label_s
     """int64 [3, T]: TP, FP and FN of every thing class in one image, by the rules of `ThreatScore`."""
     score = ThreatScore(label_set)
     score.update(*truth, instances, table)
-    return np.stack([score.tp, score.fp, score.fn])[:, list(label_set.thing_ids)]
+    return score.counts()[0].T
 
 
 def mask_quality(confusion: np.ndarray) -> dict[str, float]:

@@ -267,7 +267,7 @@ def _threat(
     return grid.add(
         "threat", "threat", "", ThreatSpec, "", parents, (grid.val,), variant=variant, validation=grid.val,
         min_size=grid.settings.panoptic["min_size"], truth_shares=truth_shares, kernels=settings.kernels,
-        guided=guided,
+        guided=guided, scored=settings.scored,
     )  # fmt: skip
 
 

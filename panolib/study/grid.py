@@ -5,11 +5,22 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 
-from panolib.config import ProfileError, from_mapping, to_plain
+from panolib.config import Count, ProfileError, from_mapping, spec, to_plain
 from panolib.lab.run import Run
+from panolib.labels import LABEL_SETS
 from panolib.models.weights import weights_fingerprint
-from panolib.study.kinds import GapSpec, PanopticSpec, TransferSpec
-from panolib.study.study import BATCH_NORM_RUNGS, GAP_RUNGS, RUNGS, Domain, Tag, run_name
+from panolib.study.kinds import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
+from panolib.study.study import (
+    BATCH_NORM_RUNGS,
+    GAP_RUNGS,
+    MASK_WATERSHED,
+    OTSU_RUNGS,
+    RUNGS,
+    TEACHER,
+    Domain,
+    Tag,
+    run_name,
+)
 from panolib.training.specs import (
     BaselineSpec,
     InstanceBaselineSpec,
@@ -18,6 +29,20 @@ from panolib.training.specs import (
     SelfTrainingSpec,
     SemanticBatchNormSpec,
 )
+
+STAGES = {  # what a self-trained network of a branch has gone through: section of the settings, spec
+    "semantic": {"semantic_baseline": BaselineSpec, "self_training": SelfTrainingSpec},
+    "instance": {
+        "instance_baseline": InstanceBaselineSpec, "instance_self_training": InstanceSelfTrainingSpec,
+    },
+}  # fmt: skip
+
+
+@spec
+class Budget:
+    """The part of a spec that says how long a run trains."""
+
+    iterations: Count
 
 
 class Grid:
@@ -115,8 +140,26 @@ class Grid:
         self.runs[run.name] = run
         return run
 
+    def oracle_budget(self, branch: str) -> dict[str, int]:
+        """Iterations of an oracle where budgets are equal: those of baseline and self-training together.
+
+        A self-trained network has had both. {} where the profile leaves oracles those of the baseline.
+        """
+        settings, iterations = self.settings, 0
+        if not settings.equal_budgets:
+            return {}
+        baseline = getattr(settings, next(iter(STAGES[branch])))
+        for section, cls in STAGES[branch].items():
+            fields = over_baseline(cls, baseline, getattr(settings, section))
+            found = {name: value for name, value in fields.items() if name == "iterations"}
+            where = f"{self.where}: {self.domain}.{section}"
+            iterations += from_mapping(Budget, found, where=where).iterations
+        return {"iterations": iterations}
+
     def semantic_baseline(self, rung: str, labelled: str, variant: str = "", **values) -> Run:
         """Cross-entropy on a labelled data set: source-only, or oracle."""
+        if rung == "oracle":
+            values = {**self.oracle_budget("semantic"), **values}
         return self.add(
             "semantic_baseline", "semantic", rung, BaselineSpec, "semantic_baseline", {},
             (labelled, self.val), variant=variant, source=labelled, validation=self.val, **values,
@@ -154,6 +197,8 @@ class Grid:
         self, rung: str, labelled: str, selection: str, semantic: Run, variant: str = "", **values
     ) -> Run:
         """Embedding losses on a labelled data set, and the choice of clustering settings."""
+        if rung == "oracle":
+            values = {**self.oracle_budget("instance"), **values}
         return self.add(
             "instance_baseline", "instance", rung, InstanceBaselineSpec, "instance_baseline",
             {"semantic": semantic}, (labelled, selection), variant=variant, source=labelled,
@@ -181,12 +226,39 @@ class Grid:
             variant=variant, source=source, target=target, **values,
         )  # fmt: skip
 
-    def panoptic(self, rung: str, semantic: Run, instance: Run, clustering: Run, variant: str = "") -> Run:
+    def semantic_scores(self, rung: str, semantic: Run, variant: str = "", **values) -> Run:
+        """Scores of a network that another run trained."""
+        return self.add(
+            "semantic_scores", "semantic", rung, SemanticScoresSpec, "", {"semantic": semantic}, (self.val,),
+            variant=variant, validation=self.val, **values,
+        )  # fmt: skip
+
+    def panoptic(
+        self, rung: str, semantic: Run, instance: Run, clustering: Run, variant: str = "", **values
+    ) -> Run:
         """Scores of a semantic and an instance network together."""
         return self.add(
             "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
             {"semantic": semantic, "instance": instance, "clustering": clustering}, (self.val,),
-            variant=variant, validation=self.val,
+            variant=variant, validation=self.val, **values,
+        )  # fmt: skip
+
+    def classical(
+        self, rung: str, algorithm: str, masks: str, semantic: Run | None = None, variant: str = "", **values
+    ) -> Run:
+        """Scores of instances without embeddings, in masks of Otsu's threshold or of a network."""
+        settings, label_set = self.settings, LABEL_SETS[self.settings.label_set]
+        if (len(label_set.thing_ids), len(label_set.stuff_ids)) != (1, 1):
+            raise ProfileError(
+                f"{self.where}: {self.domain}.classical: expected null for the label set {label_set.name!r}, "
+                "which has more than one thing and one stuff class, found settings"
+            )
+        return self.add(
+            "classical", "panoptic", rung, ClassicalSpec, "classical",
+            {} if semantic is None else {"semantic": semantic}, (self.val, settings.instance_selection),
+            variant=variant, validation=self.val, selection=settings.instance_selection,
+            n_selection=settings.instance_baseline["n_selection"], masks=masks, algorithm=algorithm,
+            merge_rules=settings.panoptic["merge_rules"], n_samples=settings.panoptic["n_samples"], **values,
         )  # fmt: skip
 
 
@@ -206,7 +278,9 @@ def over_baseline(cls: type, baseline: Mapping, section: Mapping) -> dict:
 
 def _weights(fields: Mapping) -> tuple[str, ...]:
     """Fingerprint of the file with the pre-trained weights of a spec's network."""
-    return weights_fingerprint((fields.get("network") or {}).get("weights"))
+    network = fields.get("network") or {}
+    network = network.get("semantic", network)  # of a shared one
+    return weights_fingerprint((network.get("encoder") or network).get("weights"))
 
 
 def declare_ladder(grid: Grid) -> None:
@@ -234,6 +308,20 @@ def declare_ladder(grid: Grid) -> None:
         panoptic = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
         for run in (semantic[rung], instance[rung], panoptic):
             grid.tag(f"{grid.domain} ladder", run)
+    if settings.score_teachers:
+        networks = semantic["self_trained"], instance["self_trained"]
+        panoptic = grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher")
+        for run in (semantic[TEACHER], panoptic):
+            grid.tag(f"{grid.domain} ladder", run)
+    if settings.classical is not None:
+        for rung, algorithm in OTSU_RUNGS.items():
+            grid.tag(f"{grid.domain} ladder", grid.classical(rung, algorithm, "otsu"))
+        scored = "teacher" if settings.score_teachers else "student"
+        for variant, rung in (("source_only", "source_only"), ("", "self_trained")):
+            run = grid.classical(
+                MASK_WATERSHED, "watershed", "predicted", semantic[rung], variant, scored=scored
+            )
+            grid.tag(f"{grid.domain} ladder", run)
     if settings.gap is not None:
         for rung in GAP_RUNGS:
             parents = {"semantic": semantic[rung]}
@@ -259,4 +347,6 @@ def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run) -> dict[str, Run]
     for rung in ("control", "self_trained"):
         values = {"target_weight": 0.0} if rung == "control" else {}
         found[rung] = grid.self_training(rung, found[settings.self_training_start], source, **values)
+    if settings.score_teachers:
+        found[TEACHER] = grid.semantic_scores(TEACHER, found["self_trained"], scored="teacher")
     return found

@@ -15,13 +15,17 @@ from pydantic import Field
 from torch import nn
 
 from panolib.clustering.corrected_masks import corrected
-from panolib.config import Count, Different, Natural, Seed, Share, spec
+from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
+from panolib.data.mixing import source_share_counts
 from panolib.data.render import city
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import MERGE_RULES
+from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
+from panolib.models.shared import SharedNetwork
+from panolib.scoring import classical as evaluate_classical
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
@@ -30,8 +34,14 @@ from panolib.training import instance, semantic
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
-from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
+from panolib.training.setup import build_instance, build_semantic, build_shared, launch
+from panolib.training.specs import (
+    Compute,
+    InstanceNetwork,
+    SemanticNetwork,
+    SharedNetworks,
+    StudentOrTeacher,
+)
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -43,6 +53,17 @@ class TransferSpec:
     label_set: str
     validation: str
     network: SemanticNetwork
+    compute: Compute
+    seed: Seed
+
+
+@spec
+class SemanticScoresSpec:
+    """Evaluation of a semantic network on its own; nothing is trained."""
+
+    label_set: str
+    validation: str
+    scored: StudentOrTeacher
     compute: Compute
     seed: Seed
 
@@ -60,6 +81,7 @@ class PanopticSpec:
     n_samples: Natural
     compute: Compute
     seed: Seed
+    scored: StudentOrTeacher = later("student")  # of both parents
 
 
 @spec
@@ -75,6 +97,7 @@ class GapSpec:
     scene_seed: Natural
     compute: Compute
     seed: Seed
+    streets: city.Streets = later("straight")
 
 
 @spec
@@ -94,6 +117,31 @@ class ThreatSpec:
     guided: bool
     compute: Compute
     seed: Seed
+    scored: StudentOrTeacher = later("student")  # of all parents
+
+
+@spec
+class ClassicalSpec:
+    """Evaluation of instances without embeddings; settings are chosen on `selection`, nothing is trained.
+
+    With masks of a network, of the parent "semantic", there is no image to smooth.
+    """
+
+    label_set: str
+    validation: str
+    selection: str
+    n_selection: Count
+    masks: Literal["otsu", "predicted"]
+    algorithm: evaluate_classical.ClassicalAlgorithm
+    smoothings: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
+    sigmas: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
+    min_distances: Annotated[Counts, Different]
+    min_sizes: Annotated[tuple[Natural, ...], Field(min_length=1), Different]
+    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], Field(min_length=1), Different]
+    n_samples: Natural
+    compute: Compute
+    seed: Seed
+    scored: StudentOrTeacher = later("student")  # of the parent
 
 
 Sources = Mapping[str, object]  # domain -> its data sets
@@ -110,6 +158,8 @@ VERSIONS = {
     "panoptic": 1,
     "gap": 1,
     "threat": 1,
+    "semantic_scores": 1,
+    "classical": 1,
 }
 
 
@@ -118,29 +168,28 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
     functions = (
         semantic_baseline, semantic_batch_norm, transfer, self_training,
         instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat,
+        panoptic, gap, threat, semantic_scores, classical,
     )  # fmt: skip
     return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
-    source = open_data(sources, run, run.spec.source)
+    source = open_data(sources, run, run.spec.source, job)
     n_classes = LABEL_SETS[run.spec.label_set].n_classes
     model = semantic.train_baseline(run.spec, job, source, n_classes, _watch(sources, run, job))
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
-    return semantic_metrics(sources, run, finish(job, model))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of a network of another domain; hands its weights on."""
-    model = parent_network(job, "start")
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, parent_network(job, "start")))
 
 
 def self_training(sources: Sources, run: Run, job: Job) -> dict:
@@ -150,15 +199,16 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
-        open_data(sources, run, spec.target),
+        open_data(sources, run, spec.source, job),
+        open_data(sources, run, spec.target, job),
         LABEL_SETS[spec.label_set].n_classes,
         painted=_painted(sources, run, job),
         watch=_watch(sources, run, job),
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
-    if spec.target_weight > 0:
-        metrics["teacher"] = semantic_metrics(sources, run, teacher)
+    taught = teacher if has_teacher(run) else None
+    metrics = semantic_metrics(sources, job, finish(job, student, taught))
+    if taught is not None:
+        metrics["teacher"] = semantic_metrics(sources, job, teacher, "teacher.")
     return metrics
 
 
@@ -166,8 +216,8 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised embedding network; metrics: the clustering settings that suit it on its own domain."""
     spec = run.spec
     label_set = LABEL_SETS[spec.label_set]
-    model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source), label_set)
-    selection = open_data(sources, run, spec.selection)
+    model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source, job), label_set)
+    selection = open_data(sources, run, spec.selection, job)
     return evaluate.choose_clustering(
         parent_network(job, "semantic"),
         finish(job, model),
@@ -183,7 +233,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, run))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
     finish(job, model)
     return {}
 
@@ -191,8 +241,8 @@ def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
 def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    target = open_data(sources, run, spec.target)
-    guide = parent_network(job, "semantic")
+    target = open_data(sources, run, spec.target, job)
+    guide = parent_network(job, "semantic", spec.guide)
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
         masks = [
@@ -200,20 +250,20 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         ]
     watch = unwatched
     if spec.monitor is not None:
-        datasets = _monitored(sources, run)
+        datasets = _monitored(sources, job)
         watch = InstanceMonitor(spec, datasets, guide, label_set, clustering_of(job), job.save_sample)
-    student = instance.instance_self_train(
+    student, teacher = instance.instance_self_train(
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
+        open_data(sources, run, spec.source, job),
         target,
         masks,
         label_set,
         clustering_of(job),
         watch,
     )
-    finish(job, student)
+    finish(job, student, teacher if has_teacher(run) else None)
     return {}
 
 
@@ -221,9 +271,9 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
     metrics = evaluate.score_panoptic(
-        parent_network(job, "semantic"),
-        parent_network(job, "instance"),
-        open_data(sources, run, spec.validation),
+        parent_network(job, "semantic", spec.scored),
+        parent_network(job, "instance", spec.scored),
+        open_data(sources, run, spec.validation, job),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
         min_size=spec.min_size,
@@ -232,6 +282,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
         min_region=spec.min_region,
         n_samples=spec.n_samples,
         save_sample=job.save_sample,
+        save_counts=job.save_counts,
         label=f"{run.name}: score",
     )
     job.finish({})
@@ -243,13 +294,19 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
     spec = run.spec
     model = parent_network(job, "semantic")
     metrics = {}
-    for name, style in gap_styles(spec.source_style, spec.target_style).items():
+    for name, style in gap_styles(spec.source_style, spec.target_style, spec.streets).items():
         scenes = [
             city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
             for index in range(spec.n_images)
         ]
         label = f"{run.name}: {name}"
-        metrics[name] = evaluate.score_semantic(model, scenes, LABEL_SETS[spec.label_set], label=label)
+        metrics[name] = evaluate.score_semantic(
+            model,
+            scenes,
+            LABEL_SETS[spec.label_set],
+            save_counts=evaluate.in_part(job.save_counts, f"{name}."),
+            label=label,
+        )
     job.finish({})
     return metrics
 
@@ -263,15 +320,15 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
         classes = learned_classes(dict(run.parents)[f"instance.{name}"])
         networks.append(
             evaluate_threat.Network(
-                parent_network(job, f"instance.{name}"),
+                parent_network(job, f"instance.{name}", spec.scored),
                 label_set.ids_of(label_set.things if classes is None else classes),
                 **clustering_of(job, f"clustering.{name}"),
             )
         )
     metrics = evaluate_threat.score_threat(
-        parent_network(job, "semantic"),
+        parent_network(job, "semantic", spec.scored),
         networks,
-        open_data(sources, run, spec.validation),
+        open_data(sources, run, spec.validation, job),
         label_set,
         min_size=spec.min_size,
         truth_shares=spec.truth_shares,
@@ -284,6 +341,51 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     return metrics
 
 
+def semantic_scores(sources: Sources, run: Run, job: Job) -> dict:
+    """Metrics of a semantic run, of a network that another run trained: the teacher of self-training."""
+    metrics = semantic_metrics(sources, job, parent_network(job, "semantic", run.spec.scored))
+    job.finish({})
+    return metrics
+
+
+def classical(sources: Sources, run: Run, job: Job) -> dict:
+    """Every score of instances that a threshold or a network's mask gives without embeddings."""
+    spec = run.spec
+    mask_of, smoothings = evaluate_classical.otsu_mask, spec.smoothings
+    if spec.masks == "predicted":
+        model = parent_network(job, "semantic", spec.scored)
+        mask_of = evaluate_classical.predicted_mask(model, LABEL_SETS[spec.label_set])
+        smoothings = (0.0,)
+    selection = open_data(sources, run, spec.selection, job)
+    metrics = evaluate_classical.score_classical(
+        mask_of,
+        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
+        open_data(sources, run, spec.validation, job),
+        LABEL_SETS[spec.label_set],
+        algorithm=spec.algorithm,
+        masks=spec.masks,
+        settings=evaluate_classical.settings_grid(
+            spec.algorithm, smoothings, spec.sigmas, spec.min_distances, spec.min_sizes
+        ),
+        merge_rules=spec.merge_rules,
+        n_samples=spec.n_samples,
+        save_sample=job.save_sample,
+        save_counts=job.save_counts,
+        label=f"{run.name}: score",
+    )
+    job.finish({})
+    return metrics
+
+
+def has_teacher(run: Run) -> bool:
+    """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
+    if run.kind == "instance_self_training":
+        return source_share_counts(run.spec.batch_size, run.spec.source_share)[1] > 0
+    if run.kind in ("self_training", "shared_self_training"):
+        return run.spec.target_weight > 0
+    return run.kind == "meta_labels"
+
+
 def learned_classes(run: Run) -> tuple[str, ...] | None:
     """Thing classes of an instance run, None for all; batch-norm adaptation has those of its start."""
     while not hasattr(run.spec, "classes"):
@@ -291,36 +393,42 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
     return run.spec.classes
 
 
-def gap_styles(source: str, target: str) -> dict[str, city.Style]:
-    """{"none": source style, one style with each group taken from the target, "all": target style}."""
-    swapped = {
-        group: replace(city.STYLES[source], **{group: getattr(city.STYLES[target], group)})
-        for group in STYLE_GROUPS
-    }
-    return {"none": city.STYLES[source], **swapped, "all": city.STYLES[target]}
+def gap_styles(source: str, target: str, streets: city.Streets = "straight") -> dict[str, city.Style]:
+    """{"none": source style, one style with each group taken from the target, "all": target style}.
+
+    Towns have one group more, the shapes.
+    """
+    styles = city.TOWNS if streets == "town" else city.STYLES
+    groups = (*STYLE_GROUPS, "shapes") if streets == "town" else STYLE_GROUPS
+    swapped = {group: replace(styles[source], **{group: getattr(styles[target], group)}) for group in groups}
+    return {"none": styles[source], **swapped, "all": styles[target]}
 
 
-def open_data(sources: Sources, run: Run, name: str) -> Sequence[Sample]:
-    """A data set of the run's domain, by name."""
-    return sources[run.domain].open(name)
+def open_data(sources: Sources, run: Run, name: str, job: Job | None = None) -> Sequence[Sample]:
+    """A data set of the run's domain, by name. The record of a job says how many images it holds."""
+    dataset = sources[run.domain].open(name)
+    if job is not None:
+        job.images[name] = len(dataset)
+    return dataset
 
 
-def _adaptation_data(sources: Sources, run: Run) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
+def adaptation_data(sources: Sources, job: Job) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
-    source = None if run.spec.source is None else open_data(sources, run, run.spec.source)
-    return source, open_data(sources, run, run.spec.target)
+    run = job.run
+    source = None if run.spec.source is None else open_data(sources, run, run.spec.source, job)
+    return source, open_data(sources, run, run.spec.target, job)
 
 
-def _monitored(sources: Sources, run: Run) -> dict[str, Sequence[Sample]]:
+def _monitored(sources: Sources, job: Job) -> dict[str, Sequence[Sample]]:
     """Labelled data sets on which a run is scored while it trains, by name."""
-    monitor = run.spec.monitor
-    return {} if monitor is None else {name: open_data(sources, run, name) for name in monitor.data}
+    monitor = job.spec.monitor
+    return {} if monitor is None else {name: open_data(sources, job.run, name, job) for name in monitor.data}
 
 
 def _watch(sources: Sources, run: Run, job: Job) -> SemanticMonitor:
     """Scores a semantic network while it trains; never, without a monitor in the spec."""
     label_set, spec = LABEL_SETS[run.spec.label_set], run.spec
-    return SemanticMonitor(spec.monitor, job, _monitored(sources, run), label_set, spec.iterations)
+    return SemanticMonitor(spec.monitor, job, _monitored(sources, job), label_set, spec.iterations)
 
 
 def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]] | None:
@@ -328,7 +436,7 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     spec = run.spec
     if spec.painted is None:
         return None
-    target = open_data(sources, run, spec.target)
+    target = open_data(sources, run, spec.target, job)
     if spec.painted == "true":
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
     instances = evaluate.predicted_instances(
@@ -343,20 +451,24 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     return [{"instance": labels} for labels in instances]
 
 
-def finish(job: Job, model: nn.Module) -> nn.Module:
-    """Keep the final weights; hand back the plain network."""
-    model = getattr(model, "module", model)
-    job.finish({"model": model.state_dict()})
-    return model
+def finish(job: Job, model: nn.Module, teacher: nn.Module | None = None) -> nn.Module:
+    """Keep the final weights, beside them those of a teacher; hand back the plain network."""
+    networks = {"model": model} if teacher is None else {"model": model, "teacher": teacher}
+    plain = {name: getattr(network, "module", network) for name, network in networks.items()}
+    job.finish({name: network.state_dict() for name, network in plain.items()})
+    return plain["model"]
 
 
-def semantic_metrics(sources: Sources, run: Run, model: nn.Module) -> dict:
-    validation = open_data(sources, run, run.spec.validation)
+def semantic_metrics(sources: Sources, job: Job, model: nn.Module, part: str = "") -> dict:
+    """Scores of a network on the validation images of a run; keeps their counts as "<part>semantic_.."."""
+    run = job.run
+    validation = open_data(sources, run, run.spec.validation, job)
     return evaluate.score_semantic(
         model,
         validation,
         LABEL_SETS[run.spec.label_set],
         scored_as=validation.label_set,
+        save_counts=evaluate.in_part(job.save_counts, part),
         label=f"{run.name}: score",
     )
 
@@ -365,9 +477,23 @@ def parent_spec(job: Job, role: str):
     return dict(job.run.parents)[role].spec
 
 
-def parent_network(job: Job, role: str) -> nn.Module:
-    """The network of a parent, semantic or instance, with its final weights, on the device of the run."""
-    return trained_network(parent_spec(job, role), job.parent(role), job.spec.compute)
+def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -> nn.Module:
+    """The network of a parent, with its final weights, on the device of the run.
+
+    Of a shared network the one that the role names, "semantic" or "instance"; any other role has it whole.
+    The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
+    """
+    parent, state = dict(job.run.parents)[role], job.parent(role)
+    if network == "teacher" and has_teacher(parent):
+        if "teacher" not in state:
+            raise CorruptCheckpoint(
+                f"run '{parent.name}': expected the weights of student and teacher, found {sorted(state)}, "
+                "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
+            )
+        state = {"model": state["teacher"]}
+    model = trained_network(parent.spec, state, job.spec.compute)
+    branch = role.partition(".")[0]
+    return getattr(model, branch) if isinstance(model, SharedNetwork) and hasattr(model, branch) else model
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
@@ -375,7 +501,8 @@ def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
     if isinstance(spec.network, InstanceNetwork):
         model = build_instance(spec.network, pretrained=False)
     else:
-        model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
+        build = build_shared if isinstance(spec.network, SharedNetworks) else build_semantic
+        model = build(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
     model.load_state_dict(state["model"])
     return launch(compute).to_device(model)
 

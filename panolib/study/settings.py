@@ -28,7 +28,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.labels import LABEL_SETS
-from panolib.training.specs import Compute
+from panolib.training.specs import Compute, StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
@@ -38,6 +38,7 @@ OWN_SEEDS = {
     "experiments": {"n_seeds": "seeds", "n_consistency_seeds": "consistency_seeds"},
     "detr": {"n_seeds": "seeds"},
     "realtime": {"n_seeds": "seeds"},
+    "peers": {"n_seeds": "seeds"},
 }
 
 
@@ -68,6 +69,11 @@ class Domain:
     panoptic: Mapping
     gap: Mapping | None = None
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
+    equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
+    score_teachers: bool = False  # a rung of its own beside the student's
+    shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
+    instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
+    classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
 @spec
@@ -91,6 +97,7 @@ class Experiments:
     kernels: Annotated[tuple[Natural, ...], Different]  # of the morphology; 0: none
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
+    scored: StudentOrTeacher = "student"  # network of self-trained runs that "threat" runs score
 
     def __post_init__(self):
         for key, needed, reason in (
@@ -139,6 +146,7 @@ class Profile:
     detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
     performance: Mapping | None = None  # sizes of the inputs of `bench`
     realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
+    peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

@@ -17,7 +17,11 @@ self_trained   adabn + SAC self-training             adabn + self-training on cl
 oracle         cross-entropy on the target           embedding losses on the target
 =============  ====================================  ===========================================
 
-A profile may let control and self-training start from abn (`self_training_start`).
+A profile may let control and self-training start from abn (`self_training_start`), give oracles the
+iterations of baseline and self-training together (`equal_budgets`), and score the momentum networks of
+self-training as a rung of their own, "teacher" (`score_teachers`): the networks to keep, as in DAFormer and
+EDAPS. For nuclei it may add controls without embeddings (`classical`): Otsu's threshold with connected
+components and with watershed, and the watershed of our own masks.
 
 An embedding baseline also chooses the clustering settings of its ladder, on images of its own domain and
 inside the masks that the semantic baseline of the same rung predicts there.
@@ -44,6 +48,10 @@ __all__ = [
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
 GAP_RUNGS = ("source_only", "abn")
+# where a profile asks for them:
+TEACHER = "teacher"  # rung beside self_trained, which is its student
+OTSU_RUNGS = {"otsu_components": "connected_components", "otsu_watershed": "watershed"}  # without any network
+MASK_WATERSHED = "mask_watershed"  # in the masks of the last network; variant "source_only": of the first
 
 
 # notebook -> sections of the profile without which it has nothing to say, experiments whose runs it reads
@@ -56,7 +64,7 @@ NOTEBOOKS = {
     "05_guided_masks": (("experiments",), ("E5", "E6")),
     "06_instance_results": (("experiments",), ("E3", "E7", "E9")),
     "07_panoptic_results": ((), ("city ladder", "E10")),
-    "08_nuclei": (("nuclei",), ("nuclei ladder",)),
+    "08_nuclei": (("nuclei",), ("nuclei ladder", "peers")),
     "09_realtime_adaptation": (("realtime",), ("realtime", "speed")),
     "10_detr_panoptic": (("detr",), ("detr",)),
     "14_performance": (("performance",), ("performance",)),

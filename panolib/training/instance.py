@@ -20,6 +20,7 @@ from panolib.losses.embedding import embedding_loss
 from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
 from panolib.training.instance_targets import (
+    added_coordinates,
     clustered,
     ring_margins,
     rotated_view,
@@ -65,8 +66,8 @@ def instance_self_train(
     label_set: LabelSet,
     clustering: Mapping[str, float],
     watch: Watch = unwatched,
-) -> nn.Module:
-    """Self-train the embeddings on target images, guided by predicted semantic maps; returns the student.
+) -> tuple[nn.Module, nn.Module]:
+    """Self-train the embeddings on target images, guided by predicted semantic maps; (student, teacher).
 
     Every iteration the momentum network embeds the clean target crops, its embeddings are clustered
     inside each thing-class mask (thesis ch. 7 algorithm 2), and the student learns those instances
@@ -136,6 +137,7 @@ def instance_self_train(
                 weights=spec.weights,
                 teacher_embeddings=rotated,
                 valid=valid,
+                coordinates=added_coordinates(spec.network, embeddings),
                 **ring_margins(spec.margins, iteration),
             )
             logged["target_loss"] = sum(terms.values()) * (n_target / spec.batch_size)
@@ -148,4 +150,4 @@ def instance_self_train(
         job.log(iteration, **logged, **scores)
     if scores := watch(spec.iterations, student, teacher):
         job.log(spec.iterations, **scores)
-    return student
+    return student, teacher

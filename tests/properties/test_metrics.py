@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from panolib.labels import VOID, LabelSet
+from panolib.metrics import from_counts
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.averages import mean_of_defined
 from panolib.metrics.panoptic import PanopticStats
@@ -131,6 +132,34 @@ def test_pq_is_sq_times_rq_and_scores_are_fractions(images):
 @given(st.lists(pairs(), min_size=2, max_size=5), st.randoms(use_true_random=False))
 def test_order_of_images_changes_nothing(images, random):
     assert_same(scores_of(*images), scores_of(*random.sample(images, len(images))))
+
+
+@examples
+@given(st.lists(pairs(), min_size=1, max_size=5))
+def test_scores_are_those_of_the_summed_counts_of_images(images):
+    stats, threat = PanopticStats(LABELS), ThreatScore(LABELS)
+    for image in images:
+        stats.update(*image)
+        threat.update(*image)
+    found, counts = stats.result(), stats.counts()
+    assert counts.shape == (len(images), 3, 5) and counts.dtype == np.int64
+    assert np.array_equal(counts.sum(0)[:, 0] + counts.sum(0)[:, 2], stats.n_truth)
+    sums = counts.sum(0)
+    is_thing = np.isin(range(3), LABELS.thing_ids)
+    for name in ("pq", "sq", "rq"):
+        values = getattr(from_counts, name)(sums)
+        assert np.allclose(values, getattr(found, name), atol=1e-5, equal_nan=True)
+        mean = from_counts.class_mean(values)
+        assert np.allclose(mean, getattr(found, f"mean_{name}"), atol=1e-5, equal_nan=True)
+    assert np.allclose(from_counts.pq_plus(sums, is_thing), found.pq_plus, atol=1e-5, equal_nan=True)
+    matched = from_counts.class_mean(from_counts.sq_matched(sums))
+    assert np.allclose(matched, found.mean_sq_matched, atol=1e-5, equal_nan=True)
+    result, objects = threat.result(), threat.counts()
+    assert objects.shape == (len(images), 2, 3)
+    assert np.array_equal(from_counts.overlap_ratio(objects.sum(0)), result.pooled, equal_nan=True)
+    total = result.tp.sum() + result.fp.sum() + result.fn.sum()
+    pooled = result.tp.sum() / total if total else np.nan
+    assert np.array_equal(from_counts.pooled_ratio(objects.sum(0)), pooled, equal_nan=True)
 
 
 @examples

@@ -35,7 +35,7 @@ class OneStep:
     start = 0
 
     def __init__(self, run):
-        self.run, self.spec, self.logged, self.final = run, run.spec, {}, None
+        self.run, self.spec, self.logged, self.final, self.images = run, run.spec, {}, None, {}
 
     def parent(self, role):
         torch.manual_seed(5)

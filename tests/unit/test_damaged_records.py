@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
+from panolib.lab.counts import packed
 from panolib.lab.engine import get_all
 from panolib.lab.files import CorruptCheckpoint, load_checkpoint, save_checkpoint
 from panolib.lab.records import DamagedRecord
@@ -44,6 +47,20 @@ def instead(make):
 
 def no_file(file: Path) -> None:
     """Leave nothing in its place."""
+
+
+def flip(file: Path) -> None:
+    """Change one byte amid the packed numbers."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def fractions() -> bytes:
+    """An .npz file with an array that counts nothing."""
+    file = io.BytesIO()
+    np.savez(file, greys=np.ones((4, 16, 1)))
+    return file.getvalue()
 
 
 DAMAGES = {  # name: (file, what is done to it, what the message says)
@@ -80,6 +97,23 @@ DAMAGES = {  # name: (file, what is done to it, what the message says)
     "folder for run.json": ("run.json", instead(Path.mkdir), "expected a file, found a folder"),
     "file for samples": ("samples", instead(Path.touch), "expected a folder of pictures, found a file"),
     "folder for a sample": ("samples/weight.png", instead(Path.mkdir), "expected a picture, found no file"),
+    "no counts": ("counts.npz", instead(no_file), "no such file: expected counts.npz, found .*metrics.json"),
+    "cut counts": ("counts.npz", cut, "expected counts as .npz, found an unreadable file"),
+    "empty counts": ("counts.npz", content(b""), "expected counts as .npz, found an unreadable file"),
+    "folder for counts": ("counts.npz", instead(Path.mkdir), "expected a file, found a folder"),
+    "a byte of counts": ("counts.npz", flip, "expected counts as .npz, found an unreadable file"),
+    "counts of another run": (
+        "counts.npz",
+        content(packed({"greys": np.ones((5, 16, 1), int)})),
+        r"expected the counts {'greys': \[4, 16, 1\]}, found {'greys': \[5, 16, 1\]}",
+    ),
+    "counts of something else": (
+        "counts.npz",
+        content(packed({"pq": np.ones((4, 16, 1), int)})),
+        "expected the counts {'greys'.*{'pq'",
+    ),
+    "fractions": ("counts.npz", content(fractions()), "greys: expected whole numbers >= 0, found float64"),
+    "counts are a list": ("run.json", text('"counts": {', '"counts": [], "a": {'), "counts: expected a map"),
     "file for the record": ("", instead(Path.touch), "expected the folder of a record, found a file"),
 }
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from panolib.load import load
-from panolib.report.provenance import differences_from_thesis, provenance
+from panolib.report.provenance import budgets, crops_seen, differences_from_thesis, provenance
 from panolib.report.published import published
 
 
@@ -31,6 +34,48 @@ def test_differences_in_kind_are_said_and_sizes_that_nobody_knows_are_not(study)
     assert not any(setting.startswith("renormalise.") for _, setting in table.index)
     assert ("semantic baseline", "augmentation.height") not in table.index
     assert (table["here"] != table["thesis"]).all()
+
+
+def test_an_encoder_is_said_by_its_name(study):
+    city = study.profile.city
+    network = {"version": "v3+", "rates": [1], "encoder": {"name": "resnet50", "weights": None, "frozen": 1}}
+    other = replace(city, semantic_baseline=dict(city.semantic_baseline) | {"network": network})
+    table = differences_from_thesis(SimpleNamespace(profile=SimpleNamespace(city=other)))
+    table = table.set_index(["section", "setting"])
+    assert table.loc[("semantic baseline", "network.encoder")].tolist() == ["resnet50", "none"]
+    assert table.loc[("semantic baseline", "network.depth")].tolist() == ["none", "101"]
+
+
+def test_sizes_say_how_much_every_training_sees(study):
+    usual = differences_from_thesis(study)
+    table = differences_from_thesis(study, sizes=True)
+    assert set(map(tuple, usual.to_numpy())) < set(map(tuple, table.to_numpy()))
+    table = table.set_index(["section", "setting"])
+    assert table.loc[("semantic baseline", "iterations")].tolist() == ["240", "75000"]
+    assert table.loc[("semantic baseline", "source crops"), "here"] == str(240 * 8)
+    assert table.loc[("self training", "target views"), "here"] == str(600 * 2 * 3)
+
+
+def test_crops_of_every_kind_of_training():
+    assert crops_seen({"iterations": 10, "batch_size": 4}) == {"source crops": 40, "target views": 0}
+    assert crops_seen({"iterations": 10, "batch_size": 4, "n_target": 2, "n_views": 3}) == {
+        "source crops": 40, "target views": 60
+    }  # fmt: skip
+    for share, expected in ((0.25, (10, 30)), (1.0, (40, 10))):  # the control shows its layers one crop
+        found = crops_seen({"iterations": 10, "batch_size": 4, "source_share": share})
+        assert tuple(found.values()) == expected
+    assert crops_seen({"n_batches": 3, "batch_size": 4}) == {}
+
+
+def test_budgets_state_length_and_switches_of_every_training(study):
+    table = budgets(study, "city ladder").set_index(["branch", "rung"])
+    assert not table.index.has_duplicates and set(table["n_seeds"]) == {3}
+    assert table.loc[("semantic", "oracle"), "iterations"] == 240
+    trained = table.loc[("instance", "self_trained")]
+    assert (trained["iterations"], trained["source_crops"], trained["target_views"]) == (60, 60, 180)
+    assert (trained["coordinates"], trained["min_stability"]) == ("True", "none")
+    assert trained["images"] == "" and table.loc[("semantic", "oracle"), "coordinates"] == ""
+    assert ("panoptic", "oracle") not in table.index and ("semantic", "adabn") not in table.index
 
 
 def test_published_tables_are_copies_and_unknown_ones_are_named():

@@ -23,8 +23,8 @@ from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.load import load
-from panolib.related.realtime.kinds import TransferSpec
 from panolib.study import study
+from panolib.study.kinds import TransferSpec
 
 SGD = {"name": "sgd", "weight_decay": 0.0005, "momentum": 0.9, "head_lr_scale": 1.0, "warmup": 0}
 SGD |= {"schedule": "constant", "lr": 0.02}  # Adam would move weights with no gradient by its rounding
@@ -45,10 +45,12 @@ def tiny_study(root: Path) -> study.Study:
     city["instance_baseline"] |= {"min_area": 2, "bandwidths": [0.75, 1.0], "merge_distances": [1.0]}
     city["instance_self_training"]["min_stability"] = 0.2
     city["panoptic"]["min_size"] = 2
+    city["shared"] = {"network": {"instance": {"coordinates": "embedding", "coordinate_length": 4.0}}}
     city["gap"] |= {"n_images": 1, "height": 40, "width": 80}
     for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
         rate = {"lr": 0.001} if section.startswith("instance") else {}
         city[section] |= {"iterations": ITERATIONS, "optimiser": SGD | rate}
+    city["score_teachers"] = True
     city["self_training"]["minimum_threshold"] = 0.01  # untrained networks are sure of nothing
     for section in ("batch_norm", "instance_batch_norm"):
         city[section]["n_batches"] = 2
@@ -62,6 +64,10 @@ def tiny_study(root: Path) -> study.Study:
     realtime["adaptation"] |= {"batch_size": 4, "n_target": 4}  # more than the norms of 1 x 1 maps need
     realtime["speed"] |= {"repeats": 1, "limit_s": 0.0, "height": 32, "width": 64}
     del realtime["speed"]["networks"]["DeepLabV2-18"]
+    nuclei = profile["nuclei"]
+    nuclei["data"]["embedded"] |= {"n_train": 1, "n_val": 2, "height": 48, "width": 64}
+    nuclei["classical"] = {"smoothings": [0.0, 1.0], "sigmas": [1.0], "min_distances": [2, 4]}
+    nuclei["classical"]["min_sizes"] = [4]
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
     return load(path, root=root)
@@ -76,9 +82,13 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "instance_baseline": "instance-source_only-s0",
         "instance_batch_norm": "instance-adabn-s0",
         "instance_self_training": "instance-self_trained-masks.100-s0",  # true masks have things in them
+        "shared_baseline": "shared-source_only-s0",
+        "shared_batch_norm": "shared-adabn-s0",
+        "shared_self_training": "shared-self_trained-s0",
         "panoptic": "panoptic-self_trained-s0",
         "gap": "gap-source_only-s0",
         "threat": "threat-masks.100-s0",
+        "semantic_scores": "semantic-teacher-s0",
         "clustering_cost": "clustering_cost-s0",
         "performance": "performance",
         "adversarial_adaptation": "semantic-ssl1-bisenet-s0",
@@ -92,6 +102,10 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "detr_cost": "detr_cost-s0",
     }
     runs = {kind: _from_untrained(loaded.runs[f"city-{name}"]) for kind, name in names.items()}
+    otsu = loaded.runs["nuclei-panoptic-otsu_watershed-s0"]  # scored on rendered nuclei, which are everywhere
+    runs["classical"] = replace(
+        otsu, data=otsu.data[1:], spec=replace(otsu.spec, validation=otsu.spec.selection)
+    )
     start = _untrained(runs["transfer"])  # of CamVid only, which is not everywhere
     spec = TransferSpec(**{name: getattr(start.spec, name) for name in TransferSpec.__dataclass_fields__})
     runs["transfer"] = replace(

@@ -62,6 +62,7 @@ def train_toy(run: Run, job: Job) -> dict:
     weight = model.weight.detach()
     grey = (weight.abs() * 255).clamp(0, 255).byte().numpy()
     job.save_sample("weight", np.stack([grey] * 3, axis=-1))
+    job.save_counts("greys", grey[..., None].astype(np.int64))
     job.finish(model.state_dict())
     return {"norm": weight.norm().item(), "absent": math.nan, "list": [1, math.nan]}
 

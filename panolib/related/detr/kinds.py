@@ -19,6 +19,7 @@ from panolib.labels import LABEL_SETS
 from panolib.related.detr.network import build_detr
 from panolib.related.detr.score import QueryRule, score_detr
 from panolib.related.detr.training import train_detr
+from panolib.scoring.evaluate import in_part
 from panolib.study.kinds import (
     Sources,
     clustering_of,
@@ -94,6 +95,7 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
             scored_as=dataset.label_set,
             n_samples=spec.n_samples if name == spec.validation[0] else 0,
             save_sample=job.save_sample,
+            save_counts=in_part(job.save_counts, f"{name}."),
             label=f"{run.name}: {name}",
         )
     job.finish({})

@@ -22,7 +22,14 @@ from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
 from panolib.models.geometry import upsample_to
 from panolib.related.detr.targets import panoptic_from_queries
-from panolib.scoring.evaluate import panoptic_scores, semantic_scores
+from panolib.scoring.evaluate import (
+    SaveCounts,
+    in_part,
+    not_kept,
+    panoptic_scores,
+    save_semantic_counts,
+    semantic_scores,
+)
 
 
 @spec
@@ -58,6 +65,7 @@ def score_detr(
     scored_as: LabelSet | None = None,
     n_samples: int = 0,
     save_sample: Callable[[str, np.ndarray], None] | None = None,
+    save_counts: SaveCounts = not_kept,
     label: str = "",
 ) -> dict[str, dict]:
     """Scores of one data set for every threshold.
@@ -68,6 +76,8 @@ def score_detr(
         Classes of the data set where they are not the network's; predictions are merged into them.
     n_samples : int
         Pictures of the first images that `save_sample` gets: image, truth and prediction by threshold.
+    save_counts : function (name, counts)
+        Takes "<threshold>.semantic_<subset>" and "<threshold>.panoptic", see `scoring.evaluate`.
 
     Returns
     -------
@@ -79,7 +89,7 @@ def score_detr(
     scored_as = scored_as or label_set
     merged = np.append(merged_ids(label_set, scored_as), VOID)
     panoptic = {threshold: PanopticStats(label_set) for threshold in rule.thresholds}
-    confusion = {t: np.zeros((scored_as.n_classes + 1,) * 2, np.int64) for t in rule.thresholds}
+    confusions = {threshold: [] for threshold in rule.thresholds}
     n_segments, void = dict.fromkeys(rule.thresholds, 0), dict.fromkeys(rule.thresholds, 0.0)
     with evaluating(model), torch.inference_mode():
         for index in tqdm(range(len(dataset)), desc=label or "score", leave=False, disable=not label):
@@ -94,19 +104,25 @@ def score_detr(
                     *queries, label_set, threshold=threshold, min_area=rule.min_area
                 )
                 semantic = merged[semantic_of(*found, label_set)]
-                confusion[threshold] += confusion_matrix(sample.semantic, semantic, scored_as.n_classes)
+                matrix = confusion_matrix(sample.semantic, semantic, scored_as.n_classes)
+                confusions[threshold].append(matrix)
                 n_segments[threshold] += len(found[1])
                 void[threshold] += float((found[0] == 0).mean())
                 if truth is not None:
                     panoptic[threshold].update(*truth, *found)
                 if index < n_samples:
                     save_sample(f"{index:02d}-prediction-{threshold:g}", panoptic_picture(*found, label_set))
+    for threshold in rule.thresholds:
+        part = in_part(save_counts, f"{threshold:g}.")
+        save_semantic_counts(confusions[threshold], scored_as, part)
+        if dataset.has_instances:
+            part("panoptic", panoptic[threshold].counts())
     return {
         f"{threshold:g}": {
             "segments": n_segments[threshold] / len(dataset),
             "void": void[threshold] / len(dataset),
             **(panoptic_scores(panoptic[threshold]) if dataset.has_instances else {}),
-            **semantic_scores(confusion[threshold], scored_as),
+            **semantic_scores(sum(confusions[threshold]), scored_as),
         }
         for threshold in rule.thresholds
     }

@@ -60,7 +60,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     """Adversarial adaptation, with pseudo-labels of the parent "labels" or without."""
-    spec, target = run.spec, open_data(sources, run, run.spec.target)
+    spec, target = run.spec, open_data(sources, run, run.spec.target, job)
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
         wanted = spec.pseudo_labels
@@ -73,12 +73,12 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
+        open_data(sources, run, spec.source, job),
         target,
         n_classes,
         pseudo_labels=labels,
     )
-    return semantic_metrics(sources, run, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, model))
 
 
 def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
@@ -88,17 +88,18 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source),
-        open_data(sources, run, spec.target),
+        open_data(sources, run, spec.source, job),
+        open_data(sources, run, spec.target, job),
         LABEL_SETS[spec.label_set].n_classes,
     )
-    metrics = semantic_metrics(sources, run, finish(job, student))
-    return metrics | {"teacher": semantic_metrics(sources, run, getattr(teacher, "module", teacher))}
+    metrics = semantic_metrics(sources, job, finish(job, student, teacher))
+    teacher = getattr(teacher, "module", teacher)
+    return metrics | {"teacher": semantic_metrics(sources, job, teacher, "teacher.")}
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
     """Rows of `labelling.quality_rows`."""
-    spec, target = run.spec, open_data(sources, run, run.spec.target)
+    spec, target = run.spec, open_data(sources, run, run.spec.target, job)
     network = parent_network(job, "labels")
     found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
     rows = labelling.quality_rows(
@@ -115,7 +116,7 @@ def label_quality(sources: Sources, run: Run, job: Job) -> dict:
 def gallery(sources: Sources, run: Run, job: Job) -> dict:
     """Saves "<image>-image", "<image>-truth" and "<image>-<role of the parent>"."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    data = open_data(sources, run, spec.validation)
+    data = open_data(sources, run, spec.validation, job)
     samples = [data[i] for i in range(min(spec.n_samples, len(data)))]
     for index, sample in enumerate(samples):
         job.save_sample(f"{index:02d}-image", sample.image)

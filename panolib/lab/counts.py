@@ -1,0 +1,60 @@
+"""counts.npz of a record: what every validation image counted, from which scores and intervals are made.
+
+An array a score, int [n_images, n_classes, n_counts], the images in the order of the data set. Its name says
+the score, and after a dot its part of the run. Whoever scores says what is counted (`scoring`).
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Mapping
+
+import numpy as np
+
+
+def packed(counts: Mapping[str, np.ndarray]) -> bytes:
+    """An .npz file of counts, of the smallest unsigned type each. Equal counts give equal bytes.
+
+    Raises
+    ------
+    ValueError
+        Naming the score, for anything but whole numbers from 0 on, [n_images, n_classes, n_counts].
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, values in counts.items():
+            if values.dtype.kind not in "iu" or values.ndim != 3 or values.min(initial=0) < 0:
+                raise ValueError(
+                    f"counts {name!r}: expected whole numbers >= 0 [n_images, n_classes, n_counts], found "
+                    f"{values.dtype} {list(values.shape)}, lowest {values.min(initial=0)}"
+                )
+            entry = io.BytesIO()
+            smallest = values.astype(np.min_scalar_type(values.max(initial=0)))
+            np.lib.format.write_array(entry, smallest, allow_pickle=False)
+            info = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date
+            archive.writestr(info, entry.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+    return buffer.getvalue()
+
+
+def unpacked(content: bytes, expected: Mapping[str, list[int]]) -> dict[str, np.ndarray]:
+    """The counts of a file, int64, that is to hold these arrays of these shapes.
+
+    Raises
+    ------
+    ValueError
+        Saying what was expected and found.
+    """
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            counts = {name: archive[name] for name in archive.files}
+    except Exception as error:  # zipfile, zlib and numpy have a dozen of them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"expected counts as .npz, found an unreadable file ({reason})") from None
+    found = {name: list(values.shape) for name, values in counts.items()}
+    if found != dict(expected):
+        raise ValueError(f"expected the counts {dict(expected)}, found {found}")
+    for name, values in counts.items():
+        if values.dtype.kind != "u":
+            raise ValueError(f"{name}: expected whole numbers >= 0, found {values.dtype}")
+    return {name: values.astype(np.int64) for name, values in counts.items()}

@@ -1,0 +1,127 @@
+"""From a row of the tidy table to what every image counts for it, and how sums of that become its value."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from panolib.lab.records import Record
+from panolib.labels import LABEL_SETS, LabelSet
+from panolib.metrics import from_counts
+
+NAMES = {  # words of the table -> of the counts, where they differ
+    "embeddings": "embedding", "connected components": "connected_components", "Otsu": "otsu",
+}  # fmt: skip
+PIXELS, OBJECTS = ("miou", "iou"), ("threat_pooled", "threat_class_mean", "threat_score")
+SEGMENTS = ("sq_rq", "pq_plus", "pq", "sq_matched", "sq", "rq")
+_KNOWN = tuple(LABEL_SETS.values())
+METRIC = re.compile(rf"({'|'.join((*PIXELS, *OBJECTS, *SEGMENTS))})(?:_(\w+))?")
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What every image counts for a value, and how the value comes of the sums.
+
+    Attributes
+    ----------
+    counts : int64 [n_images, n_classes, n_counts]
+    score : function
+        Counts summed over images [..., n_classes, n_counts] to values [...].
+    """
+
+    counts: np.ndarray
+    score: Callable[[np.ndarray], np.ndarray]
+
+    def value(self, times: np.ndarray) -> np.ndarray:
+        """The value [...] where every image counts so many times, float [..., n_images]."""
+        sums = times @ self.counts.reshape(len(self.counts), -1).astype(np.float64)
+        return self.score(sums.reshape(*times.shape[:-1], *self.counts.shape[1:]))
+
+
+def counted(record: Record, at: Mapping[str, Any], metric: str, subset: str) -> Counted | None:
+    """The counts of one row of `rows.rows`; None where the record has none of this metric.
+
+    Parameters
+    ----------
+    record : Record
+        Of the run of the row.
+    at : mapping
+        The columns of the row that tell scores of one run apart.
+    metric, subset : str
+        As in the row: a metric says its classes after a "_", or `subset` is one class.
+    """
+    found = METRIC.fullmatch(metric)
+    if not record.counts or found is None:
+        return None
+    kind, classes = found.groups()
+    if kind in PIXELS:
+        return _pixels(record, at, classes, subset)
+    label_set = LABEL_SETS[record.run.spec.label_set]
+    if kind in OBJECTS:
+        counts = record.counts.get(_name(record, at, "threat", "masks"))
+        known, score = label_set.things, from_counts.overlap_ratio
+        if kind == "threat_pooled":
+            return None if counts is None else Counted(counts, from_counts.pooled_ratio)
+        wanted = label_set.things if kind == "threat_class_mean" else (subset,)
+    else:
+        counts = record.counts.get(_name(record, at, "panoptic", "leftover"))
+        known, wanted = label_set.classes, label_set.subsets.get(classes, ()) if classes else (subset,)
+        score = _segment_score(kind, label_set, wanted)
+    return _of_classes(counts, known, wanted, score)
+
+
+def _pixels(record: Record, at: Mapping[str, Any], subset: str | None, name: str) -> Counted | None:
+    """Mean IoU of a subset, or IoU of a class, which counts false pixels on all classes that are scored."""
+    part = _part(record, at)
+    pixels = {s: record.counts.get(f"{part}semantic_{s}") for labels in _KNOWN for s in labels.subsets}
+    (labels,) = [labels for labels in _KNOWN if all(pixels[s] is not None for s in labels.subsets)] or [None]
+    if labels is None:
+        return None
+    if subset is None:
+        subset = next(s for s, classes in labels.subsets.items() if len(classes) == labels.n_classes)
+        wanted = (name,)
+    else:
+        wanted = labels.subsets.get(subset, ())
+    known = labels.subsets.get(subset, ())
+    return _of_classes(pixels.get(subset), known, wanted, from_counts.overlap_ratio)
+
+
+def _segment_score(kind: str, label_set: LabelSet, classes: tuple[str, ...]) -> Callable:
+    """Counts of classes to their values; the product of means for "sq_rq"."""
+    if kind == "pq_plus":
+        return functools.partial(from_counts.pq_plus, is_thing=np.isin(classes, label_set.things))
+    if kind == "sq_rq":
+        return lambda counts: _means_product(counts)[..., None]
+    return getattr(from_counts, kind)
+
+
+def _means_product(counts: np.ndarray) -> np.ndarray:
+    return from_counts.class_mean(from_counts.sq(counts)) * from_counts.class_mean(from_counts.rq(counts))
+
+
+def _of_classes(
+    counts: np.ndarray | None, known: tuple[str, ...], wanted: tuple[str, ...], score: Callable
+) -> Counted | None:
+    """The mean score of some classes; None where there are no counts or not these classes."""
+    if counts is None or not wanted or not set(wanted) <= set(known):
+        return None
+    index = [known.index(name) for name in wanted]
+    return Counted(counts[:, index], lambda sums: from_counts.class_mean(score(sums)))
+
+
+def _name(record: Record, at: Mapping[str, Any], family: str, last: str) -> str:
+    """Name of the counts of segments or objects of a row."""
+    parts = [family, *(at.get(column) for column in ("instances", last))]  # nan: no such column
+    return _part(record, at) + ".".join(NAMES.get(part, part) for part in parts if isinstance(part, str))
+
+
+def _part(record: Record, at: Mapping[str, Any]) -> str:
+    """What stands before the names of counts of one part of a run."""
+    if record.run.kind == "gap":
+        return f"{at['style']}."
+    return f"{at['data_set']}.{at['threshold']:g}." if record.run.kind == "detr_scores" else ""
