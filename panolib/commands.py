@@ -25,7 +25,7 @@ from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
 from panolib.load import load
 from panolib.report.rows import write_csv
-from panolib.study.export import check_free, export_run, untrained
+from panolib.study.export import check_exportable, check_free, export_run, untrained
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
 
 
@@ -176,6 +176,7 @@ def export(options: Namespace) -> None:
         near = difflib.get_close_matches(options.run, loaded.runs, n=3, cutoff=0.0)
         raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")
     run = loaded.runs[options.run]
+    check_exportable(run)  # before data is rendered and networks are trained
     check_free(options.out, options.overwrite)
     loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
     missing = untrained(loaded.store, loaded.sources, run)
