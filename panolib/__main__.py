@@ -1,4 +1,4 @@
-"""The command line: ``python -m panolib {runs,train,reproduce,data,bench,export}``. The rest is notebooks."""
+"""The command line, ``python -m panolib {runs,train,reproduce,data,bench,export,pack,unpack}``."""
 
 from __future__ import annotations
 
@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--only", default="*", metavar="GLOB", help="names of runs, such as 'city-semantic-*-s0'"
     )
+    sub.add_argument(
+        "--minutes", type=float, metavar="M",
+        help="stop by itself after so many minutes; the same command goes on from the last checkpoints",
+    )
     add_workers(sub)
     sub = add("reproduce", "Write the data, train what is not recorded, execute the notebooks in order.")
     sub.add_argument("--notebook", metavar="NN", help="only the notebooks whose name begins so, such as 07")
@@ -80,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="an empty folder, or a new one")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier export in that folder")
+    sub = add("pack", "Write records and half-precision weights in parts of at most 15 MiB.")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder without such parts")
+    sub = add("unpack", "Put packed records and weights of another machine among those of a profile.")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds the parts")
     return parser
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import difflib
 import fnmatch
+import signal
 import sys
+import threading
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from panolib.config import project_root
 from panolib.dry_run import make_plan
 from panolib.lab.engine import get_all, missing_runs
 from panolib.lab.notebook import execute, numbered_notebooks
+from panolib.lab.pack import pack as write_pack
+from panolib.lab.pack import unpack as read_pack
 from panolib.lab.records import DamagedRecord
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
@@ -56,7 +61,58 @@ def train(options: Namespace) -> None:
         )
     needed = with_parents(missing_runs(loaded.store, chosen))
     loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
-    get_all(loaded.store, chosen, options.workers)
+    with _deadline(options.minutes) as over:
+        get_all(loaded.store, chosen, options.workers)
+    if over():
+        missing = len(missing_runs(loaded.store, chosen))
+        print(f"stopped after {options.minutes:g} min, {missing} runs are missing; the same command goes on")
+
+
+@contextlib.contextmanager
+def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
+    """Stop the work of the block, as Ctrl-C would, after so many minutes; never for None.
+
+    Yields what says whether that happened.
+    """
+    passed = threading.Event()
+
+    def stop() -> None:
+        passed.set()
+        _thread.interrupt_main()
+
+    if minutes is None:
+        yield passed.is_set
+        return
+    # a shell's background command ignores Ctrl-C, and Python then leaves it without its handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(60 * minutes, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield passed.is_set
+    except KeyboardInterrupt:
+        if not passed.is_set():
+            raise
+    finally:
+        timer.cancel()
+        signal.signal(signal.SIGINT, before)
+
+
+def pack(options: Namespace) -> None:
+    """Write records and half-precision weights in parts of bounded size."""
+    loaded = load(options.profile, train=False)
+    runs = {run.name: run for run in loaded.runs.values()}
+    paths = write_pack(loaded.store, runs.values(), options.out)
+    _print_table([("file", "MB")] + [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in paths])
+
+
+def unpack(options: Namespace) -> None:
+    """Put packed records and weights of another machine among those of a profile."""
+    loaded = load(options.profile, train=False)
+    names = read_pack(loaded.store, options.folder)
+    known = {run.name: run for run in loaded.runs.values()}
+    fit = sum(name in known and loaded.store.load(known[name]) is not None for name in names)
+    print(f"{len(names)} runs unpacked below {loaded.results}; {fit} are runs of this profile as it is")
 
 
 def reproduce(options: Namespace) -> int:

@@ -235,6 +235,14 @@ def later(default: Any) -> Any:
     return dataclasses.field(default=default, metadata={"later": True})
 
 
+def respelt(default: Any, old: Mapping[Any, Any]) -> Any:
+    """A field whose values got new spellings, {new: old}, after runs with the old ones were recorded.
+
+    Keys are made of the old ones, so the records stay valid, and a value has one key however it is spelt.
+    """
+    return dataclasses.field(default=default, metadata={"respelt": old})
+
+
 def to_plain(value: Any) -> Any:
     """Dataclasses to dicts and tuples to lists, recursively: the inverse of `from_mapping`, ready for JSON.
 
@@ -249,7 +257,7 @@ def to_plain(value: Any) -> Any:
 def canonical_json(value: Any) -> str:
     """The one JSON text of a plain value: sorted keys, no spaces. What the keys of runs are hashed from.
 
-    Fields that came `later` are left out at their default.
+    Fields that came `later` are left out at their default; values that were `respelt` are as they were.
     """
     plain = _plain(value, "spec", everything=False)
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -334,10 +342,16 @@ def _specs_in(annotation: Any) -> Iterator[type]:
 def _plain(value: Any, path: str, *, everything: bool) -> Any:
     """One value of a spec as JSON knows it."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        found = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        if not everything:
+            found = {
+                field: field.metadata["respelt"].get(own, own) if "respelt" in field.metadata else own
+                for field, own in found.items()
+                if "later" not in field.metadata or own != field.default
+            }
         return {
-            field.name: _plain(getattr(value, field.name), _join(path, field.name), everything=everything)
-            for field in dataclasses.fields(value)
-            if everything or "later" not in field.metadata or getattr(value, field.name) != field.default
+            field.name: _plain(own, _join(path, field.name), everything=everything)
+            for field, own in found.items()
         }
     if isinstance(value, list | tuple):
         return [_plain(item, _join(path, i), everything=everything) for i, item in enumerate(value)]

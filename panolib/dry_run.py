@@ -10,7 +10,7 @@ import dataclasses
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,17 +22,18 @@ from panolib.lab.run import Run, with_parents
 from panolib.labels import LABEL_SETS
 from panolib.models.complexity import n_parameters
 from panolib.related.detr.network import DetrNetwork, build_detr
+from panolib.related.mean_teacher.library import PeerNetwork, build_peer
 from panolib.related.realtime.meta_pseudo_labels import MetaSpec
 from panolib.study.kinds import has_teacher
 from panolib.study.study import Study
-from panolib.training.setup import build_instance, build_semantic
-from panolib.training.specs import InstanceNetwork, SemanticNetwork
+from panolib.training.setup import build_instance, build_semantic, build_shared
+from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
 MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps for every parameter
 NOT_MEASURED = "not measured"
 
-Network = SemanticNetwork | InstanceNetwork | DetrNetwork
+Network = SemanticNetwork | InstanceNetwork | SharedNetworks | DetrNetwork | PeerNetwork
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     records = {run.name: study.store.load(run) for run in runs}
     missing = _to_train(study, runs, records)
     recorded = [record for record in records.values() if record is not None]
-    sizes, problems = _build_networks(runs)
+    sizes, problems = _build_networks(runs, missing)
     problems += _device_problems(missing)
     to_render, data_lines, found = _open_data(study, runs, missing)
     problems += found
@@ -110,11 +111,17 @@ def _to_train(study: Study, runs: Sequence[Run], records: Mapping[str, Record | 
 # --- networks ---------------------------------------------------------------------------------------------
 
 
-def _build_networks(runs: Sequence[Run]) -> tuple[dict[str, _Size], list[str]]:
-    """({run: size of the network that it trains or adapts}, problems)."""
+def _build_networks(
+    runs: Sequence[Run], missing: Sequence[Run]
+) -> tuple[dict[str, _Size], list[str]]:
+    """({run: size of the network that it trains or adapts}, problems).
+
+    A network whose optional package is not installed is a problem of runs in `missing` only.
+    """
     built: dict[tuple[Network, int], _Size | None] = {}
     sizes, problems = {}, []
-    for run in runs:
+    to_train = {run.name for run in missing}
+    for run in sorted(runs, key=lambda run: run.name not in to_train):
         n_classes = LABEL_SETS[run.spec.label_set].n_classes
         for network in (part for part in _parts(run.spec) if isinstance(part, Network)):  # also timed ones
             if (network, n_classes) not in built:
@@ -122,6 +129,8 @@ def _build_networks(runs: Sequence[Run]) -> tuple[dict[str, _Size], list[str]]:
                     built[network, n_classes] = _build(network, n_classes)
                 except (ValueError, RuntimeError, ImportError) as error:
                     built[network, n_classes] = None
+                    if isinstance(error, ImportError) and run.name not in to_train:
+                        continue
                     problems.append(f"network of {run.name}: {_one_line(error)}")
         own = built.get((getattr(run.spec, "network", None), n_classes))
         if own is not None:
@@ -144,15 +153,16 @@ def _parts(value: Any) -> Iterator[Any]:
 
 def _build(network: Network, n_classes: int) -> _Size:
     """Size of a network, whose weights are neither read nor drawn."""
-    if not isinstance(network, DetrNetwork):
-        network = replace(network, weights=None)
     with torch.device("meta"):
         if isinstance(network, DetrNetwork):
             model = build_detr(network, n_classes)
+        elif isinstance(network, PeerNetwork):
+            model = build_peer(network)
         elif isinstance(network, InstanceNetwork):
-            model = build_instance(network)
+            model = build_instance(network, pretrained=False)
         else:
-            model = build_semantic(network, n_classes)
+            build = build_shared if isinstance(network, SharedNetworks) else build_semantic
+            model = build(network, n_classes, pretrained=False)
     tensors = (*model.parameters(), *model.buffers())
     return _Size(n_parameters(model), sum(tensor.numel() * tensor.element_size() for tensor in tensors))
 

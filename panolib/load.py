@@ -16,13 +16,17 @@ from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
+from panolib.related.mean_teacher import kinds as peer_kinds
+from panolib.related.mean_teacher import runs as peer_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
-from panolib.study import kinds
+from panolib.study import kinds, shared
 from panolib.study.declared import one_run_for_each_key, with_versions
+from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
 from panolib.study.settings import Profile, read_profile
+from panolib.study.shared import declare_shared
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
 
 
@@ -65,6 +69,7 @@ def load(
     settings, where = read_profile(path), path.name
     sources = open_domains(settings.data_sections(where), root)
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
+    peers = peer_runs.read_settings(settings, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
@@ -72,10 +77,14 @@ def load(
         for seed in settings.seeds:
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
             declare_ladder(grid)
+            declare_embeddings(grid)
+            declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
+            if domain == peer_runs.DOMAIN and peers is not None:
+                peer_runs.declare_peers(grid, peers)
             runs |= grid.runs
             tags += grid.tags
     for domain, section in settings.target_ladders.items():
@@ -91,7 +100,7 @@ def load(
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
-    modules = (kinds, bench_kinds, realtime_kinds, detr_kinds)
+    modules = (kinds, shared, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)

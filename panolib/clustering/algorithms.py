@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import scipy  # loads its parts when they are used
@@ -25,7 +25,7 @@ from panolib.clustering.distances import (
     segment_mean,
 )
 from panolib.clustering.labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
-from panolib.clustering.mean_shift import mean_shift_plus
+from panolib.clustering.mean_shift import mean_shift_plus, mean_shift_plus_of_sets
 from panolib.clustering.peeling import mean_shift_grid, mean_shift_peel
 
 
@@ -76,26 +76,53 @@ def cluster(
     ----------
     Thesis 8.2 and chapter 7, algorithm 2; Wolny et al. 2022, arXiv:2103.14572.
     """
-    if embeddings.ndim != 3 or embeddings.shape[1:] != mask.shape:
-        raise ValueError(
-            f"embeddings are {list(embeddings.shape)}, mask is {list(mask.shape)}; "
-            "expected [E, H, W] and [H, W]"
-        )
-    if len(embeddings) == 0 and algorithm != "connected_components":
-        raise ValueError(f"embeddings are {list(embeddings.shape)}; expected at least one dimension")
+    options |= {"algorithm": algorithm, "bandwidth": bandwidth, "delta_dist": delta_dist}
+    return next(cluster_masks([(embeddings, mask)], min_size=min_size, **options))
+
+
+def cluster_masks(
+    fields: Sequence[tuple[Tensor, Tensor]],
+    *,
+    algorithm: str = "mean_shift_plus",
+    bandwidth: float = 0.5,
+    delta_dist: float | None = 2.0,
+    min_size: int = 0,
+    **options,
+) -> Iterator[Tensor]:
+    """`cluster` of several pairs (embeddings, mask), one result after the other, in their order.
+
+    Algorithms of `SET_ALGORITHMS` look at all masks at once, the others at each when its result is asked for,
+    so that what is drawn at random in between is drawn in between.
+    """
+    for embeddings, mask in fields:
+        if embeddings.ndim != 3 or embeddings.shape[1:] != mask.shape:
+            raise ValueError(
+                f"embeddings are {list(embeddings.shape)}, mask is {list(mask.shape)}; "
+                "expected [E, H, W] and [H, W]"
+            )
+        if len(embeddings) == 0 and algorithm != "connected_components":
+            raise ValueError(f"embeddings are {list(embeddings.shape)}; expected at least one dimension")
     function, accepted = find_algorithm(algorithm, options)
-    mask = mask.bool()
-    if algorithm == "connected_components":
-        return drop_small_clusters(connected_components(mask, **options), min_size)
     common = {"bandwidth": bandwidth, "delta_dist": delta_dist}
     options = {name: value for name, value in common.items() if name in accepted} | options
+    fields = [(embeddings, mask.bool()) for embeddings, mask in fields]
+    if algorithm == "connected_components":
+        yield from (drop_small_clusters(function(mask, **options), min_size) for _, mask in fields)
+        return
     if algorithm in IMAGE_ALGORITHMS:
-        return drop_small_clusters(function(embeddings, mask, **options), min_size)
-    labels = torch.zeros(mask.shape, dtype=torch.int64, device=embeddings.device)
-    points = embeddings.detach().movedim(0, -1)[mask]  # [N, E]
-    check_finite(points)
-    labels[mask] = drop_small_clusters(function(points, **options), min_size)
-    return labels
+        yield from (drop_small_clusters(function(*field, **options), min_size) for field in fields)
+        return
+    sets = [embeddings.detach().movedim(0, -1)[mask] for embeddings, mask in fields]  # [N, E] each
+    for points in sets:
+        check_finite(points)
+    if algorithm in SET_ALGORITHMS:
+        found = SET_ALGORITHMS[algorithm](sets, **options)
+    else:
+        found = (function(points, **options) for points in sets)
+    for (_, mask), own in zip(fields, found):
+        labels = torch.zeros(mask.shape, dtype=torch.int64, device=own.device)
+        labels[mask] = drop_small_clusters(own, min_size)
+        yield labels
 
 
 def find_algorithm(algorithm: str, options: Mapping) -> tuple[Callable[..., Tensor], list[str]]:
@@ -274,4 +301,5 @@ ALGORITHMS: dict[str, Callable[..., Tensor]] = {
     "mean_shift_peel": mean_shift_peel,
 }
 IMAGE_ALGORITHMS: dict[str, Callable[..., Tensor]] = {"mean_shift_grid": mean_shift_grid}
+SET_ALGORITHMS = {"mean_shift_plus": mean_shift_plus_of_sets}  # of `ALGORITHMS`, for several sets of points
 Algorithm = Literal[(*ALGORITHMS, *IMAGE_ALGORITHMS, "connected_components")]  # what a profile may name

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
+
+FEW = 2**18  # elements that a CPU computes with in less time than it takes to call for a part of them
 
 
 @contextlib.contextmanager
@@ -66,14 +69,22 @@ def centred(points: Tensor, bandwidth: float) -> Tensor:
 
 def grid_cells(points: Tensor, width: float) -> Tensor:
     """int64 [N]: a hash of the grid cell of each point. A collision only merges two seeds."""
+    factors = _hash_factors(points.shape[1], points.device)
+    if points.numel() <= FEW:
+        return (torch.round(points / width).long() * factors).sum(1)
     cells = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    for d, values in enumerate(points.T):  # one dimension at a time: integers are twice as large as points
-        cells += torch.round(values / width).long() * pow(6364136223846793005, d + 1, 2**63)
+    for factor, values in zip(factors, points.T):  # integers are twice as large as points
+        cells += torch.round(values / width).long() * factor
     return cells
 
 
-def ball_sums(points: Tensor, values: Tensor | None, radius: float) -> Callable[[Tensor], Tensor]:
-    """A function that maps centres [S, E] to the sums [S, W] of `values` [N, W] within `radius` of each.
+@functools.cache
+def _hash_factors(n_dims: int, device: torch.device) -> Tensor:
+    return torch.tensor([pow(6364136223846793005, d + 1, 2**63) for d in range(n_dims)], device=device)
+
+
+class BallSums:
+    """Callable: maps centres [S, E] to the sums [S, W] of `values` [N, W] within `radius` of each.
 
     Without values: the sums of the points and their number, W = E + 1.
 
@@ -81,44 +92,55 @@ def ball_sums(points: Tensor, values: Tensor | None, radius: float) -> Callable[
     and a second product per block. Points and centres are sorted along the main axis of the points, so that
     a block of centres meets only the slice of points that can be near. Points should be centred.
     """
-    n, dim = points.shape
-    axis = torch.linalg.eigh(points.T @ points).eigenvectors[:, -1]
-    position, order = (points @ axis).sort()
-    lifted = points.new_ones(n, dim + 2)  # p, 1, -|p|²/2: everything that both products need
-    for start in range(0, n, 2**14):
-        some = slice(start, start + 2**14)
-        lifted[some, :dim] = points[order[some]]
-        lifted[some, dim + 1] = -0.5 * lifted[some, :dim].square().sum(1)
-    values = lifted[:, : dim + 1] if values is None else values[order]
-    n_centres, n_points = (4096, 16384) if points.is_cuda else (128, 2048)  # one block fits the CPU's cache
-    reach = radius * (1 + 1e-3)
 
-    def sums(centres: Tensor) -> Tensor:
+    def __init__(self, points: Tensor, values: Tensor | None, radius: float):
+        n, dim = points.shape
+        self.radius, self.axis = radius, torch.linalg.eigh(points.T @ points).eigenvectors[:, -1]
+        self.position, order = (points @ self.axis).sort()
+        self.lifted = points.new_ones(n, dim + 2)  # p, 1, -|p|²/2: everything that both products need
+        for start in range(0, n, 2**14):
+            some = slice(start, start + 2**14)
+            self.lifted[some, :dim] = points[order[some]]
+            self.lifted[some, dim + 1] = -0.5 * self.lifted[some, :dim].square().sum(1)
+        self.values = self.lifted[:, : dim + 1] if values is None else values[order]
+
+    def __call__(self, centres: Tensor) -> Tensor:
+        return self.of_lifted(*lifted_centres(centres, self.radius))
+
+    def of_lifted(self, centres: Tensor, threshold: Tensor) -> Tensor:
+        """Of `lifted_centres`."""
+        n, values = len(self.lifted), self.values
+        if n * len(centres) <= FEW:
+            return (centres @ self.lifted.T).ge_(threshold) @ values
+        n_centres, n_points = (4096, 16384) if values.is_cuda else (128, 2048)  # a block fits the CPU's cache
+        reach = self.radius * (1 + 1e-3)
         out = values.new_zeros(values.shape[1], len(centres))
-        along, order = (centres @ axis).sort()
-        centres = centres[order]
-        threshold = 0.5 * (centres.square().sum(1) - radius**2)
-        ones = torch.ones_like(centres[:, :1])
-        lifted_centres = torch.cat([centres, 0 * ones, ones], 1)
+        along, order = (centres[:, :-2] @ self.axis).sort()
+        centres, threshold = centres[order], threshold[order].T
         memory = values.new_empty(min(n, n_points), min(len(centres), n_centres))
         blocks = range(0, len(centres), n_centres)
         last = [min(start + n_centres, len(centres)) - 1 for start in blocks]
-        low = torch.searchsorted(position, along[::n_centres] - reach).tolist()
-        high = torch.searchsorted(position, along[last] + reach, right=True).tolist()
+        low = torch.searchsorted(self.position, along[::n_centres] - reach).tolist()
+        high = torch.searchsorted(self.position, along[last] + reach, right=True).tolist()
         for start, first, stop in zip(blocks, low, high):
             some = slice(start, start + n_centres)
-            centre_columns = lifted_centres[some].T.contiguous()
+            columns = centres[some].T.contiguous()
             for begin in range(first, stop, n_points):
                 these = slice(begin, min(begin + n_points, stop))
-                near = memory[: these.stop - begin, : centre_columns.shape[1]]
-                torch.mm(lifted[these], centre_columns, out=near)
-                near.ge_(threshold[some])  # in place: 1.0 inside, 0.0 outside
+                near = memory[: these.stop - begin, : columns.shape[1]]
+                torch.mm(self.lifted[these], columns, out=near)
+                near.ge_(threshold[:, some])  # in place: 1.0 inside, 0.0 outside
                 out[:, some] += values[these].T @ near
         unsorted = torch.empty_like(out)
         unsorted[:, order] = out
         return unsorted.T
 
-    return sums
+
+def lifted_centres(centres: Tensor, radius: float) -> tuple[Tensor, Tensor]:
+    """Rows c, 0, 1 [S, E + 2], and what their products with lifted points are at least in balls [S, 1]."""
+    threshold = 0.5 * (centres.square().sum(1, keepdim=True) - radius**2)
+    zero = torch.zeros_like(threshold)
+    return torch.cat([centres, zero, zero + 1], 1), threshold
 
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:

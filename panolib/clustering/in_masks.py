@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from panolib.clustering.algorithms import cluster, find_algorithm
+from panolib.clustering.algorithms import cluster_masks, find_algorithm
 from panolib.clustering.labels import drop_small_clusters, split_disconnected, stability_filter
 from panolib.clustering.votes import vote_categories
 from panolib.data.label_maps import as_labels
@@ -76,57 +76,102 @@ def cluster_in_class_masks(
     ----------
     Thesis chapter 7, algorithm 2.
     """
-    semantic_labels = as_labels(semantic_labels, "semantic_labels", device=embeddings.device)
-    for name, other in {"embeddings": embeddings, "second_embeddings": second_embeddings}.items():
-        if other is not None and other.shape[1:] != semantic_labels.shape:
-            raise ValueError(
-                f"{name} are {list(other.shape)} and semantic_labels {list(semantic_labels.shape)}; "
-                "expected [E, h, w] and [h, w]"
-            )
+    others = None if second_embeddings is None else [second_embeddings]
+    options |= {"algorithm": algorithm, "bandwidth": bandwidth, "delta_dist": delta_dist}
+    options |= {"min_size": min_size, "min_stability": min_stability, "connected": connected}
+    options |= {"ignore_below": ignore_below, "generator": generator}
+    fields = [embeddings], [semantic_labels], thing_ids
+    return cluster_batch_in_class_masks(*fields, second_embeddings=others, **options)[0]
+
+
+@torch.no_grad()
+def cluster_batch_in_class_masks(
+    embeddings: Sequence[Tensor],
+    semantic_labels: Sequence[Tensor],
+    thing_ids: Sequence[int],
+    *,
+    algorithm: str = "mean_shift_plus",
+    bandwidth: float = 0.5,
+    delta_dist: float | None = 2.0,
+    min_size: int = 0,
+    second_embeddings: Sequence[Tensor] | None = None,
+    min_stability: float | None = None,
+    connected: bool = False,
+    ignore_below: int | None = None,
+    generator: torch.Generator | None = None,
+    **options,
+) -> list[tuple[Tensor, list[dict]]]:
+    """`cluster_in_class_masks` of every image of a batch, with the same results; all masks in one call.
+
+    Parameters
+    ----------
+    embeddings, semantic_labels, second_embeddings : sequence or batch, one of each for every image
+    thing_ids, **options
+        As in `cluster_in_class_masks`.
+
+    Returns
+    -------
+    list of (instance_labels, table)
+    """
     if min_stability is not None and second_embeddings is None:
         raise ValueError(f"min_stability is {min_stability}; it needs second_embeddings")
-
     _, accepted = find_algorithm(algorithm, options)  # wrong names must not wait for an image with things
     if generator is not None and "generator" in accepted:
         options["generator"] = generator
-    visible = torch.ones_like(semantic_labels, dtype=torch.bool)
-    if ignore_below is not None:
-        visible[ignore_below:] = False
     options |= {"algorithm": algorithm, "bandwidth": bandwidth, "delta_dist": delta_dist}
+    others = [None] * len(embeddings) if second_embeddings is None else second_embeddings
 
-    instance_labels = torch.zeros(semantic_labels.shape, dtype=torch.int64, device=semantic_labels.device)
-    table: list[dict] = []
-    for class_id in thing_ids:
-        mask = (semantic_labels == class_id) & visible
-        if mask.sum() < max(1, min_size):
-            continue
-        labels = cluster(embeddings, mask, min_size=min_size, **options)
-        if second_embeddings is None:
-            stability = [float("nan")] * int(labels.max())
-        else:
-            labels, medians = stability_filter(
-                labels,
-                second_embeddings,
-                mask,
-                bandwidth=bandwidth,
-                min_median_iou=min_stability or 0.0,
-                generator=generator,
-            )
-            stability = medians.tolist()
-        if connected:
-            regions = drop_small_clusters(split_disconnected(labels), min_size)
-            # the cluster that each region was cut from, in the order of the regions
-            origin = labels.new_zeros(int(regions.max()) + 1)
-            origin[regions.flatten()] = labels.flatten()
-            labels, stability = regions, [stability[k - 1] for k in origin[1:].tolist()]
-        areas = torch.bincount(labels.flatten(), minlength=1)[1:].tolist()
-        first = len(table) + 1
-        table += [
-            {"id": first + k, "category_id": int(class_id), "area": area, "stability": stability[k]}
-            for k, area in enumerate(areas)
-        ]
-        instance_labels = torch.where(labels > 0, labels + (first - 1), instance_labels)
-    return instance_labels, table
+    masks: list[list[tuple[int, Tensor]]] = []  # (class, mask) of every image
+    maps = []
+    for field, labels, other in zip(embeddings, semantic_labels, others, strict=True):
+        maps.append(as_labels(labels, "semantic_labels", device=field.device))
+        for name, some in {"embeddings": field, "second_embeddings": other}.items():
+            if some is not None and some.shape[1:] != maps[-1].shape:
+                raise ValueError(
+                    f"{name} are {list(some.shape)} and semantic_labels {list(maps[-1].shape)}; "
+                    "expected [E, h, w] and [h, w]"
+                )
+        visible = torch.ones_like(maps[-1], dtype=torch.bool)
+        if ignore_below is not None:
+            visible[ignore_below:] = False
+        own = [(int(class_id), (maps[-1] == class_id) & visible) for class_id in thing_ids]
+        masks.append([(class_id, mask) for class_id, mask in own if mask.sum() >= max(1, min_size)])
+
+    fields = [(field, mask) for field, own in zip(embeddings, masks) for _, mask in own]
+    clusters = cluster_masks(fields, min_size=min_size, **options)
+    found = []
+    for semantic, own, other in zip(maps, masks, others):
+        instance_labels = torch.zeros(semantic.shape, dtype=torch.int64, device=semantic.device)
+        table: list[dict] = []
+        for class_id, mask in own:
+            labels = next(clusters)
+            if other is None:
+                stability = [float("nan")] * int(labels.max())
+            else:
+                labels, medians = stability_filter(
+                    labels,
+                    other,
+                    mask,
+                    bandwidth=bandwidth,
+                    min_median_iou=min_stability or 0.0,
+                    generator=generator,
+                )
+                stability = medians.tolist()
+            if connected:
+                regions = drop_small_clusters(split_disconnected(labels), min_size)
+                # the cluster that each region was cut from, in the order of the regions
+                origin = labels.new_zeros(int(regions.max()) + 1)
+                origin[regions.flatten()] = labels.flatten()
+                labels, stability = regions, [stability[k - 1] for k in origin[1:].tolist()]
+            areas = torch.bincount(labels.flatten(), minlength=1)[1:].tolist()
+            first = len(table) + 1
+            table += [
+                {"id": first + k, "category_id": class_id, "area": area, "stability": stability[k]}
+                for k, area in enumerate(areas)
+            ]
+            instance_labels = torch.where(labels > 0, labels + (first - 1), instance_labels)
+        found.append((instance_labels, table))
+    return found
 
 
 @torch.no_grad()
@@ -150,16 +195,31 @@ def cluster_unguided(
     table : list of dict
         As `cluster_in_class_masks`.
     """
-    semantic_labels = as_labels(semantic_labels, "semantic_labels", device=embeddings.device)
-    everything = torch.zeros_like(semantic_labels)
-    labels, table = cluster_in_class_masks(embeddings, everything, (0,), **options)
-    winner = vote_categories(semantic_labels, labels, range(VOID))
-    kept = torch.isin(winner, torch.tensor(list(thing_ids), dtype=torch.int64, device=winner.device))
-    kept[0] = False
-    number = kept.long().cumsum(0) * kept
-    rows = [
-        row | {"id": int(number[row["id"]]), "category_id": int(winner[row["id"]])}
-        for row in table
-        if kept[row["id"]]
-    ]
-    return number[labels], rows
+    if (other := options.get("second_embeddings")) is not None:
+        options["second_embeddings"] = [other]
+    return cluster_batch_unguided([embeddings], [semantic_labels], thing_ids, **options)[0]
+
+
+@torch.no_grad()
+def cluster_batch_unguided(
+    embeddings: Sequence[Tensor], semantic_labels: Sequence[Tensor], thing_ids: Sequence[int], **options
+) -> list[tuple[Tensor, list[dict]]]:
+    """`cluster_unguided` of every image; parameters and result as in `cluster_batch_in_class_masks`."""
+    maps = [as_labels(labels, "semantic_labels", device=field.device)
+            for field, labels in zip(embeddings, semantic_labels, strict=True)]  # fmt: skip
+    everything = [torch.zeros_like(semantic) for semantic in maps]
+    found = []
+    for semantic, (labels, table) in zip(
+        maps, cluster_batch_in_class_masks(embeddings, everything, (0,), **options)
+    ):
+        winner = vote_categories(semantic, labels, range(VOID))
+        kept = torch.isin(winner, torch.tensor(list(thing_ids), dtype=torch.int64, device=winner.device))
+        kept[0] = False
+        number = kept.long().cumsum(0) * kept
+        rows = [
+            row | {"id": int(number[row["id"]]), "category_id": int(winner[row["id"]])}
+            for row in table
+            if kept[row["id"]]
+        ]
+        found.append((number[labels], rows))
+    return found

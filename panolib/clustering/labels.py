@@ -8,7 +8,7 @@ from skimage import measure
 from torch import Tensor
 
 from panolib.clustering.distances import (
-    ball_sums,
+    BallSums,
     centred,
     check_bandwidth,
     check_delta_dist,
@@ -179,7 +179,7 @@ def stability_filter(
         own, area = [], []  # of the mask of each anchor, [K, A] pixels: inside its cluster, and all
         for block in torch.arange(1, n_clusters + 1, device=labels.device).split(CLUSTERS_AT_ONCE):
             members = torch.cat([inside[:, None] == block, ~torch.isin(inside, block)[:, None]], 1).to(points)
-            counts = ball_sums(points, members, bandwidth)(anchors[block - 1].flatten(0, 1))
+            counts = BallSums(points, members, bandwidth)(anchors[block - 1].flatten(0, 1))
             counts = counts.view(len(block), n_anchors, len(block) + 1)
             own.append(counts[:, :, :-1].diagonal(dim1=0, dim2=2).T)
             area.append(counts.sum(2))

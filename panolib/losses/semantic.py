@@ -8,6 +8,7 @@ from torch.profiler import record_function
 
 from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
+from panolib.losses.instances import at_least_float32
 
 
 @record_function("losses")
@@ -26,7 +27,8 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     Returns
     -------
     Tensor []
-        Non-negative. Exactly 0, with zero gradient, when every pixel is void or there is none.
+        Non-negative, float32 or wider. Exactly 0, with zero gradient, when every pixel is void or there is
+        none.
 
     Raises
     ------
@@ -99,6 +101,7 @@ def self_training_loss(
 def _pixel_losses(semantic_logits: Tensor, labels: Tensor, name: str, *, reduction: str) -> Tensor:
     """Cross-entropy without void."""
     labels = as_labels(labels, name).long()
+    semantic_logits = at_least_float32(semantic_logits)  # half precision ends at 65,504, below most sums
     try:
         return F.cross_entropy(semantic_logits, labels, ignore_index=VOID, reduction=reduction)
     except IndexError as error:  # torch looks at every label anyway

@@ -1,9 +1,10 @@
 """Soft masks exp(-|p - c|^2 / width) of the pixels of one image around K centres, in blocks of pixels.
 
 Losses need only sums of their rows. So masks are made in blocks that fit a CPU's cache, and made again for
-the gradient, which is known in closed form: memory does not grow with K, and squared distances are one matrix
-product. Where embeddings are told apart, the pixels of a block are near some of the centres only, and the
-others, which no sum would notice, are left out of it.
+the gradient, which is known in closed form: memory does not grow with K. Squared distances, and which pixels
+have no part in them, are one matrix product of lifted pixels with a table of centres. Where embeddings are
+told apart, the pixels of a block are near some of the centres only, and the others, which no sum would
+notice, are left out of it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from torch.autograd.function import once_differentiable
 
 from panolib.clustering.distances import exact_products
 
-BLOCK = 2**19  # elements of K x n that fit a CPU's cache
-FLOOR = -43.0  # exponent: a mask stays at 2e-19 further out, as subnormal squares take CPUs ten times longer
+BLOCK = 2**18  # elements of K x n that fit a CPU's cache, twice
+FLOOR = -24.0  # exponent: a mask stays at 4e-11 further out. Squared and weighted, a smaller one would
+# be below 1e-38, where float32 is subnormal and matrix products take Intel's CPUs ten times longer
 NEGLIGIBLE = 16.0  # squared distance over the kernel's width: the product of two such masks is 1e-14
+FAR = 1e37  # squared distance of a pixel that has no part; float32 holds it, and some of them
 
 
 def kernel_width(delta_var: float, kernel_threshold: float) -> float:
@@ -66,42 +69,84 @@ def soft_mask_overlap(
 class _SoftMaskOverlap(torch.autograd.Function):
     @staticmethod
     def forward(ctx, pixels, centres, others, other_centres, counted, width):
-        ctx.save_for_backward(pixels, centres, others, other_centres, counted)
+        views = pixels, centres, others, other_centres, counted
+        ctx.save_for_backward(*views)
         ctx.width, ctx.rows = width, []
         overlap, squares, other_squares = pixels.new_zeros(3, centres.shape[1]).unbind()
         with exact_products(pixels.device):
-            for block, other in zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres)):
+            for _, ours, theirs in _pairs(*views):
                 if not pixels.is_cuda:
-                    rows = rows_of(block.is_near(NEGLIGIBLE * width) | other.is_near(NEGLIGIBLE * width))
-                    block.keep(rows)
-                    other.keep(rows)
-                ctx.rows.append(block.rows)
-                mask = soft_mask(block.square_distances(), width)
-                other_mask = soft_mask(other.square_distances(), width).mul_(counted[block.where])
-                overlap[block.rows] += torch.linalg.vecdot(mask, other_mask)
-                squares[block.rows] += mask.square_() @ counted[block.where].to(mask)
-                other_squares[block.rows] += other_mask.square_().sum(1)
+                    rows = rows_of(ours.is_near(NEGLIGIBLE * width) | theirs.is_near(NEGLIGIBLE * width))
+                    ours.keep(rows)
+                    theirs.keep(rows)
+                ctx.rows.append(ours.rows)
+                mask, other_mask = (soft_mask(term.values, width) for term in (ours, theirs))
+                squares[ours.rows] += mask.square().sum(1)
+                overlap[ours.rows] += mask.mul_(other_mask).sum(1)
+                other_squares[ours.rows] += other_mask.square_().sum(1)
         ctx.mark_non_differentiable(other_squares)
         return overlap, squares, other_squares
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_overlap, grad_squares, _):
-        pixels, centres, others, other_centres, counted = ctx.saved_tensors
+        pixels, centres, *_, counted = ctx.saved_tensors
         grad_pixels, grad_centres = torch.empty_like(pixels), torch.zeros_like(centres)
         if centres.shape[1] == 0:
             return grad_pixels.zero_(), grad_centres, None, None, None, None
         with exact_products(pixels.device):
-            blocks = zip(pixel_blocks(pixels, centres), pixel_blocks(others, other_centres), ctx.rows)
-            for block, other, rows in blocks:
-                block.keep(rows)
-                other.keep(rows)
-                mask = soft_mask(block.square_distances(), ctx.width)
-                slope = soft_mask(other.square_distances(), ctx.width).mul_(-grad_overlap[rows, None])
-                slope.addcmul_(mask, grad_squares[rows, None], value=-2)
-                slope.mul_(mask).mul_(counted[block.where]).div_(ctx.width)
-                block.put_gradients(slope, grad_pixels, grad_centres)
-        return grad_pixels, grad_centres, None, None, None, None
+            for (block, ours, theirs), rows in zip(_pairs(*ctx.saved_tensors), ctx.rows):
+                ours.keep(rows)
+                theirs.keep(rows)
+                mask, slope = (soft_mask(term.values, ctx.width) for term in (ours, theirs))
+                slope.mul_(-grad_overlap[rows, None] / ctx.width)
+                mask.mul_(slope.addcmul_(mask, grad_squares[rows, None], value=-2 / ctx.width))
+                block.put_gradients(grad_pixels, grad_centres)
+        return grad_pixels.masked_fill_(~counted, 0.0), grad_centres, None, None, None, None
+
+
+def _pairs(
+    pixels: Tensor, centres: Tensor, others: Tensor, other_centres: Tensor, counted: Tensor
+) -> Iterator[tuple[PixelBlock, Distances, Distances]]:
+    """(block of pixels, their distances, those of the same pixels of the others)."""
+    ignored = ~counted
+    ours, theirs = (
+        pixel_blocks(*view, ignored=ignored) for view in ((pixels, centres), (others, other_centres))
+    )
+    for block, other in zip(ours, theirs):
+        yield block, block.distances[0], other.distances[0]
+
+
+class Distances:
+    """Squared distances of the n pixels of a block to the centres that are kept, at first all.
+
+    Attributes
+    ----------
+    rows : slice or int64 Tensor [R]
+        The centres, ascending.
+    """
+
+    def __init__(self, table: Tensor, lifted: Tensor, memory: Tensor):
+        self.rows, self.table = slice(None), table
+        self._lifted, self._memory, self._values = lifted, memory, None
+
+    @property
+    def values(self) -> Tensor:
+        """[R, n], to be written into; the next block takes their memory. A 0 may have either sign."""
+        if self._values is None:
+            shape = len(self.table), self._lifted.shape[1]
+            self._values = self._memory[: shape[0] * shape[1]].view(shape)
+            torch.mm(self.table, self._lifted, out=self._values)
+        return self._values
+
+    def is_near(self, square: float) -> Tensor:
+        """bool [R]: centres so near to a pixel of the block, or to one that is not a number."""
+        return ~(self.values.amin(1) > square)
+
+    def keep(self, rows: slice | Tensor) -> None:
+        """Leave out all centres but those of `rows_of`."""
+        if not isinstance(rows, slice):
+            self.rows, self.table, self._values = rows, self.table.index_select(0, rows), None
 
 
 class PixelBlock:
@@ -111,50 +156,30 @@ class PixelBlock:
     ----------
     where : slice
         The pixels of the block.
-    rows : slice or int64 Tensor [R]
-        Its centres, ascending: first all K, then those to keep.
+    distances : list of Distances
+        To all pixels and, if asked for, to the unlabelled ones.
     rounding : float
         Squared distances below it may be 0.
     """
 
-    def __init__(self, where: slice, lifted: Tensor, lifted_centres: Tensor, out: Tensor, rounding: float):
-        self.where, self.rounding, self.rows = where, rounding, slice(None)
-        self._lifted, self._centres, self._out = lifted, lifted_centres, out  # p, 1, |p|^2 and -2c, |c|^2, 1
-        self._is_filled = False
+    def __init__(
+        self, where: slice, distances: list[Distances], lifted: Tensor, scratch: Tensor, rounding: float
+    ):
+        self.where, self.distances, self.rounding = where, distances, rounding
+        self._lifted, self._scratch = lifted, scratch
 
-    def is_near(self, square_distance: float) -> Tensor:
-        """bool [K]: centres so near to a pixel of the block, or to one that is not a number."""
-        near = ~(self.square_distances().amin(1) > square_distance)
-        self._is_filled = True
-        return near
+    def put_gradients(self, grad_pixels: Tensor, grad_centres: Tensor) -> None:
+        """From the gradients with respect to all distances, in their place, to those of pixels and centres.
 
-    def keep(self, rows: slice | Tensor) -> None:
-        """Leave out all centres but those of `rows_of`."""
-        if not isinstance(rows, slice):
-            self.rows, self._centres, self._is_filled = rows, self._centres[rows], False
-            self._out = self._out[: len(rows)]
-
-    def square_distances(self) -> Tensor:
-        """[R, n], in memory that the next block takes again. Rounding may leave a 0 slightly negative."""
-        if not self._is_filled:
-            torch.mm(self._centres, self._lifted, out=self._out)
-        self._is_filled = False  # callers write into it
-        return self._out
-
-    def put_gradients(self, slope: Tensor, grad_pixels: Tensor, grad_centres: Tensor) -> None:
-        """From the gradient [R, n] with respect to squared distances to those of pixels and centres.
-
-        The block's columns of `grad_pixels` [E, N] are set; the rows' columns of `grad_centres` [E, K] are
-        added to.
+        The block's columns of `grad_pixels` [E, N] are set; `grad_centres` [E, K] is added to.
         """
-        n_dims = len(grad_pixels)
-        pixels = self._lifted[:n_dims]
-        weights = self._centres[:, : n_dims + 1].clone()
-        weights[:, n_dims] = 2.0
-        pulls = weights.T @ slope  # rows -2 c·slope, and 2 slope summed over the centres
-        torch.addcmul(pulls[:n_dims], pixels, pulls[n_dims], out=grad_pixels[:, self.where])
-        sums = self._lifted[: n_dims + 1] @ slope.T  # rows p·slope, and slope summed over the pixels
-        grad_centres[:, self.rows] -= self._centres[:, :n_dims].T * sums[n_dims] + 2 * sums[:n_dims]
+        n_dims, pulls = len(grad_pixels), self._scratch
+        for number, found in enumerate(self.distances):
+            slope, sides = found.values, found.table[:, : n_dims + 1]  # 2 and -2 c
+            torch.addmm(pulls, sides.T, slope, beta=float(number > 0), out=pulls)
+            sums = self._lifted[1 : n_dims + 2] @ slope.T  # rows p·slope, and slope summed over the pixels
+            grad_centres[:, found.rows] -= 2 * sums[:n_dims] + sides[:, 1:].T * sums[n_dims]
+        torch.addcmul(pulls[1:], self._lifted[1 : n_dims + 1], pulls[0], out=grad_pixels[:, self.where])
 
 
 def rows_of(near: Tensor) -> slice | Tensor:
@@ -162,29 +187,53 @@ def rows_of(near: Tensor) -> slice | Tensor:
     return slice(None) if near.all() else near.nonzero().squeeze(1)
 
 
-def pixel_blocks(pixels: Tensor, centres: Tensor) -> Iterator[PixelBlock]:
-    """All pixels, in blocks of K * n elements that fit a CPU's cache. None without centres."""
+def pixel_blocks(
+    pixels: Tensor, centres: Tensor, *, ignored: Tensor | None = None, labelled: Tensor | None = None
+) -> Iterator[PixelBlock]:
+    """All pixels, in blocks of K x n elements that fit a CPU's cache. None without centres.
+
+    Parameters
+    ----------
+    pixels : float Tensor [E, N]
+    centres : float Tensor [E, K]
+    ignored : bool Tensor [N], optional
+        Pixels at the distance `FAR` from all centres.
+    labelled : bool Tensor [N], optional
+        Asks for a second matrix of distances, in which these pixels are as far.
+    """
     n_dims, n_centres = centres.shape
     n_pixels = pixels.shape[1]
     if n_centres == 0:
         return
     origin = centres.mean(1, keepdim=True)
     centres = centres - origin
-    squares = centres.square().sum(0)
-    lifted_centres = torch.cat([-2 * centres, squares[None], torch.ones_like(squares)[None]]).T.contiguous()
+    squares = centres.square().sum(0, keepdim=True)
+    table = torch.cat([torch.full_like(squares, 2.0), -2 * centres, squares, 0 * squares]).T.contiguous()
+    tables = [table]
+    if labelled is not None:
+        tables.append(table.clone())
+        tables[1][:, -1] = FAR
     # a pixel near a centre is as long as the centre: then, and only then, does rounding matter
     rounding = 8 * torch.finfo(centres.dtype).eps * float(squares.max())
     size = min(n_pixels, max(1, (2**24 if pixels.is_cuda else BLOCK) // n_centres))
-    lifted, out = pixels.new_ones(n_dims + 2, size), pixels.new_empty(n_centres, size)
+    lifted, scratch = pixels.new_ones(n_dims + 3, size), pixels.new_empty(n_dims + 1, size)
+    lifted[-1] = 0
+    memory = pixels.new_empty(len(tables), n_centres * size)
     for start in range(0, n_pixels, size):
         where = slice(start, min(start + size, n_pixels))
         if where.stop - start < size:
-            lifted, out = lifted[:, : where.stop - start], out[:, : where.stop - start]
-        moved = torch.sub(pixels[:, where], origin, out=lifted[:n_dims])
-        torch.sum(moved.square(), 0, out=lifted[n_dims + 1])
-        yield PixelBlock(where, lifted, lifted_centres, out, rounding)
+            lifted, scratch = lifted[:, : where.stop - start], scratch[:, : where.stop - start]
+        # rows |p|^2 / 2, p, 1, labelled
+        moved = torch.sub(pixels[:, where], origin, out=lifted[1 : n_dims + 1])
+        torch.sum(torch.mul(moved, moved, out=scratch[:n_dims]), 0, out=lifted[0]).mul_(0.5)
+        if ignored is not None:
+            lifted[0].masked_fill_(ignored[where], FAR)
+        if labelled is not None:
+            lifted[-1] = labelled[where]
+        found = [Distances(own, lifted, some) for own, some in zip(tables, memory)]
+        yield PixelBlock(where, found, lifted, scratch, rounding)
 
 
-def soft_mask(square_distances: Tensor, width: float) -> Tensor:
+def soft_mask(square_distances: Tensor, width: float, floor: float = FLOOR) -> Tensor:
     """Kernel of the squared distances, in their place."""
-    return square_distances.mul_(-1.0 / width).clamp_(min=FLOOR, max=0.0).exp_()
+    return square_distances.mul_(-1.0 / width).clamp_(min=floor, max=0.0).exp_()

@@ -1,4 +1,4 @@
-"""BiSeNet: a shallow path that keeps detail, a ResNet that gathers context, and their fusion."""
+"""BiSeNet: a shallow path that keeps detail, an encoder that gathers context, and their fusion."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.models.deeplab import normalise_pooled
-from panolib.models.encoder import ResNetEncoder
-from panolib.models.geometry import Alignment, Placement, enlarge
+from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.geometry import Alignment, Padding, Placement, enlarge
 
 
 class BiSeNet(nn.Module):
@@ -25,9 +25,9 @@ class BiSeNet(nn.Module):
 
     Parameters
     ----------
-    encoder : ResNetEncoder
+    encoder : Encoder or ResNetEncoder
         ResNet-18 or ResNet-101 with output stride 32 in the sources. The spatial path is as wide as the
-        encoder's stem, and 2 and 4 times that.
+        encoder's first map, and 2 and 4 times that, and pads as the encoder does: both see the same places.
     n_classes : int
         Channels of the logits, and of the fused features (256 in the original BiSeNet).
     alignment : {"cell_centre", "receptive_field", "corners"}
@@ -47,17 +47,22 @@ class BiSeNet(nn.Module):
 
     n_heads = 3  # main, the finer and the coarser map of the context path
 
-    def __init__(self, encoder: ResNetEncoder, n_classes: int, *, alignment: Alignment = "cell_centre"):
+    def __init__(
+        self, encoder: Encoder | ResNetEncoder, n_classes: int, *, alignment: Alignment = "cell_centre"
+    ):
         super().__init__()
         self.encoder = encoder
         self.output_stride = encoder.strides[3] // 2
-        self.placement = Placement(alignment, self.output_stride)
+        self.placement = Placement(alignment, self.output_stride, encoder.padding)
         width, (fine, coarse) = encoder.channels[0], encoder.channels[3:]
         halvings = round(math.log2(self.output_stride))
         steps = [2 if i < halvings else 1 for i in range(3)]
         channels = [encoder.in_channels, width, 2 * width, 4 * width]
         self.spatial = nn.Sequential(
-            *(_conv_norm_relu(channels[i], channels[i + 1], stride=step) for i, step in enumerate(steps))
+            *(
+                _conv_norm_relu(channels[i], channels[i + 1], stride=step, padding=encoder.padding)
+                for i, step in enumerate(steps)
+            )
         )
         self.attention_fine = AttentionRefinement(fine)
         self.attention_coarse = AttentionRefinement(coarse)
@@ -83,17 +88,18 @@ class BiSeNet(nn.Module):
         tail = coarse.mean(dim=(2, 3), keepdim=True)
         fine, coarse = self.attention_fine(fine), self.attention_coarse(coarse) * tail
         fine_ratio, coarse_ratio = (stride // self.output_stride for stride in self.encoder.strides[3:])
-        alignment = self.placement.alignment
+        alignment, padding = self.placement.alignment, self.placement.padding
         context = [
-            enlarge(fine, size, alignment, fine_ratio), enlarge(coarse, size, alignment, coarse_ratio)
-        ]  # fmt: skip
+            enlarge(fine, size, alignment, fine_ratio, padding),
+            enlarge(coarse, size, alignment, coarse_ratio, padding),
+        ]
         logits = self.classifier(self.fusion(torch.cat([spatial, *context], dim=1)))
         if not every_head:
             return logits
         return (
             logits,
-            enlarge(self.auxiliary_fine(fine), size, alignment, fine_ratio),
-            enlarge(self.auxiliary_coarse(coarse), size, alignment, coarse_ratio),
+            enlarge(self.auxiliary_fine(fine), size, alignment, fine_ratio, padding),
+            enlarge(self.auxiliary_coarse(coarse), size, alignment, coarse_ratio, padding),
         )
 
 
@@ -127,10 +133,17 @@ class FeatureFusion(nn.Module):
         return mixed + mixed * self.excite(F.relu(self.squeeze(pooled))).sigmoid()
 
 
-def _conv_norm_relu(in_channels: int, channels: int, *, stride: int = 1) -> nn.Sequential:
+def _conv_norm_relu(
+    in_channels: int, channels: int, *, stride: int = 1, padding: Padding | None = "symmetric"
+) -> nn.Sequential:
     """3x3 convolution, batch norm, ReLU."""
+    convolution = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+    if padding == "same" and stride > 1:
+        from timm.layers import Conv2dSame
+
+        convolution = Conv2dSame(in_channels, channels, 3, stride, bias=False)
     return nn.Sequential(
-        nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False),
+        convolution,
         nn.BatchNorm2d(channels),
         nn.ReLU(inplace=True),
     )

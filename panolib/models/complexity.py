@@ -22,7 +22,7 @@ CONVENTIONS = {
 
 
 def n_parameters(model: nn.Module) -> int:
-    """Number of trained values."""
+    """Number of weights, those of frozen stages too."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -71,8 +71,9 @@ def n_operations(model: nn.Module, shape: tuple[int, ...], *, convention: str = 
     }
     twin = _meta_copy(model)
     for layer in twin.modules():
-        if type(layer) in costs:
-            layer.register_forward_hook(costs[type(layer)])
+        for kind, cost in costs.items():
+            if isinstance(layer, kind):
+                layer.register_forward_hook(cost)
     with torch.no_grad():
         twin(torch.empty(shape, device="meta"))
     return factor * total

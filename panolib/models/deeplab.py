@@ -1,4 +1,4 @@
-"""DeepLab V2, V3 and V3+ heads on a ResNet encoder."""
+"""DeepLab V2, V3 and V3+ heads on an encoder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder, ResNetEncoder
 from panolib.models.geometry import Alignment, Placement, enlarge
 
 VERSIONS = ("v2", "v3", "v3+")
@@ -19,26 +19,27 @@ class DeepLab(nn.Module):
 
     Parameters
     ----------
-    encoder : ResNetEncoder
+    encoder : Encoder or ResNetEncoder
         The thesis's choice is output stride 8 for "v2" and 16 for "v3" and "v3+".
     n_classes : int
         Channels of the logits.
     version : {"v2", "v3", "v3+"}
         v2: atrous 3x3 convolutions straight to the classes, summed. v3: 1x1, atrous 3x3 and image-pooling
-        branches with batch norm, concatenated. v3+: v3, upsampled and joined with reduced layer1 features.
+        branches with batch norm, concatenated. v3+: v3, upsampled and joined with the encoder's reduced
+        second map, of stride 4 (layer1 of a ResNet).
     rates : sequence of int, optional
         Dilations of the atrous branches, in pixels of the encoder's last map. By default 6, 12, 18, 24 for
         v2; for v3 and v3+ 6, 12, 18 at output stride 16, doubled at 8 (the same field of view). Small images
         need smaller rates: a tap that always falls outside the map learns nothing.
     head_channels : int
-        Width of the v3 and v3+ head; the reduced layer1 features of v3+ are 3/16 as wide.
+        Width of the v3 and v3+ head; the reduced low-level features of v3+ are 3/16 as wide.
     alignment : {"cell_centre", "receptive_field", "corners"}
         Where cells are taken to sit when a map is upsampled: the logits, and inside v3+. SAC: "corners".
 
     Attributes
     ----------
     output_stride : int
-        Stride of the logits: the encoder's last stride; for v3+ that of layer1.
+        Stride of the logits: the encoder's last stride; for v3+ that of its second map.
     placement : Placement
         Of the logits, for `geometry.upsample_to`.
 
@@ -55,7 +56,7 @@ class DeepLab(nn.Module):
 
     def __init__(
         self,
-        encoder: ResNetEncoder,
+        encoder: Encoder | ResNetEncoder,
         n_classes: int,
         *,
         version: str = "v2",
@@ -74,7 +75,7 @@ class DeepLab(nn.Module):
             raise ValueError(f"DeepLab rates are {rates}, expected at least one integer >= 1")
         self.encoder, self.version, self.rates = encoder, version, rates
         self.output_stride = encoder.strides[1] if version == "v3+" else encoder.strides[-1]
-        self.placement = Placement(alignment, self.output_stride)
+        self.placement = Placement(alignment, self.output_stride, encoder.padding)
         channels = encoder.channels[-1]
 
         if version == "v2":
@@ -101,7 +102,10 @@ class DeepLab(nn.Module):
 
         With an encoder of geometry "sac" up to one row and one column more.
         """
-        features = self.encoder(image)
+        return self.decode(self.encoder(image))
+
+    def decode(self, features: Sequence[Tensor]) -> Tensor:
+        """Logits of the encoder's feature maps."""
         if self.version == "v2":
             logits = self.branches[0](features[-1])
             for branch in self.branches[1:]:
@@ -111,7 +115,8 @@ class DeepLab(nn.Module):
         if self.version == "v3+":
             low_level = self.reduce(features[1])
             ratio = self.encoder.strides[-1] // self.output_stride
-            hidden = enlarge(hidden, low_level.shape[-2:], self.placement.alignment, ratio)
+            alignment, padding = self.placement.alignment, self.placement.padding
+            hidden = enlarge(hidden, low_level.shape[-2:], alignment, ratio, padding)
             hidden = self.decoder(torch.cat([hidden, low_level], dim=1))
         return self.classifier(hidden)
 

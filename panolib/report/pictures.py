@@ -97,7 +97,8 @@ def panoptic_gallery(
 ) -> Figure:
     """Recorded pictures of panoptic runs on the same images: image, truth, the prediction of each method.
 
-    `by_instance`: things have the colours of their instances instead of shades of that of their class.
+    `by_instance`: things have the colours of their instances instead of shades of that of their class, and
+    there is no legend of classes.
     """
     first = next(iter(records.values()))
     if indices is None:
@@ -109,7 +110,8 @@ def panoptic_gallery(
         if by_instance:
             maps = [_instances_of(picture, label_set) for picture in maps]
         rows[f"image {i}"] = [recorded_picture(first, f"{i:02d}-image"), *maps]
-    return picture_grid(rows, headings=["image", "truth", *records], label_set=label_set)
+    headings = ["image", "truth", *records]
+    return picture_grid(rows, headings=headings, label_set=None if by_instance else label_set)
 
 
 def recorded_segments(picture: np.ndarray, label_set: LabelSet) -> tuple[np.ndarray, list[dict]]:

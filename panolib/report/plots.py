@@ -7,6 +7,7 @@ so that a figure stays readable at half its width. `pictures` has the grids of i
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from panolib.lab.files import write
-from panolib.report.words import MARKERS, OKABE_ITO, colours, word
+from panolib.report.words import COLOURS, MARKERS, OKABE_ITO, colours, word
 from panolib.study.study import Study
 
 DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
@@ -25,6 +26,7 @@ DPI, INLINE_DPI = 100, 60  # of the files; in notebooks, which stay below 1 MB
 def use_style() -> None:
     """Set the style of all figures of the study, and show the texts of tables whole."""
     pd.set_option("display.max_colwidth", None)
+    plt.close(plt.figure())  # were the first one inside an rc_context, a notebook would show none after it
     plt.rcParams.update({
         "figure.dpi": INLINE_DPI, "savefig.dpi": DPI, "figure.constrained_layout.use": True,
         "font.size": 15, "axes.titlesize": 16, "axes.labelsize": 15, "legend.fontsize": 13,
@@ -46,7 +48,9 @@ def save_figure(fig: Figure, study: Study, name: str) -> Path:
 
 
 def ladder(rows: pd.DataFrame, *, y: str = "rung", panels: str = "metric", label: str = "%") -> Figure:
-    """Scores of methods, a panel for every metric: seeds as dots, their mean as a bar mark, in percent.
+    """Scores of methods, a panel for every metric: seeds as dots, their mean as a bar, in percent.
+
+    Rungs have their colours, other methods share one.
 
     Parameters
     ----------
@@ -58,13 +62,12 @@ def ladder(rows: pd.DataFrame, *, y: str = "rung", panels: str = "metric", label
         Of the x axes, after the name of the panel.
     """
     methods, names = (list(dict.fromkeys(rows[column])) for column in (y, panels))
-    colour = colours(methods)
     size = (4.6 * len(names) + 2.4, 0.55 * len(methods) + 1.6)
     fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names):
         for place, method in enumerate(methods):
             found = 100 * rows[(rows[panels] == name) & (rows[y] == method)].groupby("seed")["value"].mean()
-            ax.barh(place, found.mean(), 0.62, color=colour[method], alpha=0.85)
+            ax.barh(place, found.mean(), 0.62, color=COLOURS.get(method, OKABE_ITO[2]), alpha=0.85)
             if len(found) > 1:
                 ax.plot(found, np.full(len(found), place), "o", color="black", markersize=5, alpha=0.7)
             if len(found):
@@ -196,14 +199,15 @@ def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
     table = verdicts[(verdicts["unit"] == unit) & verdicts["difference"].notna()]
     found = {"holds": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2",
              "undecided": "#7F7F7F", "not testable here": "#BBBBBB"}  # fmt: skip
-    fig, ax = plt.subplots(figsize=(11, 0.55 * len(table) + 1.8))
+    fig, ax = plt.subplots(figsize=(13, 0.6 * len(table) + 1.8))
     for place, row in enumerate(table.itertuples()):
         ax.plot([row.low, row.high], [place, place], color=found[row.verdict], linewidth=3)
         ax.plot(row.difference, place, "o", color=found[row.verdict], markersize=9)
     for verdict in dict.fromkeys(table["verdict"]):
         ax.plot([], [], "o-", color=found[verdict], label=verdict)
     ax.axvline(0, color="black", linewidth=1)
-    ax.set_yticks(range(len(table)), [name.replace("_", " ") for name in table.index])
+    short = (textwrap.shorten(claim, 100, placeholder=" …") for claim in table["claim"])
+    ax.set_yticks(range(len(table)), [textwrap.fill(claim, 56) for claim in short])
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.set_xlabel(f"difference, {unit}, and its 95 % interval")
     fig.legend(loc="outside upper center", ncols=5)

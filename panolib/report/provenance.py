@@ -186,9 +186,9 @@ def _flat(settings: Mapping, prefix: str = "") -> dict:
 
 
 def _value(settings: Mapping, name: str):
-    """A dotted setting; "set" for a section that the other side leaves out."""
+    """A dotted setting; for a section that the other side leaves out its name, or "set" without one."""
     inside = any(other.startswith(f"{name}.") for other in settings)
-    return settings.get(name, "set" if inside else "default")
+    return settings.get(name, settings.get(f"{name}.name", "set") if inside else "default")
 
 
 def _said(value) -> str:

@@ -316,7 +316,7 @@ def _detr_scores(record: Record) -> Iterator[Part]:
 
 PARTS: dict[str, Callable[[Record], Any]] = {
     "panoptic": _panoptic, "classical": _classical, "threat": _threat, "gap": _gap,
-    "detr_scores": _detr_scores,
+    "detr_scores": _detr_scores, "peer_scores": _classical,
 }  # fmt: skip
 
 

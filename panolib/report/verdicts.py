@@ -21,7 +21,9 @@ from panolib.report.counted import Counted, counted
 from panolib.report.intervals import (
     CONTRADICTED,
     HOLDS,
+    NO_DIFFERENCE,
     NOT_TESTABLE,
+    UNDECIDED,
     Interval,
     class_mean_threat_score,
     image_variance,
@@ -62,15 +64,15 @@ class Claim:
     of : mapping
         Selection that both sides share: experiment, tag values, coordinates, columns of the table.
     a, b : mapping, or sequence of mappings
-        What each side selects beside it. Of several mappings the side is the one with the highest mean; of
-        none it is 0 (b only). In a curve `at` is the part of the training: 0 the first value, 1 the last; or
-        "mean" or "median".
+        What each side selects beside it. Of several mappings the side is the one with the highest mean over
+        the seeds that all of both sides have; of none it is 0 (b only). In a curve `at` is the part of the
+        training: 0 the first value, 1 the last; or "mean" or "median".
     expected : str
         What is claimed of a beside b.
     smallest : float
         Smallest effect of interest, in the unit.
     at_least : float
-        a exceeds b by this much, in the unit.
+        a exceeds b by this much, in the unit. Such a claim is never "no difference".
     unit : str
         "points": 100 times a fraction; "ratio": 100 times the natural logarithm of a / b, shown as a
         ratio; any other word: the value as it is.
@@ -113,8 +115,8 @@ class Side:
         What the images count for the values whose mean is the value of the seed.
     images : tuple
         Which images these are: domain, data set and their number. Those of two sides are paired.
-    curve : float array [n_seeds, n_iterations], optional
-        Values whose `statistic` (mean or median) is the value of the side.
+    curve : DataFrame, optional
+        Index: seed, columns: iteration. Values whose `statistic` (mean or median) is the value of the side.
     fixed : bool
         The value is given: neither other seeds nor other images would change it.
     """
@@ -122,7 +124,7 @@ class Side:
     by_seed: pd.Series
     terms: Mapping[int, Sequence[Counted]] | None = None
     images: tuple = ()
-    curve: np.ndarray | None = None
+    curve: pd.DataFrame | None = None
     statistic: str = ""
     fixed: bool = False
 
@@ -196,7 +198,7 @@ def side(study: Study, metric: str, selection: Mapping[str, Any]) -> Side:
         found = curves(study, experiment, **wanted)[["run", "seed", "iteration", column]].dropna()
         if isinstance(part, str):
             values = found.pivot_table(column, "seed", "iteration")
-            return Side(values.agg(part, axis=1), curve=values.to_numpy(), statistic=part)
+            return Side(values.agg(part, axis=1), curve=values, statistic=part)
         position = round(part * (found.groupby("run").size().min() - 1))
         chosen = found.groupby("run").nth(position)
         return Side(chosen.groupby("seed")[column].mean())
@@ -227,8 +229,9 @@ def _terms(study: Study, found: pd.DataFrame) -> tuple[dict[int, list[Counted]] 
 
 
 def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> Interval:
-    """a - b over the seeds that both have, in the unit of a claim. NotInProfile if there is none.
+    """a - b over the seeds (of curves also the iterations) that both have, in the unit of a claim.
 
+    NotInProfile if there is none.
     Images vary too where both sides know what every image counts: paired where they are the same images, else
     each side by itself.
     """
@@ -237,18 +240,28 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
         raise NotInProfile("no seed that both sides have")
     if a.curve is not None and b.curve is not None:
         statistic = getattr(np, a.statistic)
+        both = pd.concat([x.curve.loc[seeds] for x in (a, b)], keys=("a", "b")).dropna(axis=1)
+        if both.empty:
+            raise NotInProfile("no iteration that both sides have")
+        values = [both.loc[name].to_numpy() for name in ("a", "b")]
         if unit == "ratio":
-            found = paired_over_iterations(lambda v, axis: 100 * np.log(statistic(v, axis)), a.curve, b.curve)
+            found = paired_over_iterations(lambda v, axis: 100 * np.log(statistic(v, axis)), *values)
         else:
-            found = paired_over_iterations(statistic, a.curve, b.curve)
+            found = paired_over_iterations(statistic, *values)
         return _scaled(found, 100.0 if unit == "points" else 1.0, at_least)
-    scale = (lambda values: 100 * np.log(values)) if unit == "ratio" else np.asarray
+    scale = _log_percent if unit == "ratio" else np.asarray
     factor = 100.0 if unit == "points" else 1.0
     sides = [side for side in (a, b) if not side.fixed]
     if unit in ("points", "ratio") and all(side.terms is not None for side in sides):
         return _scaled(_over_images(sides, seeds, scale), factor, at_least)
     first, second = (scale(x.by_seed.reindex(seeds).to_numpy(np.float64)) for x in (a, b))
     return _scaled(interval(first - second), factor, at_least)
+
+
+def _log_percent(values: np.ndarray) -> np.ndarray:
+    """100 times the natural logarithm; not finite for 0, of which there is no ratio."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 100 * np.log(values)
 
 
 def _over_images(sides: Sequence[Side], seeds: pd.Index, scale: Callable) -> Interval:
@@ -288,12 +301,14 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
     if given is not None:
         ours, found = "", given
     else:
-        a = _best(study, claim, claim.a)
-        b = _best(study, claim, claim.b) if claim.b else Side(0.0 * a.by_seed, fixed=True)
+        both = [_sides(study, claim, selections) for selections in (claim.a, claim.b) if selections]
+        seeds = functools.reduce(pd.Index.intersection, (x.by_seed.index for some in both for x in some))
+        a, *others = (_best(some, seeds) for some in both)
+        b = others[0] if others else Side(0.0 * a.by_seed, fixed=True)
         found = compare(a, b, claim.unit, claim.at_least)
         seeds = a.by_seed.index.intersection(b.by_seed.index)
         ours = " against ".join(_value_text(x.by_seed[seeds].mean(), claim.unit) for x in (a, b))
-    if np.isnan(found.estimate):
+    if not np.isfinite(found.estimate):
         raise NotInProfile("nothing to count on one side")
     numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,
                "over": found.over}  # fmt: skip
@@ -301,11 +316,20 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
         sides = [side(study, claim.metric, {**(claim.of or {}), **part}) for part in (needed.a, needed.b)]
         if not sides[0].by_seed.mean() > sides[1].by_seed.mean():
             return {**numbers, "verdict": NOT_TESTABLE, "reason": needed.otherwise}
-    return {**numbers, "verdict": verdict(found, claim.expected, claim.smallest)}
+    decided = verdict(found, claim.expected, claim.smallest)
+    if claim.at_least and decided == NO_DIFFERENCE:  # beside the bound, which says nothing of a beside b
+        decided = UNDECIDED
+    return {**numbers, "verdict": decided}
 
 
-def _best(study: Study, claim: Claim, selections: Mapping | Sequence[Mapping]) -> Side:
-    """The best of several sides, or the only one. NotInProfile if the study has none of them."""
+def _best(sides: Sequence[Side], seeds: pd.Index) -> Side:
+    """The side with the highest mean over `seeds`; over those that each has, where there are none."""
+    values = [(x.by_seed[seeds] if len(seeds) else x.by_seed).mean() for x in sides]
+    return sides[int(pd.Series(values).fillna(-np.inf).argmax())]
+
+
+def _sides(study: Study, claim: Claim, selections: Mapping | Sequence[Mapping]) -> list[Side]:
+    """One side or several. NotInProfile if the study has none of them."""
     several = [selections] if isinstance(selections, Mapping) else selections
     sides, missing = [], None
     for part in several:
@@ -315,7 +339,7 @@ def _best(study: Study, claim: Claim, selections: Mapping | Sequence[Mapping]) -
             missing = error
     if not sides:
         raise missing
-    return max(sides, key=lambda x: x.by_seed.mean())
+    return sides
 
 
 def _counted(study: Study, experiment: str, wanted: Mapping) -> Side:

@@ -29,11 +29,14 @@ WORDS = {
     # workflows
     "all": "all things", "icm": "one class (ICM)", "base": "group, common baseline (BASE)",
     "ccm": "group, own baseline (CCM)", "ccm baseline": "baselines of groups",
+    # the peer on nuclei
+    "mean_teacher": "mean teacher", "torch_em": "torch-em",
+    "torch_em.defaults": "torch-em, default watershed", "torch_em.student": "torch-em, student",
     # methods of real-time adaptation
     "fcd": "adversarial, FCD", "light": "adversarial, light", "ssl1": "SSL, 1 layer", "ssl2": "SSL, 2 layers",
     "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",
     "plain": "no augmentation", "colour": "colour policy", "colour-half": "colour policy, half the epochs",
-    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL, rt",
+    "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL of RT",
     # metrics
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",

@@ -160,11 +160,40 @@ def score_classical(
         those of all under "merge"; "threat"; semantic scores; "n_images".
     """
     chosen, grid = choose_setting(mask_of, selection, label_set, algorithm, settings, label=label)
+
+    def find(sample: Sample) -> tuple[np.ndarray, Tensor]:
+        mask = mask_of(sample, chosen.smoothing)
+        return two_classes(mask, label_set), cut(mask, algorithm, chosen)
+
+    scores = score_instances(
+        find, dataset, label_set, algorithm=algorithm, masks=masks, merge_rules=merge_rules,
+        n_samples=n_samples, save_sample=save_sample, save_counts=save_counts, label=label,
+    )  # fmt: skip
+    return {"chosen": chosen._asdict(), "grid": grid, **scores}
+
+
+def score_instances(
+    find: Callable[[Sample], tuple[np.ndarray, Tensor]],
+    dataset: Sequence[Sample],
+    label_set: LabelSet,
+    *,
+    algorithm: str,
+    masks: str,
+    merge_rules: Sequence[str],
+    n_samples: int,
+    save_sample: Callable[[str, np.ndarray], None],
+    save_counts: SaveCounts = not_kept,
+    label: str = "",
+) -> dict:
+    """Scores as those of `evaluate.score_panoptic` of what `find` says of a sample, of one thing class.
+
+    `find` gives train ids uint8 [H, W] and instances int64 [H, W], 0 or 1 .. K; `algorithm` and `masks` are
+    what these are called in "threat" and in the names of counts.
+    """
     panoptic = {rule: PanopticStats(label_set) for rule in merge_rules}
     threat, confusions = ThreatScore(label_set), []
     for index, sample in enumerate(one_by_one(dataset, label)):
-        truth, mask = panoptic_truth(sample, label_set), mask_of(sample, chosen.smoothing)
-        semantic, instances = two_classes(mask, label_set), cut(mask, algorithm, chosen)
+        truth, (semantic, instances) = panoptic_truth(sample, label_set), find(sample)
         confusions.append(confusion_matrix(sample.semantic, semantic, label_set.n_classes))
         merged = {rule: merge_panoptic(semantic, instances, label_set, rule=rule) for rule in merge_rules}
         for rule, found in merged.items():
@@ -181,8 +210,6 @@ def score_classical(
         save_counts(f"panoptic.{algorithm}.{rule}", stats.counts())
     save_counts(f"threat.{algorithm}.{masks}", threat.counts())
     return {
-        "chosen": chosen._asdict(),
-        "grid": grid,
         **panoptic_scores(panoptic[merge_rules[0]]),
         "merge": {rule: panoptic_scores(stats) for rule, stats in panoptic.items()},
         "threat": {f"{algorithm} in {masks} masks": threat_scores(threat)},

@@ -26,7 +26,12 @@ from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import predicted_masks
-from panolib.training.instance_targets import clustering_options, learned_ids, source_targets
+from panolib.training.instance_targets import (
+    added_coordinates,
+    clustering_options,
+    learned_ids,
+    source_targets,
+)
 from panolib.training.specs import InstanceSelfTrainingSpec
 
 N_PICTURES = 1
@@ -121,6 +126,7 @@ class InstanceMonitor:
                 others, targets, weights=replace(spec.weights, consistency=0.0), ignore=ignore,
                 delta_var=spec.margins.delta_var, delta_dist=spec.margins.delta_dist,
                 kernel_threshold=spec.margins.kernel_threshold,
+                coordinates=added_coordinates(spec.network, others),
             )  # fmt: skip
             loss += float(sum(terms.values())) / len(images)
             if index < pictured:

@@ -278,7 +278,9 @@ def over_baseline(cls: type, baseline: Mapping, section: Mapping) -> dict:
 
 def _weights(fields: Mapping) -> tuple[str, ...]:
     """Fingerprint of the file with the pre-trained weights of a spec's network."""
-    return weights_fingerprint((fields.get("network") or {}).get("weights"))
+    network = fields.get("network") or {}
+    network = network.get("semantic", network)  # of a shared one
+    return weights_fingerprint((network.get("encoder") or network).get("weights"))
 
 
 def declare_ladder(grid: Grid) -> None:

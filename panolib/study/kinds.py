@@ -24,6 +24,7 @@ from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
+from panolib.models.shared import SharedNetwork
 from panolib.scoring import classical as evaluate_classical
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
@@ -33,8 +34,14 @@ from panolib.training import instance, semantic
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
-from panolib.training.setup import build_instance, build_semantic, launch
-from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork, StudentOrTeacher
+from panolib.training.setup import build_instance, build_semantic, build_shared, launch
+from panolib.training.specs import (
+    Compute,
+    InstanceNetwork,
+    SemanticNetwork,
+    SharedNetworks,
+    StudentOrTeacher,
+)
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
 
@@ -90,6 +97,7 @@ class GapSpec:
     scene_seed: Natural
     compute: Compute
     seed: Seed
+    streets: city.Streets = later("straight")
 
 
 @spec
@@ -175,14 +183,13 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, job))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
     return semantic_metrics(sources, job, finish(job, model))
 
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
     """IoU of a network of another domain; hands its weights on."""
-    model = parent_network(job, "start")
-    return semantic_metrics(sources, job, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, parent_network(job, "start")))
 
 
 def self_training(sources: Sources, run: Run, job: Job) -> dict:
@@ -226,7 +233,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *_adaptation_data(sources, job))
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
     finish(job, model)
     return {}
 
@@ -287,7 +294,7 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
     spec = run.spec
     model = parent_network(job, "semantic")
     metrics = {}
-    for name, style in gap_styles(spec.source_style, spec.target_style).items():
+    for name, style in gap_styles(spec.source_style, spec.target_style, spec.streets).items():
         scenes = [
             city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
             for index in range(spec.n_images)
@@ -374,7 +381,9 @@ def has_teacher(run: Run) -> bool:
     """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
     if run.kind == "instance_self_training":
         return source_share_counts(run.spec.batch_size, run.spec.source_share)[1] > 0
-    return run.kind == "meta_labels" or (run.kind == "self_training" and run.spec.target_weight > 0)
+    if run.kind in ("self_training", "shared_self_training"):
+        return run.spec.target_weight > 0
+    return run.kind == "meta_labels"
 
 
 def learned_classes(run: Run) -> tuple[str, ...] | None:
@@ -384,13 +393,15 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
     return run.spec.classes
 
 
-def gap_styles(source: str, target: str) -> dict[str, city.Style]:
-    """{"none": source style, one style with each group taken from the target, "all": target style}."""
-    swapped = {
-        group: replace(city.STYLES[source], **{group: getattr(city.STYLES[target], group)})
-        for group in STYLE_GROUPS
-    }
-    return {"none": city.STYLES[source], **swapped, "all": city.STYLES[target]}
+def gap_styles(source: str, target: str, streets: city.Streets = "straight") -> dict[str, city.Style]:
+    """{"none": source style, one style with each group taken from the target, "all": target style}.
+
+    Towns have one group more, the shapes.
+    """
+    styles = city.TOWNS if streets == "town" else city.STYLES
+    groups = (*STYLE_GROUPS, "shapes") if streets == "town" else STYLE_GROUPS
+    swapped = {group: replace(styles[source], **{group: getattr(styles[target], group)}) for group in groups}
+    return {"none": styles[source], **swapped, "all": styles[target]}
 
 
 def open_data(sources: Sources, run: Run, name: str, job: Job | None = None) -> Sequence[Sample]:
@@ -401,7 +412,7 @@ def open_data(sources: Sources, run: Run, name: str, job: Job | None = None) -> 
     return dataset
 
 
-def _adaptation_data(sources: Sources, job: Job) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
+def adaptation_data(sources: Sources, job: Job) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
     run = job.run
     source = None if run.spec.source is None else open_data(sources, run, run.spec.source, job)
@@ -467,8 +478,9 @@ def parent_spec(job: Job, role: str):
 
 
 def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -> nn.Module:
-    """The network of a parent, semantic or instance, with its final weights, on the device of the run.
+    """The network of a parent, with its final weights, on the device of the run.
 
+    Of a shared network the one that the role names, "semantic" or "instance"; any other role has it whole.
     The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
     """
     parent, state = dict(job.run.parents)[role], job.parent(role)
@@ -479,7 +491,9 @@ def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -
                 "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
             )
         state = {"model": state["teacher"]}
-    return trained_network(parent.spec, state, job.spec.compute)
+    model = trained_network(parent.spec, state, job.spec.compute)
+    branch = role.partition(".")[0]
+    return getattr(model, branch) if isinstance(model, SharedNetwork) and hasattr(model, branch) else model
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
@@ -487,7 +501,8 @@ def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
     if isinstance(spec.network, InstanceNetwork):
         model = build_instance(spec.network, pretrained=False)
     else:
-        model = build_semantic(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
+        build = build_shared if isinstance(spec.network, SharedNetworks) else build_semantic
+        model = build(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
     model.load_state_dict(state["model"])
     return launch(compute).to_device(model)
 

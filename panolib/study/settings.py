@@ -38,6 +38,7 @@ OWN_SEEDS = {
     "experiments": {"n_seeds": "seeds", "n_consistency_seeds": "consistency_seeds"},
     "detr": {"n_seeds": "seeds"},
     "realtime": {"n_seeds": "seeds"},
+    "peers": {"n_seeds": "seeds"},
 }
 
 
@@ -70,6 +71,8 @@ class Domain:
     self_training_start: Literal["abn", "adabn"] = "adabn"  # rung from which both branches go on; SAC: abn
     equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
     score_teachers: bool = False  # a rung of its own beside the student's
+    shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
+    instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
@@ -143,6 +146,7 @@ class Profile:
     detr: Mapping | None = None  # DETR-panoptic, `detr.runs.DetrSettings`
     performance: Mapping | None = None  # sizes of the inputs of `bench`
     realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
+    peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

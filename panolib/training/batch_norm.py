@@ -11,6 +11,7 @@ from torch import nn
 from panolib.data.loading import batches
 from panolib.data.photometry import normalise
 from panolib.data.samples import Sample
+from panolib.models.encoder import Encoder
 from panolib.training.crops import UnlabelledBatches, clean_view
 from panolib.training.setup import launch
 from panolib.training.specs import BatchNormSpec
@@ -21,7 +22,8 @@ def adapt_batch_norm(
 ) -> nn.Module:
     """Refresh running statistics in place: ABN (with a source) or strict AdaBN (without).
 
-    Only batch-norm layers are in train mode: dropout would add its noise to the statistics.
+    Only batch-norm layers are in train mode: dropout would add its noise to the statistics. Those of an
+    encoder's frozen stages keep the statistics that they came with.
     """
     fabric = launch(spec.compute)
     model = fabric.setup(model.eval())
@@ -47,8 +49,11 @@ def adapt_batch_norm(
 
 
 def batch_norm_layers(model: nn.Module) -> list[nn.Module]:
-    """All batch-norm layers of a network."""
-    return [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    """All batch-norm layers of a network but those of frozen stages."""
+    encoders = [part for part in model.modules() if isinstance(part, Encoder)]
+    frozen = {layer for part in encoders for stage in part.frozen_stages for layer in stage.modules()}
+    norms = (layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm))
+    return [layer for layer in norms if layer not in frozen]
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from panolib.losses.embedding import embedding_loss
 from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
 from panolib.training.instance_targets import (
+    added_coordinates,
     clustered,
     ring_margins,
     rotated_view,
@@ -136,6 +137,7 @@ def instance_self_train(
                 weights=spec.weights,
                 teacher_embeddings=rotated,
                 valid=valid,
+                coordinates=added_coordinates(spec.network, embeddings),
                 **ring_margins(spec.margins, iteration),
             )
             logged["target_loss"] = sum(terms.values()) * (n_target / spec.batch_size)

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from panolib.clustering.algorithms import find_algorithm
-from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
+from panolib.clustering.in_masks import cluster_batch_in_class_masks, cluster_batch_unguided
 from panolib.clustering.labels import drop_small_clusters
 from panolib.data import photometry, warping
 from panolib.data.images import resize_labels
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import embedding_loss
+from panolib.models.coordinates import coordinate_grid
 from panolib.training.specs import (
     EmbeddingTrainingSpec,
+    InstanceNetwork,
     InstanceSelfTrainingSpec,
     Margins,
 )
@@ -64,7 +66,17 @@ def supervised_terms(
     class_ids = None if spec.classes is None else learned_ids(spec, label_set)
     labels, ignore = source_targets(batch, embeddings, spec.min_area, class_ids)
     margins = ring_margins(spec.margins, iteration)
-    return embedding_loss(embeddings.float(), labels, weights=spec.weights, ignore=ignore, **margins)
+    added = added_coordinates(spec.network, embeddings)
+    return embedding_loss(
+        embeddings.float(), labels, weights=spec.weights, ignore=ignore, coordinates=added, **margins
+    )
+
+
+def added_coordinates(network: InstanceNetwork, embeddings: Tensor) -> Tensor | None:
+    """What a network added to the first channels [2, h, w] of its embeddings [B, E, h, w]; None: nothing."""
+    if network.coordinate_length is None:
+        return None
+    return coordinate_grid(embeddings.shape[-2:], network.coordinate_length, embeddings.device)
 
 
 def ring_margins(margins: Margins, iteration: int) -> dict[str, float]:
@@ -119,19 +131,23 @@ def clustered(
 
     `semantic`: train ids [B, h, w] on their grid. The student's embeddings say how stable an instance is.
     """
-    cluster = cluster_in_class_masks if spec.guided else cluster_unguided
+    cluster = cluster_batch_in_class_masks if spec.guided else cluster_batch_unguided
     options = clustering_options(spec, label_set, clustering, iteration)
-    class_ids = learned_ids(spec, label_set)
-    found = [
-        cluster(own, mask, class_ids, second_embeddings=other, **options)[0]
-        for own, mask, other in zip(teacher_embeddings, semantic, student_embeddings.detach(), strict=True)
-    ]
-    return torch.stack(found)
+    options["second_embeddings"] = student_embeddings.detach()
+    found = cluster(teacher_embeddings, semantic, learned_ids(spec, label_set), **options)
+    return torch.stack([labels for labels, _ in found])
 
 
 @torch.no_grad()
 def rotated_view(teacher: nn.Module, crops: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid."""
+    """Teacher embeddings of randomly rotated crops, rotated back, and where they are valid.
+
+    Pixels go back to their places, values stay. That is right with coordinates in them as well: the teacher
+    says where in the *turned* crop the object of a pixel is, R c for one that the student is to see at c, and
+    the consistency looks at distances inside one view, which R keeps. Offsets alone are R (c - p), not the
+    c - p of the upright crop: to take the coordinates of the turned crop off and to add those of the upright
+    one would tear objects apart.
+    """
     degrees = torch.rand(len(crops), device=crops.device) * largest
     turned = warping.rotate(photometry.normalise(crops), degrees)  # corners are 0, the mean colour
     rotated = teacher(turned).float()

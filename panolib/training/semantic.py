@@ -167,10 +167,22 @@ def taught(
 
     Brings the class prior [C] up to date, in place. `painted`: maps [B, H, W] to paint, {} for none.
     """
+    logits = teacher(photometry.normalise(crops.clean)).float()
+    return labels_of_views(spec, logits, placement_of(teacher), prior, crops, painted)
+
+
+def labels_of_views(
+    spec: SelfTrainingSpec,
+    logits: Tensor,
+    placement: Placement,
+    prior: Tensor,
+    crops: views.Views,
+    painted: Mapping[str, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """The same from logits [B * L, C, h, w] of the clean crops, which a network of this placement gave."""
     image_size = crops.clean.shape[-2:]
     size = fusion_grid(image_size, spec.fusion_stride)
-    logits = teacher(photometry.normalise(crops.clean)).float()
-    probabilities = upsample_to(logits, size, placement_of(teacher), image_size=image_size).softmax(1)
+    probabilities = upsample_to(logits, size, placement, image_size=image_size).softmax(1)
     moved = update_class_prior(
         prior, probabilities, momentum=spec.prior_momentum, prior_scale=spec.prior_scale
     )

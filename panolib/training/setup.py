@@ -10,9 +10,16 @@ from torch import Tensor, nn
 
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.shared import SharedNetwork
 from panolib.models.unet import EmbeddingUNet
-from panolib.training.specs import Compute, InstanceNetwork, Optimiser, SemanticNetwork
+from panolib.training.specs import (
+    Compute,
+    InstanceNetwork,
+    Optimiser,
+    SemanticNetwork,
+    SharedNetworks,
+)
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -66,14 +73,7 @@ def build_semantic(
     network: SemanticNetwork, n_classes: int, *, pretrained: bool = True
 ) -> DeepLab | BiSeNet:
     """The network; with `pretrained` False without its weights, for one whose state is loaded next."""
-    encoder = ResNetEncoder(
-        network.depth,
-        width=network.width,
-        output_stride=network.output_stride,
-        stem_pool=network.stem_pool,
-        weights=network.weights if pretrained else None,
-        geometry=network.geometry,
-    )
+    encoder = _build_encoder(network, network.output_stride, pretrained, geometry=network.geometry)
     if network.version == "bisenet":
         return BiSeNet(encoder, n_classes, alignment=network.alignment)
     return DeepLab(
@@ -88,35 +88,61 @@ def build_semantic(
 
 def build_instance(network: InstanceNetwork, *, pretrained: bool = True) -> EmbeddingUNet:
     """The network; `pretrained` as above."""
-    encoder = ResNetEncoder(
-        network.depth,
-        width=network.width,
-        output_stride=32 if network.stem_pool else 16,
-        stem_pool=network.stem_pool,
-        in_channels=5 if network.coordinates else 3,
-        weights=network.weights if pretrained else None,
-    )
+    in_channels = 5 if network.sees_coordinates else 3
+    encoder = _build_encoder(network, network.encoder_stride, pretrained, in_channels=in_channels)
+    return _embedding_unet(encoder, network)
+
+
+def build_shared(networks: SharedNetworks, n_classes: int, *, pretrained: bool = True) -> SharedNetwork:
+    """Both networks on the encoder of the semantic one; `pretrained` as above."""
+    semantic = build_semantic(networks.semantic, n_classes, pretrained=pretrained)
+    return SharedNetwork(semantic, _embedding_unet(semantic.encoder, networks.instance))
+
+
+def _embedding_unet(encoder: Encoder | ResNetEncoder, network: InstanceNetwork) -> EmbeddingUNet:
     return EmbeddingUNet(
         encoder,
         network.embedding_dim,
         decoder_channels=network.decoder_channels,
         output_stride=network.output_stride,
-        coordinates=network.coordinates,
+        coordinates=network.sees_coordinates,
+        coordinate_length=network.coordinate_length,
         alignment=network.alignment,
         input_width=network.input_width,
     )
 
 
+def _build_encoder(
+    network: SemanticNetwork | InstanceNetwork, output_stride: int, pretrained: bool, **options
+) -> Encoder | ResNetEncoder:
+    """The encoder of a network. `options`: those that its kind of network adds."""
+    if network.encoder is None:
+        weights = network.weights if pretrained else None
+        return ResNetEncoder(
+            network.depth, width=network.width, output_stride=output_stride,
+            stem_pool=network.stem_pool, weights=weights, **options,
+        )  # fmt: skip
+    options.pop("geometry", None)  # of ResNetEncoder alone
+    chosen = network.encoder
+    return Encoder(
+        chosen.name, output_stride=output_stride, frozen=chosen.frozen, weights=chosen.weights,
+        load=pretrained, **options,
+    )  # fmt: skip
+
+
 def build_optimizer(
     optimiser: Optimiser, model: nn.Module, *, encoder: str = "encoder."
 ) -> torch.optim.Optimizer:
-    """Optimizer with separate groups for encoder and new layers, and for biases.
+    """Optimizer with separate groups for encoder and new layers, and for biases; without frozen parameters.
 
-    `encoder` is how the names of the encoder's parameters begin.
+    `encoder` is how the names of the encoder's parameters begin. One of timm's without weights is new.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    pretrained = getattr(getattr(model, "encoder", None), "pretrained", True)
     for name, parameter in model.named_parameters():
-        scale = 1.0 if name.startswith(encoder) else optimiser.head_lr_scale
+        if not parameter.requires_grad:
+            continue
+        scale = 1.0 if name.startswith(encoder) and pretrained else optimiser.head_lr_scale
         bias = name.endswith("bias")
         if bias and optimiser.name == "sgd":
             scale *= 2.0  # SAC doubles the rate of biases

@@ -17,11 +17,12 @@ from panolib.config import (
     Seed,
     Share,
     later,
+    respelt,
     spec,
 )
 from panolib.data.mixing import source_share_counts
 from panolib.losses.embedding import EmbeddingLossWeights
-from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, Geometry
+from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, Geometry, check_encoder
 from panolib.models.geometry import Alignment
 from panolib.models.weights import check_weights
 
@@ -47,53 +48,151 @@ class Compute:
 
 
 @spec
+class EncoderSpec:
+    """An encoder of timm's (`models.encoder.Encoder`).
+
+    `weights`: "imagenet" (timm's, downloaded), "package" (installed with the project), a file, or None for
+    from scratch. `frozen` stages do not learn: 1 the stem, 2 the stem and the first stage, ...
+    """
+
+    name: str
+    weights: str | None
+    frozen: Natural = 0
+
+
+@spec
 class SemanticNetwork:
-    """A network on a ResNet encoder; `weights`: torchvision's name, a file, or None for from scratch.
+    """A network on an `encoder` of timm's, or, without one, on a ResNet of `depth`, `width` and `stem_pool`.
+
+    `weights` of a ResNet: torchvision's name, a file, or None for from scratch.
 
     `alignment` says where the cells of maps sit when they are upsampled, in training and evaluation
     (`models.geometry`). SAC's checkpoints want geometry "sac" and alignment "corners".
     """
 
     version: Literal["v2", "v3", "v3+", "bisenet"]  # of DeepLab, or "bisenet", which has no rates
-    depth: Depth
-    width: Count
-    output_stride: Literal[OUTPUT_STRIDES]
-    stem_pool: bool
-    rates: tuple[Count, ...]
-    weights: str | None
+    depth: Depth | None = later(None)
+    width: Count | None = later(None)
+    output_stride: Literal[OUTPUT_STRIDES] = 16  # of the encoder
+    stem_pool: bool | None = later(None)
+    rates: tuple[Count, ...] = ()
+    weights: str | None = None
     head_channels: Count = later(256)  # of V3 and V3+
     alignment: Alignment = later("cell_centre")
-    geometry: Geometry = later("torchvision")  # of the encoder
+    geometry: Geometry = later("torchvision")  # of a ResNet
+    encoder: EncoderSpec | None = later(None)
 
     def __post_init__(self):
         if self.version != "bisenet" and not self.rates:
             raise ValueError(f"rates: expected one or more for DeepLab {self.version}, found none")
-        check_weights(self.weights, self.depth)
+        if self.geometry != "torchvision" and self.encoder is not None:
+            raise ValueError(f"geometry is {self.geometry!r}, expected none beside an encoder of timm's")
+        _check_encoder(self, self.output_stride)
+
+    @property
+    def encoder_name(self) -> str:
+        """What the encoder is called in a table."""
+        return self.encoder.name if self.encoder else f"depth {self.depth} width {self.width}"
 
 
-@spec
+@spec(kw_only=True)
 class InstanceNetwork:
-    """The embedding U-Net; `coordinates` appends x and y as input channels, `weights` as above."""
+    """The embedding U-Net; its encoder as above.
 
-    depth: Depth
-    width: Count
-    stem_pool: bool
+    `coordinates`: "input" appends x and y to the image, "embedding" adds them, over `coordinate_length`
+    pixels of the embedding grid, to the embedding (`models.coordinates`). False is "none", True is "input".
+    """
+
+    depth: Depth | None = later(None)
+    width: Count | None = later(None)
+    stem_pool: bool | None = later(None)
     embedding_dim: Count
     decoder_channels: tuple[Count, ...]
     output_stride: Literal[1, 2]
-    coordinates: bool
-    weights: str | None
+    coordinates: bool | Literal["none", "input", "embedding"] = respelt(False, {"none": False, "input": True})
+    weights: str | None = None
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
+    coordinate_length: Positive | None = later(None)
+    encoder: EncoderSpec | None = later(None)
 
     def __post_init__(self):
+        if (self.coordinates == "embedding") != (self.coordinate_length is not None):
+            raise ValueError(
+                f"coordinate_length: expected pixels with coordinates 'embedding' and null otherwise, found "
+                f"{self.coordinate_length} with coordinates {self.coordinates!r}"
+            )
+        if self.coordinates == "embedding" and self.embedding_dim < 2:
+            raise ValueError(f"embedding_dim: expected 2 or more for x and y, found {self.embedding_dim}")
         n_wanted = 4 if self.output_stride == 2 else 5
         if len(self.decoder_channels) < n_wanted:
             raise ValueError(
                 f"decoder_channels: expected {n_wanted} widths or more for output stride "
                 f"{self.output_stride}, found {self.decoder_channels}"
             )
-        check_weights(self.weights, self.depth)
+        _check_encoder(self, self.encoder_stride)
+
+    @property
+    def encoder_stride(self) -> int:
+        """Largest stride of the encoder's maps, in pixels: it is not dilated."""
+        return 16 if self.stem_pool is False else 32
+
+    @property
+    def sees_coordinates(self) -> bool:
+        """Whether x and y are channels of its input."""
+        return self.coordinates in (True, "input")
+
+
+def _check_encoder(network: SemanticNetwork | InstanceNetwork, output_stride: int) -> None:
+    """Raise a ValueError unless a network names one encoder: timm's, or all that makes a ResNet."""
+    resnet = {name: getattr(network, name) for name in ("depth", "width", "stem_pool")}
+    if network.encoder is not None:
+        given = [name for name in (*resnet, "weights") if getattr(network, name) is not None]
+        if given:
+            raise ValueError(
+                f"encoder: found {network.encoder.name!r} beside {', '.join(given)} of a ResNet, "
+                "expected one of both"
+            )
+        encoder = network.encoder
+        check_encoder(encoder.name, output_stride, encoder.frozen, encoder.weights)
+        return
+    missing = [name for name, value in resnet.items() if value is None]
+    if missing:
+        raise ValueError(
+            f"{missing[0]}: missing key, expected {', '.join(resnet)} of a ResNet, or an encoder"
+        )
+    check_weights(network.weights, network.depth)
+
+
+@spec
+class SharedNetworks:
+    """A semantic and an embedding network on one encoder, which has the output stride of the semantic one."""
+
+    semantic: SemanticNetwork
+    instance: InstanceNetwork
+
+    def __post_init__(self):
+        for name in ("encoder", "depth", "width", "stem_pool", "weights"):
+            ours, theirs = getattr(self.semantic, name), getattr(self.instance, name)
+            if ours != theirs:
+                raise ValueError(f"{name}: expected one for both networks, found {ours!r} and {theirs!r}")
+        if self.semantic.version == "bisenet" or self.instance.sees_coordinates:
+            raise ValueError(
+                "expected a DeepLab and embeddings without x and y in the input, whose decoders take the "
+                f"encoder's maps alone, found {self.semantic.version!r} and {self.instance.coordinates!r}"
+            )
+
+    @property
+    def coordinate_length(self) -> float | None:
+        return self.instance.coordinate_length
+
+    @property
+    def input_width(self) -> int | None:
+        return self.instance.input_width
+
+    @property
+    def encoder_stride(self) -> int:
+        return self.semantic.output_stride
 
 
 @spec
@@ -286,7 +385,7 @@ class EmbeddingTrainingSpec:
 
     def _check_batch_norm(self, n_images: int) -> None:
         """Raise ValueError if the last map of a batch has one value a channel: that has no variance."""
-        stride = 32 if self.network.stem_pool else 16
+        stride = self.network.encoder_stride
         height, width = self.augmentation.height, self.augmentation.width
         if n_images == 1 and max(height, width) <= stride:
             raise ValueError(
@@ -345,3 +444,50 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
                 self._check_batch_norm(n_images)
 
 
+
+
+@spec(kw_only=True)
+class SharedBaselineSpec(InstanceBaselineSpec):
+    """Supervised training of a shared network: cross-entropy plus `embedding_weight` times instance terms."""
+
+    network: SharedNetworks
+    validation: str
+    embedding_weight: Positive
+
+
+@spec(kw_only=True)
+class SharedBatchNormSpec(BatchNormSpec):
+    """Batch-norm adaptation of a shared network."""
+
+    validation: str
+    network: SharedNetworks
+
+
+@spec(kw_only=True)
+class SharedSelfTrainingSpec(SelfTrainingSpec):
+    """Self-training of a shared network on both pseudo-labels of the same crops.
+
+    `target_weight` weighs the target's semantic loss, and 0 is the control; `embedding_weight` weighs the
+    instance losses of both domains.
+    """
+
+    network: SharedNetworks
+    weights: EmbeddingLossWeights
+    margins: Margins
+    min_area: Natural  # pixels of the embedding grid
+    embedding_weight: Positive
+    algorithm: Algorithm
+    min_stability: Share | None
+    rotation: NonNegative  # largest rotation of the teacher's view, degrees
+    classes: tuple[str, ...] | None = None
+
+    def __post_init__(self):
+        EmbeddingTrainingSpec.__post_init__(self)
+        given = [name for name in ("monitor", "painted", "renormalise") if getattr(self, name) is not None]
+        if given:
+            raise ValueError(f"{given[0]}: expected none in the training of a shared network")
+
+    @property
+    def guided(self) -> bool:
+        """Clusters are looked for inside class masks, as in `InstanceSelfTrainingSpec`."""
+        return True

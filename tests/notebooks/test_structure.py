@@ -167,6 +167,13 @@ def test_executed_in_order_without_error(path):
             assert not (output.output_type == "stream" and output.name == "stderr"), cell.source
 
 
+def test_every_figure_is_shown(path):
+    skip_if_never_executed(path)
+    for cell in code_cells(path):
+        if re.search(r"\bplots\.save_figure\(", cell.source):
+            assert any("image/png" in output.get("data", {}) for output in cell.outputs), cell.source
+
+
 def test_every_table_and_check_cell_has_an_output_to_compare(path):
     skip_if_never_executed(path)
     wanted = [cell for cell in code_cells(path) if TABLE.search(cell.source) or tags(cell) >= CHECK]

@@ -16,7 +16,7 @@ from panolib.clustering.algorithms import (
     hdbscan,
     mean_shift,
 )
-from panolib.clustering.distances import ball_sums
+from panolib.clustering.distances import BallSums
 from panolib.clustering.labels import (
     drop_small_clusters,
     merge_close_clusters,
@@ -229,7 +229,7 @@ def test_ball_sums_over_several_blocks_equal_brute_force():
     centres = torch.randn(300, 3, generator=generator, dtype=torch.float64)
     values = torch.randn(1300, 2, generator=generator, dtype=torch.float64)
     expected = (torch.cdist(centres, points) <= 0.4).double() @ values
-    torch.testing.assert_close(ball_sums(points, values, 0.4)(centres), expected)
+    torch.testing.assert_close(BallSums(points, values, 0.4)(centres), expected)
 
 
 def test_max_iterations_stops_early_with_every_point_labelled():

@@ -37,8 +37,9 @@ def project() -> dict:
 
 
 def wanted() -> dict[str, Requirement]:
-    """Direct dependencies with their ranges, those of all extras too."""
-    extras = [line for extra in project()["optional-dependencies"].values() for line in extra]
+    """Direct dependencies with their ranges, those of all extras in the lock too."""
+    optional = project()["optional-dependencies"].items()
+    extras = [line for name, extra in optional if name != "peers" for line in extra]
     found = map(Requirement, project()["dependencies"] + extras)
     return {packages.normalised(each.name): each for each in found if each.name != project()["name"]}
 
@@ -47,6 +48,12 @@ def test_every_direct_dependency_is_locked_within_its_range():
     locked = packages.locked()
     for name, requirement in wanted().items():
         assert name in locked and requirement.specifier.contains(locked[name]), requirement
+
+
+def test_what_is_not_in_the_lock_is_pinned_by_its_extra():
+    for line in project()["optional-dependencies"]["peers"]:
+        (version,) = Requirement(line).specifier
+        assert version.operator == "=="
 
 
 def test_the_lock_pins_packages_of_any_index_and_system():

@@ -1,5 +1,7 @@
 """The one rule of comparisons: how often its intervals cover the truth, and what it says of an interval."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,10 @@ from panolib.report.intervals import (
     UNDECIDED,
     Interval,
     class_mean_threat_score,
+    effective_number,
     interval,
     paired_over_images,
+    paired_over_iterations,
     verdict,
 )
 
@@ -94,6 +98,40 @@ def test_resampling_covers_the_truth(monkeypatch):
         found = paired_over_images(mean_value, with_number(a), with_number(b))
         hits.append(found.low <= 0 <= found.high)
     assert 0.93 < np.mean(hits) < 0.97
+
+
+def autoregressive(generator, correlation, n, *, n_seeds=1):
+    """Values [n_seeds, n] with mean zero whose neighbours correlate so much."""
+    noise = generator.standard_normal((n_seeds, n))
+    values = noise[:, :1] / np.sqrt(1 - correlation**2)
+    for i in range(1, n):
+        values = np.append(values, correlation * values[:, -1:] + noise[:, i, None], axis=1)
+    return values
+
+
+@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.8])
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_iterations_that_resemble_each_other_cover_the_truth(correlation, statistic, monkeypatch):
+    """As many independent iterations would cover it in half of all cases at a correlation of 0.8."""
+    monkeypatch.setattr("panolib.report.intervals.N_RESAMPLES", 100)
+    generator, hits = np.random.default_rng(9), []
+    for _ in range(300):
+        a, b = (autoregressive(generator, correlation, 60) for _ in range(2))
+        found = paired_over_iterations(statistic, a, b)
+        hits.append(found.low <= 0 <= found.high)
+    assert 0.9 < np.mean(hits) < 0.985
+
+
+def test_effective_number_of_an_autoregressive_series():
+    generator = np.random.default_rng(10)
+    for correlation in (0.0, 0.5, 0.9):
+        expected = 20000 * (1 - correlation) / (1 + correlation)
+        found = effective_number(autoregressive(generator, correlation, 20000)[0])
+        assert found == pytest.approx(expected, rel=0.1)
+    assert effective_number(np.ones(50)) == 50 and effective_number(np.arange(50.0)) == 2
+    assert effective_number(np.tile([1.0, -1.0], 25)) == 50  # worth no more than its number
+    found = paired_over_iterations(np.mean, np.arange(50.0)[None], np.zeros((1, 50)))
+    assert found.over == "1 seed, 50 iterations (worth 2)"
 
 
 def test_what_both_sides_share_of_an_image_cancels():
@@ -193,3 +231,39 @@ def test_a_null_difference_passes_seldom():
     differences = np.random.default_rng(8).standard_normal((SIMULATIONS, 3))
     found = [verdict(interval(row), "higher", SMALLEST) for row in differences]
     assert np.mean([word == HOLDS for word in found]) < 0.035
+
+
+# --- what few images or seeds have --------------------------------------------------------------------------
+
+
+def counts_in(images, n_images=51):
+    """Counts [1, n_images, 1, 3] of a class that few images show: {image: (tp, fp, fn)}."""
+    counts = np.zeros((1, n_images, 1, 3), int)
+    for image, values in images.items():
+        counts[0, image, 0] = values
+    return counts
+
+
+def test_a_class_that_few_images_show_has_an_interval_all_the_same():
+    """Some resamples draw none of its images; those have no score and must not make the interval vanish."""
+    a = counts_in({3: (1, 0, 0), 20: (1, 0, 1), 40: (0, 0, 1)})
+    b = counts_in({3: (0, 0, 1), 20: (1, 0, 1), 40: (0, 1, 1)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = paired_over_images(class_mean_threat_score, a, b)
+    assert found.low < 0 < found.estimate < found.high and found.over == "1 seed, 51 images"
+    three = paired_over_images(class_mean_threat_score, *(np.concatenate([side] * 3) for side in (a, b)))
+    assert three.low < 0 < three.high
+
+
+def test_counts_of_a_single_image_say_nothing_of_others():
+    a, b = counts_in({7: (1, 0, 0)}), counts_in({7: (0, 0, 1)})
+    found = paired_over_images(class_mean_threat_score, a, b)
+    assert found.estimate == 1 and np.isnan(found.low) and found.over == "1 seed: no interval"
+    assert verdict(found, "higher", 0.0) == UNDECIDED
+
+
+def test_a_variance_that_is_not_known_is_no_interval():
+    for variance in (np.nan, np.inf):
+        found = interval([1.0, 1.0, 1.1], variance, n_images=9)
+        assert np.isnan([found.low, found.high]).all() and verdict(found, "higher", 0.0) == UNDECIDED

@@ -20,7 +20,7 @@ from panolib.load import load
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.realtime.adversarial import AdversarySpec
 from panolib.training.setup import lay_out, memory_format, overruns_channels_last
-from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
+from panolib.training.specs import Compute, EncoderSpec, InstanceNetwork, SemanticNetwork
 
 PROFILES = profile_names()
 NETWORKS = (SemanticNetwork, InstanceNetwork, DetrNetwork, AdversarySpec)
@@ -45,14 +45,33 @@ def structure(network) -> object:
     neutral = {"weights": None, "lr": 1.0, "weight": 0.0, "dropout": 0.0, "source_label": 0}
     if getattr(network, "depth", None) == 101:
         neutral["depth"] = 50  # 101 has more of the same blocks
+    if encoder := getattr(network, "encoder", None):
+        name = {"resnet101": "resnet50"}.get(encoder.name, encoder.name)
+        neutral["encoder"] = dataclasses.replace(encoder, name=name, weights=None)
     names = {field.name for field in dataclasses.fields(network)}
     return dataclasses.replace(network, **{name: value for name, value in neutral.items() if name in names})
 
 
+def encoded() -> list:
+    """The decoders on the encoders of the cpu and the smoke profile."""
+    networks = []
+    for name in ("tf_efficientnet_lite0", "test_efficientnet"):
+        own = {"encoder": EncoderSpec(name, None, 2)}
+        networks += [SemanticNetwork("v3+", rates=(1, 2), head_channels=16, **own)]
+        networks += [SemanticNetwork("bisenet", output_stride=32, **own)]
+        networks += [
+            InstanceNetwork(
+                embedding_dim=8, decoder_channels=(32, 24, 16, 8), output_stride=2, coordinates="none", **own
+            )
+        ]
+    return networks
+
+
 @pytest.fixture(scope="module")
 def every_network() -> list:
-    """Every different network that a run of any profile builds."""
-    found = [
+    """Every different network that a run of any profile builds, and one of each kind on timm's encoders."""
+    found = encoded()
+    found += [
         structure(network)
         for profile in PROFILES
         for run in load(profile, train=False).runs.values()
@@ -80,7 +99,8 @@ def test_every_network_of_every_profile_trains(every_network, tmp_path):
 
 def test_thin_networks_train_with_the_first_avx512(every_network, tmp_path):
     """oneDNN takes older instructions where the processor does not have these."""
-    thin = [network for network in every_network if getattr(network, "width", 64) < 64]
+    thin = [network for network in every_network if (getattr(network, "width", None) or 64) < 64]
+    thin += [network for network in every_network if getattr(network, "encoder", None)]
     train_in_a_process(thin, tmp_path, ONEDNN_MAX_CPU_ISA="AVX512_CORE")
 
 

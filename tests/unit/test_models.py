@@ -7,9 +7,10 @@ import torch
 import torchvision
 from torch import nn
 
+from panolib.models.coordinates import append_coordinates
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import ResNetEncoder
-from panolib.models.unet import EmbeddingUNet, append_coordinates
+from panolib.models.unet import EmbeddingUNet
 from panolib.models.weights import WeightsError, weights_fingerprint
 
 

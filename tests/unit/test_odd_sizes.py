@@ -120,7 +120,10 @@ class Once:
 
 def embedding_network(output_stride, stem_pool=False):
     channels = (8, 8, 8, 8, 8)[: 6 - output_stride]
-    return InstanceNetwork(10, 4, stem_pool, 4, channels, output_stride, True, None)
+    return InstanceNetwork(
+        depth=10, width=4, stem_pool=stem_pool, embedding_dim=4, decoder_channels=channels,
+        output_stride=output_stride, coordinates=True,
+    )  # fmt: skip
 
 
 def self_training_spec(size, network):

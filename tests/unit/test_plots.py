@@ -96,9 +96,11 @@ def test_forest_shows_claims_of_one_unit():
     table = pd.DataFrame({
         "unit": ["points", "points", "ratio"], "difference": [1.0, np.nan, 3.0], "low": [np.nan, np.nan, 2.0],
         "high": [np.nan, np.nan, 4.0], "verdict": ["undecided", "not testable here", "holds"],
-    }, index=["one_seed", "missing", "times"])  # fmt: skip
+        "claim": ["one seed decides " + 20 * "nearly " + "nothing", "missing", "times"],
+    })  # fmt: skip
     text = drawn(plots.forest(table))
-    assert "one seed" in text and "missing" not in text and "times" not in text and "undecided" in text
+    assert "one seed decides" in text and "nothing" not in text, "the sentence, shortened"
+    assert "missing" not in text and "times" not in text and "undecided" in text
 
 
 def test_the_same_figure_is_the_same_file(tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 
 from panolib.load import load
@@ -31,6 +34,16 @@ def test_differences_in_kind_are_said_and_sizes_that_nobody_knows_are_not(study)
     assert not any(setting.startswith("renormalise.") for _, setting in table.index)
     assert ("semantic baseline", "augmentation.height") not in table.index
     assert (table["here"] != table["thesis"]).all()
+
+
+def test_an_encoder_is_said_by_its_name(study):
+    city = study.profile.city
+    network = {"version": "v3+", "rates": [1], "encoder": {"name": "resnet50", "weights": None, "frozen": 1}}
+    other = replace(city, semantic_baseline=dict(city.semantic_baseline) | {"network": network})
+    table = differences_from_thesis(SimpleNamespace(profile=SimpleNamespace(city=other)))
+    table = table.set_index(["section", "setting"])
+    assert table.loc[("semantic baseline", "network.encoder")].tolist() == ["resnet50", "none"]
+    assert table.loc[("semantic baseline", "network.depth")].tolist() == ["none", "101"]
 
 
 def test_sizes_say_how_much_every_training_sees(study):

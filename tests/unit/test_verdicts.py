@@ -156,6 +156,27 @@ def counted_side(counts, score=class_mean_threat_score, images="val"):
     return Side(pd.Series(values, dtype=float), terms, (images, counts.shape[1]))
 
 
+def curve_of(values, statistic="mean"):
+    """A side from {seed: {iteration: value}}."""
+    curve = pd.DataFrame(values).T
+    return Side(curve.agg(statistic, axis=1), curve=curve, statistic=statistic)
+
+
+def test_curves_are_compared_at_the_seeds_and_iterations_of_both():
+    level = {0: 1.0, 1: 50.0, 2: 99.0}
+    a = curve_of({seed: {i: level[seed] + i for i in range(10)} for seed in level})
+    one = curve_of({2: {i: level[2] + i - 3 for i in range(10)}})
+    found = report.compare(a, one, "s")
+    assert (found.estimate, found.n_seeds) == (pytest.approx(3), 1)
+    assert found.over == "1 seed, 10 iterations (worth 10)"
+    two = curve_of({seed: {i: level[seed] + i - 3 for i in range(4, 12)} for seed in (1, 2)})
+    found = report.compare(a, two, "s")
+    assert (found.estimate, found.over) == (pytest.approx(3), "2 seeds, 6 iterations (worth 6)")
+    assert report.compare(a, two, "ratio").over.startswith("2 seeds, 6 iterations")
+    with pytest.raises(NotInProfile, match="no iteration"):
+        report.compare(a, curve_of({2: {99: 1.0}}), "s")
+
+
 def test_counts_of_images_are_compared_over_images():
     counts = np.random.default_rng(0).integers(1, 5, (2, 3, 20, 2, 3))
     a, b = map(counted_side, counts)
@@ -235,8 +256,8 @@ def test_intervals_of_every_score_take_less_than_a_second():
 def decide(monkeypatch):
     """decide(values of a, values of b, **claim) -> the line of the table."""
 
-    def decided(a=(), b=(), *, given=None, sides=("a", "b"), **claim):
-        values = {"a": a, "b": b, "low": {0: 0.1}, "high": {0: 0.2}}
+    def decided(a=(), b=(), *, given=None, sides=("a", "b"), others=None, **claim):
+        values = {"a": a, "b": b, "low": {0: 0.1}, "high": {0: 0.2}, **(others or {})}
 
         def side(study, metric, selection):
             if selection["of"] not in values:
@@ -303,6 +324,28 @@ def test_a_requirement_that_fails_keeps_the_numbers(decide):
 def test_of_several_selections_the_best_one_is_compared(decide):
     line = decide(HIGH, LOW, sides=(("b", "a"), "b"))
     assert line["ours"] == "51.0 % against 31.3 %" and line["verdict"] == HOLDS
+
+
+def test_the_best_one_is_chosen_on_seeds_that_all_have(decide):
+    """A seed that is easy for all must not make the best of one that lacks the others."""
+    hard, easy = {0: 0.9, 1: 0.31, 2: 0.30}, {0: 0.8}
+    line = decide({0: 0.95, 1: 0.4, 2: 0.4}, easy, sides=("a", ("b", "c")), others={"c": hard})
+    assert line["over"] == "3 seeds only" and line["difference"] == pytest.approx(100 * (1.75 - 1.51) / 3)
+    nothing = decide(HIGH, {0: np.nan, 1: np.nan, 2: np.nan}, sides=("a", ("b", "c")), others={"c": LOW})
+    assert nothing["verdict"] == HOLDS
+
+
+@pytest.mark.parametrize("excess", [7.5, 8.0, 8.5])
+def test_what_lies_about_a_bound_is_not_called_no_difference(decide, excess):
+    a = {seed: 0.2 + (excess + noise) / 100 for seed, noise in enumerate((-0.2, 0.0, 0.2))}
+    line = decide(a, dict.fromkeys(range(3), 0.2), at_least=8.0)
+    assert line["verdict"] == (HOLDS if excess == 8.5 else UNDECIDED if excess == 8 else CONTRADICTED)
+
+
+@pytest.mark.parametrize("zeros", [{0: 0.0, 1: 0.1, 2: 0.2}, dict.fromkeys(range(3), 0.0)])
+def test_a_ratio_of_nothing_decides_nothing(decide, zeros):
+    line = decide(HIGH, zeros, unit="ratio")
+    assert (line["verdict"], line["over"]) == (NOT_TESTABLE, "") and "nothing to count" in line["reason"]
 
 
 def test_given_values(decide):

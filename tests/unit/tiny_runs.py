@@ -45,6 +45,7 @@ def tiny_study(root: Path) -> study.Study:
     city["instance_baseline"] |= {"min_area": 2, "bandwidths": [0.75, 1.0], "merge_distances": [1.0]}
     city["instance_self_training"]["min_stability"] = 0.2
     city["panoptic"]["min_size"] = 2
+    city["shared"] = {"network": {"instance": {"coordinates": "embedding", "coordinate_length": 4.0}}}
     city["gap"] |= {"n_images": 1, "height": 40, "width": 80}
     for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
         rate = {"lr": 0.001} if section.startswith("instance") else {}
@@ -81,6 +82,9 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "instance_baseline": "instance-source_only-s0",
         "instance_batch_norm": "instance-adabn-s0",
         "instance_self_training": "instance-self_trained-masks.100-s0",  # true masks have things in them
+        "shared_baseline": "shared-source_only-s0",
+        "shared_batch_norm": "shared-adabn-s0",
+        "shared_self_training": "shared-self_trained-s0",
         "panoptic": "panoptic-self_trained-s0",
         "gap": "gap-source_only-s0",
         "threat": "threat-masks.100-s0",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,20 +16,21 @@ from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.realtime.adversarial import AdversarySpec
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.training.setup import build_instance, build_semantic, lay_out, overruns_channels_last
-from panolib.training.specs import Compute, InstanceNetwork, SemanticNetwork
+from panolib.training.specs import Compute, InstanceNetwork
 
 N_CLASSES = 5
 COMPUTE = Compute("cpu", "32-true", 0, channels_last=True)
 
 
 def build(network) -> nn.Module:
-    """A network with random weights, whatever weights its settings name."""
+    """A network whose weights are not read, whatever its settings name."""
     if isinstance(network, DetrNetwork):
         return build_detr(network, N_CLASSES)
     if isinstance(network, AdversarySpec):
         return Discriminator(N_CLASSES, kind=network.kind, width=network.width)
-    builders = {SemanticNetwork: lambda it: build_semantic(it, N_CLASSES), InstanceNetwork: build_instance}
-    return builders[type(network)](replace(network, weights=None))
+    if isinstance(network, InstanceNetwork):
+        return build_instance(network, pretrained=False)
+    return build_semantic(network, N_CLASSES, pretrained=False)
 
 
 def total(outputs) -> torch.Tensor:

@@ -32,7 +32,11 @@ STREETS = ("synthia", "gta5", "mix", "cityscapes")
 
 @spec
 class EmbeddedCity:
-    """Sizes of the rendered street scenes (images, pixels)."""
+    """Sizes of the rendered street scenes (images, pixels).
+
+    `streets` are straight, or those of a town with bends, junctions and the class frequencies of the real
+    data; a town may have a second val set, `n_val_rare` images rich in rare classes.
+    """
 
     n_synthia: Count
     n_gta5: Count
@@ -41,6 +45,12 @@ class EmbeddedCity:
     height: Count
     width: Count
     seed: Natural
+    streets: renderer.Streets = later("straight")
+    n_val_rare: Natural = later(0)
+
+    def __post_init__(self):
+        if self.n_val_rare and self.streets != "town":
+            raise DataError(f"n_val_rare: expected 0 without streets: town, found {self.n_val_rare}")
 
 
 @spec
@@ -81,7 +91,7 @@ class CitySources(Sources):
 
     label_set = CITYSCAPES.name
     Settings = CityData
-    own = tuple(f"{kind}/{split}" for kind in STREETS for split in ("train", "val"))
+    own = (*(f"{kind}/{split}" for kind in STREETS for split in ("train", "val")), "cityscapes/val_rare")
     has_styles = True
 
     def __init__(self, settings: CityData, root: Path, source: Sources | None = None):
@@ -94,7 +104,10 @@ class CitySources(Sources):
         embedded = self.settings.embedded
         if embedded is None:
             return []
-        sizes = {"height": embedded.height, "width": embedded.width, "seed": embedded.seed}
+        sizes = {
+            "height": embedded.height, "width": embedded.width, "seed": embedded.seed,
+            "streets": embedded.streets,
+        }  # fmt: skip
         return [
             Rendering(
                 f"{style}/{split if style == 'cityscapes' else ''}", self.folders[style], renderer.write_city,
@@ -105,7 +118,9 @@ class CitySources(Sources):
                 ("gta5", "all", embedded.n_gta5),
                 ("cityscapes", "train", embedded.n_train),
                 ("cityscapes", "val", embedded.n_val),
+                ("cityscapes", "val_rare", embedded.n_val_rare),
             )
+            if n_images
         ]  # fmt: skip
 
     def parts(self, name: str) -> tuple[str, ...]:

@@ -50,13 +50,14 @@ def _head(figure: Figure, x: float, y: float, wear: Cloth, view: str, helmet: Co
 
 
 def person(
-    canvas: Canvas, u: float, z: float, dice: Dice, wear: Cloth, *, height: float = 1.75, level: float = 0.0
-) -> None:
-    """A pedestrian, standing or walking, in one of four views."""
+    canvas: Canvas, u: float, z: float, dice: Dice, wear: Cloth, *, height: float = 1.75, level: float = 0.0,
+    broad: float = 1.0,
+) -> None:  # fmt: skip
+    """A pedestrian, standing or walking, in one of four views; `broad` widens the whole figure."""
     size = height / 1.75
     frame = Frame(canvas.camera, u, z, 0.0)
     figure_shadow(canvas, frame, 0.28 * size)
-    figure = Figure(canvas, frame, along=False, size=size, level=level)
+    figure = Figure(canvas, frame, along=False, size=size, level=level, broad=broad)
     view = dice.pick(("front", "back", "left", "right"))
     stride = dice(0.05, 0.34)
     far_leg = Material(darker(wear.trousers.colour, 0.72))

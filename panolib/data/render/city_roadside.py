@@ -40,7 +40,7 @@ class Foliage:
     density: float
 
 
-def _crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clumps: int) -> None:
+def crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clumps: int) -> None:
     """Clumps of leaves within an ellipse around (u, y); lower ones are darker."""
     camera = canvas.camera
     colour = dice.shade(dice.pick(foliage.palette), 0.15)
@@ -69,7 +69,15 @@ def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage:
     figure.limb(0, 0, 0.36, dice(-0.1, 0.1), fork + 0.6, 0.22, bark, roundness=0.6)
     radius = height * dice(0.24, 0.34)
     middle, half_height = (height + fork) / 2 + level, (height - fork) / 2 + 0.3
-    _crown(canvas, u, z, middle, radius, half_height, dice, foliage, 15 if z < 25 else 8)
+    crown(canvas, u, z, middle, radius, half_height, dice, foliage, 15 if z < 25 else 8)
+
+
+def bush(canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage: Foliage) -> None:
+    """One bush of a hedge."""
+    if z > 2.0 and canvas.sees(x, z, 1.5):
+        canvas.group(OBJECTS, z - 0.7, z + 0.7, x)
+        canvas.thing(LABEL_ID["vegetation"])
+        crown(canvas, x, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
 def hedge(
@@ -82,7 +90,7 @@ def hedge(
     for i in range(n):
         z = z1 - (i + 0.5) * (z1 - z0) / n
         if z > 2.0 and canvas.sees(u, z, 1.5):
-            _crown(canvas, u, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
+            crown(canvas, u, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
 def _stand(canvas: Canvas, u: float, z: float, level: float, *labels: str, radius: float = 0.1):

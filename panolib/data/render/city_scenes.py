@@ -15,7 +15,9 @@ import numpy as np
 
 from panolib.data.render import city_people, city_roadside, city_vehicles
 from panolib.data.render.city_shapes import LABEL_ID, Dice, Frame, darker, upright_quad
-from panolib.data.render.city_styles import Photometry, Range, Style, style_of
+from panolib.data.render.city_styles import Photometry, Range, Style
+from panolib.data.render.city_town import Town, sunlight
+from panolib.data.render.city_town_styles import TownStyle, style_of
 from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
@@ -37,6 +39,7 @@ from panolib.data.render.raster import (
 from panolib.labels import CITYSCAPES, VOID
 
 SUPERSAMPLING = 2  # the image is the mean of 2 x 2 pixels, labels are one of them
+SMALLEST = 50 / (256 * 512)  # share of the picture; a smaller instance of a town is part of a group
 KERB = 0.12  # height of the sidewalk, metres
 
 
@@ -556,13 +559,23 @@ class _Composer:
             canvas.polygon(points, paint, plane)
 
 
-def render(style: Style | str, *, seed: int, index: int, height: int, width: int) -> Scene:
+def render(
+    style: Style | TownStyle | str,
+    *,
+    seed: int,
+    index: int,
+    height: int,
+    width: int,
+    streets: str = "straight",
+) -> Scene:
     """Render one scene.
 
     Parameters
     ----------
-    style : Style or str
-        A style or a key of STYLES.
+    style : Style, TownStyle or str
+        A style, or a key of STYLES or TOWNS.
+    streets : str
+        "straight" for STYLES, "town" for TOWNS; where a name is given.
     seed, index : int
         Non-negative; with the style's number they determine the scene.
     height, width : int
@@ -580,18 +593,34 @@ def render(style: Style | str, *, seed: int, index: int, height: int, width: int
     ValueError
         For a size below 32 or a negative seed or index.
     """
-    style = style_of(style)
+    style = style_of(style, streets)
     if min(height, width) < 32:
         raise ValueError(f"cannot render {height} x {width} pixels; expected at least 32 x 32")
     if min(seed, index) < 0:
         raise ValueError(f"seed {seed} and index {index} must not be negative")
-    composer = _Composer(style, seed, index, height * SUPERSAMPLING, width * SUPERSAMPLING)
-    painting = composer.compose().painted()
-    light, develop = _photometry(style.photometry, Dice(seed, style.number, index, 4))
+    town, dice = isinstance(style, TownStyle), Dice(seed, style.number, index, 4)
+    photometry = dice.pick(style.photometry) if town else style.photometry
+    light, develop = _photometry(photometry, dice)
+    size = height * SUPERSAMPLING, width * SUPERSAMPLING
+    if town:
+        light, shadow = sunlight(photometry, light, dice)
+        painting = Town(style, seed, index, *size, shadow).compose().painted()
+    else:
+        painting = _Composer(style, seed, index, *size).compose().painted()
     noise = np.random.default_rng([seed, style.number, index, 5])
     image = develop(painting.shaded(light, SUPERSAMPLING), noise)
     label_id, instance, crowd = painting.labels(SUPERSAMPLING, LABEL_ID["sky"])
+    if town:
+        instance, crowd = _small_as_groups(instance, crowd)
     return Scene(image, _train_ids()[label_id], instance, crowd, label_id)
+
+
+def _small_as_groups(instance: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Instances too small to be predicted become part of a group: neither scored nor learned from."""
+    least = SMALLEST * instance.size
+    small = np.bincount(instance.ravel()) < least
+    small[0] = False
+    return np.where(small[instance], 0, instance), crowd | small[instance]
 
 
 def _train_ids() -> np.ndarray:

@@ -166,12 +166,15 @@ def faces_us(corners: list[Point]) -> bool:
 class Figure:
     """Draws in an upright plane: x to the right and y up, metres from a point of the ground, times `size`."""
 
-    def __init__(self, canvas: Canvas, frame: Frame, along: bool, size: float = 1.0, level: float = 0.0):
+    def __init__(
+        self, canvas: Canvas, frame: Frame, along: bool, size: float = 1.0, level: float = 0.0,
+        broad: float = 1.0,
+    ):  # fmt: skip
         self.canvas, self.frame, self.size, self.level = canvas, frame, size, level
         if along:  # in the plane of the object's heading
             (u0, z0), (u1, z1) = frame.ground(0, -size), frame.ground(0, size)
         else:
-            u0, z0, u1, z1 = frame.u - size, frame.z, frame.u + size, frame.z
+            u0, z0, u1, z1 = frame.u - size * broad, frame.z, frame.u + size * broad, frame.z
         camera = self._camera = canvas.camera
         self.plane = upright_plane(camera, u0, z0, u1, z1)
         # The road's bend does not show within one such object: it stands in a plane.

@@ -259,12 +259,3 @@ _CITYSCAPES = Style(
 STYLES: Mapping[str, Style] = MappingProxyType(
     {style.name: style for style in (_SYNTHIA, _GTA5, _CITYSCAPES)}
 )
-
-
-def style_of(style: Style | str) -> Style:
-    """A style by its name. KeyError for an unknown one."""
-    if isinstance(style, Style):
-        return style
-    if style not in STYLES:
-        raise KeyError(f"unknown style {style!r}; expected one of {sorted(STYLES)}")
-    return STYLES[style]

@@ -9,11 +9,11 @@ from panolib.data.render.city_shapes import BLACK, ROUND, TYRE, Dice, Face, Fram
 from panolib.data.render.raster import STAIN, Canvas, Colour, Material, facing_plane
 
 _RIM = Material((0.42, 0.43, 0.45))
-_GLASS = Material((0.05, 0.06, 0.08), gloss=0.22)
+GLASS = Material((0.05, 0.06, 0.08), gloss=0.22)
 _DARK_GLASS = Material((0.03, 0.035, 0.045), gloss=0.1)
 
 
-def _wheels(canvas: Canvas, frame: Frame, half_width: float, axles: Sequence[float], radius: float) -> None:
+def wheels(canvas: Canvas, frame: Frame, half_width: float, axles: Sequence[float], radius: float) -> None:
     """Wheels on the side that can be seen, and tyres below the near end."""
     for side in (-1, 1):
         a = side * half_width
@@ -38,13 +38,13 @@ def _tyres(canvas: Canvas, frame: Frame, half_width: float, b: float, width: flo
         canvas.polygon([frame.project(a, y, b) for a, y in corners], TYRE, plane)
 
 
-def _ground_shadow(canvas: Canvas, frame: Frame, half_width: float, half_length: float) -> None:
+def ground_shadow(canvas: Canvas, frame: Frame, half_width: float, half_length: float) -> None:
     w, n = half_width + 0.12, half_length + 0.15
     points = [frame.project(a, 0.0, b) for a, b in ((-w, -n), (w, -n), (w, n), (-w, n))]
     canvas.shadow(points, 1.0)
 
 
-def _near_end(frame: Frame) -> int:
+def near_end(frame: Frame) -> int:
     """-1 if the back of the object is nearer to the camera than its front, else 1."""
     return -1 if math.cos(frame.turn) > 0 else 1
 
@@ -66,9 +66,9 @@ def car(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
     roof = Material(darker(colour, 1.05), gloss=0.3)
     frame = Frame(canvas.camera, u, z, turn)
     w, n = width / 2, length / 2
-    _ground_shadow(canvas, frame, w, n)
+    ground_shadow(canvas, frame, w, n)
     body(canvas, frame, (-w + 0.1, w - 0.1, -n + 0.2, n - 0.2), 0.14, (-w, w, -n, n), 0.34, Material(BLACK))
-    _tyres(canvas, frame, w - 0.03, _near_end(frame) * (n - 0.35), 0.22, 0.36)
+    _tyres(canvas, frame, w - 0.03, near_end(frame) * (n - 0.35), 0.22, 0.36)
     inset = (-w + 0.03, w - 0.03, -n + 0.06, n - 0.12)
     faces = body(canvas, frame, (-w, w, -n, n), 0.30, inset, belt, paint, roof)
 
@@ -78,9 +78,9 @@ def car(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
     greenhouse = body(canvas, frame, cabin, belt - 0.01, top, height, paint, roof)
     for name, face in greenhouse.items():
         if name in ("left", "right"):
-            face.panes(2, 0.06, 0.94, 0.12, 0.86, _GLASS, gap=0.14)
+            face.panes(2, 0.06, 0.94, 0.12, 0.86, GLASS, gap=0.14)
         else:
-            face.patch(0.05, 0.95, 0.08, 0.90, _GLASS)
+            face.patch(0.05, 0.95, 0.08, 0.90, GLASS)
     if "back" in faces:
         _car_end(faces["back"], Material((0.62, 0.05, 0.05)), tail=True)
     if "front" in faces:
@@ -89,7 +89,7 @@ def car(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
         if name in faces:
             faces[name].patch(0.0, 1.0, 0.10, 0.15, Material(darker(colour, 0.55)))
             faces[name].patch(0.495, 0.505, 0.15, 0.95, Material(darker(colour, 0.5)))
-    _wheels(canvas, frame, w, (-n + 0.75, n - 0.8), 0.32)
+    wheels(canvas, frame, w, (-n + 0.75, n - 0.8), 0.32)
 
 
 def _car_end(face: Face, lamp: Material, *, tail: bool) -> None:
@@ -112,8 +112,8 @@ def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
     paint = Material(colour, STAIN, 0.03, 2.0, gloss=0.08)
     frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
-    _ground_shadow(canvas, frame, w, n)
-    _tyres(canvas, frame, w - 0.05, _near_end(frame) * (n - 0.5), 0.28, 0.42)
+    ground_shadow(canvas, frame, w, n)
+    _tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.28, 0.42)
     lid = Material((0.75, 0.76, 0.76))
     faces = body(
         canvas, frame, (-w, w, -n, n), 0.30, (-w + 0.06, w - 0.06, -n + 0.05, n - 0.12), height, paint, lid
@@ -123,11 +123,11 @@ def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
         if name in ("left", "right"):
             face.patch(0.0, 1.0, 0.0, 0.10, stripe)
             face.patch(0.01, 0.99, 0.38, 0.82, Material(BLACK))
-            face.panes(7, 0.015, 0.985, 0.40, 0.80, _GLASS, gap=0.07)
+            face.panes(7, 0.015, 0.985, 0.40, 0.80, GLASS, gap=0.07)
             for s in (0.12, 0.52) if name == "right" else ():
                 face.patch(s, s + 0.10, 0.06, 0.80, Material((0.10, 0.11, 0.12), gloss=0.15))
         elif name == "front":
-            face.patch(0.04, 0.96, 0.34, 0.86, _GLASS)
+            face.patch(0.04, 0.96, 0.34, 0.86, GLASS)
             face.patch(0.22, 0.78, 0.88, 0.97, Material((0.10, 0.10, 0.06)))
             face.patch(0.40, 0.60, 0.90, 0.955, Material((0.95, 0.75, 0.20)))
             face.disc(0.13, 0.13, 0.08, 0.035, Material((0.90, 0.90, 0.86)))
@@ -138,7 +138,7 @@ def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
             face.patch(0.03, 0.10, 0.10, 0.32, Material((0.65, 0.06, 0.05)))
             face.patch(0.90, 0.97, 0.10, 0.32, Material((0.65, 0.06, 0.05)))
             face.patch(0.42, 0.58, 0.06, 0.11, Material((0.80, 0.80, 0.76)))
-    _wheels(canvas, frame, w, (-n + 2.4, n - 2.3), 0.46)
+    wheels(canvas, frame, w, (-n + 2.4, n - 2.3), 0.46)
 
 
 def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour]) -> None:
@@ -148,25 +148,25 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
     frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
     split = n - 1.9  # the cab is in front of it
-    _ground_shadow(canvas, frame, w, n)
+    ground_shadow(canvas, frame, w, n)
     body(
         canvas, frame, (-w + 0.2, w - 0.2, -n + 0.2, n - 0.1), 0.40, (-w + 0.1, w - 0.1, -n, n), 0.85,
         Material(BLACK),
     )  # fmt: skip
-    _tyres(canvas, frame, w - 0.05, _near_end(frame) * (n - 0.5), 0.40, 0.75)
+    _tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.40, 0.75)
 
     def cab() -> None:
         paint = Material(cab_colour, gloss=0.08)
         faces = body(canvas, frame, (-w + 0.05, w - 0.05, split + 0.1, n), 0.55,
                      (-w + 0.12, w - 0.12, split + 0.15, n - 0.25), 2.65, paint)  # fmt: skip
         if "front" in faces:
-            faces["front"].patch(0.06, 0.94, 0.50, 0.90, _GLASS)
+            faces["front"].patch(0.06, 0.94, 0.50, 0.90, GLASS)
             faces["front"].patch(0.18, 0.82, 0.16, 0.40, Material((0.10, 0.10, 0.11)))
             faces["front"].patch(0.02, 0.16, 0.06, 0.18, Material((0.92, 0.92, 0.88)))
             faces["front"].patch(0.84, 0.98, 0.06, 0.18, Material((0.92, 0.92, 0.88)))
         for name in ("left", "right"):
             if name in faces:
-                faces[name].patch(0.25, 0.85, 0.52, 0.88, _GLASS)
+                faces[name].patch(0.25, 0.85, 0.52, 0.88, GLASS)
 
     def box() -> None:
         paint = Material(box_colour, STAIN, 0.05, 2.0)
@@ -184,9 +184,9 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
             elif name != "front":
                 face.patch(0.20, 0.80, 0.35, 0.65, light)
 
-    for part in (cab, box) if _near_end(frame) < 0 else (box, cab):
+    for part in (cab, box) if near_end(frame) < 0 else (box, cab):
         part()
-    _wheels(canvas, frame, w, (-n + 1.0, -n + 2.1, n - 1.1), 0.48)
+    wheels(canvas, frame, w, (-n + 1.0, -n + 2.1, n - 1.1), 0.48)
 
 
 def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour]) -> None:
@@ -197,7 +197,7 @@ def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: S
     pale = Material((0.80, 0.80, 0.76), gloss=0.08)
     frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
-    _ground_shadow(canvas, frame, w, n)
+    ground_shadow(canvas, frame, w, n)
     body(
         canvas, frame, (-w + 0.15, w - 0.15, -n + 0.3, n - 0.3), 0.05, (-w, w, -n, n), 0.35, Material(BLACK)
     )
@@ -207,12 +207,12 @@ def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: S
         if name in ("left", "right"):
             face.patch(0, 1, 0.86, 1, pale)
             face.patch(0, 1, 0.42, 0.82, Material(BLACK))
-            face.panes(11, 0.02, 0.98, 0.44, 0.80, _GLASS, gap=0.08)
+            face.panes(11, 0.02, 0.98, 0.44, 0.80, GLASS, gap=0.08)
             for s in (0.16, 0.46, 0.76):
                 face.patch(s, s + 0.07, 0.05, 0.82, Material((0.13, 0.14, 0.15), gloss=0.15))
         else:
             face.patch(0, 1, 0.88, 1, pale)
-            face.patch(0.06, 0.94, 0.36, 0.84, _GLASS)
+            face.patch(0.06, 0.94, 0.36, 0.84, GLASS)
             face.patch(0.30, 0.70, 0.87, 0.95, Material((0.95, 0.72, 0.20)))
             face.patch(0.46, 0.54, 0.0, 0.36, pale)
             face.disc(0.16, 0.20, 0.07, 0.04, Material((0.92, 0.90, 0.80)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -26,6 +26,7 @@ Point = tuple[float, float]
 
 _TEXELS = 256
 _PIXELS_A_BAND = 1 << 15  # shading works on bands of about this size, so that they stay in the cache
+_CELLS_A_METRE, _SHADE_CELLS = 10, 800
 _STRAIGHT_AFTER = 45.0  # a bend goes on as a straight road from here on
 
 PLAIN, ASPHALT, BRICK, LEAF, STAIN, SLAB, GRASS = range(7)
@@ -60,6 +61,14 @@ class Camera:
         """Sideways displacement of the road at distance z, metres; float or array."""
         m = min(z, _STRAIGHT_AFTER) if isinstance(z, float) else np.minimum(z, np.float32(_STRAIGHT_AFTER))
         return self.bend * m * (z - 0.5 * m)
+
+    def place(self, u: float, z: float) -> Point:
+        """(x, z) in space of a point of the ground given along the road's axis."""
+        return u + self.drift(float(z)), z
+
+    def depths(self, near: float, far: float, aside: float) -> tuple[float, float, float, float]:
+        """(near, far, aside at the near end, at the far end) of what stands along the road, `aside` off."""
+        return near, far, aside, aside
 
     def project(self, u: float, y: float, z: float) -> Point:
         """Column and row of a point given along the road's axis."""
@@ -103,13 +112,45 @@ class Plane(NamedTuple):
     level: float = 0.0
 
 
+class Shade:
+    """Where the sun does not reach, on a map of the ground seen from above.
+
+    A point of space lies in the shade of what casts onto the place where its ray of light meets the ground.
+    `sun` is how far a shadow falls, metres (x, z) a metre of height. Houses ("tall") shade everything; what
+    is low shades the ground alone.
+    """
+
+    def __init__(self, sun: Point):
+        self.sun = sun
+        self._maps = {name: np.zeros((_SHADE_CELLS, _SHADE_CELLS), np.uint8) for name in ("tall", "low")}
+
+    def cast(self, ground: Sequence[Point], low: float, high: float, *, tall: bool = False) -> None:
+        """Something convex that stands over the points `ground` (x, z) from `low` to `high` metres."""
+        points = np.array(ground, np.float32)[None] + np.multiply.outer([low, high], self.sun)[:, None]
+        cells = (points.reshape(-1, 2) * _CELLS_A_METRE + [_SHADE_CELLS / 2, 0]).clip(-4000, 4000)
+        hull = cv2.convexHull(np.rint(cells * 16).astype(np.int32))
+        image = self._maps["tall" if tall else "low"]
+        cv2.fillConvexPoly(image, hull, 255, cv2.LINE_8, 4)
+
+    def maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """(tall, low), float32 [cells]: 0 in the sun, 1 in the shade; edges are soft, the border is sunny."""
+        found = []
+        for image in self._maps.values():
+            soft = cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), 0.9)
+            soft[[0, -1]] = soft[:, [0, -1]] = 0
+            found.append(soft.ravel())
+        return found[0], found[1]
+
+
 class Canvas:
     """Collects primitives in groups; a group is painted as a whole, in the order of its primitives."""
 
-    def __init__(self, camera: Camera):
+    def __init__(self, camera: Camera, *, one_layer: bool = False):
         self.camera = camera
+        self.shade: Shade | None = None  # of the sun, where it shines
+        self.one_layer = one_layer  # houses may hide objects: with streets that turn off they do
         self._primitives: list[tuple] = []  # points and what `polygon` says of them, as numbers
-        self._groups: list[tuple[int, float, float, float]] = []
+        self._groups: list[tuple[float, ...]] = []
         self._materials: dict[Material, int] = {}
         self._planes: dict[Plane, int] = {}
         self._things: list[tuple[int, int, bool]] = [(0, 0, False)]
@@ -125,7 +166,10 @@ class Canvas:
 
     def group(self, layer: int, near: float = 0.0, far: float = 0.0, aside: float = 0.0) -> None:
         """Start a group that spans `near` .. `far` metres in depth, `aside` metres off the view axis."""
-        self._groups.append((layer, near, far, abs(aside)))
+        if layer == HOUSES and self.one_layer:
+            layer = OBJECTS
+        near, far, first, last = self.camera.depths(near, far, aside)
+        self._groups.append((layer, near, far, abs(first), abs(last)))
 
     def thing(self, label_id: int, *, instance: bool = False, crowd: bool = False) -> int:
         """Later primitives belong to this label (Cityscapes id); returns the number to come back to it."""
@@ -176,9 +220,15 @@ class Canvas:
         bottom = np.maximum.reduceat(flat[:, 1], starts)
         inside = (right >= 0) & (left < camera.width) & (bottom >= 0) & (top < camera.height)
 
+        group = np.array(group)
         rank = np.empty(len(self._groups), np.int64)
-        rank[painting_order(self._groups)] = np.arange(len(self._groups))
-        order = np.argsort(rank[np.array(group)], kind="stable")
+        columns = None
+        if self.one_layer:
+            columns = np.array([[np.inf], [-np.inf]]).repeat(len(self._groups), axis=1)
+            np.minimum.at(columns[0], group, left)
+            np.maximum.at(columns[1], group, right)
+        rank[painting_order(self._groups, columns)] = np.arange(len(self._groups))
+        order = np.argsort(rank[group], kind="stable")
         order = order[inside[order]]
 
         fixed = np.rint(np.clip(flat, -20000, 20000) * 16).astype(np.int32)
@@ -202,29 +252,39 @@ class Canvas:
             roundness=np.array([0, *roundness], np.float32),
             middle=np.concatenate([[0], (left + right) / 2]).astype(np.float32),
             half_width=np.concatenate([[1], np.maximum((right - left) / 2, 0.5)]).astype(np.float32),
-            materials=list(self._materials), planes=list(self._planes), things=self._things,
+            materials=list(self._materials), planes=list(self._planes), things=self._things, shade=self.shade,
         )  # fmt: skip
 
 
-def painting_order(groups: Sequence[tuple[int, float, float, float]]) -> list[int]:
-    """Indices of groups (layer, near, far, aside) from first painted to last.
+def painting_order(groups: Sequence[tuple[float, ...]], columns: np.ndarray | None = None) -> list[int]:
+    """Indices of groups from first painted to last.
+
+    A group is (layer, near, far, aside) or (layer, near, far, aside at the near end, at the far end).
+    `columns` [2, N] are left and right ends in the picture; groups that do not meet there need no order,
+    which leaves fewer cycles.
 
     Layers go one after another. Within the layer of objects, one that lies wholly farther goes first; of two
     that overlap in depth, the one farther off the axis. Elsewhere the farther far end goes first; ties and
     the ground keep their order.
     """
-    table = np.array(groups, np.float64).reshape(-1, 4)
+    table = np.array(groups, np.float64)
     order: list[int] = []
     for layer in np.unique(table[:, 0]):
         members = np.flatnonzero(table[:, 0] == layer)
-        near, far, aside = table[members, 1:].T
+        near, far, aside, slope = table[members][:, [1, 2, 3, -1]].T
+        slope = (slope - aside) / np.maximum(far - near, 1e-3)
         if layer != OBJECTS:
             key = np.zeros(len(members)) if layer in (GROUND, OVERLAY) else -far
             order += members[np.argsort(key, kind="stable")].tolist()
             continue
         beyond = near[:, None] >= far[None, :]  # [i, j]: i lies wholly beyond j
         meets = ~beyond & ~beyond.T
-        first = beyond | (meets & (aside[:, None] > aside[None, :]))
+        middle = (np.maximum(near[:, None], near[None]) + np.minimum(far[:, None], far[None])) / 2
+        off = aside[:, None] + slope[:, None] * (middle - near[:, None])  # [i, j]: of i, where j is, too
+        first = beyond | (meets & (off > off.T))
+        if columns is not None:
+            left, right = columns[:, members]
+            first &= (left[:, None] < right[None]) & (left[None] < right[:, None])
         waits_for = first.sum(axis=0)
         waiting = np.ones(len(members), bool)
         for _ in members:
@@ -239,7 +299,10 @@ def painting_order(groups: Sequence[tuple[int, float, float, float]]) -> list[in
 
 @dataclass(frozen=True)
 class Light:
-    """Light and air of one picture; strengths are fractions, `fog` is per metre."""
+    """Light and air of one picture; strengths are fractions, `fog` is per metre.
+
+    `beam` is the share of red, green and blue light that is missing in the shade.
+    """
 
     sun: float
     sun_direction: Point
@@ -250,6 +313,7 @@ class Light:
     skyline: Colour
     clouds: float
     cloud_shift: float
+    beam: Colour = (0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -269,6 +333,7 @@ class Painting:
     materials: list[Material]
     planes: list[Plane]
     things: list[tuple[int, int, bool]]
+    shade: Shade | None = None
 
     def labels(self, step: int, sky: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(label ids u8, instances i32, crowd bool), every `step`-th pixel; instances count from 1."""
@@ -305,6 +370,7 @@ class Painting:
         facing = table["dz"] * sun_x - table["dx"] * sun_z  # normal towards the camera times the sun
         facing = np.where(table["x"] * table["dz"] > table["z"] * table["dx"], -facing, facing)
         lit = np.where(table["upright"] > 0, 0.55 * facing, 0.35)
+        table["dark"] = np.where(table["upright"] > 0, np.clip(0.3 - 3 * facing, 0, 1), 0).astype(np.float32)
         for name in ("red", "green", "blue"):
             table[name] = (table[name] * (1 + light.sun * lit)).astype(np.float32)
         table["z"] = np.where(table["upright"] > 0, table["z"], self.camera.level - table["level"])
@@ -369,6 +435,11 @@ class Painting:
         for channel, name in zip(colour, ("red", "green", "blue")):
             np.multiply(look_up(name), tone, out=channel)
 
+        if self.shade is not None:
+            dark = np.fmax(self._in_shade(right, down, z, upright), look_up("dark"))
+            for channel, beam in zip(colour, light.beam):
+                channel *= 1 - np.float32(beam) * dark
+
         with_windows = np.flatnonzero(flags & 8)
         if with_windows.size:
             self._add_windows(colour, table, light, numbers, u, v, with_windows)
@@ -391,6 +462,25 @@ class Painting:
         colour = colour.reshape(3, *shape)
         total = sum(colour[:, i::step, j::step] for i in range(step) for j in range(step))
         return total.transpose(1, 2, 0) * np.float32(1 / step**2)
+
+    def _in_shade(self, right, down, z, upright) -> np.ndarray:
+        """float32 [N], 0 in the sun .. 1 in the shade, of points (right * z, y, z)."""
+        height = np.float32(self.camera.level) - down * z
+        sun_x, sun_z = np.float32(self.shade.sun)
+        last = np.float32(_SHADE_CELLS - 1)
+        column = (right * z + height * sun_x) * np.float32(_CELLS_A_METRE) + np.float32(_SHADE_CELLS / 2)
+        row = (z + height * sun_z) * np.float32(_CELLS_A_METRE)
+        cell = np.clip(row, 0, last).astype(np.int32) * _SHADE_CELLS
+        cell += np.clip(column, 0, last).astype(np.int32)
+        tall, low = self._shade_maps
+        dark = tall.take(cell)
+        ground = np.flatnonzero((upright == 0) & (height < 0.3))
+        dark[ground] = np.maximum(dark[ground], low.take(cell[ground]))
+        return dark
+
+    @cached_property
+    def _shade_maps(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.shade.maps()
 
     def _add_windows(self, colour, table, light: Light, numbers, u, v, where) -> None:
         """Draw the window grids of facades into `colour` [3, N] at the pixels `where`."""
@@ -466,11 +556,11 @@ def level_plane(level: float = 0.0) -> Plane:
 
 def upright_plane(camera: Camera, u0: float, z0: float, u1: float, z1: float) -> Plane:
     """Upright plane through two points of the ground, given along the road's axis."""
-    x0, x1 = u0 + camera.drift(float(z0)), u1 + camera.drift(float(z1))
+    (x0, z0), (x1, z1) = camera.place(u0, z0), camera.place(u1, z1)
     length = math.hypot(x1 - x0, z1 - z0) or 1.0
     return Plane(True, x0, z0, (x1 - x0) / length, (z1 - z0) / length)
 
 
 def facing_plane(camera: Camera, u: float, z: float) -> Plane:
     """Upright plane that faces the camera; texture coordinates start at u."""
-    return Plane(True, u + camera.drift(float(z)), z)
+    return Plane(True, *camera.place(u, z))

@@ -1,0 +1,240 @@
+"""The three styles of the town: looks, colours, streets, life and shapes of each.
+
+"synthia" and "gta5" are the labelled sources, "cityscapes" is the target. Colours are those of
+`city_styles`. How often the target shows its rare classes follows the real Cityscapes (images with a rider
+about a third, motorcycle a sixth, truck an eighth, bus a tenth, train a twentieth); `rich` gives a style in
+which they can be scored. GTA5 shows trucks and trains far more often than the real one: the rule of MIX
+(thesis 8.1) has to find frames. Nothing was chosen by looking at the labels of a real target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from panolib.data.render.city_styles import STYLES, Photometry, Range, Style, Texture
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Camera and streets, metres; `focal` and `horizon` are shares of the width and height of the picture.
+
+    `plans` gives the weights of a straight street, a bend, a crossing, a turning left, a turning right and
+    the end of the street at another. `radius` and `angle` (radians) are those of a bend, `yaw` is where the
+    camera looks off the street.
+    """
+
+    level: Range
+    focal: Range
+    horizon: Range
+    yaw: float
+    plans: tuple[float, float, float, float, float, float]
+    junction: Range
+    radius: Range
+    angle: Range
+    skew: float
+    lane: Range
+    lanes: tuple[int, int]
+    sidewalk: Range
+    house_height: Range
+    tower_height: Range
+
+
+@dataclass(frozen=True)
+class Life:
+    """What stands in a street and how often; counts are inclusive ranges, the rest probabilities.
+
+    `cyclists` and `motorcyclists` are the chance of any and the most that there are.
+    """
+
+    parked: float
+    parked_gap: Range
+    angled: float
+    traffic: tuple[int, int]
+    cross_traffic: tuple[int, int]
+    truck: float
+    bus: float
+    train: float
+    groups: tuple[int, int]
+    group_size: tuple[int, int]
+    loners: tuple[int, int]
+    racks: float
+    rack_size: tuple[int, int]
+    cyclists: tuple[float, int]
+    motorcyclists: tuple[float, int]
+    parked_motorcycles: float
+    zebra: float
+    trees: float
+    yards: float
+    towers: float
+    verges: float
+    lamps: float
+    signs: tuple[int, int]
+    lights: tuple[int, int]
+    bins: tuple[int, int]
+    crowds: float
+    bonnet: float
+    reach: float
+
+
+@dataclass(frozen=True)
+class Look(Photometry):
+    """A kind of weather: with `elevation` (degrees) the sun casts shadows; `beam` is missing there."""
+
+    elevation: Range | None = None
+    beam: Range = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What things look like apart from their colours: kinds of `city_shape_libraries`, of equal chance.
+
+    `build` is how broad people are, `carry` the chance that one carries something; the rest is metres.
+    """
+
+    cars: tuple[str, ...]
+    trees: tuple[str, ...]
+    tree_height: Range
+    houses: tuple[str, ...]
+    build: Range
+    carry: float
+
+
+@dataclass(frozen=True)
+class TownStyle:
+    """A style of the town: `number` seeds its scenes; each image takes one look of `photometry`."""
+
+    name: str
+    number: int
+    photometry: tuple[Look, ...]
+    texture: Texture
+    geometry: Plan
+    statistics: Life
+    shapes: Shapes
+
+
+def _look(style: str, **changes) -> Look:
+    """A look that starts from the photometry of a style."""
+    return Look(**(vars(STYLES[style].photometry) | changes))
+
+
+_SYNTHIA = TownStyle(
+    name="synthia", number=11,
+    photometry=(
+        _look("synthia", gain=(1.0, 1.3), elevation=(30.0, 65.0), beam=(0.40, 0.55)),
+        _look(
+            "synthia", zenith=((0.93, 0.95, 0.98), (0.80, 0.84, 0.90)), skyline=((0.96, 0.97, 0.98),),
+            clouds=(0.0, 0.3), sun=(0.0, 0.2), saturation=(0.8, 1.1), gain=(0.75, 1.1), fog=(0.002, 0.006),
+            fog_colour=((0.80, 0.84, 0.88),),
+        ),
+    ), texture=STYLES["synthia"].texture,
+    geometry=Plan(
+        level=(1.4, 2.4), focal=(0.74, 1.0), horizon=(0.34, 0.46), yaw=0.08,
+        plans=(0.25, 0.20, 0.25, 0.10, 0.10, 0.10), junction=(15.0, 36.0), radius=(22.0, 60.0),
+        angle=(0.3, 1.1), skew=0.18, lane=(3.2, 3.8), lanes=(1, 2), sidewalk=(2.6, 6.0),
+        house_height=(5.0, 18.0), tower_height=(20.0, 34.0),
+    ),
+    statistics=Life(
+        parked=0.62, parked_gap=(0.5, 1.8), angled=0.2, traffic=(1, 6), cross_traffic=(0, 3), truck=0.15,
+        bus=0.30, train=0.10, groups=(0, 3), group_size=(2, 5), loners=(2, 7), racks=0.40, rack_size=(2, 6),
+        cyclists=(0.5, 3), motorcyclists=(0.30, 2), parked_motorcycles=0.25, zebra=0.4, trees=0.6,
+        yards=0.35, towers=0.12, verges=0.4, lamps=0.8, signs=(1, 4), lights=(0, 2), bins=(0, 2), crowds=0.0,
+        bonnet=0.0, reach=42.0,
+    ),
+    shapes=Shapes(
+        cars=("box", "box", "box", "coupe", "saloon"), trees=("round", "round", "conifer", "bare"),
+        tree_height=(5.0, 10.0), houses=("plain", "plain", "signs", "cornice"), build=(1.0, 1.25), carry=0.1,
+    ),
+)  # fmt: skip
+
+_GTA5 = TownStyle(
+    name="gta5", number=12,
+    photometry=(
+        _look("gta5", gain=(1.1, 1.35), elevation=(14.0, 30.0), beam=(0.35, 0.5)),
+        _look(
+            "gta5", zenith=((0.45, 0.62, 0.86), (0.62, 0.74, 0.90)), skyline=((0.92, 0.94, 0.96),),
+            fog_colour=((0.82, 0.85, 0.88),), fog=(0.001, 0.003), cast=(1.04, 1.0, 0.94), sun=(0.4, 0.7),
+            gain=(1.0, 1.35), elevation=(35.0, 70.0), beam=(0.45, 0.65),
+        ),
+        _look(
+            "gta5", zenith=((0.62, 0.66, 0.70),), skyline=((0.84, 0.85, 0.86),), clouds=(0.2, 0.8),
+            fog_colour=((0.70, 0.72, 0.74),), cast=(1.0, 0.99, 0.97), sun=(0.0, 0.15), gain=(0.6, 0.95),
+            saturation=(0.5, 0.8),
+        ),
+    ), texture=STYLES["gta5"].texture,
+    geometry=Plan(
+        level=(1.2, 1.9), focal=(0.80, 1.0), horizon=(0.38, 0.50), yaw=0.08,
+        plans=(0.30, 0.15, 0.30, 0.08, 0.08, 0.09), junction=(16.0, 40.0), radius=(25.0, 70.0),
+        angle=(0.3, 0.9), skew=0.12, lane=(3.4, 4.2), lanes=(1, 2), sidewalk=(3.0, 6.5),
+        house_height=(5.0, 22.0), tower_height=(26.0, 60.0),
+    ),
+    statistics=Life(
+        parked=0.50, parked_gap=(0.6, 2.2), angled=0.15, traffic=(2, 7), cross_traffic=(0, 3), truck=0.60,
+        bus=0.25, train=0.55, groups=(0, 2), group_size=(2, 4), loners=(1, 6), racks=0.2, rack_size=(2, 4),
+        cyclists=(0.35, 2), motorcyclists=(0.35, 2), parked_motorcycles=0.2, zebra=0.4, trees=0.5,
+        yards=0.40, towers=0.4, verges=0.25, lamps=0.8, signs=(0, 3), lights=(0, 3), bins=(0, 3), crowds=0.0,
+        bonnet=0.25, reach=42.0,
+    ),
+    shapes=Shapes(
+        cars=("sedan", "sedan", "muscle", "wagon", "pick-up", "box"),
+        trees=("palm", "round", "column", "bare"),
+        tree_height=(5.0, 12.0), houses=("plain", "parapet", "signs", "escape"), build=(0.9, 1.1), carry=0.15,
+    ),
+)  # fmt: skip
+
+_CITYSCAPES = TownStyle(
+    name="cityscapes", number=13,
+    photometry=(
+        _look("cityscapes", gain=(0.85, 1.1)),
+        _look(
+            "cityscapes", zenith=((0.66, 0.78, 0.90), (0.80, 0.87, 0.92)), skyline=((0.95, 0.97, 0.97),),
+            clouds=(0.1, 0.6), sun=(0.35, 0.60), fog=(0.002, 0.006), fog_colour=((0.74, 0.79, 0.80),),
+            gain=(1.05, 1.35), saturation=(0.45, 0.75), cast=(0.97, 1.01, 0.97), elevation=(22.0, 55.0),
+            beam=(0.50, 0.68),
+        ),
+    ),
+    texture=STYLES["cityscapes"].texture,
+    geometry=Plan(
+        level=(1.2, 1.45), focal=(0.90, 1.04), horizon=(0.39, 0.46), yaw=0.06,
+        plans=(0.32, 0.22, 0.20, 0.09, 0.09, 0.08), junction=(16.0, 38.0), radius=(25.0, 70.0),
+        angle=(0.25, 0.9), skew=0.18, lane=(2.9, 3.4), lanes=(1, 1), sidewalk=(2.8, 6.5),
+        house_height=(9.0, 17.0), tower_height=(20.0, 28.0),
+    ),
+    statistics=Life(
+        parked=0.68, parked_gap=(0.4, 1.3), angled=0.18, traffic=(0, 5), cross_traffic=(0, 3), truck=0.15,
+        bus=0.13, train=0.055, groups=(0, 3), group_size=(2, 6), loners=(1, 7), racks=0.40, rack_size=(2, 6),
+        cyclists=(0.28, 2), motorcyclists=(0.08, 1), parked_motorcycles=0.09, zebra=0.35, trees=0.55,
+        yards=0.35, towers=0.03, verges=0.4, lamps=0.8, signs=(1, 5), lights=(0, 3), bins=(0, 2),
+        crowds=0.30, bonnet=1.0, reach=45.0,
+    ),
+    shapes=Shapes(
+        cars=("hatchback", "hatchback", "city car", "saloon", "estate", "people carrier", "off-roader",
+              "van"),
+        trees=("round", "round", "column", "bare"), tree_height=(6.0, 13.0),
+        houses=("plain", "balconies", "bays", "cornice", "signs"), build=(0.82, 1.05), carry=0.35,
+    ),
+)  # fmt: skip
+
+TOWNS: Mapping[str, TownStyle] = MappingProxyType(
+    {style.name: style for style in (_SYNTHIA, _GTA5, _CITYSCAPES)}
+)
+
+
+def rich(style: TownStyle) -> TownStyle:
+    """The same style, rich in what is rare: scenes in which rare classes can be scored."""
+    life = replace(
+        style.statistics, truck=0.55, bus=0.5, train=0.5, racks=0.6, cyclists=(0.8, 3),
+        motorcyclists=(0.6, 2), parked_motorcycles=0.35,
+    )  # fmt: skip
+    return replace(style, statistics=life)
+
+
+def style_of(style: Style | TownStyle | str, streets: str = "straight") -> Style | TownStyle:
+    """A style by its name and the kind of streets. KeyError for an unknown one."""
+    if not isinstance(style, str):
+        return style
+    styles = {"straight": STYLES, "town": TOWNS}[streets]
+    if style not in styles:
+        raise KeyError(f"unknown style {style!r}; expected one of {sorted(styles)}")
+    return styles[style]

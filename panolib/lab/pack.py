@@ -1,0 +1,152 @@
+"""Records and weights in a few files of bounded size, to carry from the machine that trained to another."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from panolib.errors import UserError
+from panolib.lab.files import load_checkpoint, remove_folder, save_checkpoint
+from panolib.lab.run import Run
+from panolib.lab.store import Store
+
+PART_BYTES = 15 * 2**20
+_NAME = "runs.tar.{:03d}"
+_END = "complete"  # last entry of the tar file
+
+
+class BadPack(UserError, ValueError):
+    """Files that are not what `pack` wrote."""
+
+
+def pack(store: Store, runs: Iterable[Run], folder: Path) -> list[Path]:
+    """Write what is recorded of `runs` as parts of one tar file, none above `PART_BYTES`.
+
+    Weights are in half precision, half as large; what has one dimension (biases, the statistics of batch
+    norm, whose variances half precision cannot hold) stays as it is. A network that goes on from them differs
+    by rounding from one that goes on from the weights themselves.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder already holds parts.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if found := sorted(folder.glob("runs.tar.*")):
+        raise FileExistsError(f"{found[0]}: is there already, expected a folder without parts of a pack")
+    parts = _Parts(folder)
+    with tarfile.open(fileobj=parts, mode="w|") as tar, tempfile.TemporaryDirectory() as scratch:
+        for run in runs:
+            if store.load(run) is None:
+                continue
+            files = [file for file in sorted(store.folder(run).rglob("*")) if file.is_file()]
+            for file in files:
+                kept = file
+                if file.name == "checkpoint.pt":
+                    kept = Path(scratch) / "checkpoint.pt"
+                    content = load_checkpoint(file, "train the run again", key=str, state=dict)
+                    save_checkpoint(kept, {**content, "state": _halved(content["state"])})
+                tar.add(kept, f"{run.name}/{file.relative_to(store.folder(run))}")
+        end = Path(scratch) / _END
+        end.touch()
+        tar.add(end, _END)
+    parts.close()
+    return parts.paths
+
+
+def unpack(store: Store, folder: Path) -> list[str]:
+    """Put packed records, and weights in single precision, below the root of a store; names of their runs.
+
+    A record that is there is replaced.
+
+    Raises
+    ------
+    BadPack
+        If a part is missing, or the files are no pack.
+    """
+    paths = sorted(folder.glob("runs.tar.*"))
+    names = [_NAME.format(i) for i in range(len(paths))]
+    if not paths or [path.name for path in paths] != names:
+        found = ", ".join(path.name for path in paths) or "none"
+        raise BadPack(f"{folder}: expected runs.tar.000 and all that follow, found {found}")
+    content = io.BytesIO(b"".join(path.read_bytes() for path in paths))
+    store.root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=store.root) as scratch:
+        try:
+            with tarfile.open(fileobj=content) as tar:
+                tar.extractall(scratch, filter="data")
+        except (tarfile.TarError, EOFError) as error:
+            raise BadPack(f"{folder}: expected a pack, found files that cannot be read ({error})") from error
+        end = Path(scratch) / _END
+        if not end.exists():
+            raise BadPack(f"{folder}: expected a part beyond {paths[-1].name}, found none")
+        end.unlink()
+        found = sorted(run.name for run in Path(scratch).iterdir())
+        for name in found:
+            weights = Path(scratch) / name / "checkpoint.pt"
+            if weights.exists():
+                state = load_checkpoint(weights, "pack the run again", key=str, state=dict)
+                save_checkpoint(weights, {**state, "state": _single(state["state"])})
+            remove_folder(store.root / "runs" / name)
+            (store.root / "runs").mkdir(exist_ok=True)
+            (Path(scratch) / name).rename(store.root / "runs" / name)
+    return found
+
+
+def _halved(state: Any) -> Any:
+    """A state with its float32 tensors of two dimensions or more in float16."""
+    return _map_tensors(
+        state, lambda tensor: tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
+    )
+
+
+def _single(state: Any) -> Any:
+    return _map_tensors(state, lambda tensor: tensor.float() if tensor.dtype == torch.float16 else tensor)
+
+
+def _map_tensors(state: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """A state of dicts, lists and tensors with every tensor changed."""
+    if isinstance(state, Mapping):
+        return {key: _map_tensors(value, change) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return [_map_tensors(value, change) for value in state]
+    return change(state) if isinstance(state, torch.Tensor) else state
+
+
+class _Parts(io.RawIOBase):
+    """A file to write to that begins a new one on the disk whenever one is full."""
+
+    def __init__(self, folder: Path):
+        self._folder, self._file, self._left = folder, None, 0
+        self.paths: list[Path] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content) -> int:
+        content = memoryview(content)
+        written = len(content)
+        while content:
+            if self._left == 0:
+                self._begin()
+            some, content = content[: self._left], content[self._left :]
+            self._file.write(some)
+            self._left -= len(some)
+        return written
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+    def _begin(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self.paths.append(self._folder / _NAME.format(len(self.paths)))
+        self._file, self._left = self.paths[-1].open("wb"), PART_BYTES

@@ -1,0 +1,169 @@
+"""The ladder of one network for mask and embedding, and how its runs are executed.
+
+It has the rungs of the two networks' ladder, their settings and their panoptic scores; the panoptic runs have
+one parent in both roles.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+from panolib.config import Positive, from_mapping, spec
+from panolib.lab.job import Job
+from panolib.lab.run import Run
+from panolib.labels import LABEL_SETS
+from panolib.scoring import evaluate
+from panolib.study.grid import Grid, over_baseline
+from panolib.study.kinds import (
+    Sources,
+    adaptation_data,
+    clustering_of,
+    finish,
+    has_teacher,
+    open_data,
+    parent_network,
+    semantic_metrics,
+)
+from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, Domain
+from panolib.training import shared
+from panolib.training.batch_norm import adapt_batch_norm
+from panolib.training.instance_targets import learned_ids
+from panolib.training.specs import (
+    SharedBaselineSpec,
+    SharedBatchNormSpec,
+    SharedNetworks,
+    SharedSelfTrainingSpec,
+)
+
+VARIANT = "shared"  # of the panoptic runs
+
+VERSIONS = {"shared_baseline": 1, "shared_batch_norm": 1, "shared_self_training": 1}
+
+
+@spec
+class Shared:
+    """The section `shared` of a domain; what it does not say is as in the networks of the two branches.
+
+    `network` changes settings of `SharedNetworks`, `baseline` of `SharedBaselineSpec`, `self_training` of
+    `SharedSelfTrainingSpec`.
+    """
+
+    embedding_weight: Positive = 1.0  # of the instance losses beside the semantic ones
+    network: Mapping | None = None
+    baseline: Mapping | None = None
+    self_training: Mapping | None = None
+
+
+def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
+    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
+    functions = (shared_baseline, shared_batch_norm, shared_self_training)
+    return {function.__name__: functools.partial(function, sources) for function in functions}
+
+
+def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
+    """Supervised training of both heads; metrics: IoU, and the clustering settings inside its own masks."""
+    spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
+    model = shared.train_shared_baseline(spec, job, open_data(sources, run, spec.source, job), label_set)
+    model = finish(job, model)
+    selection = open_data(sources, run, spec.selection, job)
+    chosen = evaluate.choose_clustering(
+        model.semantic,
+        model.instance,
+        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
+        label_set,
+        bandwidths=spec.bandwidths,
+        merge_distances=spec.merge_distances,
+        min_size=spec.min_area,
+        thing_ids=learned_ids(spec, label_set),
+        label=f"{run.name}: clustering",
+    )
+    return semantic_metrics(sources, job, model.semantic) | chosen
+
+
+def shared_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
+    """ABN or AdaBN of a shared network; metrics: IoU."""
+    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
+    return semantic_metrics(sources, job, finish(job, model).semantic)
+
+
+def shared_self_training(sources: Sources, run: Run, job: Job) -> dict:
+    """Self-training of both heads; metrics: IoU of the student, and of the teacher under "teacher"."""
+    spec = run.spec
+    student, teacher = shared.shared_self_train(
+        spec,
+        job,
+        job.parent("start")["model"],
+        open_data(sources, run, spec.source, job),
+        open_data(sources, run, spec.target, job),
+        LABEL_SETS[spec.label_set],
+        clustering_of(job),
+    )
+    taught = teacher if has_teacher(run) else None
+    metrics = semantic_metrics(sources, job, finish(job, student, taught).semantic)
+    if taught is not None:
+        metrics["teacher"] = semantic_metrics(sources, job, teacher.semantic, "teacher.")
+    return metrics
+
+
+def declare_shared(grid: Grid) -> None:
+    """The rungs of shared networks and their panoptic scores, where the domain has a section for them."""
+    settings = grid.settings
+    if settings.shared is None:
+        return
+    where = f"{grid.domain}.shared"
+    own = from_mapping(Shared, settings.shared, where=f"{grid.where}: {where}")
+    source = settings.instance_source
+    networks = {"semantic": settings.semantic_baseline, "instance": settings.instance_baseline}
+    networks = {branch: baseline["network"] for branch, baseline in networks.items()}
+    networks = over_baseline(SharedNetworks, networks, own.network or {})
+    common = {"network": networks, "validation": grid.val, "where": where}
+    runs = {}
+    fields = over_baseline(SharedBaselineSpec, settings.instance_baseline, own.baseline or {})
+    trained = _self_training_fields(settings, own.self_training or {})
+    budget = {}
+    if settings.equal_budgets:
+        budget["iterations"] = fields["iterations"] + trained["iterations"]
+    for rung, labelled, selection, values in (
+        ("source_only", source, settings.instance_selection, {}),
+        ("oracle", grid.train, grid.train, budget),
+    ):
+        runs[rung] = grid.add(
+            "shared_baseline", "shared", rung, SharedBaselineSpec, "", {},
+            (labelled, selection, grid.val),
+            **fields | common | {"source": labelled, "selection": selection} | values,
+            embedding_weight=own.embedding_weight,
+        )  # fmt: skip
+    for rung in BATCH_NORM_RUNGS[1:]:
+        runs[rung] = grid.add(
+            "shared_batch_norm", "shared", rung, SharedBatchNormSpec, "batch_norm",
+            {"start": runs["source_only"]}, (source, grid.unlabelled, grid.val),
+            source=source if rung == "abn" else None, target=grid.unlabelled, **common,
+        )  # fmt: skip
+    for rung in ("control", "self_trained"):
+        control = {"target_weight": 0.0} if rung == "control" else {}
+        runs[rung] = grid.add(
+            "shared_self_training", "shared", rung, SharedSelfTrainingSpec, "",
+            {"start": runs[settings.self_training_start], "clustering": runs["source_only"]},
+            (source, grid.unlabelled, grid.val),
+            **trained | common | {"source": source, "target": grid.unlabelled} | control,
+            embedding_weight=own.embedding_weight,
+        )  # fmt: skip
+    if settings.score_teachers:
+        both, clustering = (runs["self_trained"],) * 2, runs["source_only"]
+        panoptic = grid.panoptic(TEACHER, *both, clustering, VARIANT, scored="teacher")
+        grid.tag(f"{grid.domain} shared", panoptic)
+    for rung in RUNGS:
+        clustering = runs["oracle" if rung == "oracle" else "source_only"]
+        panoptic = grid.panoptic(rung, runs[rung], runs[rung], clustering, VARIANT)
+        for run in (runs[rung], panoptic):
+            grid.tag(f"{grid.domain} shared", run)
+
+
+def _self_training_fields(settings: Domain, own: Mapping) -> dict:
+    """SAC's settings, those of the instance losses and pseudo-instances, and over both the section's own."""
+    cls = SharedSelfTrainingSpec
+    instance = over_baseline(cls, settings.instance_baseline, settings.instance_self_training)
+    semantic = over_baseline(cls, settings.semantic_baseline, settings.self_training)
+    inherited = ("weights", "margins", "min_area", "algorithm", "min_stability", "rotation")
+    return over_baseline(cls, semantic | {name: instance[name] for name in inherited}, own)
