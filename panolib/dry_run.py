@@ -24,6 +24,7 @@ from panolib.models.complexity import n_parameters
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.mean_teacher.library import PeerNetwork, build_peer
 from panolib.related.realtime.meta_pseudo_labels import MetaSpec
+from panolib.study.kinds import has_teacher
 from panolib.study.study import Study
 from panolib.training.setup import build_instance, build_semantic, build_shared
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
@@ -233,8 +234,9 @@ def _disk(
     study: Study, missing: Sequence[Run], sizes: Mapping[str, _Size], to_render: Mapping, workers: int
 ) -> tuple[str, list[str]]:
     """What is written in all, and a problem if it does not fit."""
-    own = [sizes[run.name] for run in missing if run.name in sizes]
-    checkpoints = sum(size.n_bytes for size in own)
+    checkpoints = sum(
+        (1 + has_teacher(run)) * sizes[run.name].n_bytes for run in missing if run.name in sizes
+    )
     resumable = workers * max(
         (_training_bytes(run, sizes[run.name]) for run in missing if run.name in sizes), default=0
     )
