@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `python -m panolib runs | head` has read enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (UserError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError) as error:
+    except (UserError, OSError) as error:  # a full or read-only disk, a file that is not there
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
 

@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import difflib
 import fnmatch
+import signal
 import sys
 import threading
 import time
@@ -24,7 +25,7 @@ from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
 from panolib.load import load
 from panolib.report.rows import write_csv
-from panolib.study.export import check_free, export_run, untrained
+from panolib.study.export import check_exportable, check_free, export_run, untrained
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
 
 
@@ -79,10 +80,14 @@ def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
         passed.set()
         _thread.interrupt_main()
 
-    timer = threading.Timer(60 * (minutes or 0), stop)
+    if minutes is None:
+        yield passed.is_set
+        return
+    # a shell's background command ignores Ctrl-C, and Python then leaves it without its handler
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    timer = threading.Timer(60 * minutes, stop)
     timer.daemon = True
-    if minutes is not None:
-        timer.start()
+    timer.start()
     try:
         yield passed.is_set
     except KeyboardInterrupt:
@@ -90,6 +95,7 @@ def _deadline(minutes: float | None) -> Iterator[Callable[[], bool]]:
             raise
     finally:
         timer.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def pack(options: Namespace) -> None:
@@ -170,6 +176,7 @@ def export(options: Namespace) -> None:
         near = difflib.get_close_matches(options.run, loaded.runs, n=3, cutoff=0.0)
         raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")
     run = loaded.runs[options.run]
+    check_exportable(run)  # before data is rendered and networks are trained
     check_free(options.out, options.overwrite)
     loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
     missing = untrained(loaded.store, loaded.sources, run)

@@ -98,13 +98,18 @@ def expand_path(text: str) -> Path:
     Raises
     ------
     ProfileError
-        Naming a variable that is not set.
+        Naming a variable that is not set, or a user ("~name") who has no home folder here.
     """
     expanded = os.path.expandvars(text)
     unset = re.search(r"\$(\w+|\{\w*\})", expanded)
     if unset:
         raise ProfileError(f"path {text!r}: variable {unset[0]} is not set; expected one of the environment")
-    return Path(expanded).expanduser()
+    try:
+        return Path(expanded).expanduser()
+    except RuntimeError:
+        raise ProfileError(
+            f"path {text!r}: expected ~ or a user of this machine, found no home folder"
+        ) from None
 
 
 def profile_names() -> list[str]:
@@ -138,8 +143,11 @@ def find_profile(profile: str | Path, *, near: Path | None = None) -> Path:
         return _profiles() / f"{text}.yaml"
     path = expand_path(text)
     for folder in (near.parent if near else Path(), project_root()):
-        if (folder / path).is_file():
-            return (folder / path).resolve()
+        try:
+            if (folder / path).is_file():
+                return (folder / path).resolve()
+        except OSError as error:  # a name that no file can have, a folder that may not be entered
+            raise ProfileError(f"profile {text}: expected a YAML file: {error.strerror}") from error
     raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
 
 
@@ -155,9 +163,12 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
         If there is no such file; the message lists the profiles beside it.
     ProfileError
         If the text is no YAML, a key is given twice, the top level is no mapping, the extended file is not
-        there or extends this one, or a key is to be removed that is not there.
+        there or extends this one, a mapping holds itself, or a key is to be removed that is not there.
     """
-    return _load_merged(Path(path), ())
+    try:
+        return _load_merged(Path(path), ())
+    except RecursionError:
+        raise ProfileError(f"{path}: {_ENDLESS}") from None
 
 
 def _profiles() -> Path:
@@ -176,6 +187,8 @@ def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
         mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # 2023-13-01, !!int x: PyYAML's own
+        raise ProfileError(f"{path}: expected YAML, found a value that is none ({error})") from error
     if not isinstance(mapping, dict):
         raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")
     if "extends" not in mapping:
@@ -223,6 +236,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path)
         return _adapter(cls).validate_json(text)  # JSON: only there is a list a tuple to a strict pydantic
     except TypeError as error:
         raise ProfileError(f"{where}: {error}") from error
+    except RecursionError:
+        raise ProfileError(f"{where}: {_ENDLESS}") from None
     except ValidationError as error:
         raise ProfileError(f"{where}: {_in_one_line(cls, mapping, error)}") from error
 
@@ -264,6 +279,7 @@ def canonical_json(value: Any) -> str:
 
 
 _adapter = functools.cache(TypeAdapter)
+_ENDLESS = "expected mappings and lists that end, found one that holds itself or is hundreds of levels deep"
 
 # What was expected, by pydantic's types of errors; of the others its message says it.
 _EXPECTED = {
@@ -391,11 +407,13 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if not isinstance(key_node.value, str):
+                continue  # a list or mapping: no key, which PyYAML says
             if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
                 )
-            seen.add(key_node.value if isinstance(key_node.value, str) else id(key_node))
+            seen.add(key_node.value)
         return super().construct_mapping(node, deep=deep)
 
 

@@ -196,11 +196,16 @@ def merged_ids(labels: LabelSet, into: LabelSet) -> np.ndarray:
     Raises
     ------
     ValueError
-        If nothing says how the classes of `labels` are merged into those of `into`.
+        If nothing says how the classes of `labels` are merged into those of `into`, or some have no place.
     """
     if labels.name == into.name:
         return np.arange(labels.n_classes, dtype=np.uint8)
     if labels.name not in into.merges:
-        raise ValueError(f"classes of {labels.name!r} cannot be merged into those of {into.name!r}")
+        raise ValueError(
+            f"classes of {labels.name!r} cannot be merged into those of {into.name!r}; expected its `merges` "
+            f"to say which of them each class takes, found those of {', '.join(into.merges) or 'no other'}"
+        )
     class_of = {member: name for name, members in into.merges[labels.name].items() for member in members}
+    if left := [name for name in labels.classes if name not in class_of]:
+        raise ValueError(f"no class of {into.name!r} takes {', '.join(left)} of {labels.name!r}")
     return np.array([into.classes.index(class_of[name]) for name in labels.classes], np.uint8)

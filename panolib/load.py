@@ -14,6 +14,7 @@ from panolib.config import ProfileError, find_profile, from_mapping, project_roo
 from panolib.data.readers import open_domains
 from panolib.lab.run import Run
 from panolib.lab.store import Store
+from panolib.labels import LABEL_SETS, merged_ids
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
 from panolib.related.mean_teacher import kinds as peer_kinds
@@ -132,6 +133,18 @@ def check_data_sets(
 
     `elsewhere`: further data sets of the main domain on which DETR is scored.
     """
+    main = settings.ladders[settings.main].label_set
+    for domain, its in sources.items():
+        if its.label_set not in LABEL_SETS:
+            raise ProfileError(
+                f"{where}: {domain}: its label set {its.label_set!r} is none of panolib.labels.LABEL_SETS, "
+                f"expected one of {', '.join(LABEL_SETS)}"
+            )
+        if domain in settings.targets:  # scored with networks of the main domain
+            try:
+                merged_ids(LABEL_SETS[main], LABEL_SETS[its.label_set])
+            except ValueError as error:
+                raise ProfileError(f"{where}: {domain}: {error}") from error
     named = [(settings.main, "detr.elsewhere", name) for name in elsewhere]
     for domain, section in settings.ladders.items():
         label_set = sources[domain].label_set

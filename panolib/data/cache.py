@@ -76,7 +76,7 @@ def read_fingerprint(folder: Path) -> dict | None:
         return json.loads((folder / FINGERPRINT).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or no text
         return {}
 
 

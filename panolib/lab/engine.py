@@ -20,6 +20,7 @@ import torch
 from tqdm import tqdm
 
 from panolib.data.processes import GUARD, leave_unguarded_import
+from panolib.errors import UserError
 from panolib.lab.job import BAR_OPTIONS
 from panolib.lab.records import DamagedRecord, Record
 from panolib.lab.run import Run, RunsFailed
@@ -90,7 +91,8 @@ def train_all(store: Store, runs: Iterable[Run], workers: int) -> None:
                         f"run '{run.name}': its worker process died; {GUARD}, or there was not enough memory"
                     ) from error
                 if error is not None:
-                    tqdm.write("".join(traceback.format_exception(error)), sys.stderr)
+                    if not isinstance(error, UserError | OSError):  # their message says all
+                        tqdm.write("".join(traceback.format_exception(error)), sys.stderr)
                     failed[run.name] = f"{type(error).__name__}: {error}"
                     waiting = [other for other in waiting if not _descends(other, run)]
                 elif future.result():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -128,10 +129,18 @@ def null_to_nan(value: Any) -> Any:
 
 
 def _write_atomically(path: Path, write_to: Any) -> None:
-    """Write beside, flush to the disk, rename."""
+    """Write beside, flush to the disk, rename. OSError names the file; nothing of it stays on a full disk."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        _flushed(file, write_to)
+    try:
+        with temporary.open("wb") as file:
+            _flushed(file, write_to)
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = error if isinstance(error, OSError) else error.__context__  # torch raises its own after it
+        if not isinstance(reason, OSError):
+            raise
+        raise OSError(reason.errno, reason.strerror, str(path)) from error
     os.replace(temporary, path)
     sync_folder(path.parent)
 

@@ -188,7 +188,7 @@ class Store:
         return None
 
     def holder(self, run: Run) -> str | None:
-        """Who trains the run at this moment, in words, or None."""
+        """Who trains the run at this moment, in words, or None; nobody does on a disk that is read-only."""
         if not self.work_folder(run).exists():
             return None
         try:
@@ -199,6 +199,8 @@ class Store:
                 if job := read_job(self.work_folder(run)):
                     return f"process {job['pid']} on {job['host']}"
             return "another process"
+        except OSError:
+            return None
 
     def work_folder(self, run: Run) -> Path:
         """Where a run is while it is trained."""

@@ -55,13 +55,13 @@ def declare_experiments(grid: Grid, settings: Experiments) -> None:
 def networks_and_sources(grid: Grid, settings: Experiments) -> None:
     """E1, E10, E11: V2 on each source alone; V3 and V3+ on MIX, with their own oracles; panoptic scores."""
     base, mix = dict(grid.settings.semantic_baseline["network"]), grid.settings.semantic_source
-    variants = {f"{name}.v2": (source, base) for name, source in settings.sources.items()}
+    variants = {(name, "v2"): (source, base) for name, source in settings.sources.items()}
     for name, other in settings.networks.items():
         where = f"{grid.where}: experiments.networks.{name}"
         network = from_mapping(SemanticNetwork, base | dict(other), where=where)
-        variants[f"mix.{name}"] = mix, to_plain(network)
-    for variant, (source, network) in variants.items():
-        values = dict(zip(("source", "network"), variant.split(".")))
+        variants["mix", name] = mix, to_plain(network)
+    for (source_name, network_name), (source, network) in variants.items():
+        variant, values = f"{source_name}.{network_name}", {"source": source_name, "network": network_name}
         start = grid.semantic_baseline("source_only", source, variant, network=network)
         adapted = {
             rung: grid.semantic_batch_norm(rung, start, source, variant, network=network)
@@ -74,7 +74,7 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
             grid.tag("E1", run, **values)
     for name in settings.networks:
         variant = f"mix.{name}"
-        oracle = grid.semantic_baseline("oracle", grid.train, variant, network=variants[variant][1])
+        oracle = grid.semantic_baseline("oracle", grid.train, variant, network=variants["mix", name][1])
         grid.tag("E1", oracle, source="mix", network=name)
         for rung in ("abn", "self_trained"):
             instance = grid.run("instance", rung)
@@ -91,7 +91,8 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
 
 def clusterings(grid: Grid, settings: Experiments) -> None:
     """E2: every algorithm, without and with epsilon rings that shrink while the network trains."""
-    margins = _self_training(grid).margins
+    ladder = _self_training(grid)
+    margins = ladder.margins
     decay = {"epsilon_0": settings.epsilon_0, "epsilon_tau": settings.epsilon_tau}
     rings = {"zero": replace(margins, epsilon_0=0.0), "decay": replace(margins, **decay)}
     for algorithm in settings.algorithms:
@@ -104,7 +105,7 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
             threat = _threat(grid, settings, variant, {"all": run})
             for found in (run, threat):
                 grid.tag("E2", found, algorithm=algorithm, ring=ring)
-            if (algorithm, ring) == ("mean_shift_plus", "zero"):  # trained without source
+            if (algorithm, rings[ring]) == (ladder.algorithm, margins):  # what E3 has with no source
                 grid.tag("E3", run, workflow="all", share=0.0, classes="all")
                 grid.tag("E3", threat, workflow="all", share=0.0)
     cost = grid.add(
@@ -139,15 +140,16 @@ def workflows(grid: Grid, settings: Experiments) -> None:
     run = _threat(grid, settings, "ccm.baseline", {name: start for name, (_, start) in starts.items()})
     grid.tag("E3", run, workflow="ccm baseline")
 
+    shares_of_all = [share for share in settings.individual_shares if share > 0]
+    if not any(tag.values.get("workflow") == "all" for tag in grid.tags):  # without source: one of E2
+        shares_of_all.insert(0, 0.0)
     for workflow, members, shares in (
-        ("all", {"": None}, settings.individual_shares),
+        ("all", {"": None}, shares_of_all),
         ("icm", single, settings.individual_shares),
         ("base", groups, settings.shares),
         ("ccm", groups, settings.shares),
     ):
         for share in shares:
-            if workflow == "all" and share == 0:
-                continue  # that is "mean_shift_plus.zero" of E2
             percent = f"{round(100 * share):02d}"
             networks = {}
             for name, classes in members.items():

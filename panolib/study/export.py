@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -116,16 +117,23 @@ def untrained(store: Store, sources: Sources, run: Run) -> list[Run]:
     return without_weights(store, _exported_networks(sources, run)[1])
 
 
+def check_exportable(run: Run) -> None:
+    """Raise ExportError for a run that predicts nothing that could be exported."""
+    network, labelled = getattr(run.spec, "network", None), hasattr(run.spec, "validation")
+    if run.kind != "panoptic" and not (isinstance(network, SemanticNetwork) and labelled):
+        raise ExportError(
+            f"run {run.name!r} is of kind {run.kind!r}; "
+            "expected a panoptic run, or a run of one semantic network"
+        )
+
+
 def _exported_networks(sources: Sources, run: Run) -> tuple[LabelSet, list[Run]]:
     """Label set of the files of a run, and the runs whose weights predict them."""
+    check_exportable(run)
     if run.kind == "panoptic":
         parents = dict(run.parents)
         return LABEL_SETS[run.spec.label_set], [parents["semantic"], parents["instance"]]
-    if isinstance(getattr(run.spec, "network", None), SemanticNetwork) and hasattr(run.spec, "validation"):
-        return open_data(sources, run, run.spec.validation).label_set, [run]
-    raise ExportError(
-        f"run {run.name!r} is of kind {run.kind!r}; expected a panoptic run, or a run of one semantic network"
-    )
+    return open_data(sources, run, run.spec.validation).label_set, [run]
 
 
 def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePrediction]:
@@ -147,7 +155,12 @@ def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePred
 
 
 def check_free(folder: Path, overwrite: bool) -> None:
-    """Raise FileExistsError if there is something in the way that `written_once` may not replace."""
+    """Raise an OSError for what `written_once` may not replace, and for a place where it may not write."""
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{folder}: {above} is a file, expected a folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: {above} may not be written, expected a folder that may")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file, expected a folder or nothing")
     if not folder.is_dir() or not any(folder.iterdir()):

@@ -184,6 +184,8 @@ def read_profile(path: Path) -> Profile:
         if field in mapping:
             raise ProfileError(f"{where}: {field}: unknown key, expected a section for each domain")
     main = mapping.get("main", Profile.main)
+    if not isinstance(main, str):
+        raise ProfileError(f"{where}: main: expected the name of a section, found {main!r}")
     if main not in mapping:
         raise ProfileError(f"{where}: {main}: missing key, expected the keys of Domain")
     domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS)) if name in mapping}

@@ -10,8 +10,10 @@ import argparse
 import copy
 import functools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -331,3 +333,19 @@ def test_a_run_that_cannot_be_exported(city, tmp_path, capsys):
     assert export(tmp_path / "out", run="city-instance-source_only-s0") == 1
     assert "is of kind 'instance_baseline'; expected a panoptic run" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("run", "out", "message"),
+    [
+        ("city-threat-icm.25-s0", "out", "ExportError: run 'city-threat-icm.25-s0' is of kind 'threat'"),
+        ("city-performance", "out", "ExportError: run 'city-performance' is of kind 'performance'"),
+        ("city-panoptic-oracle-s0", "file/below/out", "NotADirectoryError: .*file is a file"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_anything_is_rendered(run, out, message, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    options = ["export", "--profile", "cpu", "--run", run, "--out", str(tmp_path / out)]
+    with mock.patch("panolib.study.study.Study.prepare_data", side_effect=AssertionError):
+        assert main(options) == 1
+    assert re.match(message, capsys.readouterr().err)

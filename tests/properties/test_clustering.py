@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
 from panolib.clustering.algorithms import cluster
-from panolib.clustering.distances import ball_sums
+from panolib.clustering.distances import FEW, BallSums
 from panolib.clustering.labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
 from panolib.clustering.mean_shift import mean_shift_plus
 
@@ -91,7 +91,10 @@ def test_relabelling_and_dropping_repeat_to_the_same(seed, min_size):
 @given(seeds, st.floats(0.05, 2))
 def test_ball_sums_count_neighbours(seed, radius):
     rng = np.random.default_rng(seed)
-    points = torch.tensor(rng.normal(0, 1, (150, 3)))
-    centres = torch.tensor(rng.normal(0, 1, (140, 3)))
-    counts = ball_sums(points, torch.ones(150, 1, dtype=torch.float64), radius)(centres)[:, 0]
-    assert torch.equal(counts, (torch.cdist(centres, points) <= radius).double().sum(1))
+    points = torch.tensor(rng.normal(0, 1, (600, 3)))
+    centres = torch.tensor(rng.normal(0, 1, (500, 3)))
+    assert 50 * len(points) < FEW < len(points) * len(centres)  # in one product, and in blocks
+    expected = (torch.cdist(centres, points) <= radius).double().sum(1)
+    sums = BallSums(points, torch.ones(600, 1, dtype=torch.float64), radius)
+    assert torch.equal(sums(centres)[:, 0], expected)
+    assert torch.equal(sums(centres[:50])[:, 0], expected[:50])

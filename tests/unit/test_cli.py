@@ -178,6 +178,17 @@ def test_bug_keeps_its_traceback(project, monkeypatch):
         main(["runs"])
 
 
+@pytest.mark.parametrize("number", [28, 30, 21])  # no space, read-only file system, is a directory
+def test_what_the_disk_refuses_is_one_line_without_a_traceback(project, monkeypatch, capsys, number):
+    def refuse(*_args, **_options):
+        raise OSError(number, os.strerror(number), "results/cpu")
+
+    monkeypatch.setattr(commands, "load", refuse)
+    assert main(["runs"]) == 1
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.endswith(f"{os.strerror(number)}: 'results/cpu'")
+
+
 @pytest.mark.parametrize("command", ["data", "train", "reproduce"])
 def test_damaged_data_is_one_line_without_a_traceback(project, monkeypatch, tmp_path, capsys, command):
     picture = tmp_path / "cut.png"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from unittest import mock
 
 import cv2
@@ -147,6 +148,19 @@ def test_any_ladder_may_be_the_main_one(toy, tmp_path):
     assert {run.domain for run in study.runs.values() if run.kind in ("threat", "latency")} == {"toy"}
     assert {run.domain for run in study.runs.values() if run.kind == "performance"} == {"toy"}
     assert "city-panoptic-oracle-s0" in study.runs
+
+
+def test_a_label_set_that_cannot_be_scored_is_an_error_of_the_profile(toy, tmp_path, monkeypatch):
+    """Not of the run that needs it, hours later."""
+    toy(replace(LANES, merges={}))
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy: classes of 'cityscapes' cannot be merged into"):
+        study_of(tmp_path, DATA)
+    monkeypatch.setitem(LABEL_SETS, "lanes", replace(LANES, merges={"cityscapes": {"road": ("road",)}}))
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy: no class of 'lanes' takes sidewalk, building, "):
+        study_of(tmp_path, DATA)
+    monkeypatch.delitem(LABEL_SETS, "lanes")
+    with pytest.raises(ProfileError, match=r"^my\.yaml: toy: its label set 'lanes' is none of .*LABEL_SETS"):
+        study_of(tmp_path, DATA)
 
 
 def test_a_setting_that_the_domain_does_not_have_names_the_section(toy, tmp_path):

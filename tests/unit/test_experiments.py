@@ -33,6 +33,39 @@ def test_workflows_share_the_thing_classes_and_none_is_left_out(profile, monkeyp
     assert crops.spec.source_share == usual.spec.source_share
 
 
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "gpu", "paper"])
+def test_workflows_differ_in_their_networks_only(profile, monkeypatch):
+    """One network for all things without source comes from E2, which also has rings of another kind."""
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    study = load(profile, train=False)
+    ladder = study.runs["city-instance-self_trained-s0"].spec
+    found = [(run.spec, at) for run, at in tagged(study, "E3", branch="instance", share=[0.0, 0.25])]
+    assert {(at["workflow"], at["share"]) for _, at in found} >= {("all", 0.0), ("all", 0.25), ("base", 0.0)}
+    assert {(spec.margins, spec.algorithm, spec.target) for spec, _ in found} == {
+        (ladder.margins, ladder.algorithm, ladder.target)
+    }
+
+
+def test_without_a_run_of_e2_one_network_for_all_is_trained_for_e3(tmp_path, monkeypatch):
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    file = tmp_path / "other.yaml"
+    file.write_text("extends: smoke\ncity: {instance_self_training: {algorithm: mean_shift_peel}}\n")
+    ((run, at),) = tagged(load(file), "E3", branch="instance", workflow="all", share=0.0)
+    assert (run.variant, run.spec.algorithm, at["classes"]) == ("all.00", "mean_shift_peel", "all")
+
+
+def test_names_of_sources_and_networks_may_hold_a_dot(tmp_path, monkeypatch):
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    file = tmp_path / "other.yaml"
+    networks, sources = "{v3.1: {version: v3, rates: [6]}}", "{g.5: gta5/train}"
+    file.write_text(f"extends: smoke\nexperiments: {{networks: {networks}, sources: {sources}}}\n")
+    study = load(file)
+    ((run, _),) = tagged(study, "E1", source="mix", network="v3.1", rung="self_trained")
+    assert run.spec.network.rates == (6,)
+    ((run, _),) = tagged(study, "E1", source="g.5", network="v2", rung="source_only")
+    assert run.spec.source == "gta5/train"
+
+
 def test_the_cost_of_every_algorithm_and_size_is_measured():
     algorithms, compute = ("mean_shift_plus", "connected_components"), Compute("cpu", "32-true", 0, False)
     spec = ClusteringCostSpec("cityscapes", algorithms, (8, 16), (2, 3), 4, 1, compute, 0)

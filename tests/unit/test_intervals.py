@@ -267,3 +267,16 @@ def test_a_variance_that_is_not_known_is_no_interval():
     for variance in (np.nan, np.inf):
         found = interval([1.0, 1.0, 1.1], variance, n_images=9)
         assert np.isnan([found.low, found.high]).all() and verdict(found, "higher", 0.0) == UNDECIDED
+
+
+@pytest.mark.parametrize("n_images, quantile", [(2, 12.7062), (3, 4.30265), (11, 2.22814)])
+def test_few_images_have_the_quantile_of_as_many_degrees_of_freedom_less_one(n_images, quantile):
+    found = interval([0.0], 4.0, n_images=n_images)
+    assert (found.low, found.high) == pytest.approx((-2 * quantile, 2 * quantile), rel=1e-4)
+
+
+def test_the_variance_over_two_images_is_that_of_a_sample_of_two():
+    """Resampling alone divides by two: half of it."""
+    values = np.array([[1.0, 3.0]])
+    found = paired_over_images(mean_value, with_number(values), with_number(np.zeros_like(values)))
+    assert found.high - found.estimate == pytest.approx(12.7062 * np.sqrt(2 / 2), rel=0.03)

@@ -59,7 +59,11 @@ def encoded() -> list:
         own = {"encoder": EncoderSpec(name, None, 2)}
         networks += [SemanticNetwork("v3+", rates=(1, 2), head_channels=16, **own)]
         networks += [SemanticNetwork("bisenet", output_stride=32, **own)]
-        networks += [InstanceNetwork(decoder_channels=(32, 24, 16, 8), **own)]
+        networks += [
+            InstanceNetwork(
+                embedding_dim=8, decoder_channels=(32, 24, 16, 8), output_stride=2, coordinates="none", **own
+            )
+        ]
     return networks
 
 

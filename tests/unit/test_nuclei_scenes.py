@@ -188,3 +188,11 @@ def test_write_errors(tmp_path):
     with pytest.raises(ValueError, match="height = 8"):
         write_nuclei(tmp_path / "n", split="train", n_images=1, seed=0, height=8, width=64, progress=False)
     assert not (tmp_path / "n").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00"])
+def test_a_damaged_fingerprint_is_another_one(content, tmp_path):
+    folder = written_once(tmp_path / "data", {"v": 1}, lambda f: (f / "a").write_text("old"))
+    (folder / "fingerprint.json").write_bytes(content)
+    written_once(folder, {"v": 1}, lambda f: (f / "a").write_text("new"))
+    assert (folder / "a").read_text() == "new"

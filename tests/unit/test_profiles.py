@@ -187,7 +187,7 @@ def test_a_profile_anywhere_may_extend_one_of_the_project(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: cpuu", "extends: profile 'cpuu': expected one of cpu, gpu, paper, smoke, base, or"),
+        ("extends: cpuu", "extends: profile 'cpuu': expected one of cpu, gpu, next, paper, smoke, base, or"),
         ("extends: no/such.yaml", "extends: profile no/such.yaml: expected a YAML file, found no such file"),
         ("extends: null", "extends: profile 'None': expected one of"),
         ("extends: mine.yaml", "extends itself, by mine.yaml -> mine.yaml"),
@@ -230,6 +230,35 @@ def test_unreadable_profiles(tmp_path):
         load_yaml(tmp_path / "gpu.yaml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 2023-13-45", "found a value that is none .month must be in 1..12"),
+        ("a: " + "9" * 5000, "found a value that is none .Exceeds the limit"),
+        ("a: !!int x", "found a value that is none"),
+        ("a: !!bool x", "found a value that is none"),
+        ("a: !!timestamp x", "found a value that is none"),
+        ("? [a, b]\n: 1", "found unhashable key"),
+        ("? {a: 1}\n: 1", "found unhashable key"),
+        ("a: &x {b: *x}", "found one that holds itself"),
+        ("a: " + "[" * 3000 + "]" * 3000, "found one that holds itself or is hundreds of levels deep"),
+        ("extends: ~nobody-of-this-name/x.yaml", "found no home folder"),
+        (f"extends: {'a' * 300}/x.yaml", "expected a YAML file: File name too long"),
+    ],
+)
+def test_what_is_no_plain_value_is_an_error_of_the_file(text, message, tmp_path):
+    (tmp_path / "odd.yaml").write_text(text)
+    with pytest.raises(ProfileError, match=rf"(?s)odd\.yaml: .*{message}"):
+        load_yaml(tmp_path / "odd.yaml")
+
+
+def test_a_list_that_holds_itself_is_an_error_of_the_file(tmp_path):
+    (tmp_path / "odd.yaml").write_text("network: {depth: 1, rates: &x [*x]}")
+    mapping = load_yaml(tmp_path / "odd.yaml")["network"]
+    with pytest.raises(ProfileError, match=r"odd\.yaml: expected mappings and lists that end"):
+        from_mapping(Network, mapping, where="odd.yaml")
+
+
 def test_canonical_json_has_one_text_per_value():
     assert canonical_json({"b": (1, 2.5), "a": None}) == '{"a":null,"b":[1,2.5]}'
     assert canonical_json(Network(18)) == '{"depth":18,"rates":[6,12],"width":1.0}'
@@ -253,8 +282,8 @@ def test_project_root_is_found_from_below(tmp_path):
 
 
 def test_profiles_of_the_project_are_found():
-    assert profile_names() == ["cpu", "gpu", "paper", "smoke"]
-    with pytest.raises(ProfileError, match="profile 'base': expected one of cpu, gpu, paper, smoke, or"):
+    assert profile_names() == ["cpu", "gpu", "next", "paper", "smoke"]
+    with pytest.raises(ProfileError, match=r"^profile .base.: expected one of cpu, gpu, next, paper, smoke"):
         find_profile("base")
 
 

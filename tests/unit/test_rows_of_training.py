@@ -63,7 +63,7 @@ def test_a_side_of_monitored_counts_is_at_a_part_of_the_training(study):
 def test_times_of_steps_are_paired_over_iterations(study):
     at = {"experiment": "E3", "branch": "instance", "at": "median"}
     base, one = (verdicts.side(study, "curve: step_s", {**at, "workflow": name}) for name in ("base", "all"))
-    assert base.curve.tolist() == [[4.0, 4.0]] and base.by_seed.tolist() == [4.0]
+    assert base.curve.to_numpy().tolist() == [[4.0, 4.0]] and base.by_seed.tolist() == [4.0]
     found = verdicts.compare(base, one, "ratio")
     assert found.estimate == pytest.approx(100 * np.log(4 / 1.5)) and found.low < found.estimate < found.high
     assert found.over == "1 seed, 2 iterations (worth 2)"

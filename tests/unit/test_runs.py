@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -18,6 +19,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 
 import cv2
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -33,8 +35,16 @@ from toy_kinds import (
     trained,
 )
 
+from panolib.errors import UserError
 from panolib.lab.engine import get_all, missing_runs
-from panolib.lab.files import CorruptCheckpoint, nan_to_null, null_to_nan
+from panolib.lab.files import (
+    CorruptCheckpoint,
+    load_checkpoint,
+    nan_to_null,
+    null_to_nan,
+    save_checkpoint,
+    write,
+)
 from panolib.lab.job import small_png
 from panolib.lab.run import MissingRun, Run, RunsFailed
 from panolib.lab.store import Store, retrain_started, retraining
@@ -571,3 +581,74 @@ def test_pictures_are_kept_without_loss(n_colours):
     image = colours[rng.permutation(picked)].reshape(20, 30, 3)
     png = small_png(image)
     assert np.array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], image)
+
+
+# ---- disks that are full or read-only
+
+
+class FullDisk:
+    """A file in whose place there is no space after some bytes."""
+
+    def __init__(self, file, n_bytes):
+        self.file, self.left = file, n_bytes
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.file.close()
+
+    def write(self, content):
+        self.left -= len(content)
+        if self.left < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.file.write(content)
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1000, 100_000])
+def test_a_full_disk_names_the_file_and_leaves_the_old_one(n_bytes, tmp_path, monkeypatch):
+    """torch says "unexpected pos 704 vs 598" where a checkpoint does not fit."""
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(path, {"state": torch.zeros(3)})
+    real = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *mode: FullDisk(real(self, *mode), n_bytes))
+    for write_it in (
+        lambda: save_checkpoint(path, {"state": torch.zeros(10**6)}),
+        lambda: write(path, b"0" * 10**6),
+    ):
+        with pytest.raises(OSError, match=r"No space left on device: '.*checkpoint\.pt'"):
+            write_it()
+    monkeypatch.undo()
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert len(load_checkpoint(path, "", state=torch.Tensor)["state"]) == 3
+
+
+def test_states_of_a_folder_that_is_read_only(store, monkeypatch):
+    run, other = toy_run("recorded", n_iterations=3), toy_run("other", n_iterations=9, fails_at=5)
+    store.get(run)
+    with pytest.raises(FloatingPointError):
+        store.get(other)
+
+    def refused(*_args, **_options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refused)
+    assert store.state(run) == "recorded" and store.load(run) is not None
+    assert store.state(other) == "partial" and store.holder(other) is None
+    with pytest.raises(OSError, match="Read-only"):
+        store.get(other)
+
+
+def test_an_error_that_says_all_is_not_shown_with_a_traceback(tmp_path, capsys):
+    errors = {"user": UserError("mend it"), "disk": OSError(28, "No space left", "a"), "other": KeyError("x")}
+
+    def fail(run, job):
+        raise errors[run.name]
+
+    with pytest.raises(RunsFailed, match=r"(?s)user.*mend it.*disk.*No space left: 'a'.*other.*KeyError"):
+        get_all(Store(tmp_path, {"toy": fail}), [toy_run(name, seed=i) for i, name in enumerate(errors)])
+    shown = capsys.readouterr().err
+    assert shown.count("Traceback") == 1 and "KeyError: 'x'" in shown

@@ -18,6 +18,7 @@ from panolib.models.weights import check_weights
 from panolib.related.realtime.runs import Realtime
 from panolib.report import rows
 from panolib.study import study
+from panolib.study.settings import read_profile
 from panolib.study.study import MissingSection
 
 PROFILES = project_root() / "notebooks" / "profiles"
@@ -321,7 +322,7 @@ def test_a_profile_may_be_a_path(tmp_path, monkeypatch):
 
 def test_unknown_profiles_say_what_there_is(tmp_path):
     with pytest.raises(
-        ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, paper, smoke, or the path"
+        ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, next, paper, smoke, or the path"
     ):
         load_study("cpuu", root=tmp_path)
     with pytest.raises(
@@ -383,3 +384,10 @@ def test_a_script_without_a_main_guard_gets_one_clear_error(writer, tmp_path):
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("RuntimeError: 2 worker processes: one ended before")
     assert "if __name__ == '__main__'" in done.stderr and done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.parametrize("main", ["[city]", "{a: 1}", "5"])
+def test_the_main_domain_is_a_name(main, tmp_path):
+    (tmp_path / "odd.yaml").write_text(f"extends: smoke\nmain: {main}\n")
+    with pytest.raises(ProfileError, match=r"odd\.yaml: (main: expected the name|5: missing key)"):
+        read_profile(tmp_path / "odd.yaml")

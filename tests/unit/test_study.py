@@ -90,7 +90,9 @@ def test_rungs_differ_in_the_statistics_only(trained):
     assert any(
         not torch.equal(states["adabn"][n], states["self_trained"][n]) for n in states["adabn"] if "conv" in n
     )
-    running = "encoder.bn1.running_mean"
+    running, frozen = "encoder.stages.1.0.bn1.running_mean", "encoder.stages.0.1.running_mean"
+    for rung in ("abn", "adabn", "self_trained"):
+        assert torch.equal(states["source_only"][frozen], states[rung][frozen]), rung
     assert not torch.equal(states["source_only"][running], states["abn"][running])
     assert not torch.equal(states["abn"][running], states["adabn"][running])
 
@@ -189,13 +191,15 @@ def test_a_monitor_changes_no_weight(trained, rung):
 
 
 def test_painting_no_instance_changes_no_weight_and_all_of_them_do(trained):
-    """The tiny profile paints a share of 0, and its network predicts no thing yet."""
+    """A share of 0, of true as of predicted ones, or of 1."""
     runs = {
         kind: trained.runs[study.run_name("city", "semantic", "self_trained", 0, f"painted.{kind}")]
         for kind in ("none", "true", "predicted")
     }
-    run = runs["true"]
-    runs["all"] = replace(run, name=f"{run.name}.all", spec=replace(run.spec, painted_share=1.0))
+    assert runs["true"].spec.painted_share == 0  # of the tiny profile
+    for name, kind, share in (("all", "true", 1.0), ("predicted", "predicted", 0.0)):
+        run, spec = runs[kind], replace(runs[kind].spec, painted_share=share)
+        runs[name] = replace(run, name=f"{run.name}.{name}", spec=spec)
     coverage = {kind: trained.store.get(run).curves["coverage"] for kind, run in runs.items()}
     states = {kind: trained.store.final_state(run)["model"] for kind, run in runs.items()}
     for kind in ("true", "predicted"):

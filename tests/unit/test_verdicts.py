@@ -167,11 +167,12 @@ def test_curves_are_compared_at_the_seeds_and_iterations_of_both():
     a = curve_of({seed: {i: level[seed] + i for i in range(10)} for seed in level})
     one = curve_of({2: {i: level[2] + i - 3 for i in range(10)}})
     found = report.compare(a, one, "s")
-    assert (found.estimate, found.n_seeds, found.over) == (pytest.approx(3), 1, "1 seed, 10 iterations")
+    assert (found.estimate, found.n_seeds) == (pytest.approx(3), 1)
+    assert found.over == "1 seed, 10 iterations (worth 10)"
     two = curve_of({seed: {i: level[seed] + i - 3 for i in range(4, 12)} for seed in (1, 2)})
     found = report.compare(a, two, "s")
-    assert (found.estimate, found.over) == (pytest.approx(3), "2 seeds, 6 iterations")
-    assert report.compare(a, two, "ratio").over == "2 seeds, 6 iterations"
+    assert (found.estimate, found.over) == (pytest.approx(3), "2 seeds, 6 iterations (worth 6)")
+    assert report.compare(a, two, "ratio").over.startswith("2 seeds, 6 iterations")
     with pytest.raises(NotInProfile, match="no iteration"):
         report.compare(a, curve_of({2: {99: 1.0}}), "s")
 
