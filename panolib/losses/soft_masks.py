@@ -176,7 +176,12 @@ class PixelBlock:
         The block's columns of `grad_pixels` [E, N] are set; `grad_centres` [E, K] is added to.
         """
         n_dims, pulls = len(grad_pixels), self._scratch
-        for number, found in enumerate(self.distances):
+        distances = self.distances
+        if all(isinstance(found.rows, slice) for found in distances):  # to the same centres: one sum
+            distances = distances[:1]
+            for found in self.distances[1:]:
+                distances[0].values.add_(found.values)
+        for number, found in enumerate(distances):
             slope, sides = found.values, found.table[:, : n_dims + 1]  # 2 and -2 c
             torch.addmm(pulls, sides.T, slope, beta=float(number > 0), out=pulls)
             sums = self._lifted[1 : n_dims + 2] @ slope.T  # rows p·slope, and slope summed over the pixels
