@@ -120,10 +120,21 @@ def stability(height: int, width: int, n: int, seed: int) -> Operation:
     )  # fmt: skip
 
 
-def loss(batch: int, height: int, width: int, n: int, seed: int, *, unlabelled: bool) -> Operation:
-    """Pull, push, object Dice (and unlabelled push), value and gradient."""
+def loss(
+    batch: int, height: int, width: int, n: int, seed: int, *, unlabelled: bool, told_apart: bool = True
+) -> Operation:
+    """Pull, push, object Dice (and unlabelled push), value and gradient.
+
+    Before embeddings tell objects apart, every pixel is near every mean.
+    """
     labels = torch.stack([instance_map(height, width, n, seed + b) for b in range(batch)])
-    fields = torch.stack([embedding_field(y, 16, seed, noise=0.6) for y in labels]).requires_grad_()
+    if told_apart:
+        fields = torch.stack([embedding_field(y, 16, seed, noise=0.6) for y in labels])
+    else:
+        fields = torch.stack([embedding_field(0 * y, 16, seed + b, noise=0.3) for b, y in enumerate(labels)])
+    fields.requires_grad_()
+    name = "pull, push, object Dice" + ", unlabelled push" * unlabelled
+    name += "" if told_apart else ", before training"
     weights = EmbeddingLossWeights(unlabelled_push=float(unlabelled), consistency=0.0)
 
     def with_gradient(value: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
@@ -137,11 +148,12 @@ def loss(batch: int, height: int, width: int, n: int, seed: int, *, unlabelled: 
     return Operation(
         f"{batch} x {height} x {width}, {n} instances, E 16", "loop over instances",
         lambda: with_gradient(lambda: loop_embedding_loss(fields, labels, weights)),
-        {"pull, push, object Dice" + ", unlabelled push" * unlabelled: Ours(
+        {name: Ours(
             lambda: with_gradient(lambda: sum(embedding_loss(fields, labels, weights=weights).values())),
             check,
             "two distances for every pair of a pixel and an instance; where they are near, two exponentials "
-            "and the products of the gradients; soft masks are made twice so that they need no memory",
+            "and the products of the gradients; soft masks are made twice so that they need no memory. The "
+            "embeddings are read three times, the gradient is written twice",
         )},
         fields.nbytes, varied=n,  # the gradient is as large
         flop=3 * 2 * labels.numel() * n * 16,  # distances, and the gradients of both their sides
@@ -225,6 +237,8 @@ def table_operations(spec) -> Iterator[Operation]:
         yield stability(*size, n, seed)
         for unlabelled in (False, True):
             yield loss(spec.batch_size, *size, n, seed, unlabelled=unlabelled)
+        if spec.before_training:
+            yield loss(spec.batch_size, *size, n, seed, unlabelled=True, told_apart=False)
     yield fusion(spec.step.n_target, spec.step.n_views, spec.height // 2, spec.width // 2, seed)
     size = (spec.panoptic_height, spec.panoptic_width)
     yield from scores(*size, 40, seed)

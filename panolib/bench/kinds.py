@@ -27,6 +27,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     """Core operations beside what people use today (`bench`); nothing is trained."""
     from panolib.bench import operations as bench  # scikit-learn and more, which no other kind needs
     from panolib.bench import step as bench_step
+    from panolib.bench.instance_step import instance_step_rows
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     network = trained_network(parent_spec(job, "instance"), job.parent("instance"), CPU)
@@ -49,6 +50,9 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
         "start": bench.start_rows(spec.repeats),
         "processor": provenance.processor(),
     }
+    if spec.instance_step is not None:
+        options = {"repeats": spec.repeats, "seed": spec.seed}
+        metrics["instance_step"] = instance_step_rows(spec.instance_step, **options)
     job.finish({})
     return metrics
 

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from panolib.config import Count, Counts, Natural, Seed, Size, spec
+from panolib.config import Count, Counts, Natural, Positive, Seed, Share, Size, later, spec
 from panolib.data.render import city
-from panolib.training.specs import SemanticNetwork
+from panolib.training.specs import InstanceNetwork, SemanticNetwork
 
 
 @spec
@@ -21,6 +21,24 @@ class StepSpec:
     batch_size: Count
     n_target: Count
     n_views: Count
+    iterations: Annotated[int, Field(ge=2)]  # the first one is not timed
+    source_style: city.StyleName
+    target_style: city.StyleName
+
+
+@spec
+class InstanceStepSpec:
+    """The self-training step of embeddings that is timed, on crops of the embedded city."""
+
+    label_set: str
+    network: InstanceNetwork
+    height: Count  # of the crops, pixels; images are twice as high and wide
+    width: Count
+    batch_size: Count
+    source_share: Share
+    min_stability: Share | None
+    bandwidth: Positive
+    start: Count  # iterations on the source before
     iterations: Annotated[int, Field(ge=2)]  # the first one is not timed
     source_style: city.StyleName
     target_style: city.StyleName
@@ -52,3 +70,5 @@ class PerformanceSpec:
     n_rendered: Count
     render_processes: Counts
     seed: Seed
+    before_training: bool = later(False)  # the loss also where no instance is told from another
+    instance_step: InstanceStepSpec | None = later(None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
@@ -59,11 +60,11 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
     with set_torch_threads(1):
         for _ in range(max(1, spec.repeats // 2)):
             for name, way in ways.items():
-                run = functools.partial(training.run, clock := _Clock(), **way)
+                run = functools.partial(training.run, clock := Clock(), **way)
                 _, memory[name] = with_peak_memory(run, timed=True)
                 durations[name] += clock.durations[1:]
                 losses[name] = clock.losses
-        training.nudged().run(nudged := _Clock(), **ways["reference"])
+        training.nudged().run(nudged := Clock(), **ways["reference"])
         stages = _stages(training, **ways["ours"])
     times = {name: measurement(found) for name, found in durations.items()}
     apart, rounding = (
@@ -96,7 +97,7 @@ def _stages(training: _Training, **way) -> dict[str, float]:
     """Share of the step by stage in percent, without the first iteration; of losses the forward pass only."""
     window = schedule(wait=0, warmup=1, active=training.spec.iterations - 1, repeat=1)
     with profile(activities=[ProfilerActivity.CPU], schedule=window) as profiler:
-        training.run(_Clock(profiler.step), **way)
+        training.run(Clock(profiler.step), **way)
     total = {event.key: event.cpu_time_total for event in profiler.key_averages()}
     shares = {name: 100 * total[name] / total["ProfilerStep*"] for name in STAGES}
     return shares | {"networks, optimiser": 100 - sum(shares.values())}
@@ -113,7 +114,7 @@ def step_scaling_rows(spec, n_classes: int, *, label: str = "") -> list[dict]:
     rows = []
     with set_torch_threads(1):
         for axis, position, chosen in tqdm(cases, desc=label, leave=False):
-            clock = _Clock()
+            clock = Clock()
             _training(spec, chosen, n_classes).run(clock, channels_last=True)
             times = clock.durations[1:]
             rows.append({
@@ -132,7 +133,7 @@ class _Training:
     images: list[list]  # of the source, of the target
     n_classes: int
 
-    def run(self, clock: _Clock, *, channels_last: bool, precision: str = "32-true") -> None:
+    def run(self, clock: Clock, *, channels_last: bool, precision: str = "32-true") -> None:
         compute = replace(self.spec.compute, channels_last=channels_last, precision=precision)
         spec = replace(self.spec, compute=compute)
         semantic.self_train(spec, clock, self.start, *self.images, self.n_classes)
@@ -174,7 +175,7 @@ def _training(spec, step: StepSpec, n_classes: int) -> _Training:
     return _Training(training, build_semantic(step.network, n_classes).state_dict(), images, n_classes)
 
 
-class _Clock:
+class Clock:
     """A job that only keeps the losses and the time of every iteration; `after` is called after each."""
 
     start = 0
@@ -182,6 +183,7 @@ class _Clock:
     def __init__(self, after: Callable[[], None] = lambda: None):
         self.losses: list[float] = []
         self.durations: list[float] = []
+        self.cpu_durations: list[float] = []
         self.after = after
 
     def resume(self) -> None:
@@ -189,13 +191,15 @@ class _Clock:
 
     def progress(self, start: int, stop: int) -> Iterator[int]:
         for iteration in range(start, stop):
-            began = timer()
+            began, cpu_began = timer(), time.process_time()
             yield iteration
             self.durations.append(timer() - began)
+            self.cpu_durations.append(time.process_time() - cpu_began)
             self.after()
 
     def log(self, iteration: int, **values) -> None:
-        self.losses.append(float(values["loss"].detach()))
+        if "loss" in values:
+            self.losses.append(float(values["loss"].detach()))
 
     def checkpoint(self, *_) -> None:
         pass

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from panolib.clustering.distances import exact_products
-from panolib.losses.soft_masks import dice, soft_mask_overlap
+from panolib.clustering.distances import exact_products, suppress_near
+from panolib.losses.soft_masks import BLOCK, dice, soft_mask_overlap
 
 
 def consistency_term(
@@ -79,15 +79,49 @@ def draw_anchors(
     priority = torch.rand(candidates.shape, device=candidates.device)
     uncovered = candidates.clone()
     enough = max(min_uncovered * candidates.numel(), 1)
-    anchors = [uncovered.new_zeros(0, dtype=torch.int64)]
-    views = [pixels - pixels.mean(dim=1, keepdim=True) for pixels in (student, teacher)]
-    views = [(pixels, 0.5 * pixels.square().sum(dim=0)) for pixels in views]
+    anchors: list[Tensor] = []
+    views = [_lifted(pixels) for pixels in (student, teacher)]
     with exact_products(student.device):
-        while len(anchors) <= max_anchors and uncovered.sum() >= enough:
-            anchor = priority.where(uncovered, -1.0).argmax(dim=0, keepdim=True)        # [1]
-            for pixels, half_square in views:  # |a - p| >= delta if |p|^2 / 2 - a·p >= (delta^2 - |a|^2) / 2
-                own = pixels.index_select(1, anchor).squeeze(1)                         # [E]
-                uncovered &= half_square - own @ pixels >= 0.5 * (delta_var**2 - own.dot(own))
-            uncovered[anchor] = False                                           # also with delta_var = 0
-            anchors.append(anchor)
-    return torch.cat(anchors)
+        n_left = int(uncovered.sum())
+        while len(anchors) < max_anchors and n_left >= enough:
+            # the next ones are among the first of those that are left, but for what they cover of each other
+            drawn = _highest(priority.where(uncovered, -1.0), min(max_anchors - len(anchors), n_left))
+            near = ~_far(views, drawn, delta_var, drawn)
+            drawn = drawn[torch.from_numpy(suppress_near(near.cpu().numpy())).to(drawn.device)]
+            far = _far(views, drawn, delta_var).scatter_(1, drawn[:, None], False)  # also with delta_var = 0
+            for anchor, spared in zip(drawn.unbind(), far.unbind()):
+                anchors.append(anchor)
+                n_left = int(torch.count_nonzero(uncovered.logical_and_(spared)))
+                if n_left < enough:
+                    break
+    return torch.stack(anchors) if anchors else torch.zeros(0, dtype=torch.int64, device=candidates.device)
+
+
+def _lifted(pixels: Tensor) -> Tensor:
+    """[E + 1, N]: the pixels around their mean p, and |p|^2 / 2."""
+    pixels = pixels - pixels.mean(dim=1, keepdim=True)
+    return torch.cat([pixels, 0.5 * pixels.square().sum(dim=0, keepdim=True)])
+
+
+def _highest(values: Tensor, n: int) -> Tensor:
+    """Where the `n` highest values [N] are, descending; of equal ones the first comes first."""
+    where = values.topk(n).indices.sort().values
+    return where[values[where].sort(descending=True, stable=True).indices]
+
+
+def _far(views: list[Tensor], anchors: Tensor, delta_var: float, among: Tensor | None = None) -> Tensor:
+    """bool [A, N]: pixels, all or some, that are `delta_var` or more from an anchor in every view.
+
+    |a - p| >= delta if |p|^2 / 2 - a·p >= (delta^2 - |a|^2) / 2.
+    """
+    n_pixels = views[0].shape[1] if among is None else len(among)
+    far = torch.ones(len(anchors), n_pixels, dtype=torch.bool, device=anchors.device)
+    size = max(1, (2**24 if far.is_cuda else BLOCK) // max(1, len(anchors)))
+    for lifted in views:
+        own = lifted.index_select(1, anchors)
+        threshold = 0.5 * delta_var**2 - own[-1:].T
+        rows = torch.cat([-own[:-1], torch.ones_like(own[-1:])]).T
+        lifted = lifted if among is None else lifted.index_select(1, among)
+        for some, part in zip(far.split(size, 1), lifted.split(size, 1)):
+            some &= rows @ part >= threshold
+    return far

@@ -15,7 +15,6 @@ from torch.autograd.function import once_differentiable
 
 from panolib.clustering.distances import exact_products
 from panolib.losses.soft_masks import (
-    BLOCK,
     FLOOR,
     NEGLIGIBLE,
     Distances,
@@ -89,16 +88,16 @@ class _InstanceSums(torch.autograd.Function):
                 if width is None:
                     continue
                 overlap, squares, pull, push = sums[:, of_image].unbind()
-                reach = NEGLIGIBLE * width, 0.0 if delta_dist is None else delta_dist**2
                 for block in _blocks(pixels, means[:, of_image], ids, counted, image, delta_dist):
                     own, inside = _members(ids[image], block)
-                    if not own.is_cuda:
-                        near = [found.is_near(square) for found, square in zip(block.distances, reach)]
-                        near[0].index_fill_(0, own, True)
-                        for found, some in zip(block.distances, near):
-                            found.keep(rows_of(some))
-                    ctx.rows.append([found.rows for found in block.distances])
                     to_all, *to_unlabelled = block.distances
+                    if not own.is_cuda:
+                        nearest = to_all.nearest()
+                        to_all.keep(rows_of((~(nearest > NEGLIGIBLE * width)).index_fill_(0, own, True)))
+                        for found in to_unlabelled:
+                            found.keep(rows_of(~(nearest > delta_dist**2)))
+                            found.keep(rows_of(~(found.nearest() > delta_dist**2)))
+                    ctx.rows.append([found.rows for found in block.distances])
                     square = to_all.values.view(-1).index_select(0, _position(to_all, own, inside))
                     hinge = _root(square.clone(), block).sub_(delta_var).relu_()
                     pull.index_add_(0, own, hinge.square_())
@@ -165,26 +164,21 @@ def _images(n_instances: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
 
 
 def _segment_sums(pixels: Tensor, ids: Tensor, n: int) -> Tensor:
-    """[E, n]: sums of the columns of `pixels` [E, N] by id 1 .. n.
-
-    Products with the masks of the instances, which on CPU take half as long as a scattered sum.
-    """
-    sums = pixels.new_zeros(len(pixels), n + 1)
-    size = max(1, (2**24 if pixels.is_cuda else BLOCK) // (n + 1))
-    masks = pixels.new_zeros(n + 1, min(size, pixels.shape[1]))
+    """[E, n]: sums of the columns of `pixels` [E, N] by id 1 .. n, added up from parts, which rounds less."""
+    sums = pixels.new_zeros(n + 1, len(pixels))
+    size = 2**24 // (n + 1) if pixels.is_cuda else 2**12
     for some, own in zip(pixels.split(size, 1), ids.split(size)):
-        masks = masks[:, : len(own)]
-        sums += some @ masks.scatter_(0, own[None], 1.0).T
-        masks.scatter_(0, own[None], 0.0)
-    return sums[:, 1:]
+        if pixels.is_cuda:  # where scattered sums would wait for each other
+            sums += some.new_zeros(n + 1, len(own)).scatter_(0, own[None], 1.0) @ some.T
+        else:
+            sums += torch.zeros_like(sums).index_add_(0, own, some.T.contiguous())
+    return sums.T[:, 1:]
 
 
 def _add_by_id(pixels: Tensor, values: Tensor, ids: Tensor) -> None:
     """Add to the columns of `pixels` [E, N] those of `values` [E, n] by id 1 .. n; nothing for id 0."""
-    values = torch.cat([torch.zeros_like(values[:, :1]), values], 1)
-    size = 2**24 if pixels.is_cuda else 2**14
-    for some, own in zip(pixels.split(size, 1), ids.split(size)):
-        some += values.index_select(1, own)
+    for inside in ids.nonzero().squeeze(1).split(2**24 if pixels.is_cuda else 2**14):
+        pixels.index_add_(1, inside, values.index_select(1, ids.index_select(0, inside) - 1))
 
 
 def _blocks(

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from panolib.clustering.distances import exact_products
 
-BLOCK = 2**18  # elements of K x n that fit a CPU's cache, twice
+BLOCK = 2**19  # elements of K x n that fit a CPU's cache, twice
 FLOOR = -24.0  # exponent: a mask stays at 4e-11 further out. Squared and weighted, a smaller one would
 # be below 1e-38, where float32 is subnormal and matrix products take Intel's CPUs ten times longer
 NEGLIGIBLE = 16.0  # squared distance over the kernel's width: the product of two such masks is 1e-14
@@ -76,7 +76,8 @@ class _SoftMaskOverlap(torch.autograd.Function):
         with exact_products(pixels.device):
             for _, ours, theirs in _pairs(*views):
                 if not pixels.is_cuda:
-                    rows = rows_of(ours.is_near(NEGLIGIBLE * width) | theirs.is_near(NEGLIGIBLE * width))
+                    nearest = torch.minimum(ours.nearest(), theirs.nearest())
+                    rows = rows_of(~(nearest > NEGLIGIBLE * width))
                     ours.keep(rows)
                     theirs.keep(rows)
                 ctx.rows.append(ours.rows)
@@ -139,14 +140,15 @@ class Distances:
             torch.mm(self.table, self._lifted, out=self._values)
         return self._values
 
-    def is_near(self, square: float) -> Tensor:
-        """bool [R]: centres so near to a pixel of the block, or to one that is not a number."""
-        return ~(self.values.amin(1) > square)
+    def nearest(self) -> Tensor:
+        """[R]: the distance of the nearest pixel; NaN if there is a pixel that is not a number."""
+        return self.values.amin(1)
 
     def keep(self, rows: slice | Tensor) -> None:
-        """Leave out all centres but those of `rows_of`."""
+        """Leave out all centres but those of `rows_of`, which counts the ones that are left."""
         if not isinstance(rows, slice):
-            self.rows, self.table, self._values = rows, self.table.index_select(0, rows), None
+            self.rows = rows if isinstance(self.rows, slice) else self.rows.index_select(0, rows)
+            self.table, self._values = self.table.index_select(0, rows), None
 
 
 class PixelBlock:
@@ -174,7 +176,12 @@ class PixelBlock:
         The block's columns of `grad_pixels` [E, N] are set; `grad_centres` [E, K] is added to.
         """
         n_dims, pulls = len(grad_pixels), self._scratch
-        for number, found in enumerate(self.distances):
+        distances = self.distances
+        if all(isinstance(found.rows, slice) for found in distances):  # to the same centres: one sum
+            distances = distances[:1]
+            for found in self.distances[1:]:
+                distances[0].values.add_(found.values)
+        for number, found in enumerate(distances):
             slope, sides = found.values, found.table[:, : n_dims + 1]  # 2 and -2 c
             torch.addmm(pulls, sides.T, slope, beta=float(number > 0), out=pulls)
             sums = self._lifted[1 : n_dims + 2] @ slope.T  # rows p·slope, and slope summed over the pixels
@@ -215,7 +222,8 @@ def pixel_blocks(
         tables[1][:, -1] = FAR
     # a pixel near a centre is as long as the centre: then, and only then, does rounding matter
     rounding = 8 * torch.finfo(centres.dtype).eps * float(squares.max())
-    size = min(n_pixels, max(1, (2**24 if pixels.is_cuda else BLOCK) // n_centres))
+    most = max(1, (2**24 if pixels.is_cuda else BLOCK) // n_centres)
+    size = math.ceil(n_pixels / math.ceil(n_pixels / most))  # of equal blocks: a small last one costs as much
     lifted, scratch = pixels.new_ones(n_dims + 3, size), pixels.new_empty(n_dims + 1, size)
     lifted[-1] = 0
     memory = pixels.new_empty(len(tables), n_centres * size)

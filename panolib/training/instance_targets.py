@@ -133,7 +133,7 @@ def clustered(
     """
     cluster = cluster_batch_in_class_masks if spec.guided else cluster_batch_unguided
     options = clustering_options(spec, label_set, clustering, iteration)
-    options["second_embeddings"] = student_embeddings.detach()
+    options |= {"second_embeddings": student_embeddings.detach(), "measured": False}
     found = cluster(teacher_embeddings, semantic, learned_ids(spec, label_set), **options)
     return torch.stack([labels for labels, _ in found])
 

@@ -495,13 +495,13 @@ def test_leaving_far_instances_out_of_a_block_changes_nothing(name, ignored, mon
         return value, *torch.autograd.grad(value, leaf)
 
     def watched(near, rows_of=soft_masks.rows_of):
-        kept.append(int(near.sum()) / len(near))
+        kept.append(int(near.sum()) / max(len(near), 1))
         return rows_of(near)
 
     monkeypatch.setattr(soft_masks, "rows_of", watched)
     monkeypatch.setattr(instance_sums, "rows_of", watched)
     whole = value_and_gradient()
-    assert kept[0] == 1.0 and len(kept) <= 2  # one block: every instance is near to itself
+    assert kept[0] == 1.0 and len(kept) <= 3  # one block: every instance is near to itself
     monkeypatch.setattr(soft_masks, "BLOCK", 5 * 20)
     in_blocks = value_and_gradient()
     assert len(kept) > 5 and min(kept) < 0.7

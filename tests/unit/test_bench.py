@@ -11,8 +11,9 @@ import torch
 from panolib.bench import cases as bench_cases
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
+from panolib.bench.instance_step import instance_step_rows
 from panolib.bench.references import loop_average_precision, loop_panoptic
-from panolib.bench.specs import PerformanceSpec
+from panolib.bench.specs import InstanceStepSpec, PerformanceSpec
 from panolib.config import from_mapping, load_yaml, project_root
 from panolib.data.render import city
 from panolib.lab import measuring
@@ -137,6 +138,33 @@ def test_the_step_is_timed_against_size():
     found = bench_step.step_scaling_rows(TINY, 19)
     assert {row["axis"] for row in found} == {"pixels of an image", "images in a batch"}
     assert all(row["ours_ms"] > 0 and row["repeats"] == TINY.scaling_step.iterations - 1 for row in found)
+
+
+def test_losses_before_training_are_measured_if_asked_for():
+    def names(spec):
+        return [name for operation in bench_cases.table_operations(spec) for name in operation.ours]
+
+    early = "pull, push, object Dice, unlabelled push, before training"
+    assert set(names(replace(TINY, before_training=True))) - set(names(TINY)) == {early}
+    case = bench_cases.loss(1, 24, 48, 3, 0, unlabelled=True, told_apart=False)
+    (row,) = bench.measure(case, repeats=1)
+    assert row["operation"] == early and row["agrees"]
+
+
+def test_the_embedding_step_says_what_clustering_and_loss_take():
+    network = {"depth": 10, "width": 8, "stem_pool": False, "embedding_dim": 4, "output_stride": 2,
+               "decoder_channels": [8, 8, 8, 8], "coordinates": "embedding",
+               "coordinate_length": 4.0}  # fmt: skip
+    spec = from_mapping(
+        InstanceStepSpec,
+        {"label_set": "cityscapes", "network": network, "height": 32, "width": 64, "batch_size": 4,
+         "source_share": 0.25, "min_stability": 0.1, "bandwidth": 0.5, "start": 2, "iterations": 3,
+         "source_style": "synthia", "target_style": "cityscapes"},
+        where="test",
+    )  # fmt: skip
+    rows = {row["stage"]: row for row in instance_step_rows(spec, repeats=2, seed=0)}
+    assert set(rows) == {"step", "clustering", "loss"} and rows["step"]["share"] == 1
+    assert all(0 < row["share"] <= 1 and row["ms"] > 0 for row in rows.values())
 
 
 def test_rendering_is_timed_by_processes():

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from panolib.clustering.corrected_masks import corrected
-from panolib.clustering.in_masks import cluster_in_class_masks
+from panolib.clustering.in_masks import (
+    cluster_batch_in_class_masks,
+    cluster_batch_unguided,
+    cluster_in_class_masks,
+    cluster_unguided,
+)
 from panolib.clustering.votes import vote_categories, vote_semantic_class
 from panolib.labels import CITYSCAPES, VOID
 
@@ -143,6 +148,56 @@ def test_generator_makes_subsamples_repeat(street):
         for _ in range(2)
     ]
     assert torch.equal(*runs)
+
+
+def batch_of_streets(street):
+    """The street, the same mirrored with more noise, and a road without things."""
+    embeddings, semantic = street
+    noise = 0.3 * torch.randn(3, 3, 12, 20, generator=torch.Generator().manual_seed(1))
+    fields = torch.stack([embeddings, embeddings.flip(-1), embeddings]) + noise
+    return fields, torch.stack([semantic, semantic.flip(-1), torch.full_like(semantic, ROAD)])
+
+
+@pytest.mark.parametrize("algorithm", ["mean_shift_plus", "mean_shift_peel", "agglomerative"])
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_batch_has_the_results_and_draws_of_its_images(street, algorithm, guided):
+    fields, maps = batch_of_streets(street)
+    others = fields + 0.1
+    one, all_at_once = (
+        (cluster_in_class_masks, cluster_batch_in_class_masks) if guided
+        else (cluster_unguided, cluster_batch_unguided)
+    )  # fmt: skip
+    found = []
+    for batched in (True, False):
+        options = {"algorithm": algorithm, "generator": torch.Generator().manual_seed(3), "connected": True}
+        options |= {"max_points": 30} if algorithm == "agglomerative" else {}
+        if batched:
+            found.append(all_at_once(fields, maps, THINGS, second_embeddings=others, **options))
+        else:
+            views = zip(fields, maps, others)
+            found.append([one(f, m, THINGS, second_embeddings=o, **options) for f, m, o in views])
+    for (labels, table), (expected, expected_table) in zip(*found):
+        assert torch.equal(labels, expected) and table == expected_table
+    assert not found[0][2][1] and (found[0][0][1] or not guided)
+
+
+def test_without_a_filter_stability_need_not_be_measured(street):
+    fields, maps = batch_of_streets(street)
+    found = []
+    for measured in (True, False):
+        generator = torch.Generator().manual_seed(3)
+        options = {"second_embeddings": fields, "generator": generator, "measured": measured}
+        found.append(cluster_batch_in_class_masks(fields, maps, THINGS, **options))
+        found[-1].append(torch.rand(1, generator=generator))
+    *images, drawn = found[0]
+    *others, drawn_later = found[1]
+    assert drawn == drawn_later
+    for (labels, table), (same, other) in zip(images, others):
+        assert torch.equal(labels, same)
+        assert not any(math.isnan(row["stability"]) for row in table)
+        assert all(math.isnan(row["stability"]) for row in other)
+    strict = {"second_embeddings": -fields, "measured": False, "min_stability": 0.99}
+    assert not cluster_batch_in_class_masks(fields, maps, THINGS, **strict)[0][1]  # the filter is asked for
 
 
 # votes
