@@ -35,7 +35,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     options = {name: {**chosen, "algorithm": name} for name in ("mean_shift", "mean_shift_plus")}
     for name in ("mean_shift_peel", "mean_shift_grid"):
         options[name] = {**chosen, "algorithm": name, "min_points": spec.min_size}
-    images = open_data(sources, run, spec.validation)
+    images = open_data(sources, job, spec.validation)
     images = [images[i] for i in range(min(spec.n_images, len(images)))]
     label = f"{run.name}: "
     metrics = {

@@ -199,15 +199,16 @@ def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
     table = verdicts[(verdicts["unit"] == unit) & verdicts["difference"].notna()]
     found = {"holds": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2",
              "undecided": "#7F7F7F", "not testable here": "#BBBBBB"}  # fmt: skip
-    fig, ax = plt.subplots(figsize=(13, 0.6 * len(table) + 1.8))
+    claims = [textwrap.fill(claim, 56) for claim in table["claim"]]
+    lines = max([2, *(claim.count("\n") + 1 for claim in claims)])
+    fig, ax = plt.subplots(figsize=(13, 0.3 * lines * len(table) + 1.8))
     for place, row in enumerate(table.itertuples()):
         ax.plot([row.low, row.high], [place, place], color=found[row.verdict], linewidth=3)
         ax.plot(row.difference, place, "o", color=found[row.verdict], markersize=9)
     for verdict in dict.fromkeys(table["verdict"]):
         ax.plot([], [], "o-", color=found[verdict], label=verdict)
     ax.axvline(0, color="black", linewidth=1)
-    short = (textwrap.shorten(claim, 100, placeholder=" …") for claim in table["claim"])
-    ax.set_yticks(range(len(table)), [textwrap.fill(claim, 56) for claim in short])
+    ax.set_yticks(range(len(table)), claims)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.set_xlabel(f"difference, {unit}, and its 95 % interval")
     fig.legend(loc="outside upper center", ncols=5)

@@ -47,6 +47,10 @@ class Setting(NamedTuple):
     min_distance: int
     min_size: int  # smaller instances are dropped
 
+    def of_any_size(self) -> Setting:
+        """The same without dropping any."""
+        return self._replace(min_size=0)
+
 
 def settings_grid(
     algorithm: ClassicalAlgorithm,
@@ -113,10 +117,11 @@ def choose_setting(
     for sample in one_by_one(dataset, label):
         truth = panoptic_truth(sample, label_set)
         masks = {smoothing: mask_of(sample, smoothing) for smoothing in {s.smoothing for s in settings}}
+        whole = {s: cut(masks[s.smoothing], algorithm, s) for s in {s.of_any_size() for s in settings}}
         for setting in settings:
-            mask = masks[setting.smoothing]
-            instances = cut(mask, algorithm, setting)
-            stats[setting].update(*truth, *merge_panoptic(two_classes(mask, label_set), instances, label_set))
+            semantic = two_classes(masks[setting.smoothing], label_set)
+            instances = drop_small_clusters(whole[setting.of_any_size()], setting.min_size)
+            stats[setting].update(*truth, *merge_panoptic(semantic, instances, label_set))
     grid = [
         {**setting._asdict(), "pq": found.result(label_set.thing_ids).mean_pq}
         for setting, found in stats.items()

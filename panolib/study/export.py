@@ -28,7 +28,7 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_network, trained_network
+from panolib.study.kinds import Sources, clustering_of, parent_network, trained_network
 from panolib.training.specs import SemanticNetwork
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name
@@ -133,13 +133,13 @@ def _exported_networks(sources: Sources, run: Run) -> tuple[LabelSet, list[Run]]
     if run.kind == "panoptic":
         parents = dict(run.parents)
         return LABEL_SETS[run.spec.label_set], [parents["semantic"], parents["instance"]]
-    return open_data(sources, run, run.spec.validation).label_set, [run]
+    return sources[run.domain].open(run.spec.validation).label_set, [run]
 
 
 def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePrediction]:
     """Predictions of a run for its validation images, one at a time."""
     spec, label_set, job = run.spec, LABEL_SETS[run.spec.label_set], Job(store, run)
-    data = open_data(sources, run, spec.validation)
+    data = sources[run.domain].open(spec.validation)
     if run.kind != "panoptic":
         model = trained_network(spec, store.final_state(run), spec.compute)
         merged = merged_ids(label_set, data.label_set)

@@ -175,7 +175,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
-    source = open_data(sources, run, run.spec.source, job)
+    source = open_data(sources, job, run.spec.source)
     n_classes = LABEL_SETS[run.spec.label_set].n_classes
     model = semantic.train_baseline(run.spec, job, source, n_classes, _watch(sources, run, job))
     return semantic_metrics(sources, job, finish(job, model))
@@ -199,36 +199,22 @@ def self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source, job),
-        open_data(sources, run, spec.target, job),
+        open_data(sources, job, spec.source),
+        open_data(sources, job, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
         painted=_painted(sources, run, job),
         watch=_watch(sources, run, job),
     )
-    taught = teacher if has_teacher(run) else None
-    metrics = semantic_metrics(sources, job, finish(job, student, taught))
-    if taught is not None:
-        metrics["teacher"] = semantic_metrics(sources, job, teacher, "teacher.")
-    return metrics
+    return self_trained_metrics(sources, job, student, teacher)
 
 
 def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised embedding network; metrics: the clustering settings that suit it on its own domain."""
     spec = run.spec
     label_set = LABEL_SETS[spec.label_set]
-    model = instance.train_instance_baseline(spec, job, open_data(sources, run, spec.source, job), label_set)
-    selection = open_data(sources, run, spec.selection, job)
-    return evaluate.choose_clustering(
-        parent_network(job, "semantic"),
-        finish(job, model),
-        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
-        label_set,
-        bandwidths=spec.bandwidths,
-        merge_distances=spec.merge_distances,
-        min_size=spec.min_area,
-        thing_ids=learned_ids(spec, label_set),
-        label=f"{run.name}: clustering",
-    )
+    model = instance.train_instance_baseline(spec, job, open_data(sources, job, spec.source), label_set)
+    model = finish(job, model)
+    return chosen_clustering(sources, job, parent_network(job, "semantic"), model)
 
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
@@ -241,7 +227,7 @@ def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
 def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     """Self-training inside the masks of the semantic parent; scored by panoptic and threat runs."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    target = open_data(sources, run, spec.target, job)
+    target = open_data(sources, job, spec.target)
     guide = parent_network(job, "semantic", spec.guide)
     masks = evaluate.predicted_masks(guide, target, label=f"{run.name}: masks")
     if spec.truth_share > 0:
@@ -256,7 +242,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source, job),
+        open_data(sources, job, spec.source),
         target,
         masks,
         label_set,
@@ -273,7 +259,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     metrics = evaluate.score_panoptic(
         parent_network(job, "semantic", spec.scored),
         parent_network(job, "instance", spec.scored),
-        open_data(sources, run, spec.validation, job),
+        open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
         min_size=spec.min_size,
@@ -328,7 +314,7 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
     metrics = evaluate_threat.score_threat(
         parent_network(job, "semantic", spec.scored),
         networks,
-        open_data(sources, run, spec.validation, job),
+        open_data(sources, job, spec.validation),
         label_set,
         min_size=spec.min_size,
         truth_shares=spec.truth_shares,
@@ -356,11 +342,10 @@ def classical(sources: Sources, run: Run, job: Job) -> dict:
         model = parent_network(job, "semantic", spec.scored)
         mask_of = evaluate_classical.predicted_mask(model, LABEL_SETS[spec.label_set])
         smoothings = (0.0,)
-    selection = open_data(sources, run, spec.selection, job)
     metrics = evaluate_classical.score_classical(
         mask_of,
-        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
-        open_data(sources, run, spec.validation, job),
+        selected(sources, job),
+        open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
         algorithm=spec.algorithm,
         masks=spec.masks,
@@ -398,31 +383,30 @@ def gap_styles(source: str, target: str, streets: city.Streets = "straight") -> 
 
     Towns have one group more, the shapes.
     """
-    styles = city.TOWNS if streets == "town" else city.STYLES
+    own, other = city.style_of(source, streets), city.style_of(target, streets)
     groups = (*STYLE_GROUPS, "shapes") if streets == "town" else STYLE_GROUPS
-    swapped = {group: replace(styles[source], **{group: getattr(styles[target], group)}) for group in groups}
-    return {"none": styles[source], **swapped, "all": styles[target]}
+    swapped = {group: replace(own, **{group: getattr(other, group)}) for group in groups}
+    return {"none": own, **swapped, "all": other}
 
 
-def open_data(sources: Sources, run: Run, name: str, job: Job | None = None) -> Sequence[Sample]:
-    """A data set of the run's domain, by name. The record of a job says how many images it holds."""
-    dataset = sources[run.domain].open(name)
-    if job is not None:
-        job.images[name] = len(dataset)
+def open_data(sources: Sources, job: Job, name: str) -> Sequence[Sample]:
+    """A data set of the domain of a job's run, by name; the record says how many images it holds."""
+    dataset = sources[job.run.domain].open(name)
+    job.images[name] = len(dataset)
     return dataset
 
 
 def adaptation_data(sources: Sources, job: Job) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
     """(source or None, target) of a batch-norm run."""
     run = job.run
-    source = None if run.spec.source is None else open_data(sources, run, run.spec.source, job)
-    return source, open_data(sources, run, run.spec.target, job)
+    source = None if run.spec.source is None else open_data(sources, job, run.spec.source)
+    return source, open_data(sources, job, run.spec.target)
 
 
 def _monitored(sources: Sources, job: Job) -> dict[str, Sequence[Sample]]:
     """Labelled data sets on which a run is scored while it trains, by name."""
     monitor = job.spec.monitor
-    return {} if monitor is None else {name: open_data(sources, job.run, name, job) for name in monitor.data}
+    return {} if monitor is None else {name: open_data(sources, job, name) for name in monitor.data}
 
 
 def _watch(sources: Sources, run: Run, job: Job) -> SemanticMonitor:
@@ -436,7 +420,7 @@ def _painted(sources: Sources, run: Run, job: Job) -> list[dict[str, np.ndarray]
     spec = run.spec
     if spec.painted is None:
         return None
-    target = open_data(sources, run, spec.target, job)
+    target = open_data(sources, job, spec.target)
     if spec.painted == "true":
         return [{"semantic": sample.semantic, "instance": sample.instance} for sample in target]
     instances = evaluate.predicted_instances(
@@ -459,10 +443,49 @@ def finish(job: Job, model: nn.Module, teacher: nn.Module | None = None) -> nn.M
     return plain["model"]
 
 
+def self_trained_metrics(
+    sources: Sources, job: Job, student: nn.Module, teacher: nn.Module, head: str | None = None
+) -> dict:
+    """Keep what a self-training ends with; scores of the student, those of a teacher under "teacher".
+
+    `head`: the part of both networks that is scored, where they have several.
+    """
+    networks = {"": finish(job, student, teacher if has_teacher(job.run) else None)}
+    if has_teacher(job.run):
+        networks["teacher."] = getattr(teacher, "module", teacher)
+    scored = {
+        part: semantic_metrics(sources, job, network if head is None else getattr(network, head), part)
+        for part, network in networks.items()
+    }
+    return scored[""] | ({"teacher": scored["teacher."]} if "teacher." in scored else {})
+
+
+def selected(sources: Sources, job: Job) -> list[Sample]:
+    """The images of the training domain on which a run chooses settings."""
+    dataset = open_data(sources, job, job.spec.selection)
+    return [dataset[i] for i in range(min(job.spec.n_selection, len(dataset)))]
+
+
+def chosen_clustering(sources: Sources, job: Job, semantic_model: nn.Module, model: nn.Module) -> dict:
+    """The clustering settings that suit the embeddings of `model` inside masks of `semantic_model`."""
+    spec, label_set = job.spec, LABEL_SETS[job.spec.label_set]
+    return evaluate.choose_clustering(
+        semantic_model,
+        model,
+        selected(sources, job),
+        label_set,
+        bandwidths=spec.bandwidths,
+        merge_distances=spec.merge_distances,
+        min_size=spec.min_area,
+        thing_ids=learned_ids(spec, label_set),
+        label=f"{job.run.name}: clustering",
+    )
+
+
 def semantic_metrics(sources: Sources, job: Job, model: nn.Module, part: str = "") -> dict:
     """Scores of a network on the validation images of a run; keeps their counts as "<part>semantic_.."."""
     run = job.run
-    validation = open_data(sources, run, run.spec.validation, job)
+    validation = open_data(sources, job, run.spec.validation)
     return evaluate.score_semantic(
         model,
         validation,

@@ -13,22 +13,21 @@ from panolib.config import Positive, from_mapping, spec
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.scoring import evaluate
 from panolib.study.grid import Grid, over_baseline
 from panolib.study.kinds import (
     Sources,
     adaptation_data,
+    chosen_clustering,
     clustering_of,
     finish,
-    has_teacher,
     open_data,
     parent_network,
+    self_trained_metrics,
     semantic_metrics,
 )
 from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, Domain
 from panolib.training import shared
 from panolib.training.batch_norm import adapt_batch_norm
-from panolib.training.instance_targets import learned_ids
 from panolib.training.specs import (
     SharedBaselineSpec,
     SharedBatchNormSpec,
@@ -64,20 +63,9 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised training of both heads; metrics: IoU, and the clustering settings inside its own masks."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    model = shared.train_shared_baseline(spec, job, open_data(sources, run, spec.source, job), label_set)
+    model = shared.train_shared_baseline(spec, job, open_data(sources, job, spec.source), label_set)
     model = finish(job, model)
-    selection = open_data(sources, run, spec.selection, job)
-    chosen = evaluate.choose_clustering(
-        model.semantic,
-        model.instance,
-        [selection[i] for i in range(min(spec.n_selection, len(selection)))],
-        label_set,
-        bandwidths=spec.bandwidths,
-        merge_distances=spec.merge_distances,
-        min_size=spec.min_area,
-        thing_ids=learned_ids(spec, label_set),
-        label=f"{run.name}: clustering",
-    )
+    chosen = chosen_clustering(sources, job, model.semantic, model.instance)
     return semantic_metrics(sources, job, model.semantic) | chosen
 
 
@@ -94,16 +82,12 @@ def shared_self_training(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source, job),
-        open_data(sources, run, spec.target, job),
+        open_data(sources, job, spec.source),
+        open_data(sources, job, spec.target),
         LABEL_SETS[spec.label_set],
         clustering_of(job),
     )
-    taught = teacher if has_teacher(run) else None
-    metrics = semantic_metrics(sources, job, finish(job, student, taught).semantic)
-    if taught is not None:
-        metrics["teacher"] = semantic_metrics(sources, job, teacher.semantic, "teacher.")
-    return metrics
+    return self_trained_metrics(sources, job, student, teacher, head="semantic")
 
 
 def declare_shared(grid: Grid) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -10,6 +12,9 @@ import torch
 from safetensors.torch import save_file
 from skimage import data
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from copying import copied_by, ramp
 
 from panolib.config import ProfileError, canonical_json, from_mapping
 from panolib.data.photometry import normalise
@@ -263,15 +268,8 @@ def same_taps(stride: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def ramp(size) -> torch.Tensor:
-    """[1, 2, H, W]: the row and the column of every pixel."""
-    rows, columns = (torch.arange(n, dtype=torch.float32) for n in size)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
-
-
 def copied(image: torch.Tensor, stride: int) -> torch.Tensor:
-    with torch.no_grad():
-        return torch.cat([same_taps(stride)(channel[:, None]) for channel in image.unbind(1)], 1)
+    return copied_by(same_taps(stride), image)
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8, 16])

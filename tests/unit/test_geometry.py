@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from copying import copied_by, ramp
 
 from panolib.data import photometry
 from panolib.inference import predict
@@ -35,16 +41,8 @@ def centre_taps(stride: int, *, pool: bool = False) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def ramp(size) -> torch.Tensor:
-    """[1, 2, H, W]: the row and the column of every pixel."""
-    rows, columns = (torch.arange(n, dtype=torch.float32) for n in size)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
-
-
 def copied(image: torch.Tensor, stride: int) -> torch.Tensor:
-    """What the copying network makes of every channel."""
-    with torch.no_grad():
-        return torch.cat([centre_taps(stride)(channel[:, None]) for channel in image.unbind(1)], 1)
+    return copied_by(centre_taps(stride), image)
 
 
 def largest_offset(found: torch.Tensor, stride: int) -> float:

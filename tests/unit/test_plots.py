@@ -98,8 +98,9 @@ def test_forest_shows_claims_of_one_unit():
         "high": [np.nan, np.nan, 4.0], "verdict": ["undecided", "not testable here", "holds"],
         "claim": ["one seed decides " + 20 * "nearly " + "nothing", "missing", "times"],
     })  # fmt: skip
-    text = drawn(plots.forest(table))
-    assert "one seed decides" in text and "nothing" not in text, "the sentence, shortened"
+    text, short = drawn(fig := plots.forest(table)), plots.forest(table.assign(claim="short"))
+    assert table["claim"][0] in text.replace("\n", " "), "the whole sentence, in lines"
+    assert fig.get_figheight() > short.get_figheight(), "with room for them"
     assert "missing" not in text and "times" not in text and "undecided" in text
 
 

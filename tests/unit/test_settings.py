@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -357,7 +358,9 @@ def test_a_run_says_whose_data_it_reads(tmp_path):
         domain: type(domain, (), {"open": lambda self, name: (type(self).__name__, name)})()
         for domain in loaded.sources
     }
-    assert open_data(opened, run, "nuclei/val") == ("nuclei", "nuclei/val")
+    job = SimpleNamespace(run=run, images={})
+    assert open_data(opened, job, "nuclei/val") == ("nuclei", "nuclei/val")
+    assert job.images == {"nuclei/val": 2}
     package = project_root() / "panolib"
     parsed = [file.name for file in package.rglob("*.py") if 'name.split("-")' in file.read_text()]
     assert parsed == []

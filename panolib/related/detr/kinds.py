@@ -74,7 +74,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def detr(sources: Sources, run: Run, job: Job) -> dict:
     """Train a network, which is scored by runs of its own; metrics: the number of images it learns from."""
-    source = open_data(sources, run, run.spec.source)
+    source = open_data(sources, job, run.spec.source)
     finish(job, train_detr(run.spec, job, source))
     return {"n_images": len(source) if run.spec.n_images is None else run.spec.n_images}
 
@@ -85,7 +85,7 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
     model = launch(spec.compute).to_device(_parent_detr(job))
     metrics = {}
     for name in spec.validation:
-        dataset = open_data(sources, run, name)
+        dataset = open_data(sources, job, name)
         metrics[name] = score_detr(
             model,
             dataset,
@@ -108,7 +108,7 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     fabric = launch(spec.compute)
-    train = open_data(sources, run, spec.train)
+    train = open_data(sources, job, spec.train)
     torch.manual_seed(spec.seed)
     systems = {
         DETR: cost.detr_system(
@@ -124,7 +124,7 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
     }  # fmt: skip
     with set_torch_threads(1):
         measured = cost.compare(
-            systems, open_data(sources, run, spec.validation), label_set,
+            systems, open_data(sources, job, spec.validation), label_set,
             batch_size=spec.batch_size, repeats=spec.repeats, label=run.name,
         )  # fmt: skip
     job.finish({})

@@ -15,7 +15,7 @@ from panolib.labels import LABEL_SETS
 from panolib.related.mean_teacher.library import build_peer
 from panolib.related.mean_teacher.training import train_mean_teacher, train_peer
 from panolib.related.mean_teacher.watershed import PACKAGE, choose_watershed, score_peer
-from panolib.study.kinds import Sources, finish, open_data, parent_spec
+from panolib.study.kinds import Sources, finish, open_data, parent_spec, selected
 from panolib.training.setup import launch
 from panolib.training.specs import Compute, StudentOrTeacher
 
@@ -45,18 +45,18 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def peer_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised network; metrics: {"student": the watershed's settings that suit it on the source}."""
-    source, selection = (open_data(sources, run, name) for name in (run.spec.source, run.spec.selection))
+    source, selection = (open_data(sources, job, name) for name in (run.spec.source, run.spec.selection))
     model = finish(job, train_peer(run.spec, job, source, selection, _start(job)))
-    return {"student": _choice(sources, run, model)}
+    return {"student": _choice(sources, job, model)}
 
 
 def peer_mean_teacher(sources: Sources, run: Run, job: Job) -> dict:
     """Joint mean teacher; metrics as above, of both networks."""
     names = (run.spec.source, run.spec.selection, run.spec.target)
-    data = (open_data(sources, run, name) for name in names)
+    data = (open_data(sources, job, name) for name in names)
     student, teacher = train_mean_teacher(run.spec, job, *data, _start(job))
     finish(job, student, teacher)
-    return {"student": _choice(sources, run, student), "teacher": _choice(sources, run, teacher)}
+    return {"student": _choice(sources, job, student), "teacher": _choice(sources, job, teacher)}
 
 
 def peer_scores(sources: Sources, run: Run, job: Job) -> dict:
@@ -70,7 +70,7 @@ def peer_scores(sources: Sources, run: Run, job: Job) -> dict:
     model.load_state_dict(state["model" if network == "student" else network])
     metrics = score_peer(
         launch(spec.compute).to_device(model),
-        open_data(sources, run, spec.validation),
+        open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
         setting,
         n_samples=spec.n_samples,
@@ -87,9 +87,7 @@ def _start(job: Job) -> Mapping | None:
     return job.parent("start")["model"] if "start" in dict(job.run.parents) else None
 
 
-def _choice(sources: Sources, run: Run, model: nn.Module) -> dict:
+def _choice(sources: Sources, job: Job, model: nn.Module) -> dict:
     """Settings of the watershed, chosen on labelled images of the source."""
-    spec, selection = run.spec, open_data(sources, run, run.spec.selection)
-    images = [selection[i] for i in range(min(spec.n_selection, len(selection)))]
-    label_set = LABEL_SETS[spec.label_set]
-    return choose_watershed(model, images, label_set, spec.watershed, label=f"{run.name}: watershed")
+    label_set, label = LABEL_SETS[job.spec.label_set], f"{job.run.name}: watershed"
+    return choose_watershed(model, selected(sources, job), label_set, job.spec.watershed, label=label)

@@ -15,7 +15,14 @@ from panolib.labels import LABEL_SETS
 from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
 from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
-from panolib.study.kinds import Sources, finish, open_data, parent_network, semantic_metrics
+from panolib.study.kinds import (
+    Sources,
+    finish,
+    open_data,
+    parent_network,
+    self_trained_metrics,
+    semantic_metrics,
+)
 from panolib.training.setup import launch
 from panolib.training.specs import Compute
 
@@ -60,7 +67,7 @@ def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
 
 def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     """Adversarial adaptation, with pseudo-labels of the parent "labels" or without."""
-    spec, target = run.spec, open_data(sources, run, run.spec.target, job)
+    spec, target = run.spec, open_data(sources, job, run.spec.target)
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
         wanted = spec.pseudo_labels
@@ -73,7 +80,7 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source, job),
+        open_data(sources, job, spec.source),
         target,
         n_classes,
         pseudo_labels=labels,
@@ -88,18 +95,16 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
         spec,
         job,
         job.parent("start")["model"],
-        open_data(sources, run, spec.source, job),
-        open_data(sources, run, spec.target, job),
+        open_data(sources, job, spec.source),
+        open_data(sources, job, spec.target),
         LABEL_SETS[spec.label_set].n_classes,
     )
-    metrics = semantic_metrics(sources, job, finish(job, student, teacher))
-    teacher = getattr(teacher, "module", teacher)
-    return metrics | {"teacher": semantic_metrics(sources, job, teacher, "teacher.")}
+    return self_trained_metrics(sources, job, student, teacher)
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
     """Rows of `labelling.quality_rows`."""
-    spec, target = run.spec, open_data(sources, run, run.spec.target, job)
+    spec, target = run.spec, open_data(sources, job, run.spec.target)
     network = parent_network(job, "labels")
     found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
     rows = labelling.quality_rows(
@@ -116,7 +121,7 @@ def label_quality(sources: Sources, run: Run, job: Job) -> dict:
 def gallery(sources: Sources, run: Run, job: Job) -> dict:
     """Saves "<image>-image", "<image>-truth" and "<image>-<role of the parent>"."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    data = open_data(sources, run, spec.validation, job)
+    data = open_data(sources, job, spec.validation)
     samples = [data[i] for i in range(min(spec.n_samples, len(data)))]
     for index, sample in enumerate(samples):
         job.save_sample(f"{index:02d}-image", sample.image)
