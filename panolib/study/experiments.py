@@ -13,11 +13,13 @@ E7   weight of the consistency term                        weight
 E9   final instance models inside masks of each DeepLab    network
 E10  which DeepLab (panoptic)                              network
 E11  what is learned when
+E12  parts of SAC, one changed at a time                   ablation
 ===  ====================================================  ==========================================
 
 (E8 looks at the runs of E3.) Instance networks here start where self-training of the ladder starts, and use
-the masks of its self-trained DeepLabV2 (the thesis takes V2, too: V3 and V3+ miss trains). "threat" runs
-score them.
+the masks of its self-trained DeepLab, whose version is the profile's (the thesis takes V2: its V3 and V3+
+miss trains). "threat" runs score them. Where the profile shortens self-training here (`iterations`), networks
+of the ladder, which train longer, are not compared with them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from panolib.config import from_mapping, to_plain
+from panolib.config import ProfileError, from_mapping, to_plain
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
@@ -35,27 +37,36 @@ from panolib.study.study import RUNGS
 from panolib.training.specs import InstanceSelfTrainingSpec, SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
+NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -> tag value
 
 
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
+    network = _ladder_network(grid)
     for rung in RUNGS:  # every seed of the ladder
-        grid.tag("E1", grid.run("semantic", rung), source="mix", network="v2")
-        grid.tag("E10", grid.run("panoptic", rung), network="v2")
+        grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)
+        grid.tag("E10", grid.run("panoptic", rung), network=network)
     grid.tag("E5", grid.run("panoptic", "self_trained"), learned="predicted masks", corrected=0.0)
     if grid.seed in settings.seeds:
         networks_and_sources(grid, settings)
         clusterings(grid, settings)
         workflows(grid, settings)
         guidance(grid, settings)
+        ablations(grid, settings)
     if grid.seed in settings.consistency_seeds:
         consistency_weights(grid, settings)
 
 
 def networks_and_sources(grid: Grid, settings: Experiments) -> None:
-    """E1, E10, E11: V2 on each source alone; V3 and V3+ on MIX, with their own oracles; panoptic scores."""
+    """E1, E10, E11: the ladder's DeepLab on each source alone; other versions on MIX, with their own oracles
+    and panoptic scores."""
     base, mix = dict(grid.settings.semantic_baseline["network"]), grid.settings.semantic_source
-    variants = {(name, "v2"): (source, base) for name, source in settings.sources.items()}
+    own = _ladder_network(grid)
+    if own in settings.networks:
+        raise ProfileError(
+            f"{grid.where}: experiments.networks: expected other networks than the ladder's, found {own!r}"
+        )
+    variants = {(name, own): (source, base) for name, source in settings.sources.items()}
     for name, other in settings.networks.items():
         where = f"{grid.where}: experiments.networks.{name}"
         network = from_mapping(SemanticNetwork, base | dict(other), where=where)
@@ -163,7 +174,7 @@ def workflows(grid: Grid, settings: Experiments) -> None:
             grid.tag("E3", run, workflow=workflow, share=share)
 
     best = {name: grid.run("instance", "self_trained", f"icm.{name}.25") for name in single}
-    grid.tag("E9", grid.run("threat", "", "icm.25"), network="v2")
+    grid.tag("E9", grid.run("threat", "", "icm.25"), network=_ladder_network(grid))
     for name in settings.networks:
         semantic = grid.run("semantic", "self_trained", f"mix.{name}")
         grid.tag("E9", _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic), network=name)
@@ -189,12 +200,12 @@ def guidance(grid: Grid, settings: Experiments) -> None:
     for found in (run, _threat(grid, settings, "masks.none", {"all": run})):
         grid.tag("E5", found, learned="without masks", clustered="inside masks")
     predicted = {"learned": "predicted masks", "corrected": 0.0}
-    networks = {"all": grid.run("instance", "self_trained")}
+    # all.25 has the settings of the ladder's self-training where that takes 25 % source, and its iterations
+    networks = {"all": grid.run("instance", "self_trained", "" if settings.iterations is None else "all.25")}
     run = _threat(grid, settings, "unguided", networks, guided=False)
     grid.tag("E5", run, **predicted, clustered="without masks")
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     run = _threat(grid, settings, "sensitivity", networks, truth_shares=shares)
-    # has the settings of all.25 where self-training of the ladder takes 25 % source
     for found in (run, grid.run("instance", "self_trained", "all.25")):
         grid.tag("E5", found, **predicted, clustered="inside masks")
 
@@ -224,10 +235,34 @@ def consistency_weights(grid: Grid, settings: Experiments) -> None:
         run = grid.instance_self_training(
             "self_trained", grid.run("instance", grid.settings.self_training_start),
             grid.run("instance", "source_only"), grid.run("semantic", "self_trained"), variant,
-            weights=to_plain(replace(weights, consistency=weight)),
+            weights=to_plain(replace(weights, consistency=weight)), **_shorter(settings),
         )  # fmt: skip
         for found in (run, _threat(grid, settings, variant, {"all": run})):
             grid.tag("E7", found, weight=weight)
+
+
+def ablations(grid: Grid, settings: Experiments) -> None:
+    """E12: SAC of the ladder with one of its parts changed."""
+    start = grid.run("semantic", grid.settings.self_training_start)
+    whole = grid.run("semantic", "self_trained")
+    grid.tag("E12", whole, ablation="none")
+    for name, changed in (settings.ablations or {}).items():
+        variant, where = f"ablation.{name}", f"experiments.ablations.{name}"
+        source = grid.settings.semantic_source
+        run = grid.self_training("self_trained", start, source, variant, where=where, **changed)
+        if run.key == whole.key:
+            raise ProfileError(f"{grid.where}: {where}: expected settings that differ from self_training")
+        grid.tag("E12", run, ablation=name)
+
+
+def _ladder_network(grid: Grid) -> str:
+    """Tag value of the ladder's DeepLab."""
+    return NETWORK_NAMES[grid.run("semantic", "source_only").spec.network.version]
+
+
+def _shorter(settings: Experiments) -> dict[str, int]:
+    """Iterations of instance self-training, where experiments have their own."""
+    return {} if settings.iterations is None else {"iterations": settings.iterations}
 
 
 def _self_training(grid: Grid) -> InstanceSelfTrainingSpec:
@@ -247,7 +282,7 @@ def _self_trained(
     data = (grid.train, grid.val, grid.settings.instance_selection)
     return grid.instance_self_training(
         "self_trained", adapted, baseline, grid.run("semantic", "self_trained"), variant,
-        data=data, monitor=_monitor(settings, data), **values,
+        data=data, monitor=_monitor(settings, data), **_shorter(settings), **values,
     )  # fmt: skip
 
 

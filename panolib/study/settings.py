@@ -98,6 +98,8 @@ class Experiments:
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
     scored: StudentOrTeacher = "student"  # network of self-trained runs that "threat" runs score
+    iterations: Count | None = None  # of instance self-training here; None: those of the ladder
+    ablations: Mapping[str, Mapping] | None = None  # name -> what differs from `self_training`
 
     def __post_init__(self):
         for key, needed, reason in (

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from panolib.bench.clustering_cost import cost_rows, cost_sizes
+from panolib.config import ProfileError
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.report.rows import tagged
@@ -64,6 +67,52 @@ def test_names_of_sources_and_networks_may_hold_a_dot(tmp_path, monkeypatch):
     assert run.spec.network.rates == (6,)
     ((run, _),) = tagged(study, "E1", source="g.5", network="v2", rung="source_only")
     assert run.spec.source == "gta5/train"
+
+
+def test_experiments_may_train_shorter_and_are_then_compared_with_each_other(tmp_path, monkeypatch):
+    """The ladder's network, which trains longer, is then no network of E5 and E7."""
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    file = tmp_path / "other.yaml"
+    file.write_text("extends: smoke\nexperiments: {iterations: 1}\n")
+    study = load(file)
+    assert study.runs["city-instance-self_trained-s0"].spec.iterations > 1
+    for experiment in ("E2", "E3", "E4", "E5", "E7"):
+        trained = [run for run, _ in tagged(study, experiment, branch="instance")]
+        assert trained and {run.spec.iterations for run in trained} == {1}, experiment
+        for threat, _ in tagged(study, experiment, branch="threat"):
+            networks = [run for role, run in threat.parents if role.startswith("instance.")]
+            networks = [run.spec.iterations for run in networks if run.rung == "self_trained"]
+            assert set(networks) <= {1}, threat.name
+
+
+def test_an_ablation_changes_what_it_names_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    file = tmp_path / "other.yaml"
+    file.write_text("extends: smoke\nexperiments: {ablations: {no_focal: {focal_exponent: 0.0}}}\n")
+    found = {at["ablation"]: run for run, at in tagged(load(file), "E12", seed=0)}
+    assert set(found) == {"none", "no_focal"}
+    assert found["no_focal"].spec == replace(found["none"].spec, focal_exponent=0.0)
+    assert found["no_focal"].parents == found["none"].parents
+    file.write_text("extends: smoke\nexperiments: {ablations: {same: {}}}\n")
+    with pytest.raises(ProfileError, match="experiments.ablations.same: expected settings that differ"):
+        load(file)
+
+
+def test_the_ladders_network_is_named_by_its_version(tmp_path, monkeypatch):
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    file = tmp_path / "other.yaml"
+    file.write_text(
+        "extends: smoke\ncity: {semantic_baseline: {network: {version: v3+}}}\n"
+        "experiments: {networks: !replace {v2: {version: v2}}}\n"
+    )
+    study = load(file)
+    for experiment in ("E1", "E10"):
+        tags = [(run, at["network"]) for run, at in tagged(study, experiment, rung="self_trained", seed=0)]
+        assert {name for _, name in tags} == {"v2", "v3plus"}
+    assert {run.spec.network.version for run, at in tagged(study, "E1", network="v3plus")} == {"v3+"}
+    file.write_text(file.read_text().replace("{v2: {version: v2}}", "{v3plus: {version: v3+}}"))
+    with pytest.raises(ProfileError, match="other networks than the ladder's, found 'v3plus'"):
+        load(file)
 
 
 def test_the_cost_of_every_algorithm_and_size_is_measured():
