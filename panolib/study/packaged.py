@@ -1,0 +1,206 @@
+"""Networks to use outside the study: one file that turns an image into a panoptic map.
+
+A safetensors file holds the weights of a panoptic run in half precision, and, as JSON in its metadata, all
+else that a prediction needs: networks, classes, clustering and merge.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from panolib.clustering.algorithms import Algorithm
+from panolib.config import Natural, NonNegative, Positive, ProfileError, from_mapping, spec, to_plain
+from panolib.data.samples import Sample
+from panolib.errors import UserError
+from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
+from panolib.lab.files import write
+from panolib.lab.run import Run
+from panolib.lab.store import Store
+from panolib.labels import LABEL_SETS, LabelSet
+from panolib.study.kinds import has_teacher
+from panolib.training.setup import build_instance, build_semantic, build_shared
+from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
+
+ENTRY = "panolib"  # of the metadata
+_ENCODER, _TWIN = "semantic.encoder.", "instance.encoder."  # one encoder under two names, written once
+
+
+class NoWeights(UserError, ValueError):
+    """A file without networks of this project, or a run that has none to package."""
+
+
+@spec
+class Recipe:
+    """What a file says beside its tensors.
+
+    `run` and `key` name the record that the networks were scored in. `bandwidth` and `delta_dist` are in
+    units of the embeddings, `min_size` in pixels of the embedding grid, `opening` in pixels.
+    """
+
+    format: Literal[1]
+    run: str
+    key: str
+    label_set: Literal[tuple(LABEL_SETS)]
+    semantic: SemanticNetwork
+    instance: InstanceNetwork
+    shared: bool  # one encoder
+    algorithm: Algorithm
+    bandwidth: Positive
+    delta_dist: NonNegative
+    min_size: Natural
+    rule: Literal[MERGE_RULES]
+    opening: Natural
+
+
+@dataclass(frozen=True)
+class PanopticNetworks:
+    """Two networks in evaluation mode, or two heads of one, and how their outputs become a panoptic map."""
+
+    recipe: Recipe
+    semantic: nn.Module
+    instance: nn.Module
+
+    @property
+    def label_set(self) -> LabelSet:
+        return LABEL_SETS[self.recipe.label_set]
+
+    def predict(self, sample: Sample) -> PanopticPrediction:
+        """The panoptic map of one image; labels of the sample are not looked at."""
+        recipe = self.recipe
+        return predict_panoptic(
+            self.semantic, self.instance, sample, self.label_set, rule=recipe.rule, opening=recipe.opening,
+            algorithm=recipe.algorithm, bandwidth=recipe.bandwidth, delta_dist=recipe.delta_dist,
+            min_size=recipe.min_size,
+        )  # fmt: skip
+
+
+def write_package(store: Store, run: Run, path: Path) -> Recipe:
+    """Write the networks that a panoptic run scored, with its settings, to a safetensors file.
+
+    Raises
+    ------
+    NoWeights
+        For a run of another kind.
+    """
+    semantic, instance = packaged_runs(run)
+    parents, scores = dict(run.parents), run.spec
+    shared = isinstance(semantic.spec.network, SharedNetworks)
+    networks = semantic.spec.network
+    chosen = store.get(parents["clustering"]).metrics
+    recipe = Recipe(
+        format=1,
+        run=run.name,
+        key=run.key,
+        label_set=scores.label_set,
+        semantic=networks.semantic if shared else networks,
+        instance=networks.instance if shared else instance.spec.network,
+        shared=shared,
+        algorithm="mean_shift_plus",  # that of the scores
+        bandwidth=chosen["bandwidth"],
+        delta_dist=chosen["delta_dist"],
+        min_size=scores.min_size,
+        rule=scores.merge_rules[0],
+        opening=scores.opening,
+    )
+    states = {"shared": semantic} if shared else {"semantic": semantic, "instance": instance}
+    tensors = {
+        f"{part}.{name}": _halved(tensor)
+        for part, parent in states.items()
+        for name, tensor in _state(store, parent, scores.scored).items()
+        if not (shared and name.startswith(_TWIN))
+    }
+    text = json.dumps(to_plain(recipe), sort_keys=True)
+    write(path, save(tensors, metadata={ENTRY: text}))
+    return recipe
+
+
+def packaged_runs(run: Run) -> tuple[Run, Run]:
+    """The runs that trained the semantic and the instance network of a panoptic run, one run if they share.
+
+    Raises NoWeights for a run of another kind, and for a shared network beside another one.
+    """
+    if run.kind != "panoptic":
+        raise NoWeights(f"run {run.name!r} is of kind {run.kind!r}, expected a panoptic run")
+    parents = dict(run.parents)
+    networks = parents["semantic"], parents["instance"]
+    if networks[0].key != networks[1].key and any(
+        isinstance(network.spec.network, SharedNetworks) for network in networks
+    ):
+        raise NoWeights(f"run {run.name!r} takes masks and embeddings from two networks, expected one shared")
+    return networks
+
+
+def read_package(path: Path | str) -> PanopticNetworks:
+    """The networks of a file that `write_package` wrote, on the CPU, in single precision and evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+    NoWeights
+        Naming the file, what was found and what was expected.
+    """
+    path = Path(path)
+    expected = "expected a safetensors file that `python -m panolib weights` wrote"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: is not there, {expected}")
+    try:
+        with safe_open(os.fspath(path), "pt") as file:
+            text = (file.metadata() or {}).get(ENTRY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as error:
+        raise NoWeights(f"{path}: {expected}, found one that cannot be read ({error})") from error
+    if text is None:
+        raise NoWeights(f"{path}: {expected}, found no entry {ENTRY!r} in its metadata")
+    try:
+        recipe = from_mapping(Recipe, _mapping(text), where=f"{path}: {ENTRY}")
+    except (ValueError, ProfileError) as error:
+        raise NoWeights(f"{path}: {expected}; {error}") from error
+    n_classes = LABEL_SETS[recipe.label_set].n_classes
+    if recipe.shared:
+        whole = build_shared(SharedNetworks(recipe.semantic, recipe.instance), n_classes, pretrained=False)
+        semantic, instance, parts = whole.semantic, whole.instance, {"shared": whole}
+    else:
+        semantic = build_semantic(recipe.semantic, n_classes, pretrained=False)
+        instance = build_instance(recipe.instance, pretrained=False)
+        parts = {"semantic": semantic, "instance": instance}
+    for part, network in parts.items():
+        own = {name.removeprefix(f"{part}."): tensor.float() if tensor.dtype == torch.float16 else tensor
+               for name, tensor in tensors.items() if name.startswith(f"{part}.")}  # fmt: skip
+        if recipe.shared:
+            encoder = {name: tensor for name, tensor in own.items() if name.startswith(_ENCODER)}
+            own |= {_TWIN + name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
+        try:
+            network.load_state_dict(own)
+        except RuntimeError as error:
+            raise NoWeights(f"{path}: {expected}, found weights that do not fit ({error})") from error
+        network.eval().requires_grad_(False)
+    return PanopticNetworks(recipe, semantic, instance)
+
+
+def _mapping(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"expected a mapping, found {text[:40]!r}")
+    return found
+
+
+def _state(store: Store, run: Run, scored: str) -> Mapping[str, Tensor]:
+    """The final weights of the network of a run that is scored."""
+    role = "teacher" if scored == "teacher" and has_teacher(run) else "model"
+    return store.final_state(run)[role]
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    """Kernels in half precision; biases and statistics of batch norm, which it cannot hold, as they are."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor

@@ -1,0 +1,135 @@
+"""Networks that leave the study in one file predict what they were scored for, and say what they are."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_runs import tiny_study
+
+from panolib.inference.panoptic import predict_panoptic
+from panolib.labels import LABEL_SETS
+from panolib.report.model_card import model_card
+from panolib.study import packaged
+from panolib.study.kinds import trained_network
+from panolib.study.packaged import NoWeights, packaged_runs, read_package, write_package
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    loaded = tiny_study(tmp_path_factory.mktemp("packaged"))
+    loaded.sources["city"].prepare(progress=False)
+    return loaded
+
+
+@pytest.fixture(scope="module", params=["teacher", "source_only", "self_trained-shared"])
+def written(study, request, tmp_path_factory):
+    """(panoptic run, file of its networks)."""
+    run = study.runs[f"city-panoptic-{request.param}-s0"]
+    path = tmp_path_factory.mktemp("files") / "networks.safetensors"
+    write_package(study.store, run, path)
+    return run, path
+
+
+def networks_of(study, run):
+    """The networks of a panoptic run as its scores took them, kernels rounded to half precision."""
+    found = []
+    for branch, parent in zip(("semantic", "instance"), packaged_runs(run)):
+        state = study.store.final_state(parent)
+        state = state.get(run.spec.scored.replace("student", "model"), state["model"])
+        state = {
+            name: values.half().float() if values.dtype == torch.float32 and values.ndim > 1 else values
+            for name, values in state.items()
+        }
+        model = trained_network(parent.spec, {"model": state}, run.spec.compute)
+        found.append(getattr(model, branch, model))
+    return found
+
+
+def test_a_file_predicts_what_the_networks_of_the_study_predict(study, written):
+    run, path = written
+    sample = study.sources["city"].open(run.spec.validation)[0]
+    chosen = study.store.get(dict(run.parents)["clustering"]).metrics
+    expected = predict_panoptic(
+        *networks_of(study, run), sample, LABEL_SETS[run.spec.label_set], rule=run.spec.merge_rules[0],
+        min_size=run.spec.min_size, bandwidth=chosen["bandwidth"], delta_dist=chosen["delta_dist"],
+    )  # fmt: skip
+    found = read_package(path).predict(replace(sample, semantic=None, instance=None))
+    assert torch.equal(found.outputs.probabilities, expected.outputs.probabilities)
+    assert torch.equal(found.outputs.embeddings, expected.outputs.embeddings)
+    assert np.array_equal(found.panoptic[0], expected.panoptic[0])
+    assert found.panoptic[1] == expected.panoptic[1]
+
+
+def test_weights_are_halves_and_statistics_are_not(written):
+    _, path = written
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    assert {t.dtype for t in tensors.values() if t.ndim > 1} == {torch.float16}
+    variances = [tensor for name, tensor in tensors.items() if name.endswith("running_var")]
+    assert variances and all(tensor.dtype == torch.float32 for tensor in variances)
+    whole = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    assert path.stat().st_size < 1.2 * whole + 100_000
+
+
+def test_a_card_says_scores_with_their_intervals_and_what_taught_the_networks(study, written):
+    run, path = written
+    card = model_card(study.store, run, read_package(path).recipe, path.name)
+    record = study.store.get(run)
+    line = next(line for line in card.splitlines() if line.startswith("| PQ | 19 |"))
+    _, _, value, between = [cell.strip() for cell in line.strip("|").split("|")]
+    low, high = map(float, between.split(" to "))
+    assert value == f"{100 * record.metrics['pq_19']:.1f}" and low <= float(value) <= high
+    baselines = [line for line in card.splitlines() if "source_only" in line and "baseline" in line]
+    assert baselines and all(f"| {3} |" in line and "/train (" in line for line in baselines)
+    assert "cityscapes/train (" not in card  # labelled images of the target
+    for parent in packaged_runs(run):
+        assert f"| {parent.name} |" in card
+
+
+def test_a_run_without_both_networks_is_refused(study, tmp_path):
+    with pytest.raises(NoWeights, match="is of kind 'self_training', expected a panoptic run"):
+        write_package(study.store, study.runs["city-semantic-self_trained-s0"], tmp_path / "a.safetensors")
+    shared, other = (study.runs[f"city-panoptic-source_only{x}-s0"] for x in ("-shared", ""))
+    parents = dict(other.parents) | {"semantic": dict(shared.parents)["semantic"]}
+    with pytest.raises(NoWeights, match="expected one shared"):
+        packaged_runs(replace(other, parents=tuple(parents.items())))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_package_is_one_clear_error(written, tmp_path):
+    _, path = written
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors: is not there, expected"):
+        read_package(tmp_path / "none.safetensors")
+    broken = tmp_path / "broken.safetensors"
+    for content in (b"", b"no tensors", path.read_bytes()[:2000]):
+        broken.write_bytes(content)
+        with pytest.raises(NoWeights, match=r"broken\.safetensors: expected .* cannot be read"):
+            read_package(broken)
+    save_file({"a": torch.zeros(2)}, broken)
+    with pytest.raises(NoWeights, match="no entry 'panolib'"):
+        read_package(broken)
+    with safe_open(path, "pt") as file:
+        text = file.metadata()[packaged.ENTRY]
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    for changed, message in (
+        (text.replace('"format": 1', '"format": 2'), "format"),
+        (text.replace('"min_size": ', '"min_size": -'), "min_size"),
+        ("[1]", "expected a mapping"),
+        ("{", "expected a safetensors file"),
+    ):
+        save_file(tensors, broken, metadata={packaged.ENTRY: changed})
+        with pytest.raises(NoWeights, match=message):
+            read_package(broken)
+    del tensors[next(iter(tensors))]
+    save_file(tensors, broken, metadata={packaged.ENTRY: text})
+    with pytest.raises(NoWeights, match="weights that do not fit"):
+        read_package(broken)
