@@ -94,7 +94,7 @@ def test_an_ablation_changes_what_it_names_and_nothing_else(tmp_path, monkeypatc
     assert found["no_focal"].spec == replace(found["none"].spec, focal_exponent=0.0)
     assert found["no_focal"].parents == found["none"].parents
     file.write_text("extends: smoke\nexperiments: {ablations: {same: {}}}\n")
-    with pytest.raises(ProfileError, match="experiments.ablations.same: expected settings that differ"):
+    with pytest.raises(ProfileError, match=r"experiments\.ablations\.same: expected settings that differ"):
         load(file)
 
 
