@@ -147,7 +147,8 @@ def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePred
             semantic = merged[prediction.semantic.cpu().numpy()]
             yield ImagePrediction(prediction.sample.id, semantic, None, None)
         return
-    models, clustering = [parent_network(job, role) for role in ("semantic", "instance")], clustering_of(job)
+    models = [parent_network(job, role, spec.scored) for role in ("semantic", "instance")]
+    clustering = clustering_of(job)
     options = {"rule": spec.merge_rules[0], "opening": spec.opening, "min_size": spec.min_size, **clustering}
     for sample in one_by_one(data, f"{run.name}: export"):
         found = predict_panoptic(*models, sample, label_set, **options)

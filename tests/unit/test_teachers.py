@@ -13,9 +13,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import tiny_study
 
 from panolib.config import canonical_json
+from panolib.data.images import read_indices
+from panolib.inference.predict import predict_image
 from panolib.lab.files import CorruptCheckpoint, load_checkpoint, save_checkpoint
+from panolib.labels import CITYSCAPES
 from panolib.report.rows import rows
-from panolib.study.kinds import has_teacher
+from panolib.study.export import export_run
+from panolib.study.kinds import has_teacher, trained_network
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +98,20 @@ def test_weights_without_a_teacher_are_named(study):
         study.store.get(asked, anew=True)
     save_checkpoint(file, kept)
     study.store.get(asked, anew=True)
+
+
+def test_what_is_exported_is_what_was_scored(study, tmp_path):
+    panoptic = run(study, "panoptic", "teacher")
+    teacher = trained_network(
+        run(study, "semantic", "self_trained").spec,
+        {"model": study.store.final_state(run(study, "semantic", "self_trained"))["teacher"]},
+        panoptic.spec.compute,
+    )
+    export_run(study.store, study.sources, panoptic, tmp_path / "out")
+    validation = study.sources["city"].open(panoptic.spec.validation)
+    written = sorted((tmp_path / "out" / "semantic").rglob("*_labelIds.png"))
+    assert len(written) == len(validation)
+    for sample in validation:
+        expected = CITYSCAPES.file_id_table()[predict_image(teacher, None, sample).semantic.numpy()]
+        (path,) = [path for path in written if sample.id.rsplit("/")[-1] in path.name]
+        assert (read_indices(path) == expected).all()
