@@ -374,3 +374,29 @@ def test_a_damaged_claim_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "project_root", lambda: tmp_path)
     with pytest.raises(ProfileError, match=r"claims.yaml: 01_dataset_mixing\.better.*expectd"):
         report.read_claims()
+
+
+COLUMNS = {  # of the tidy table and of the tables of counts and curves
+    "experiment", "domain", "branch", "rung", "variant", "seed", "run", "data_set", "instances", "masks",
+    "leftover", "truth_share", "kernel", "style", "threshold", "metric", "subset", "class", "at",
+}  # fmt: skip
+MEASURED = {"layers", "rule", "way"}  # of what measuring runs record
+
+
+def test_claims_select_by_words_that_the_table_has(cpu):
+    """A mistyped word would make a claim "not testable here", which is a verdict of its own."""
+    words = {"experiment": {tag.experiment for tag in cpu.tags}}
+    for tag in cpu.tags:
+        for name, value in tag.values.items():  # noqa: PD011
+            words.setdefault(name, set()).add(value)
+    wrong = []
+    for notebook, name in EVERY:
+        claim = CLAIMS[notebook][name]
+        free = words if claim.metric.startswith("measured") else ()  # measuring runs have values of their own
+        for selection in selections(claim):
+            for word, value in selection.items():
+                values = set(value) if isinstance(value, list | tuple) else {value}
+                known = words.get(word, values if word in COLUMNS | MEASURED else set())
+                if not values <= known and word not in free:
+                    wrong.append(f"{notebook}.{name}: {word}: {value}")
+    assert wrong == []
