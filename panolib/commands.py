@@ -178,7 +178,8 @@ def export(options: Namespace) -> None:
     run = _named_run(loaded, options.run)
     check_exportable(run)  # before data is rendered and networks are trained
     check_free(options.out, options.overwrite)
-    _prepare(loaded, run, untrained(loaded.store, loaded.sources, run))
+    _prepare(loaded, run)
+    _say_trained_first(loaded, untrained(loaded.store, loaded.sources, run))
     written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
     _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
     print("\nREADME.md, 'Official tools', says how to score them")
@@ -191,7 +192,10 @@ def weights(options: Namespace) -> None:
     networks = packaged_runs(run)
     if options.out.suffix != ".safetensors":
         raise SystemExit(f"--out {options.out}: expected a file name that ends in .safetensors")
-    _prepare(loaded, run, without_weights(loaded.store, networks))
+    missing = without_weights(loaded.store, networks)
+    if missing or loaded.store.load(run) is None:
+        _prepare(loaded, run)
+        _say_trained_first(loaded, missing)
     recipe = write_package(loaded.store, run, options.out)
     card = options.out.with_suffix(".md")
     write(card, model_card(loaded.store, run, recipe, options.out.name).encode())
@@ -207,9 +211,13 @@ def _named_run(loaded: Study, name: str) -> Run:
     return loaded.runs[name]
 
 
-def _prepare(loaded: Study, run: Run, missing: Sequence[Run]) -> None:
-    """Write the data of a run that is not there yet. Says which networks have to be trained first."""
+def _prepare(loaded: Study, run: Run) -> None:
+    """Write the data of a run and of its parents that is not there yet."""
     loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
+
+
+def _say_trained_first(loaded: Study, missing: Sequence[Run]) -> None:
+    """Name the networks that have to be trained first."""
     if missing and loaded.store.train:
         print(
             f"trained first, for {loaded.results} lacks their weights (records that are there are replaced): "

@@ -51,7 +51,7 @@ def pack(store: Store, runs: Iterable[Run], folder: Path) -> list[Path]:
                 if file.name == "checkpoint.pt":
                     kept = Path(scratch) / "checkpoint.pt"
                     content = load_checkpoint(file, "train the run again", key=str, state=dict)
-                    save_checkpoint(kept, {**content, "state": _halved(content["state"])})
+                    save_checkpoint(kept, {**content, "state": halved(content["state"])})
                 tar.add(kept, f"{run.name}/{file.relative_to(store.folder(run))}")
         end = Path(scratch) / _END
         end.touch()
@@ -92,21 +92,25 @@ def unpack(store: Store, folder: Path) -> list[str]:
             weights = Path(scratch) / name / "checkpoint.pt"
             if weights.exists():
                 state = load_checkpoint(weights, "pack the run again", key=str, state=dict)
-                save_checkpoint(weights, {**state, "state": _single(state["state"])})
+                save_checkpoint(weights, {**state, "state": single(state["state"])})
             remove_folder(store.root / "runs" / name)
             (store.root / "runs").mkdir(exist_ok=True)
             (Path(scratch) / name).rename(store.root / "runs" / name)
     return found
 
 
-def _halved(state: Any) -> Any:
-    """A state with its float32 tensors of two dimensions or more in float16."""
+def halved(state: Any) -> Any:
+    """A state with its float32 tensors of two dimensions or more in float16.
+
+    What has one dimension stays: biases, and the statistics of batch norm, which float16 cannot hold.
+    """
     return _map_tensors(
         state, lambda tensor: tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
     )
 
 
-def _single(state: Any) -> Any:
+def single(state: Any) -> Any:
+    """A state with its float16 tensors in float32: `halved` undone, but for the rounding."""
     return _map_tensors(state, lambda tensor: tensor.float() if tensor.dtype == torch.float16 else tensor)
 
 

@@ -105,9 +105,7 @@ def _training_lines(store: Store, run: Run) -> list[str]:
     lines = []
     for parent in sorted(with_parents([run])[1:], key=lambda parent: len(with_parents([parent]))):
         spec, record = parent.spec, store.get(parent)
-        learned = [name for name in (spec.source, spec.target) if name] if hasattr(spec, "target") else []
-        learned = learned or [getattr(spec, "source", None) or "nothing"]
-        images = record.info["images"]
-        data = ", ".join(f"{name} ({images[name]})" if name in images else name for name in learned)
+        learned = [name for field in ("source", "target") if (name := getattr(spec, field, None))]
+        data = ", ".join(f"{name} ({record.info['images'][name]})" for name in learned) or "nothing"
         lines.append(f"| {parent.name} | {parent.kind} | {data} | {record.info['iterations']} |")
     return lines

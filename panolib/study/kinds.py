@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from panolib.clustering.corrected_masks import corrected
 from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
@@ -506,17 +506,23 @@ def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -
     Of a shared network the one that the role names, "semantic" or "instance"; any other role has it whole.
     The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
     """
-    parent, state = dict(job.run.parents)[role], job.parent(role)
-    if network == "teacher" and has_teacher(parent):
-        if "teacher" not in state:
-            raise CorruptCheckpoint(
-                f"run '{parent.name}': expected the weights of student and teacher, found {sorted(state)}, "
-                "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
-            )
-        state = {"model": state["teacher"]}
-    model = trained_network(parent.spec, state, job.spec.compute)
+    parent = dict(job.run.parents)[role]
+    state = wanted_weights(parent, job.parent(role), network)
+    model = trained_network(parent.spec, {"model": state}, job.spec.compute)
     branch = role.partition(".")[0]
     return getattr(model, branch) if isinstance(model, SharedNetwork) and hasattr(model, branch) else model
+
+
+def wanted_weights(run: Run, state: Mapping, network: StudentOrTeacher) -> Mapping[str, Tensor]:
+    """Of the final state of a run the weights of the network that is wanted; its only one, if it has one."""
+    if network == "student" or not has_teacher(run):
+        return state["model"]
+    if "teacher" not in state:
+        raise CorruptCheckpoint(
+            f"run '{run.name}': expected the weights of student and teacher, found {sorted(state)}, "
+            "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
+        )
+    return state["teacher"]
 
 
 def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:

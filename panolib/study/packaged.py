@@ -13,21 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from panolib.clustering.algorithms import Algorithm
-from panolib.config import Natural, NonNegative, Positive, ProfileError, from_mapping, spec, to_plain
+from panolib.config import Natural, NonNegative, Positive, from_mapping, spec, to_plain
 from panolib.data.samples import Sample
 from panolib.errors import UserError
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
 from panolib.lab.files import write
+from panolib.lab.pack import halved, single
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet
-from panolib.study.kinds import has_teacher
+from panolib.study.kinds import wanted_weights
 from panolib.training.setup import build_instance, build_semantic, build_shared
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
@@ -114,13 +114,14 @@ def write_package(store: Store, run: Run, path: Path) -> Recipe:
     )
     states = {"shared": semantic} if shared else {"semantic": semantic, "instance": instance}
     tensors = {
-        f"{part}.{name}": _halved(tensor)
+        f"{part}.{name}": tensor.contiguous()
         for part, parent in states.items()
-        for name, tensor in _state(store, parent, scores.scored).items()
+        for name, tensor in wanted_weights(parent, store.final_state(parent), scores.scored).items()
         if not (shared and name.startswith(_TWIN))
     }
     text = json.dumps(to_plain(recipe), sort_keys=True)
-    write(path, save(tensors, metadata={ENTRY: text}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, save(halved(tensors), metadata={ENTRY: text}))
     return recipe
 
 
@@ -156,14 +157,14 @@ def read_package(path: Path | str) -> PanopticNetworks:
     try:
         with safe_open(os.fspath(path), "pt") as file:
             text = (file.metadata() or {}).get(ENTRY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = single({name: file.get_tensor(name) for name in file.keys()})
     except SafetensorError as error:
         raise NoWeights(f"{path}: {expected}, found one that cannot be read ({error})") from error
     if text is None:
         raise NoWeights(f"{path}: {expected}, found no entry {ENTRY!r} in its metadata")
     try:
         recipe = from_mapping(Recipe, _mapping(text), where=f"{path}: {ENTRY}")
-    except (ValueError, ProfileError) as error:
+    except ValueError as error:  # also a ProfileError, and of JSON
         raise NoWeights(f"{path}: {expected}; {error}") from error
     n_classes = LABEL_SETS[recipe.label_set].n_classes
     if recipe.shared:
@@ -174,8 +175,8 @@ def read_package(path: Path | str) -> PanopticNetworks:
         instance = build_instance(recipe.instance, pretrained=False)
         parts = {"semantic": semantic, "instance": instance}
     for part, network in parts.items():
-        own = {name.removeprefix(f"{part}."): tensor.float() if tensor.dtype == torch.float16 else tensor
-               for name, tensor in tensors.items() if name.startswith(f"{part}.")}  # fmt: skip
+        own = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()
+               if name.startswith(f"{part}.")}  # fmt: skip
         if recipe.shared:
             encoder = {name: tensor for name, tensor in own.items() if name.startswith(_ENCODER)}
             own |= {_TWIN + name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
@@ -192,15 +193,3 @@ def _mapping(text: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         raise ValueError(f"expected a mapping, found {text[:40]!r}")
     return found
-
-
-def _state(store: Store, run: Run, scored: str) -> Mapping[str, Tensor]:
-    """The final weights of the network of a run that is scored."""
-    role = "teacher" if scored == "teacher" and has_teacher(run) else "model"
-    return store.final_state(run)[role]
-
-
-def _halved(tensor: Tensor) -> Tensor:
-    """Kernels in half precision; biases and statistics of batch norm, which it cannot hold, as they are."""
-    tensor = tensor.detach().cpu().contiguous()
-    return tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor

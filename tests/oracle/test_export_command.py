@@ -349,3 +349,12 @@ def test_what_cannot_be_exported_is_said_before_anything_is_rendered(run, out, m
     with mock.patch("panolib.study.study.Study.prepare_data", side_effect=AssertionError):
         assert main(options) == 1
     assert re.match(message, capsys.readouterr().err)
+
+
+def test_images_are_written_before_it_is_asked_which_networks_are_missing(city, tmp_path, monkeypatch):
+    """To ask opens the validation images, which a fresh clone has not rendered."""
+    asked, found = [], commands.untrained
+    monkeypatch.setattr(study.Study, "prepare_data", lambda self, **_: asked.append("images"))
+    monkeypatch.setattr(commands, "untrained", lambda *of: asked.append("networks") or found(*of))
+    assert export(tmp_path / "out") == 0
+    assert asked == ["images", "networks"]

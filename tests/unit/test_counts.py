@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import tiny_study
+from tiny_runs import tiny_city
 from toy_kinds import KINDS, toy_run
 
 from panolib.lab.counts import packed, unpacked
@@ -81,9 +81,7 @@ def test_a_name_is_given_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    loaded = tiny_study(tmp_path_factory.mktemp("counts"))
-    loaded.sources["city"].prepare(progress=False)
-    return loaded
+    return tiny_city(tmp_path_factory.mktemp("counts"))
 
 
 def ious(counts: np.ndarray) -> np.ndarray:

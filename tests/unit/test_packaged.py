@@ -13,9 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import tiny_study
+from tiny_runs import tiny_city
 
+from panolib import commands
+from panolib.__main__ import main
 from panolib.inference.panoptic import predict_panoptic
+from panolib.lab.pack import halved, single
 from panolib.labels import LABEL_SETS
 from panolib.report.model_card import model_card
 from panolib.study import packaged
@@ -25,9 +28,7 @@ from panolib.study.packaged import NoWeights, packaged_runs, read_package, write
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    loaded = tiny_study(tmp_path_factory.mktemp("packaged"))
-    loaded.sources["city"].prepare(progress=False)
-    return loaded
+    return tiny_city(tmp_path_factory.mktemp("packaged"))
 
 
 @pytest.fixture(scope="module", params=["teacher", "source_only", "self_trained-shared"])
@@ -44,12 +45,8 @@ def networks_of(study, run):
     found = []
     for branch, parent in zip(("semantic", "instance"), packaged_runs(run)):
         state = study.store.final_state(parent)
-        state = state.get(run.spec.scored.replace("student", "model"), state["model"])
-        state = {
-            name: values.half().float() if values.dtype == torch.float32 and values.ndim > 1 else values
-            for name, values in state.items()
-        }
-        model = trained_network(parent.spec, {"model": state}, run.spec.compute)
+        state = state["teacher"] if run.rung == "teacher" else state["model"]
+        model = trained_network(parent.spec, {"model": single(halved(state))}, run.spec.compute)
         found.append(getattr(model, branch, model))
     return found
 
@@ -133,3 +130,16 @@ def test_what_is_no_package_is_one_clear_error(written, tmp_path):
     save_file(tensors, broken, metadata={packaged.ENTRY: text})
     with pytest.raises(NoWeights, match="weights that do not fit"):
         read_package(broken)
+
+
+def test_the_command_writes_file_and_card_and_needs_no_images_for_recorded_runs(study, tmp_path, monkeypatch):
+    name = "city-panoptic-source_only-s0"
+    study.get(name)
+    monkeypatch.setattr(commands, "load", lambda profile, **_: study)
+    monkeypatch.setattr(type(study), "prepare_data", lambda *_, **__: pytest.fail("images were prepared"))
+    command = ["weights", "--profile", "smoke", "--run", name, "--out"]
+    assert main([*command, str(tmp_path / "a" / "city.safetensors")]) == 0
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"city.safetensors", "city.md"}
+    assert "city.safetensors" in (tmp_path / "a" / "city.md").read_text()
+    with pytest.raises(SystemExit, match=r"city\.pt: expected a file name that ends in \.safetensors"):
+        main([*command, str(tmp_path / "city.pt")])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny_runs import tiny_study
+from tiny_runs import tiny_city
 
 from panolib.config import canonical_json
 from panolib.data.images import read_indices
@@ -25,9 +25,7 @@ from panolib.study.kinds import has_teacher, trained_network
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A tiny city whose teachers are a rung of the ladder."""
-    loaded = tiny_study(tmp_path_factory.mktemp("teachers"))
-    loaded.sources["city"].prepare(progress=False)
-    return loaded
+    return tiny_city(tmp_path_factory.mktemp("teachers"))
 
 
 def run(study, branch: str, rung: str):

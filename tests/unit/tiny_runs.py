@@ -34,6 +34,13 @@ N_PROJECTIONS = 4
 ITERATIONS = 3
 
 
+def tiny_city(root: Path) -> study.Study:
+    """`tiny_study` with the images of its city."""
+    loaded = tiny_study(root)
+    loaded.sources["city"].prepare(progress=False)
+    return loaded
+
+
 def tiny_study(root: Path) -> study.Study:
     """The smoke profile with a handful of small images, a few iterations and plain descent."""
     profiles = project_root(Path(__file__).parent) / "notebooks" / "profiles"
