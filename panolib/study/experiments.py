@@ -18,8 +18,9 @@ E12  parts of SAC, one changed at a time                   ablation
 
 (E8 looks at the runs of E3.) Instance networks here start where self-training of the ladder starts, and use
 the masks of its self-trained DeepLab, whose version is the profile's (the thesis takes V2: its V3 and V3+
-miss trains). "threat" runs score them. Where the profile shortens self-training here (`iterations`), networks
-of the ladder, which train longer, are not compared with them.
+miss trains). "threat" runs score them. Where the profile shortens trainings here (`shorter`), networks of the
+ladder, which train longer, are not compared with them: E1, E9 and E10 then train the ladder's DeepLab again,
+as shortly as the others, and without oracles.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
     network = _ladder_network(grid)
-    for rung in RUNGS:  # every seed of the ladder
+    for rung in () if _shortened(settings) else RUNGS:  # every seed of the ladder
         grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)
         grid.tag("E10", grid.run("panoptic", rung), network=network)
     grid.tag("E5", grid.run("panoptic", "self_trained"), learned="predicted masks", corrected=0.0)
@@ -71,33 +72,50 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
         where = f"{grid.where}: experiments.networks.{name}"
         network = from_mapping(SemanticNetwork, base | dict(other), where=where)
         variants["mix", name] = mix, to_plain(network)
+    if _shortened(settings):
+        variants["mix", own] = mix, base
+    monitor = _monitor(settings, (grid.train, grid.val))
+    shorter = _shorter(settings, "semantic_baseline")
     for (source_name, network_name), (source, network) in variants.items():
         variant, values = f"{source_name}.{network_name}", {"source": source_name, "network": network_name}
-        start = grid.semantic_baseline("source_only", source, variant, network=network)
+        watched = {"monitor": monitor} if (source_name, network_name) == ("mix", own) else {}
+        start = grid.semantic_baseline(
+            "source_only", source, variant, network=network, **shorter, **watched
+        )
+        if watched:
+            grid.tag("E11", start)
         adapted = {
             rung: grid.semantic_batch_norm(rung, start, source, variant, network=network)
             for rung in ("adabn", "abn")
         }
         adapted["source_only"] = start
         start = adapted[grid.settings.self_training_start]
-        adapted["self_trained"] = grid.self_training("self_trained", start, source, variant, network=network)
+        adapted["self_trained"] = grid.self_training(
+            "self_trained", start, source, variant, network=network, **_shorter(settings, "self_training")
+        )
         for run in adapted.values():
             grid.tag("E1", run, **values)
-    for name in settings.networks:
+    for source_name, name in variants:
+        if source_name != "mix":
+            continue
         variant = f"mix.{name}"
-        oracle = grid.semantic_baseline("oracle", grid.train, variant, network=variants["mix", name][1])
-        grid.tag("E1", oracle, source="mix", network=name)
+        if not _shortened(settings):
+            oracle = grid.semantic_baseline("oracle", grid.train, variant, network=variants["mix", name][1])
+            grid.tag("E1", oracle, source="mix", network=name)
         for rung in ("abn", "self_trained"):
             instance = grid.run("instance", rung)
             clustering = grid.run("instance", "source_only")
             run = grid.panoptic(rung, grid.run("semantic", rung, variant), instance, clustering, variant)
             grid.tag("E10", run, network=name)
 
-    data = (grid.train, grid.val)
-    monitor = _monitor(settings, data)
-    grid.tag("E11", grid.semantic_baseline("source_only", mix, "monitored", monitor=monitor))
+    if not _shortened(settings):
+        grid.tag("E11", grid.semantic_baseline("source_only", mix, "monitored", monitor=monitor))
     start = grid.run("semantic", grid.settings.self_training_start)
-    grid.tag("E11", grid.self_training("self_trained", start, mix, "monitored", data=data, monitor=monitor))
+    run = grid.self_training(
+        "self_trained", start, mix, "monitored", data=(grid.train, grid.val), monitor=monitor,
+        **_shorter(settings, "self_training"),
+    )  # fmt: skip
+    grid.tag("E11", run)
 
 
 def clusterings(grid: Grid, settings: Experiments) -> None:
@@ -174,8 +192,12 @@ def workflows(grid: Grid, settings: Experiments) -> None:
             grid.tag("E3", run, workflow=workflow, share=share)
 
     best = {name: grid.run("instance", "self_trained", f"icm.{name}.25") for name in single}
-    grid.tag("E9", grid.run("threat", "", "icm.25"), network=_ladder_network(grid))
-    for name in settings.networks:
+    networks = list(settings.networks)
+    if _shortened(settings):
+        networks.append(_ladder_network(grid))
+    else:
+        grid.tag("E9", grid.run("threat", "", "icm.25"), network=_ladder_network(grid))
+    for name in networks:
         semantic = grid.run("semantic", "self_trained", f"mix.{name}")
         grid.tag("E9", _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic), network=name)
     crops = _self_trained(
@@ -201,7 +223,8 @@ def guidance(grid: Grid, settings: Experiments) -> None:
         grid.tag("E5", found, learned="without masks", clustered="inside masks")
     predicted = {"learned": "predicted masks", "corrected": 0.0}
     # all.25 has the settings of the ladder's self-training where that takes 25 % source, and its iterations
-    networks = {"all": grid.run("instance", "self_trained", "" if settings.iterations is None else "all.25")}
+    own = "all.25" if _shorter(settings, "instance_self_training") else ""
+    networks = {"all": grid.run("instance", "self_trained", own)}
     run = _threat(grid, settings, "unguided", networks, guided=False)
     grid.tag("E5", run, **predicted, clustered="without masks")
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -214,14 +237,15 @@ def guidance(grid: Grid, settings: Experiments) -> None:
         "instance": grid.run("instance", "self_trained"),
         "clustering": grid.run("instance", "source_only"),
     }
-    none = grid.self_training("self_trained", start, mix, "painted.none")
+    shorter = _shorter(settings, "self_training")
+    none = grid.self_training("self_trained", start, mix, "painted.none", **shorter)
     true = grid.self_training(
         "self_trained", start, mix, "painted.true", target=grid.train, painted="true",
-        painted_share=settings.painted_share,
+        painted_share=settings.painted_share, **shorter,
     )  # fmt: skip
     predicted = grid.self_training(
         "self_trained", start, mix, "painted.predicted",
-        parents=instances | {"semantic": start}, painted="predicted",
+        parents=instances | {"semantic": start}, painted="predicted", **shorter,
     )  # fmt: skip
     for painted, run in {"none": none, "true": true, "predicted": predicted}.items():
         grid.tag("E6", run, painted=painted)
@@ -235,7 +259,8 @@ def consistency_weights(grid: Grid, settings: Experiments) -> None:
         run = grid.instance_self_training(
             "self_trained", grid.run("instance", grid.settings.self_training_start),
             grid.run("instance", "source_only"), grid.run("semantic", "self_trained"), variant,
-            weights=to_plain(replace(weights, consistency=weight)), **_shorter(settings),
+            weights=to_plain(replace(weights, consistency=weight)),
+            **_shorter(settings, "instance_self_training"),
         )  # fmt: skip
         for found in (run, _threat(grid, settings, variant, {"all": run})):
             grid.tag("E7", found, weight=weight)
@@ -244,13 +269,15 @@ def consistency_weights(grid: Grid, settings: Experiments) -> None:
 def ablations(grid: Grid, settings: Experiments) -> None:
     """E12: SAC of the ladder with one of its parts changed."""
     start = grid.run("semantic", grid.settings.self_training_start)
-    whole = grid.run("semantic", "self_trained")
+    shorter = _shorter(settings, "self_training")
+    whole = grid.run("semantic", "self_trained", "monitored" if shorter else "")
     grid.tag("E12", whole, ablation="none")
     for name, changed in (settings.ablations or {}).items():
         variant, where = f"ablation.{name}", f"experiments.ablations.{name}"
         source = grid.settings.semantic_source
-        run = grid.self_training("self_trained", start, source, variant, where=where, **changed)
-        if run.key == whole.key:
+        values = shorter | changed
+        run = grid.self_training("self_trained", start, source, variant, where=where, **values)
+        if all(value == getattr(whole.spec, name) for name, value in changed.items()):
             raise ProfileError(f"{grid.where}: {where}: expected settings that differ from self_training")
         grid.tag("E12", run, ablation=name)
 
@@ -260,9 +287,15 @@ def _ladder_network(grid: Grid) -> str:
     return NETWORK_NAMES[grid.run("semantic", "source_only").spec.network.version]
 
 
-def _shorter(settings: Experiments) -> dict[str, int]:
-    """Iterations of instance self-training, where experiments have their own."""
-    return {} if settings.iterations is None else {"iterations": settings.iterations}
+def _shorter(settings: Experiments, section: str) -> dict[str, int]:
+    """Iterations of a training, where experiments have their own."""
+    shorter = settings.shorter or {}
+    return {"iterations": shorter[section]} if section in shorter else {}
+
+
+def _shortened(settings: Experiments) -> bool:
+    """Whether semantic networks of experiments train less than those of the ladder."""
+    return bool(_shorter(settings, "semantic_baseline") or _shorter(settings, "self_training"))
 
 
 def _self_training(grid: Grid) -> InstanceSelfTrainingSpec:
@@ -282,7 +315,8 @@ def _self_trained(
     data = (grid.train, grid.val, grid.settings.instance_selection)
     return grid.instance_self_training(
         "self_trained", adapted, baseline, grid.run("semantic", "self_trained"), variant,
-        data=data, monitor=_monitor(settings, data), **_shorter(settings), **values,
+        data=data, monitor=_monitor(settings, data), 
+        **_shorter(settings, "instance_self_training"), **values,
     )  # fmt: skip
 
 

@@ -76,6 +76,9 @@ class Domain:
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
+ShorterTraining = Literal["semantic_baseline", "self_training", "instance_self_training"]
+
+
 @spec
 class Experiments:
     """Settings of the thesis's experiments beside the ladder; `experiments` says what each is for."""
@@ -98,7 +101,8 @@ class Experiments:
     crop_scale: PositivePair  # of the side test with smaller source crops
     clustering_cost: Mapping  # sizes of the synthetic inputs, `ClusteringCostSpec`
     scored: StudentOrTeacher = "student"  # network of self-trained runs that "threat" runs score
-    iterations: Count | None = None  # of instance self-training here; None: those of the ladder
+    # iterations of trainings here, where they are fewer than those of the ladder
+    shorter: Mapping[ShorterTraining, Count] | None = None
     ablations: Mapping[str, Mapping] | None = None  # name -> what differs from `self_training`
 
     def __post_init__(self):

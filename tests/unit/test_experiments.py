@@ -73,7 +73,7 @@ def test_experiments_may_train_shorter_and_are_then_compared_with_each_other(tmp
     """The ladder's network, which trains longer, is then no network of E5 and E7."""
     monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
     file = tmp_path / "other.yaml"
-    file.write_text("extends: smoke\nexperiments: {iterations: 1}\n")
+    file.write_text("extends: smoke\nexperiments: {shorter: {instance_self_training: 1}}\n")
     study = load(file)
     assert study.runs["city-instance-self_trained-s0"].spec.iterations > 1
     for experiment in ("E2", "E3", "E4", "E5", "E7"):
@@ -83,6 +83,34 @@ def test_experiments_may_train_shorter_and_are_then_compared_with_each_other(tmp
             networks = [run for role, run in threat.parents if role.startswith("instance.")]
             networks = [run.spec.iterations for run in networks if run.rung == "self_trained"]
             assert set(networks) <= {1}, threat.name
+
+
+def test_shorter_semantic_trainings_include_the_ladders_network(tmp_path, monkeypatch):
+    """Sources and networks of E1, E9, E10 and E11 train alike, and E12 has a whole SAC of its own length."""
+    monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
+    file = tmp_path / "other.yaml"
+    shorter = "{semantic_baseline: 2, self_training: 1, instance_self_training: 1}"
+    ablations = "{no_focal: {focal_exponent: 0.0}}"
+    file.write_text(f"extends: smoke\nexperiments: {{shorter: {shorter}, ablations: {ablations}}}\n")
+    study = load(file)
+    found = tagged(study, "E1")
+    assert {(at["source"], at["network"]) for _, at in found} == {
+        ("syn", "v2"), ("gta", "v2"), ("mix", "v2"), ("mix", "v3"), ("mix", "v3plus"),
+    }  # fmt: skip
+    for run, _ in found:
+        if run.rung in ("source_only", "self_trained"):
+            assert run.spec.iterations == {"source_only": 2, "self_trained": 1}[run.rung], run.name
+        assert run.rung != "oracle"
+    for experiment in ("E9", "E10"):
+        found = tagged(study, experiment)
+        assert {at["network"] for _, at in found} == {"v2", "v3", "v3plus"}
+        for run, _ in found:
+            semantic = dict(run.parents)["semantic"]
+            assert semantic.variant.startswith("mix.") and semantic.rung in ("abn", "self_trained")
+    curves = [run for run, _ in tagged(study, "E11", seed=0)]
+    assert [run.spec.iterations for run in curves] == [2, 1] and all(run.spec.monitor for run in curves)
+    assert {run.spec.iterations for run, _ in tagged(study, "E12", seed=0)} == {1}
+    assert {run.spec.iterations for run, _ in tagged(study, "E6", seed=0)} == {1}
 
 
 def test_an_ablation_changes_what_it_names_and_nothing_else(tmp_path, monkeypatch):

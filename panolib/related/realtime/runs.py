@@ -72,7 +72,7 @@ def declare_realtime(
             runs |= grid.runs
             tags += grid.tags
     latency = _latency(profile, settings, {**ladder, **runs}, where)
-    own = own_networks(profile, settings)
+    own = own_networks(profile, settings, {**ladder, **runs})
     tags.append(Tag("speed", latency.name, {}))
     tags += [Tag("speed", run, {"name": name}) for name, run in own.items()]
     return runs | {latency.name: latency}, tags
@@ -166,20 +166,20 @@ def _declare_methods(grid: Grid, settings: Realtime, declared: Mapping[str, Run]
         )  # fmt: skip
 
 
-def own_networks(profile: Profile, settings: Realtime) -> dict[str, str]:
+def own_networks(profile: Profile, settings: Realtime, runs: Mapping[str, Run]) -> dict[str, str]:
     """{label: run} of the target-supervised networks of this profile that are timed at their own size."""
     seed = settings.seeds[0]
     names = {"BiSeNet": method_name(profile.main, "oracle", seed)}
-    networks = [] if profile.experiments is None else [f"mix.{n}" for n in profile.experiments.networks]
     for label, variant in LADDER_NETWORKS.items():
-        if variant in ("", *networks):
-            names[f"DeepLab{label}"] = run_name(profile.main, "semantic", "oracle", seed, variant)
+        name = run_name(profile.main, "semantic", "oracle", seed, variant)
+        if name in runs:  # experiments that train shorter have no oracles
+            names[f"DeepLab{label}"] = name
     return names
 
 
 def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], where: str) -> Run:
     """The one run that measures time."""
-    own = own_networks(profile, settings)
+    own = own_networks(profile, settings, runs)
     augmentation = profile.ladders[profile.main].semantic_baseline["augmentation"]
     values = {
         **settings.speed, "label_set": profile.ladders[profile.main].label_set,
