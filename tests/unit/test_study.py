@@ -239,7 +239,7 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
         Job.log = killing_log
         s.get({name!r})
     """)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # as `trained`
     done = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=PROFILES
     )
