@@ -34,7 +34,7 @@ from panolib.study.study import Profile, Tag, run_name
 BISENET = "bisenet"  # variant of all names here
 PER_IMAGE = "ssl1_image"  # thresholds per image, on the city only
 PICTURED = ("source_only", "light", "ssl1", "self_trained", "oracle")
-LADDER_NETWORKS = {"V2": "", "V3": "mix.v3", "V3+": "mix.v3plus"}  # oracles of notebook 01
+LADDER_NETWORKS = ("", "mix.v3", "mix.v3plus")  # oracles of notebook 01
 
 
 @spec
@@ -170,10 +170,10 @@ def own_networks(profile: Profile, settings: Realtime, runs: Mapping[str, Run]) 
     """{label: run} of the target-supervised networks of this profile that are timed at their own size."""
     seed = settings.seeds[0]
     names = {"BiSeNet": method_name(profile.main, "oracle", seed)}
-    for label, variant in LADDER_NETWORKS.items():
+    for variant in LADDER_NETWORKS:
         name = run_name(profile.main, "semantic", "oracle", seed, variant)
         if name in runs:  # experiments that train shorter have no oracles
-            names[f"DeepLab{label}"] = name
+            names[f"DeepLab{runs[name].spec.network.version.upper()}"] = name
     return names
 
 
@@ -182,9 +182,9 @@ def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], wher
     own = own_networks(profile, settings, runs)
     augmentation = profile.ladders[profile.main].semantic_baseline["augmentation"]
     values = {
-        **settings.speed, "label_set": profile.ladders[profile.main].label_set,
-        "compute": dict(profile.compute),
-        "seed": settings.seeds[0], "own_height": augmentation["height"], "own_width": augmentation["width"],
+        "own_height": augmentation["height"], "own_width": augmentation["width"], **settings.speed,
+        "label_set": profile.ladders[profile.main].label_set, "compute": dict(profile.compute),
+        "seed": settings.seeds[0],
         "own": {label: to_plain(runs[run].spec.network) for label, run in own.items()},
     }  # fmt: skip
     name = run_name(profile.main, "latency", "", settings.seeds[0])
