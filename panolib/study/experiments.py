@@ -16,11 +16,12 @@ E11  what is learned when
 E12  parts of SAC, one changed at a time                   ablation
 ===  ====================================================  ==========================================
 
-(E8 looks at the runs of E3.) Instance networks here start where self-training of the ladder starts, and use
-the masks of its self-trained DeepLab, whose version is the profile's (the thesis takes V2: its V3 and V3+
-miss trains). "threat" runs score them. Where the profile shortens trainings here (`shorter`), networks of the
-ladder, which train longer, are not compared with them: E1, E9 and E10 then train the ladder's DeepLab again,
-as shortly as the others, and without oracles.
+(E8 looks at the runs of E3; "sources" are those of E1 with the ladder's DeepLab.) Instance networks here
+start where self-training of the ladder starts, and use the masks of its self-trained DeepLab, whose
+version is the profile's (the thesis takes V2: its V3 and V3+ miss trains). "threat" runs score them. Where
+the profile shortens trainings here (`shorter`), networks of the ladder, which train longer, are not
+compared with them: E1, E9 and E10 then train the ladder's DeepLab again, as shortly as the others, and
+without oracles.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
 from panolib.study.kinds import ThreatSpec
 from panolib.study.settings import ClusteringCostSpec, Experiments
-from panolib.study.study import RUNGS
+from panolib.study.study import RUNGS, TEACHER
 from panolib.training.specs import InstanceSelfTrainingSpec, SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
@@ -44,8 +45,11 @@ NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
     network = _ladder_network(grid)
+    for rung in (*RUNGS, TEACHER) if grid.settings.score_teachers else RUNGS:
+        grid.tag("semantic ladder", grid.run("semantic", rung))
     for rung in () if _shortened(settings) else RUNGS:  # every seed of the ladder
         grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)
+        grid.tag("sources", grid.run("semantic", rung), source="mix")
         grid.tag("E10", grid.run("panoptic", rung), network=network)
     grid.tag("E5", grid.run("panoptic", "self_trained"), learned="predicted masks", corrected=0.0)
     if grid.seed in settings.seeds:
@@ -95,6 +99,8 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
         )
         for run in adapted.values():
             grid.tag("E1", run, **values)
+            if network_name == own:
+                grid.tag("sources", run, source=source_name)
     for source_name, name in variants:
         if source_name != "mix":
             continue
