@@ -14,7 +14,6 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation,
 
 from panolib.models.encoder import Encoder
 
-ENCODER = "network.model.pixel_level_module.encoder."  # how the names of its parameters begin
 CONFIGURED = {  # transformers' names of what a user may choose
     "d_model": ("hidden_dim", "feature_size", "mask_feature_size"),
     "feed_forward": ("dim_feedforward", "encoder_feedforward_dim"),
