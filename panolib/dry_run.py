@@ -155,7 +155,7 @@ def _build(network: Network, n_classes: int) -> _Size:
     """Size of a network, whose weights are neither read nor drawn."""
     with torch.device("meta"):
         if isinstance(network, DetrNetwork):
-            model = build_detr(network, n_classes)
+            model = build_detr(network, n_classes, pretrained=False)
         elif isinstance(network, PeerNetwork):
             model = build_peer(network)
         elif isinstance(network, InstanceNetwork):

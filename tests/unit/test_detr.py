@@ -20,7 +20,7 @@ from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
 from panolib.related.detr.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
-from panolib.related.detr.network import DetrNetwork, MissingTransformers, build_detr
+from panolib.related.detr.network import ENCODERS, DetrNetwork, MissingTransformers, build_detr
 from panolib.related.detr.runs import read_settings, variants
 from panolib.related.detr.score import QueryRule, predict_queries, score_detr, semantic_of
 from panolib.related.detr.targets import detr_target, panoptic_from_queries
@@ -32,11 +32,17 @@ from panolib.related.detr.training import (
     train_detr,
 )
 from panolib.study.settings import read_profile
+from panolib.training.setup import build_optimizer
+from panolib.training.specs import EncoderSpec, Optimiser
 
 TINY = DetrNetwork(
     block="basic", stem_channels=8, channels=(8, 8, 16), depths=(1, 1, 1), d_model=32, heads=8,
     encoder_layers=1, decoder_layers=2, feed_forward=16, n_queries=6, dropout=0.1, no_object_weight=0.1,
     trained_norms=True, attention_gain=1.0,
+)  # fmt: skip
+ENCODED = DetrNetwork(
+    encoder=EncoderSpec("test_efficientnet", None, 1), output_stride=32, n_points=64, d_model=32, heads=4,
+    encoder_layers=1, decoder_layers=2, feed_forward=16, n_queries=6, no_object_weight=0.1,
 )  # fmt: skip
 ROAD, SKY, CAR = (CITYSCAPES.classes.index(name) for name in ("road", "sky", "car"))
 NOTHING = CITYSCAPES.n_classes
@@ -200,10 +206,107 @@ def test_settings_that_do_not_fit():
         replace(TINY, d_model=40)
 
 
+def test_an_encoder_and_a_resnet_exclude_each_other():
+    with pytest.raises(ValueError, match=r"depths: unexpected key, expected output_stride, n_points beside"):
+        replace(ENCODED, depths=(1, 1, 1))
+    with pytest.raises(ValueError, match=r"n_points: missing key, expected output_stride, n_points beside"):
+        replace(ENCODED, n_points=None)
+    with pytest.raises(ValueError, match=r"block: missing key, .* of a ResNet, or an encoder"):
+        replace(TINY, block=None)
+    with pytest.raises(ValueError, match="48 with 4 heads; expected a multiple of 32"):
+        replace(ENCODED, d_model=48)
+    with pytest.raises(ValueError, match="frozen is 9, expected 0 to 6"):
+        replace(ENCODED, encoder=EncoderSpec("test_efficientnet", None, 9))
+
+
+def test_mask2former_sees_the_image_through_our_encoder_and_learns_but_for_its_frozen_stages():
+    torch.manual_seed(0)
+    model = build_detr(ENCODED, 3).train()
+    images = torch.randn(2, 3, 64, 128)
+    seen = []
+    hook = model.encoder.register_forward_hook(lambda module, inputs, outputs: seen.append(inputs[0]))
+    outputs = model(pixel_values=images, labels=[targets_of(5), targets_of(1)])
+    hook.remove()
+    assert torch.equal(seen[0], images) and len(seen) == 1
+    assert outputs.logits.shape == (2, 6, 4) and outputs.pred_masks.shape == (2, 6, 16, 32)
+    assert (outputs.logits[0] - outputs.logits[1]).std() > 1e-3  # the image reaches the queries
+    assert (outputs.pred_masks[0] - outputs.pred_masks[1]).std() > 1e-3
+    outputs.loss.backward()
+    still = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    stem = {f"{ENCODERS[1]}encoder.stages.0.{name}" for name, _ in model.encoder.stages[0].named_parameters()}
+    assert still == stem and stem
+    assert not model.encoder.stages[0].training and model.encoder.stages[1].training
+
+
+def test_sizes_of_mask2former_are_those_of_the_settings():
+    config = build_detr(replace(ENCODED, decoder_layers=3, n_queries=7), 3).network.config
+    assert (config.num_queries, config.num_attention_heads, config.train_num_points) == (7, 4, 64)
+    assert (config.hidden_dim, config.feature_size, config.mask_feature_size) == (32, 32, 32)
+    assert (config.dim_feedforward, config.encoder_feedforward_dim, config.encoder_layers) == (16, 16, 1)
+    assert config.no_object_weight == 0.1 and config.num_labels == 3
+    model = build_detr(replace(ENCODED, decoder_layers=3), 3).eval()
+    terms = model(pixel_values=torch.zeros(1, 3, 32, 64), labels=[targets_of(2)]).loss_dict
+    assert {name for name in terms if name.startswith("loss_ce")} == {
+        "loss_ce", *(f"loss_ce_{layer}" for layer in range(3))
+    }  # fmt: skip
+    assert len(model.network.model.transformer_module.decoder.layers) == 3
+
+
+@pytest.mark.parametrize("weights", [None, "package"])
+def test_only_an_encoder_with_weights_learns_at_the_lower_rate(weights):
+    spec = EncoderSpec("tf_efficientnet_lite0" if weights else "test_efficientnet", weights, 1)
+    with torch.device("meta"):
+        model = build_detr(replace(ENCODED, encoder=spec), 3, pretrained=False)
+    optimiser = Optimiser("adamw", 0.001, 0.0, 0.9, 4.0, "poly", 0)
+    rates = {
+        id(parameter): group["lr"]
+        for group in build_optimizer(optimiser, model, encoder=ENCODERS).param_groups
+        for parameter in group["params"]
+    }
+    of_encoder = {rates[id(p)] for p in model.encoder.parameters() if p.requires_grad}
+    of_queries = {rates[id(p)] for p in model.network.model.transformer_module.parameters()}
+    assert of_encoder == ({0.001} if weights else {0.004}) and of_queries == {0.004}
+
+
+def test_mask_loss_of_the_library_is_ours_by_scipy(monkeypatch):
+    """Costs and terms 2 CE, 5 mask cross-entropy and 5 Dice, on masks so flat that points do not matter."""
+    torch.manual_seed(3)
+    draw = torch.rand  # points at the border would see zeros beyond it
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: 0.25 + draw(*size, **options) / 2)
+    n_classes = 3
+    model = build_detr(replace(ENCODED, n_queries=4), n_classes)
+    logits, values = torch.randn(1, 4, n_classes + 1), torch.tensor([-2.0, -0.5, 1.0, 3.0])
+    masks = values[None, :, None, None].expand(1, 4, 8, 16)
+    labels, truth = torch.tensor([2, 0]), torch.stack([torch.ones(8, 16), torch.zeros(8, 16)])
+    terms = model.network.get_loss_dict(masks, logits, [truth], [labels], None)
+
+    p, q, t = torch.softmax(logits[0], -1).numpy(), 1 / (1 + np.exp(-values.numpy())), np.array([1.0, 0.0])
+    cross = -(t * np.log(q[:, None]) + (1 - t) * np.log(1 - q[:, None]))
+    points = ENCODED.n_points
+    dice = 1 - (2 * points * q[:, None] * t + 1) / (points * (q[:, None] + t) + 1)
+    rows, columns = linear_sum_assignment(5 * cross + 5 * dice - 2 * p[:, labels])
+    classes = np.full(4, n_classes)
+    classes[rows] = labels.numpy()[columns]
+    weight = np.where(classes == n_classes, 0.1, 1.0)
+    assert terms["loss_mask"].item() == pytest.approx(5 * cross[rows, columns].mean(), rel=1e-4)
+    assert terms["loss_dice"].item() == pytest.approx(5 * dice[rows, columns].mean(), rel=1e-4)
+    expected = 2 * -(weight * np.log(p[np.arange(4), classes])).sum() / weight.sum()
+    assert terms["loss_cross_entropy"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def targets_of(n_segments: int) -> dict[str, torch.Tensor]:
+    """As many segments of class 0, each a row of the image on a grid of 8 x 16."""
+    masks = torch.zeros(n_segments, 8, 16)
+    for number in range(n_segments):
+        masks[number, number % 8] = 1
+    return {"class_labels": torch.zeros(n_segments, dtype=torch.int64), "masks": masks}
+
+
 def test_without_transformers_one_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingTransformers, match=r"panolib\[detr\]"):
-        build_detr(TINY, 3)
+    for network in (TINY, ENCODED):
+        with pytest.raises(MissingTransformers, match=r"panolib\[detr\]"):
+            build_detr(network, 3)
 
 
 def test_hungarian_loss_of_the_library_is_ours_by_scipy():
@@ -264,17 +367,15 @@ def _giou(a, b):
 
 
 @pytest.mark.parametrize("n_segments", [0, 9], ids=["no segment in the batch", "more segments than queries"])
-def test_loss_terms_add_up_to_the_library_s_loss(n_segments):
+@pytest.mark.parametrize("network", [TINY, ENCODED], ids=["DETR", "Mask2Former"])
+def test_loss_terms_add_up_to_the_library_s_loss(network, n_segments):
     torch.manual_seed(0)
-    model = build_detr(TINY, 3)
-    target = {
-        "class_labels": torch.zeros(n_segments, dtype=torch.int64),
-        "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(n_segments, 1),
-        "masks": torch.ones(n_segments, 8, 16),
-    }
+    model = build_detr(network, 3)
+    target = targets_of(n_segments) | {"boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(n_segments, 1)}
     outputs = model(pixel_values=torch.randn(2, 3, 32, 64), labels=[target, target])
     terms = loss_terms(outputs.loss_dict)
-    assert set(terms) == {"ce", "bbox", "giou", "mask", "dice", "auxiliary"}
+    boxes = {"bbox", "giou"} if network is TINY else set()
+    assert set(terms) == {"ce", "mask", "dice", "auxiliary"} | boxes
     assert sum(terms.values()).item() == pytest.approx(outputs.loss.item(), rel=1e-5)
     outputs.loss.backward()
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
@@ -338,20 +439,21 @@ class Samples(list):
     label_set, has_instances = CITYSCAPES, True
 
 
-def a_run(iterations: int = 4) -> Run:
+def a_run(network: DetrNetwork, iterations: int = 4) -> Run:
     settings = read_settings(read_profile(find_profile("smoke")).detr, "smoke")
     values = {name: getattr(settings, name) for name in ("optimiser", "clip", "mask_stride", "size")}
     from panolib.related.detr.training import DetrSpec
     from panolib.training.setup import Compute
 
     spec = DetrSpec(
-        label_set="cityscapes", source="x/train", n_images=None, network=TINY, colours=POLICY,
+        label_set="cityscapes", source="x/train", n_images=None, network=network, colours=POLICY,
         iterations=iterations, batch_size=2, compute=Compute("cpu", "32-true", 0, False), seed=0, **values,
     )  # fmt: skip
     return Run("city-detr-test", "detr", spec)
 
 
-def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
+@pytest.mark.parametrize("network", [TINY, ENCODED], ids=["DETR", "Mask2Former"])
+def test_a_stopped_training_goes_on_bit_for_bit(tmp_path, network):
     data, stop_at = Samples([a_sample(), a_sample(32, 64)]), [None]
 
     def train(run, job):
@@ -368,14 +470,14 @@ def test_a_stopped_training_goes_on_bit_for_bit(tmp_path):
         job.finish({"model": model.module.state_dict()})
         return {}
 
-    whole = Store(tmp_path / "a", {"detr": train}, checkpoint_s=0.0).final_state(a_run())
+    whole = Store(tmp_path / "a", {"detr": train}, checkpoint_s=0.0).final_state(a_run(network))
     stop_at[0] = 2
     store = Store(tmp_path / "b", {"detr": train}, checkpoint_s=0.0)
     with pytest.raises(Killed):
-        store.get(a_run())
-    resumed = store.final_state(a_run())
+        store.get(a_run(network))
+    resumed = store.final_state(a_run(network))
     assert all(torch.equal(whole["model"][name], values) for name, values in resumed["model"].items())
-    assert list(store.get(a_run()).curves["iteration"]) == [0, 1, 2, 3]
+    assert list(store.get(a_run(network)).curves["iteration"]) == [0, 1, 2, 3]
 
 
 def test_images_of_another_shape_keep_it():
@@ -424,7 +526,7 @@ def test_scores_at_the_image_s_own_size():
 # --- settings, tables, findings -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "next", "paper"])
 def test_profiles(name):
     profile = read_profile(find_profile(name))
     settings = read_settings(profile.detr, name)

@@ -48,8 +48,8 @@ def structure(network) -> object:
     if encoder := getattr(network, "encoder", None):
         name = {"resnet101": "resnet50"}.get(encoder.name, encoder.name)
         neutral["encoder"] = dataclasses.replace(encoder, name=name, weights=None)
-    names = {field.name for field in dataclasses.fields(network)}
-    return dataclasses.replace(network, **{name: value for name, value in neutral.items() if name in names})
+    given = {field.name for field in dataclasses.fields(network) if getattr(network, field.name) is not None}
+    return dataclasses.replace(network, **{name: value for name, value in neutral.items() if name in given})
 
 
 def encoded() -> list:

@@ -25,7 +25,7 @@ COMPUTE = Compute("cpu", "32-true", 0, channels_last=True)
 def build(network) -> nn.Module:
     """A network whose weights are not read, whatever its settings name."""
     if isinstance(network, DetrNetwork):
-        return build_detr(network, N_CLASSES)
+        return build_detr(network, N_CLASSES, pretrained=False)
     if isinstance(network, AdversarySpec):
         return Discriminator(N_CLASSES, kind=network.kind, width=network.width)
     if isinstance(network, InstanceNetwork):
@@ -38,7 +38,7 @@ def total(outputs) -> torch.Tensor:
     if isinstance(outputs, torch.Tensor):
         return outputs.square().mean()
     if not isinstance(outputs, (tuple, list)):
-        outputs = (outputs.logits, outputs.pred_boxes, outputs.pred_masks)
+        outputs = (outputs.logits, getattr(outputs, "pred_boxes", ()), outputs.pred_masks)
     return sum(map(total, outputs))
 
 

@@ -134,6 +134,6 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
 def _parent_detr(job: Job) -> nn.Module:
     """The network of the parent, with its final weights."""
     spec = parent_spec(job, "detr")
-    model = build_detr(spec.network, LABEL_SETS[spec.label_set].n_classes)
+    model = build_detr(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
     model.load_state_dict(job.parent("detr")["model"])
     return model
