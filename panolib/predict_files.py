@@ -7,6 +7,7 @@ a hidden folder beside and then moved, so that none is ever there in part.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import json
@@ -14,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,9 +96,9 @@ def predict_files(
     networks = load_networks(file)
     pictures, broken = find_pictures(images)
     origin = {"weights": _digest(file), "scale": scale, "tile": tile}
-    digests: dict[Path, str] = {}
+    digest = functools.cache(_digest)  # a stack is read once
     try:
-        done = _claim(out, pictures, origin, overwrite, networks.label_set)
+        done = _claim(out, pictures, origin, overwrite, networks.label_set, digest)
         for picture in _progress(pictures, done):
             try:
                 began = time.monotonic()
@@ -107,9 +108,7 @@ def predict_files(
             except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
                 broken.append(f"{picture.id}: {str(error) or type(error).__name__}")
                 continue
-            digest = digests.setdefault(picture.path, _digest(picture.path))
-            source = {"file": str(picture.path), "page": picture.page, "digest": digest}
-            record = {"origin": origin, "image": source}
+            record = {"origin": origin, "image": [digest(picture.path), picture.page]}
             record["row"] = _summary_row(picture.id, result, networks.label_set, seconds)
             drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
             _write_image(out, picture.id, result, drawn, networks.label_set, record)
@@ -167,14 +166,15 @@ def _files_of(argument: str) -> list[Path]:
 
 
 def _claim(
-    out: Path, pictures: Sequence[Picture], origin: dict, overwrite: bool, label_set: LabelSet
-) -> set[str]:
+    out: Path, pictures: Sequence[Picture], origin: dict, overwrite: bool, label_set: LabelSet,
+    digest: Callable[[Path], str],
+) -> set[str]:  # fmt: skip
     """Ids of the images whose results are whole and of this origin, once nothing else is in the way.
 
     PredictError unless what else is there may be replaced.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if any(picture.path.parent == Path(os.path.abspath(out)) for picture in pictures):
+    if any(picture.path.is_relative_to(os.path.abspath(out)) for picture in pictures):
         raise PredictError(f"--out {out}: images to predict lie there, expected another folder")
     remove_folder(out / STAGING)
     (out / STAGING).mkdir()  # a folder that cannot be written is told now
@@ -190,7 +190,7 @@ def _claim(
                 differs = [name for name, value in origin.items() if record["origin"].get(name) != value]
                 raise PredictError(f"{out}: holds predictions with other {', '.join(differs)}, {advice}")
             _remove(out, image_id, records.pop(image_id))
-    done, digests = set(), {}
+    done = set()
     for picture in pictures:
         record = records.get(picture.id)
         if record is None:
@@ -198,14 +198,18 @@ def _claim(
             if taken and not overwrite:
                 raise PredictError(f"{taken[0]}: was not written by this command, {advice}")
             continue
-        digest = digests.setdefault(picture.path, _digest(picture.path))
-        if (record["image"]["digest"], record["image"]["page"]) != (digest, picture.page):
+        if record["image"] != [digest(picture.path), picture.page]:
             if not overwrite:
                 raise PredictError(f"{out}: holds predictions of another image {picture.id!r}, {advice}")
             _remove(out, picture.id, record)
-        elif all(_size(out / name) == size for name, size in record["files"].items()):
+        elif _is_whole(out, record):
             done.add(picture.id)
     return done
+
+
+def _is_whole(out: Path, record: dict) -> bool:
+    """Whether the files of an image are there, as long as they were."""
+    return all(_size(out / name) == size for name, size in record["files"].items())
 
 
 def _planned(out: Path, image_id: str, label_set: LabelSet) -> list[Path]:
@@ -286,8 +290,8 @@ def _summary_row(image_id: str, result: PanopticResult, label_set: LabelSet, sec
 
 
 def _write_overview(out: Path, label_set: LabelSet) -> None:
-    """The three files about all images of the folder; none where there is no image."""
-    records = [record for _, record in _records(out, overwrite=False)]
+    """The three files about all images that are whole; none where there is no image."""
+    records = [record for _, record in _records(out, overwrite=False) if _is_whole(out, record)]
     if not records:
         return
     text = pd.DataFrame([record["row"] for record in records]).to_csv(index=False, lineterminator="\n")
@@ -297,8 +301,7 @@ def _write_overview(out: Path, label_set: LabelSet) -> None:
     os.replace(staged, out / PANOPTIC_JSON)
     ids = [record["row"]["image"] for record in records]
     chosen = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, N_ON_SHEET).round().astype(int))]
-    drawn = {name: out / "previews" / f"{file_stem(name)}.png" for name in chosen}
-    pictures = {name: np.asarray(Image.open(path)) for name, path in drawn.items()}
+    pictures = {name: np.asarray(Image.open(out / "previews" / f"{file_stem(name)}.png")) for name in chosen}
     write(out / SHEET, contact_sheet(pictures, label_set, n_images=len(ids)))
 
 

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.metrics.cluster import contingency_matrix
 
 from panolib.labels import VOID
@@ -78,22 +76,20 @@ def stitch(size: tuple[int, int], tiles: Iterable[tuple[Window, Maps]]) -> Maps:
         Instances 1 .. K.
     """
     whole = Maps(np.full(size, VOID, np.uint8), np.zeros(size, np.int32), np.zeros(size, np.float32))
-    seen, n_ids, pairs = np.zeros(size, bool), 0, [np.zeros((0, 2), int)]
+    seen, objects = np.zeros(size, bool), np.zeros(1, np.int32)  # object of each id of a tile
     for window, maps in tiles:
-        labels = np.where(maps.instances > 0, maps.instances + n_ids, 0).astype(np.int32)
-        n_ids = max(n_ids, int(labels.max()))
+        labels = np.where(maps.instances > 0, maps.instances + len(objects) - 1, 0)
+        objects = np.append(objects, np.arange(len(objects), labels.max() + 1, dtype=np.int32))
         # neighbours to the left do not reach the last column, those above not the last row
         n_rows, n_columns = seen[window][:, -1].sum(), seen[window][-1].sum()
         for strip in (np.s_[:n_rows], np.s_[:, :n_columns]):
-            pairs.append(same_objects(whole.instances[window][strip], labels[strip]))
+            there = objects[whole.instances[window][strip]]  # one id, also where two tiles have parts of it
+            for old, new in same_objects(there, objects[labels[strip]]):
+                objects[objects == new] = old
         own = np.s_[n_rows // 2 :, n_columns // 2 :]
         for target, part in zip(whole, maps._replace(instances=labels)):
             target[window][own] = part[own]
         seen[window] = True
-    links = np.concatenate(pairs).T                                               # [2, pairs]
-    graph = coo_array((np.ones(links.shape[1], bool), tuple(links)), (n_ids + 1, n_ids + 1))
-    objects = connected_components(graph, directed=False)[1] + 1
-    objects[0] = 0
     with_none = np.append(objects[whole.instances], 0)  # so that 0 is the first id, whatever is there
     consecutive = np.unique(with_none, return_inverse=True)[1][:-1]
     return whole._replace(instances=consecutive.reshape(size).astype(np.int32))

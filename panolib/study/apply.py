@@ -18,7 +18,7 @@ from panolib.inference.tiles import Maps, stitch, tile_windows
 from panolib.labels import LabelSet
 from panolib.study.packaged import NoWeights, PanopticNetworks, Recipe, read_package
 
-TILE = 1024  # pixels: below 4 GB with the networks that are shipped
+TILE = 1024  # pixels
 SHIPPED = {  # name of the weights -> their run
     "street": "city-panoptic-self_trained-s0",
     "nuclei": "nuclei-panoptic-self_trained-s0",
@@ -78,7 +78,7 @@ def predict(
     ------
     DataError
         For an image of another type or shape, and a scale that is not above 0 or leaves no pixel.
-    NoWeights, FileNotFoundError
+    NoWeights
         For a file that is not there or holds no networks.
     ValueError
         For a tile below 160 pixels.
@@ -100,7 +100,7 @@ def predict(
 def load_networks(weights: str | Path) -> PanopticNetworks:
     """Networks of a shipped name or a file, read once as long as the file stays."""
     path = weights_file(weights)
-    return _read(path, path.stat().st_mtime_ns) if path.is_file() else read_package(path)
+    return _read(path, path.stat().st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=2)
