@@ -204,7 +204,7 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
 
 
 def test_more_objects_than_sixteen_bits_hold(files, images, tmp_path, monkeypatch):
-    many = np.arange(1, 301 * 301 + 1, dtype=np.int32).reshape(301, 301)
+    many = np.arange(1, 257 * 257 + 1, dtype=np.int32).reshape(257, 257)
     result = apply.PanopticResult(
         np.ones(many.shape, np.uint8), many, many,
         tuple({"id": k, "category_id": 1, "isthing": True, "area": 1} for k in range(1, many.size + 1)),
