@@ -40,6 +40,7 @@ from panolib.report.contact_sheet import contact_sheet, preview
 from panolib.study.apply import TILE, PanopticResult, as_network_sees, load_networks, predict, weights_file
 
 RECORDS, STAGING = "records", ".writing"
+KEYS = ("origin", "image", "row", "annotation", "files")  # of a record
 SUMMARY, PANOPTIC_JSON, SHEET = "summary.csv", "panoptic.json", "contact_sheet.png"
 N_ON_SHEET = 24
 
@@ -227,11 +228,13 @@ def _records(out: Path, overwrite: bool) -> Iterator[tuple[str, dict]]:
     for path in sorted((out / RECORDS).rglob("*.json")):
         try:
             record = json.loads(path.read_bytes())
-            yield record["row"]["image"], record
+            image_id, _ = record["row"]["image"], [record[key] for key in KEYS]
         except (ValueError, KeyError, TypeError) as error:
             if not overwrite:
                 raise PredictError(f"{path}: expected a record of this command, found {error!r}") from error
             path.unlink()
+            continue
+        yield image_id, record
 
 
 def _remove(out: Path, image_id: str, record: dict) -> None:
@@ -319,7 +322,7 @@ def _size(path: Path) -> int:
 def report(broken: Sequence[str], out: Path) -> int:
     """Print what was written where, and what was not. Returns the exit status, 1 if an image is broken."""
     n_images = sum(1 for _ in (out / RECORDS).rglob("*.json"))
-    print(f"{n_images} images in {out}; look at {out / SHEET}, count in {out / SUMMARY}")
+    print(f"{n_images} images in {out}" + (f"; look at {out / SHEET}, {out / SUMMARY}" if n_images else ""))
     for line in broken:
         print(f"not predicted: {line}", file=sys.stderr)
     return 1 if broken else 0

@@ -373,7 +373,7 @@ def test_bad_input_is_one_line(what, files, images, tmp_path, capsys):
         folders[name].mkdir()
     (folders["taken"] / "summary.csv").write_text("mine")
     (folders["damaged"] / "records").mkdir(parents=True)
-    (folders["damaged"] / "records" / "a.json").write_text('{"row": 1}')
+    (folders["damaged"] / "records" / "a.json").write_text('{"row": {"image": "a"}}')
     line, expected, words = BAD[what]
     places = {"images": images, "nuclei": files["nuclei"], **folders}
     try:
