@@ -36,11 +36,11 @@ def preview(image: np.ndarray, result: PanopticResult, label_set: LabelSet) -> n
 
 def contact_sheet(previews: Mapping[str, np.ndarray], label_set: LabelSet, *, n_images: int) -> bytes:
     """PNG of previews (uint8 [h, w, 3]) by the name of their image, in two columns."""
-    n_rows = -(-len(previews) // COLUMNS)
-    height = max(picture.shape[0] / picture.shape[1] for picture in previews.values()) * INCHES
+    aspects = [picture.shape[0] / picture.shape[1] for picture in previews.values()]
+    heights = [INCHES * max(aspects[i : i + COLUMNS]) + 0.35 for i in range(0, len(aspects), COLUMNS)]
     fig, axes = plt.subplots(
-        n_rows, COLUMNS, figsize=(COLUMNS * INCHES, n_rows * (height + 0.35)), squeeze=False,
-        layout="constrained",
+        len(heights), COLUMNS, figsize=(COLUMNS * INCHES, sum(heights) + 0.5), height_ratios=heights,
+        squeeze=False, layout="constrained",
     )  # fmt: skip
     for ax in axes.flat:
         ax.axis("off")
