@@ -1,4 +1,5 @@
-"""The command line, ``python -m panolib {runs,train,reproduce,data,bench,export,weights,pack,unpack}``."""
+"""The command line, ``python -m panolib {predict,runs,train,reproduce,data,bench,export,weights,
+pack,unpack}``."""
 
 from __future__ import annotations
 
@@ -53,6 +54,25 @@ def _parser() -> argparse.ArgumentParser:
         text = "processes that train at the same time (default: %(default)s)"
         sub.add_argument("--workers", type=_positive, default=min(2, n_cores), help=text)
 
+    summary = "Predict classes and objects of your images, with networks that are shipped or your own."
+    sub = commands.add_parser("predict", help=summary, description=summary)
+    sub.set_defaults(command="predict")
+    sub.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="PNG, JPEG, TIFF: files, folders, patterns"
+    )
+    sub.add_argument(
+        "--weights", required=True, metavar="W", help="street, nuclei, or a file of the command weights"
+    )
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
+    sub.add_argument("--overwrite", action="store_true", help="replace what is there of other origin")
+    sub.add_argument(
+        "--scale", type=_scale, metavar="F",
+        help="resize images by this for the networks (default: to the size of those they learned from)",
+    )
+    sub.add_argument(
+        "--tile", type=_tile, metavar="N", default=1024,
+        help="pixels a side beyond which images are predicted in tiles (default: %(default)s)",
+    )
     add("list_runs", "Print every run of the study with its state.", profile="cpu")
     sub = add("train", "Train the chosen runs, and those they start from.")
     sub.add_argument(
@@ -98,6 +118,24 @@ def _positive(text: str) -> int:
     """A number of workers."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
+    return int(text)
+
+
+def _scale(text: str) -> float:
+    """A factor for the size of images."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 100:
+        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 100, found {text!r}")
+    return found
+
+
+def _tile(text: str) -> int:
+    """Pixels of a tile, which are more than two overlaps."""
+    if not text.isdigit() or int(text) < 160:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 160 or more, found {text!r}")
     return int(text)
 
 

@@ -25,6 +25,7 @@ from panolib.lab.records import DamagedRecord
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
 from panolib.load import load
+from panolib.predict_files import predict_files, report
 from panolib.report.model_card import model_card
 from panolib.report.rows import write_csv
 from panolib.study.export import check_exportable, check_free, export_run, untrained
@@ -201,6 +202,15 @@ def weights(options: Namespace) -> None:
     write(card, model_card(loaded.store, run, recipe, options.out.name).encode())
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in (options.out, card)]
     _print_table([("file", "MB"), *rows])
+
+
+def predict(options: Namespace) -> int:
+    """Write what networks say about image files. Exit status 1 where an image could not be predicted."""
+    broken = predict_files(
+        options.images, options.weights, options.out, overwrite=options.overwrite, scale=options.scale,
+        tile=options.tile,
+    )  # fmt: skip
+    return report(broken, options.out)
 
 
 def _named_run(loaded: Study, name: str) -> Run:

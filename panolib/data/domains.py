@@ -109,6 +109,11 @@ class Sources(ABC):
     own : tuple of str
         Names of its data sets, without those of `source`.
     source_domain : str or None
+    stretched : bool
+        Whether each image is opened with its intensities stretched to percentiles (`stretch_intensity`).
+    own_scale : bool
+        Whether a pixel has a size of its own, as under a microscope; else what counts is the size of a whole
+        image.
     has_styles : bool
         Whether its scenes are rendered in styles whose parts can be swapped (`GapSpec`).
     folders : dict of str to Path
@@ -120,7 +125,7 @@ class Sources(ABC):
     Settings: type
     own: tuple[str, ...]
     source_domain: str | None = None
-    has_styles = False
+    stretched = own_scale = has_styles = False
 
     def __init__(self, settings: Any, root: Path, source: Sources | None = None):
         self.settings, self._source = settings, source

@@ -173,7 +173,7 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
 
     Parameters
     ----------
-    image : uint8 array [H, W] or [H, W, 3]
+    image : uint8 or uint16 array [H, W] or [H, W, 3]
         A single channel is treated as grey repeated three times.
     low, high : float
         Percentiles over all pixels and channels that become 0 and 255; values beyond are clipped.
@@ -187,6 +187,7 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
         image = np.repeat(image[..., None], 3, axis=2)
     floor, ceiling = np.percentile(image, (low, high))
     if ceiling <= floor:
-        return np.zeros_like(image)
-    table = np.clip((np.arange(256) - floor) * (255.0 / (ceiling - floor)), 0, 255)
+        return np.zeros(image.shape, np.uint8)
+    values = np.arange(np.iinfo(image.dtype).max + 1)
+    table = np.clip((values - floor) * (255.0 / (ceiling - floor)), 0, 255)
     return np.rint(table).astype(np.uint8)[image]

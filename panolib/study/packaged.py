@@ -18,7 +18,9 @@ from safetensors.torch import save
 from torch import nn
 
 from panolib.clustering.algorithms import Algorithm
-from panolib.config import Natural, NonNegative, Positive, from_mapping, spec, to_plain
+from panolib.config import Count, Natural, NonNegative, Positive, from_mapping, spec, to_plain
+from panolib.data.images import png_size
+from panolib.data.readers import DOMAINS
 from panolib.data.samples import Sample
 from panolib.errors import UserError
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
@@ -43,14 +45,18 @@ class NoWeights(UserError, ValueError):
 class Recipe:
     """What a file says beside its tensors.
 
-    `run` and `key` name the record that the networks were scored in. `bandwidth` and `delta_dist` are in
-    units of the embeddings, `min_size` in pixels of the embedding grid, `opening` in pixels.
+    `run` and `key` name the record that the networks were scored in. `stretched`: images have their
+    intensities spread over percentiles. `width`: of the images, pixels, to which others are resized; None
+    where they keep their own scale. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size`
+    in pixels of the embedding grid, `opening` in pixels.
     """
 
     format: Literal[1]
     run: str
     key: str
     label_set: Literal[tuple(LABEL_SETS)]
+    stretched: bool
+    width: Count | None
     semantic: SemanticNetwork
     instance: InstanceNetwork
     shared: bool  # one encoder
@@ -90,7 +96,7 @@ def write_package(store: Store, run: Run, path: Path) -> Recipe:
     Raises
     ------
     NoWeights
-        For a run of another kind.
+        For a run of another kind, and for one without the picture that tells how large its images are.
     """
     semantic, instance = packaged_runs(run)
     parents, scores = dict(run.parents), run.spec
@@ -102,6 +108,8 @@ def write_package(store: Store, run: Run, path: Path) -> Recipe:
         run=run.name,
         key=run.key,
         label_set=scores.label_set,
+        stretched=DOMAINS[run.domain].stretched,
+        width=None if DOMAINS[run.domain].own_scale else _image_width(store, run),
         semantic=networks.semantic if shared else networks,
         instance=networks.instance if shared else instance.spec.network,
         shared=shared,
@@ -123,6 +131,14 @@ def write_package(store: Store, run: Run, path: Path) -> Recipe:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, save(halved(tensors), metadata={ENTRY: text}))
     return recipe
+
+
+def _image_width(store: Store, run: Run) -> int:
+    """Width of the images that a run was scored on, pixels: of its first recorded picture."""
+    picture = store.get(run).samples.get("00-image")
+    if picture is None:
+        raise NoWeights(f"run {run.name!r} has no picture of an image, expected n_samples of 1 or more")
+    return png_size(picture)[1]
 
 
 def packaged_runs(run: Run) -> tuple[Run, Run]:

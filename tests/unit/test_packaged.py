@@ -59,7 +59,9 @@ def test_a_file_predicts_what_the_networks_of_the_study_predict(study, written):
         *networks_of(study, run), sample, LABEL_SETS[run.spec.label_set], rule=run.spec.merge_rules[0],
         min_size=run.spec.min_size, bandwidth=chosen["bandwidth"], delta_dist=chosen["delta_dist"],
     )  # fmt: skip
-    found = read_package(path).predict(replace(sample, semantic=None, instance=None))
+    networks = read_package(path)
+    assert (networks.recipe.width, networks.recipe.stretched) == (sample.image.shape[1], False)
+    found = networks.predict(replace(sample, semantic=None, instance=None))
     assert torch.equal(found.outputs.probabilities, expected.outputs.probabilities)
     assert torch.equal(found.outputs.embeddings, expected.outputs.embeddings)
     assert np.array_equal(found.panoptic[0], expected.panoptic[0])

@@ -228,6 +228,7 @@ class NucleiSources(RealImages):
     """The rendered source (nuclei_scenes) and the real target (nuclei)."""
 
     label_set = NUCLEI.name
+    stretched = own_scale = True  # microscope images are often very dark
     Settings = NucleiData
     own = tuple(f"{kind}/{split}" for kind in ("nuclei_scenes", "nuclei") for split in ("train", "val"))
 
@@ -268,5 +269,4 @@ class NucleiSources(RealImages):
         else:
             self._check_real()
             data = self.read(split, with_labels)
-        # microscope images are often very dark: every image is stretched to its own percentiles
         return InMemory(data, transform=stretch_intensity, memory=self._memory)

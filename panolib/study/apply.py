@@ -1,0 +1,165 @@
+"""Packaged networks on any image: the function behind ``panolib.predict``."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from panolib.config import project_root
+from panolib.data.any_images import as_colour, to_eight_bits
+from panolib.data.errors import DataError
+from panolib.data.images import resize_image, resize_labels, stretch_intensity
+from panolib.data.samples import Sample
+from panolib.inference.panoptic import merge_panoptic
+from panolib.inference.tiles import Maps, stitch, tile_windows
+from panolib.labels import LabelSet
+from panolib.study.packaged import NoWeights, PanopticNetworks, Recipe, read_package
+
+TILE = 1024  # pixels
+SHIPPED = {  # name of the weights -> their run
+    "street": "city-panoptic-self_trained-s0",
+    "nuclei": "nuclei-panoptic-self_trained-s0",
+}
+
+
+@dataclass(frozen=True)
+class PanopticResult:
+    """All that is predicted for one image, at its size.
+
+    Attributes
+    ----------
+    semantic : uint8 array [H, W]
+        Position of the class in `label_names`, 255 void.
+    instances : int32 array [H, W]
+        Countable objects, 1 .. K; 0 = none.
+    panoptic : int32 array [H, W]
+        0 = void, 1 .. K the same objects, then a number for every other class that is there.
+    segments : tuple of dict
+        `id` (in `panoptic`), `category_id` (as in `semantic`), `category`, `isthing`, `area` (pixels) and
+        `confidence` (mean over its pixels).
+    confidence : float32 array [H, W]
+        Probability that the network gives the class in `semantic`.
+    label_names : tuple of str
+    """
+
+    semantic: np.ndarray
+    instances: np.ndarray
+    panoptic: np.ndarray
+    segments: tuple[dict, ...]
+    confidence: np.ndarray
+    label_names: tuple[str, ...]
+
+
+def predict(
+    image: np.ndarray,
+    weights: str | Path | PanopticNetworks = "nuclei",
+    *,
+    scale: float | None = None,
+    tile: int = TILE,
+) -> PanopticResult:
+    """Classes and objects of one image.
+
+    Parameters
+    ----------
+    image : uint8 or uint16 array [H, W] or [H, W, 3 or 4]
+        Grey, RGB or RGBA.
+    weights : {"nuclei", "street"}, path or PanopticNetworks
+        Shipped networks, a file of ``python -m panolib weights``, or what `read_package` gave.
+    scale : float, optional
+        Factor by which the image is resized for the networks. Default: that which gives a street the width
+        of those that the networks were trained on, and 1 for microscopes.
+    tile : int
+        Pixels (after scaling) beyond which the image is predicted in tiles (`inference.tiles`).
+
+    Raises
+    ------
+    DataError
+        For an image of another type or shape, and a scale that is not above 0 or leaves no pixel.
+    NoWeights
+        For a file that is not there or holds no networks.
+    ValueError
+        For a tile below 160 pixels.
+    """
+    networks = weights if isinstance(weights, PanopticNetworks) else load_networks(weights)
+    image = as_network_sees(as_colour(image, "image"), networks.recipe)
+    size = image.shape[:2]
+    if scale is None:
+        scale = 1.0 if networks.recipe.width is None else networks.recipe.width / size[1]
+    if not 0 < scale < 100:
+        raise DataError(f"scale is {scale}, expected a factor above 0 and below 100")
+    seen = image if scale == 1 else resize_image(image, tuple(max(1, round(n * scale)) for n in size))
+    windows = tile_windows(seen.shape[:2], tile)
+    maps = stitch(seen.shape[:2], ((window, _maps(networks, seen[window])) for window in windows))
+    maps = Maps(*(resize_labels(part, size) for part in maps))
+    return _result(maps, networks.label_set, networks.recipe.rule)
+
+
+def load_networks(weights: str | Path) -> PanopticNetworks:
+    """Networks of a shipped name or a file, read once as long as the file stays."""
+    path = weights_file(weights)
+    return _read(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=2)
+def _read(path: Path, mtime_ns: int) -> PanopticNetworks:
+    return read_package(path)
+
+
+def weights_file(weights: str | Path) -> Path:
+    """The file of shipped weights by name, or the path itself. NoWeights for a name without its file."""
+    if weights not in SHIPPED:
+        path = Path(weights)
+        if not path.is_file():
+            raise NoWeights(
+                f"weights {str(weights)!r}: no such file, expected {' or '.join(SHIPPED)}, or a safetensors "
+                "file that `python -m panolib weights` wrote"
+            )
+        return path
+    path = project_root(Path(__file__).parent) / "results" / "cpu" / "weights" / f"{weights}.safetensors"
+    if not path.is_file():
+        raise NoWeights(
+            f"{path}: is not there, expected the weights {weights!r}; write them with python -m panolib "
+            f"weights --profile cpu --run {SHIPPED[weights]} --out {path}"
+        )
+    return path
+
+
+def as_network_sees(image: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """uint8 [H, W, 3] of uint8 or uint16: intensities as in the images that networks were trained on."""
+    return stretch_intensity(image) if recipe.stretched else to_eight_bits(image)
+
+
+def _maps(networks: PanopticNetworks, image: np.ndarray) -> Maps:
+    """What the networks say about one tile, uint8 [H, W, 3]."""
+    found = networks.predict(Sample(np.ascontiguousarray(image), None, None, None, "image"))
+    confidence, semantic = found.outputs.probabilities.max(0)
+    return Maps(
+        semantic.numpy().astype(np.uint8), found.instances[0].numpy().astype(np.int32), confidence.numpy()
+    )
+
+
+def _result(maps: Maps, label_set: LabelSet, rule: str) -> PanopticResult:
+    """The panoptic map of semantic labels and instances, things numbered first."""
+    merged, segments = merge_panoptic(maps.semantic, maps.instances, label_set, rule=rule)
+    ordered = sorted(segments, key=lambda segment: not segment["isthing"])
+    numbers = np.zeros(len(segments) + 1, np.int32)
+    numbers[[segment["id"] for segment in ordered]] = np.arange(1, len(segments) + 1)
+    panoptic = numbers[merged]
+    total = np.bincount(panoptic.ravel(), maps.confidence.ravel(), minlength=len(numbers))
+    rows = tuple(
+        {
+            "id": number,
+            "category_id": segment["category_id"],
+            "category": label_set.classes[segment["category_id"]],
+            "isthing": segment["isthing"],
+            "area": segment["area"],
+            "confidence": float(total[number] / segment["area"]),
+        }
+        for number, segment in enumerate(ordered, start=1)
+    )
+    n_things = sum(row["isthing"] for row in rows)
+    instances = np.where(panoptic <= n_things, panoptic, 0)
+    return PanopticResult(maps.semantic, instances, panoptic, rows, maps.confidence, label_set.classes)

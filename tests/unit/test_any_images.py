@@ -1,0 +1,134 @@
+"""Images as people have them: every kind gives the same pixels, and what is broken is one clear error."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from panolib.data.any_images import as_colour, count_pages, read_page, to_eight_bits
+from panolib.data.errors import DataError
+from panolib.data.images import stretch_intensity, write_png16
+
+RNG = np.random.default_rng(0)
+GREY, COLOUR = (RNG.integers(0, 256, shape, np.uint8) for shape in ((20, 30), (20, 30, 3)))
+WIDE, WIDE_COLOUR = (RNG.integers(0, 65536, shape, np.uint16) for shape in ((20, 30), (20, 30, 3)))
+ALPHA = RNG.integers(1, 256, (20, 30, 1), np.uint8)
+PALETTE = Image.fromarray(COLOUR).convert("P")
+RGB = {"photometric": "rgb"}
+
+
+def repeated(grey: np.ndarray) -> np.ndarray:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def png(pixels: np.ndarray):
+    return lambda path: Image.fromarray(pixels).save(path)
+
+
+def tif(pixels: np.ndarray, **options):
+    return lambda path: tifffile.imwrite(path, pixels, **options)
+
+
+KINDS = {  # name of the file -> how it is written, the images in it
+    "grey.png": (png(GREY), [repeated(GREY)]),
+    "grey16.png": (lambda path: write_png16(path, WIDE), [repeated(WIDE)]),
+    "colour.PNG": (png(COLOUR), [COLOUR]),
+    "colour16.png": (lambda path: write_png16(path, WIDE_COLOUR), [WIDE_COLOUR]),
+    "alpha.png": (png(np.concatenate([COLOUR, ALPHA], 2)), [COLOUR]),
+    "grey_alpha.png": (png(np.concatenate([GREY[..., None], ALPHA], 2)), [repeated(GREY)]),
+    "palette.png": (PALETTE.save, [np.asarray(PALETTE.convert("RGB"))]),
+    "grey.tif": (tif(GREY), [repeated(GREY)]),
+    "grey16.tiff": (tif(WIDE, compression="zlib"), [repeated(WIDE)]),
+    "colour16.tif": (tif(WIDE_COLOUR, **RGB), [WIDE_COLOUR]),
+    "alpha.tif": (tif(np.concatenate([COLOUR, ALPHA], 2), extrasamples=["unassalpha"], **RGB), [COLOUR]),
+    "planes.tif": (tif(COLOUR.transpose(2, 0, 1), planarconfig="separate", **RGB), [COLOUR]),
+    "white_is_zero.tif": (tif(255 - GREY, photometric="miniswhite"), [repeated(GREY)]),
+    "one_bit.tif": (tif(GREY > 99, photometric="minisblack"), [repeated((GREY > 99) * np.uint8(255))]),
+    "stack.tif": (tif(np.stack([WIDE, 65535 - WIDE]), photometric="minisblack"),
+                  [repeated(WIDE), repeated(65535 - WIDE)]),
+    "imagej.tif": (tif(np.stack([WIDE, WIDE // 2, WIDE // 3]), imagej=True),
+                   [repeated(WIDE // n) for n in (1, 2, 3)]),
+    "lzw.tif": (lambda path: Image.fromarray(COLOUR).save(path, compression="tiff_lzw"), [COLOUR]),
+    "lzw16.tif": (lambda path: cv2.imwrite(str(path), WIDE), [repeated(WIDE)]),
+    "palette.tif": (PALETTE.save, [np.asarray(PALETTE.convert("RGB"))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_gives_its_pixels(name, tmp_path):
+    write, expected = KINDS[name]
+    write(tmp_path / name)
+    assert count_pages(tmp_path / name) == len(expected)
+    for page, image in enumerate(expected):
+        found = read_page(tmp_path / name, page)
+        assert found.dtype == image.dtype and np.array_equal(found, image)
+
+
+def test_a_photograph_stands_upright(tmp_path):
+    corner = np.pad(np.full((20, 20, 3), 250, np.uint8), ((0, 20), (0, 60), (0, 0)))
+    smooth = cv2.GaussianBlur(corner, (0, 0), 2)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # of a camera that is turned: rows of the file are columns
+    Image.fromarray(smooth).save(tmp_path / "a.jpg", quality=95, exif=exif)
+    found = read_page(tmp_path / "a.jpg")
+    assert found.shape == (80, 40, 3)
+    assert np.abs(found.astype(int) - np.rot90(smooth, -1)).mean() < 2
+
+
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+BROKEN = {  # name -> how it is written, what is done to its bytes, words of the error
+    "cut.png": (png(COLOUR), half, "cut short"),
+    "flipped.png": (png(COLOUR), lambda b: b[:60] + bytes([b[60] ^ 1]) + b[61:], "checksum"),
+    "cut.jpg": (png(COLOUR), lambda b: b[:-40], "[Tt]runcated"),
+    "text.jpg": (png(COLOUR), lambda _: b"no image", "expected a whole JPEG"),
+    "empty.tif": (tif(GREY), lambda _: b"", "not a TIFF"),
+    "text.tif": (tif(GREY), lambda _: b"no image at all", "not a TIFF"),
+    "no_page.tif": (tif(GREY), lambda _: b"II*\0\0\0\0\0", "no page"),
+    "cut.tif": (tif(WIDE), half, "expected a whole TIFF"),
+    "cut_stack.tif": (tif(np.stack([WIDE] * 4), photometric="minisblack"), half, "expected a whole TIFF"),
+    "cut_zlib.tif": (tif(WIDE, compression="zlib"), half, "expected a whole TIFF"),
+    "cut_lzw.tif": (lambda path: cv2.imwrite(str(path), WIDE), half, "expected a whole TIFF"),
+    "float.tif": (tif(GREY.astype(np.float32)), bytes, "image of float32, expected uint8 or uint16"),
+    "int16.tif": (tif(GREY.astype(np.int16)), bytes, "image of int16"),
+    "int32.tif": (tif(GREY.astype(np.uint32)), bytes, "image of uint32"),
+    "two_channels.tif": (tif(COLOUR[..., :2], photometric="minisblack", planarconfig="contig"), bytes,
+                         r"shape \[20, 30, 2\]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_broken_is_named(name, tmp_path):
+    write, damage, words = BROKEN[name]
+    path = tmp_path / name
+    write(path)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=rf"{name}: (?s:.*){words}"):
+        [read_page(path, page) for page in range(count_pages(path))]
+
+
+def test_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\.png: no such file"):
+        read_page(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", GREY)
+    with pytest.raises(DataError, match=r"a\.tif: page 1, expected 0 \.\. 0"):
+        read_page(tmp_path / "a.tif", 1)
+
+
+@pytest.mark.parametrize("shape", [(4,), (0, 4), (4, 4, 2), (4, 4, 5), (2, 4, 4, 3)])
+def test_what_is_no_image(shape):
+    with pytest.raises(DataError, match="image: image of shape"):
+        as_colour(np.zeros(shape, np.uint8), "image")
+
+
+def test_sixteen_bits_become_eight():
+    assert to_eight_bits(np.array([0, 128, 129, 257, 65535], np.uint16)).tolist() == [0, 0, 1, 1, 255]
+    assert to_eight_bits(GREY) is GREY
+    dark = (GREY.astype(np.uint16) + 300) * 3  # a camera of 12 bits: 8 bits of the whole range would be black
+    assert np.abs(stretch_intensity(dark).astype(int) - stretch_intensity(GREY)).max() <= 1
+    assert stretch_intensity(np.full((4, 4), 999, np.uint16)).dtype == np.uint8
