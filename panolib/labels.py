@@ -184,7 +184,33 @@ NUCLEI = LabelSet(
     connected_things=True,
 )
 
-LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI)}
+OBJECTS = LabelSet(  # of label images whose values are objects, whatever these are
+    name="objects",
+    classes=("background", "object"),
+    colours=((32, 32, 48), (86, 180, 233)),
+    things=("object",),
+    file_ids=(0, 1),
+    groups={"object": ("object",)},
+    subsets={"2": ("background", "object"), "object": ("object",)},
+    connected_things=True,
+)
+
+LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI, OBJECTS)}
+
+
+def register_label_set(label_set: LabelSet) -> LabelSet:
+    """Make a label set known by its name in this process, where specs and records name it.
+
+    Raises ValueError where another one has the name.
+    """
+    known = LABEL_SETS.setdefault(label_set.name, label_set)
+    if known != label_set:
+        raise ValueError(
+            f"label set {label_set.name!r} with classes {list(label_set.classes)}: expected another name, "
+            f"found a label set that has it, with classes {list(known.classes)}"
+        )
+    return known
+
 
 def merged_ids(labels: LabelSet, into: LabelSet) -> np.ndarray:
     """Train id of `into` for every train id of `labels`: how predictions are scored on another data set.

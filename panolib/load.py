@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from panolib.bench import kinds as bench_kinds
 from panolib.bench.specs import PerformanceSpec
 from panolib.config import ProfileError, find_profile, from_mapping, project_root
 from panolib.data.readers import open_domains
+from panolib.data.readers.own import OwnSources
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, merged_ids
@@ -68,7 +70,11 @@ def load(
     if root == project_root() and path != shipped and shipped.is_file():
         raise ProfileError(f"{path}: its results would be those of {shipped}; expected another file name")
     settings, where = read_profile(path), path.name
-    sources = open_domains(settings.data_sections(where), root)
+    sources = open_domains(settings.data_sections(where), root, OwnSources)
+    for domain, section in settings.ladders.items():
+        if section.label_set is None:
+            own = {domain: replace(section, label_set=sources[domain].label_set)}
+            settings = replace(settings, ladders={**settings.ladders, **own})
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
     peers = peer_runs.read_settings(settings, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
@@ -157,6 +163,8 @@ def check_data_sets(
         keys = ("semantic_source", "instance_source", "instance_selection")
         named += [(domain, f"{domain}.{key}", getattr(section, key)) for key in keys]
         named += [(domain, f"{domain}.target", f"{section.target}/{split}") for split in ("train", "val")]
+        if section.validation is not None:
+            named.append((domain, f"{domain}.validation", section.validation))
     if settings.experiments is not None:
         found = settings.experiments.sources.items()
         named += [(settings.main, f"experiments.sources.{key}", name) for key, name in found]

@@ -32,8 +32,10 @@ def register(name: str) -> Callable[[type[Sources]], type[Sources]]:
     return add
 
 
-def open_domains(sections: Mapping[str, tuple[str, Mapping]], root: Path) -> dict[str, Sources]:
-    """The data sets of registered domains; no image is read.
+def open_domains(
+    sections: Mapping[str, tuple[str, Mapping]], root: Path, other: type[Sources] | None = None
+) -> dict[str, Sources]:
+    """The data sets of domains; no image is read.
 
     Parameters
     ----------
@@ -43,6 +45,9 @@ def open_domains(sections: Mapping[str, tuple[str, Mapping]], root: Path) -> dic
     root : Path
         Folder that relative paths start from, and that holds `cache`.
 
+    other : class, optional
+        Of a domain that nobody registered.
+
     Raises
     ------
     ProfileError
@@ -51,8 +56,9 @@ def open_domains(sections: Mapping[str, tuple[str, Mapping]], root: Path) -> dic
         If the domain from which networks come is not among them.
     """
     found: dict[str, Sources] = {}
-    for domain in sorted(sections, key=lambda domain: DOMAINS[domain].source_domain is not None):
-        cls, (where, section) = DOMAINS[domain], sections[domain]
+    classes = {domain: DOMAINS.get(domain, other) for domain in sections}
+    for domain in sorted(sections, key=lambda domain: classes[domain].source_domain is not None):
+        cls, (where, section) = classes[domain], sections[domain]
         variable = f"PANOLIB_{domain.upper()}_ROOT"
         if variable in os.environ and "root" in {field.name for field in fields(cls.Settings)}:
             section = {**section, "root": os.environ[variable]}

@@ -20,16 +20,16 @@ _NOTHING = hashlib.sha256().digest()  # of a folder without files that count
 _SETTLED_S = 3.0  # a file may change twice within one tick of the clock of its file system
 
 
-def folder_fingerprint(folder: Path) -> str:
+def folder_fingerprint(folder: Path, suffixes: tuple[str, ...] = (".png",)) -> str:
     """Short hash of all files below a folder that a reader may open; "missing" without the folder.
 
     A run can then be declared, listed and asked for; opening the data is what fails.
 
-    Images (.png), lists (splits/*.txt) and tables (index.csv) count, with their names below the folder.
-    Links are followed and count as what they lead to, so that a copy has the hash of its original. Other
-    files, and names that begin with a dot, are read by nobody. Lists, tables and small files count
-    with all their bytes, larger images with size, first and last 4 KiB: a PNG ends in the checksum of all
-    its pixels.
+    Files with these `suffixes` (in lower case; by default PNGs), lists (splits/*.txt) and tables (index.csv)
+    count, with their names below the folder. Links are followed and count as what they lead to, so that a
+    copy has the hash of its original. Other files, and names that begin with a dot, are read by nobody.
+    Larger PNGs count with size, first and last 4 KiB, as a PNG ends in the checksum of all its pixels; other
+    files with all their bytes.
 
     Raises
     ------
@@ -37,11 +37,15 @@ def folder_fingerprint(folder: Path) -> str:
         For a link that leads nowhere.
     """
     folder = Path(folder)
-    return _hash_tree(folder, _content).hex()[:16] if folder.is_dir() else "missing"
+    return _hash_tree(folder, _content, suffixes).hex()[:16] if folder.is_dir() else "missing"
 
 
-def remembered(folder: Path, cache: Path, fingerprint: Callable[[Path], str]) -> str:
+def remembered(
+    folder: Path, cache: Path, fingerprint: Callable[[Path], str], suffixes: tuple[str, ...] = (".png",)
+) -> str:
     """`fingerprint(folder)`, or what it was when names, sizes and times of all files were the same.
+
+    `suffixes` are those of the files that it reads.
 
     Kept as one small file below `cache`. A folder that changed within the last seconds is not remembered.
     """
@@ -53,7 +57,8 @@ def remembered(folder: Path, cache: Path, fingerprint: Callable[[Path], str]) ->
         times[0] = max(times[0], info.st_mtime, info.st_ctime)
         return f"{info.st_size} {info.st_mtime_ns} {info.st_ctime_ns} {info.st_ino}".encode()
 
-    found = {"folder": str(folder.absolute()), "version": _VERSION, "stamp": _hash_tree(folder, stamp).hex()}
+    stamped = _hash_tree(folder, stamp, suffixes).hex()
+    found = {"folder": str(folder.absolute()), "version": _VERSION, "stamp": stamped}
     path = cache / f"{hashlib.sha256(found['folder'].encode()).hexdigest()[:16]}.json"
     with contextlib.suppress(OSError, ValueError):
         known = json.loads(path.read_text())
@@ -70,14 +75,16 @@ def _holds_lists(folder: str) -> bool:
     return os.path.basename(folder) == "splits"
 
 
-def _counts(folder: str, name: str) -> bool:
+def _counts(folder: str, name: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a reader may open a file of this name."""
     if name.endswith(".txt"):
         return _holds_lists(folder)
-    return name == "index.csv" or name.lower().endswith(".png")
+    return name == "index.csv" or name.lower().endswith(suffixes)
 
 
-def _hash_tree(folder: Path, leaf: Callable[[str, os.stat_result], bytes]) -> bytes:
+def _hash_tree(
+    folder: Path, leaf: Callable[[str, os.stat_result], bytes], suffixes: tuple[str, ...]
+) -> bytes:
     """Hash of the names below a folder and of `leaf(path, stat)` of each file that counts."""
     hashes: dict[tuple[str, bool], bytes] = {}  # of each real folder once, however many links lead there
 
@@ -88,7 +95,7 @@ def _hash_tree(folder: Path, leaf: Callable[[str, os.stat_result], bytes]) -> by
             digest = hashlib.sha256()
             with os.scandir(path) as entries:
                 for entry in sorted(entries, key=lambda entry: entry.name):
-                    content = content_of(entry, _counts(path, entry.name))
+                    content = content_of(entry, _counts(path, entry.name, suffixes))
                     if content is not None:
                         digest.update(os.fsencode(entry.name) + b"\0" + content)
             hashes[key] = digest.digest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import hashlib
 import operator
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -127,6 +128,22 @@ def split_tail(ids: Sequence[str], split: str, n_val: int, where: Path) -> list[
     return chosen
 
 
+def split_by_hash(ids: Iterable[str], split: str, where: Path) -> list[str]:
+    """ "val" is the fifth of the ids with the lowest hash, at least one; "train" the others, "all" every one.
+
+    The order stays. Raises ValueError for another split, and for one without an id.
+    """
+    ids = list(ids)
+    if split not in ("train", "val", "all"):
+        raise DataError(f"{where}: split {split!r}, expected 'train', 'val' or 'all'")
+    ranked = sorted(ids, key=lambda i: hashlib.sha256(i.encode()).digest())
+    val = set(ranked[: max(1, round(len(ranked) / 5))])
+    chosen = [i for i in ids if split == "all" or (i in val) == (split == "val")]
+    if not chosen:
+        raise DataError(f"{where}: empty split {split!r} of {len(ids)} ids, expected at least one id")
+    return chosen
+
+
 class FolderSet(ImageSet):
     """Samples whose image and label files are known by path.
 
@@ -179,6 +196,10 @@ class FolderSet(ImageSet):
             table[file_id] = VOID if name is None else self.label_set.ids_of([name])[0]
         return table
 
+    def _read_image(self, path: Path) -> np.ndarray:
+        """uint8 [H, W, 3] RGB; by default of an 8-bit PNG."""
+        return read_image(path)
+
     def _read_semantic(self, paths: tuple[Path, ...]) -> np.ndarray:
         """uint8 [H, W] train ids; by default of an index PNG."""
         return self.train_ids(read_indices(paths[0]), paths[0])
@@ -193,11 +214,11 @@ class FolderSet(ImageSet):
 
     def __getitem__(self, index: int) -> Sample:
         index = operator.index(index)
-        image = read_image(self._images[index])
+        image = self._read_image(self._images[index])
         if self._labels is None:
             return Sample(image, None, None, None, self.ids[index])
         paths = self._labels[index]
-        return self._match(image, self._read_labels(paths), paths[0], self.ids[index])
+        return self._match(image, self._read_labels(paths), next(filter(None, paths)), self.ids[index])
 
     def _match(self, image: np.ndarray, labels: tuple, path: Path, sample_id: str) -> Sample:
         """Sample of one image and its labels, once their sizes agree."""

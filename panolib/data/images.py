@@ -80,9 +80,12 @@ def read_image(path: Path) -> np.ndarray:
     pixels = decode(path)
     if pixels.dtype != np.uint8:
         raise DataError(f"{path}: image of {pixels.dtype}, expected 8 bits a channel")
-    if pixels.ndim == 2:
-        return np.repeat(pixels[..., None], 3, axis=2)
-    return np.ascontiguousarray(pixels[..., 2::-1])  # B, G, R and perhaps alpha -> R, G, B
+    return as_rgb(rgb_of_opencv(pixels))
+
+
+def rgb_of_opencv(pixels: np.ndarray) -> np.ndarray:
+    """Grey as it is; B, G, R and perhaps alpha -> R, G, B."""
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2::-1])
 
 
 def read_png16(path: Path) -> np.ndarray:
@@ -102,7 +105,7 @@ def read_png16(path: Path) -> np.ndarray:
     pixels = decode(path)
     if pixels.dtype != np.uint16:
         raise DataError(f"{path}: {8 * pixels.dtype.itemsize} bits a channel, expected 16")
-    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2::-1])
+    return rgb_of_opencv(pixels)
 
 
 def write_png16(path: Path, pixels: np.ndarray) -> None:
@@ -183,11 +186,32 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
     uint8 array [H, W, 3]
         All zero for an image without contrast between the two percentiles.
     """
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    floor, ceiling = np.percentile(image, (low, high))
-    if ceiling <= floor:
-        return np.zeros(image.shape, np.uint8)
-    values = np.arange(np.iinfo(image.dtype).max + 1)
-    table = np.clip((values - floor) * (255.0 / (ceiling - floor)), 0, 255)
-    return np.rint(table).astype(np.uint8)[image]
+    return scale_intensity(image, *np.percentile(image, (low, high)))
+
+
+def scale_intensity(image: np.ndarray, floor: float, ceiling: float) -> np.ndarray:
+    """Bring the intensities floor .. ceiling to 0 .. 255; values beyond are clipped.
+
+    Parameters
+    ----------
+    image : uint8 or uint16 array [H, W] or [H, W, 3]
+        A single channel is treated as grey repeated three times.
+    floor, ceiling : float
+        In the units of the image.
+
+    Returns
+    -------
+    uint8 array [H, W, 3]
+        All zero where the ceiling is not above the floor.
+    """
+    scaled = np.zeros_like(image, np.uint8)
+    if ceiling > floor:
+        values = np.arange(256 if image.dtype == np.uint8 else 1 << 16)
+        table = np.clip((values - floor) * (255.0 / (ceiling - floor)), 0, 255)
+        scaled = np.rint(table).astype(np.uint8)[image]
+    return as_rgb(scaled)
+
+
+def as_rgb(image: np.ndarray) -> np.ndarray:
+    """[H, W, 3] of a grey image [H, W]; a colour image as it is."""
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image

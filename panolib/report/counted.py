@@ -19,7 +19,6 @@ NAMES = {  # words of the table -> of the counts, where they differ
 }  # fmt: skip
 PIXELS, OBJECTS = ("miou", "iou"), ("threat_pooled", "threat_class_mean", "threat_score")
 SEGMENTS = ("sq_rq", "pq_plus", "pq", "sq_matched", "sq", "rq")
-_KNOWN = tuple(LABEL_SETS.values())
 METRIC = re.compile(rf"({'|'.join((*PIXELS, *OBJECTS, *SEGMENTS))})(?:_(\w+))?")
 
 
@@ -77,9 +76,10 @@ def counted(record: Record, at: Mapping[str, Any], metric: str, subset: str) -> 
 
 def _pixels(record: Record, at: Mapping[str, Any], subset: str | None, name: str) -> Counted | None:
     """Mean IoU of a subset, or IoU of a class, which counts false pixels on all classes that are scored."""
-    part = _part(record, at)
-    pixels = {s: record.counts.get(f"{part}semantic_{s}") for labels in _KNOWN for s in labels.subsets}
-    (labels,) = [labels for labels in _KNOWN if all(pixels[s] is not None for s in labels.subsets)] or [None]
+    part, known_sets = _part(record, at), LABEL_SETS.values()
+    pixels = {s: record.counts.get(f"{part}semantic_{s}") for known in known_sets for s in known.subsets}
+    matching = [known for known in known_sets if all(pixels[s] is not None for s in known.subsets)]
+    (labels,) = matching or [None]
     if labels is None:
         return None
     if subset is None:

@@ -32,6 +32,7 @@ NOT_FOR = {
         "scored on the images above only: other cities, night and rain are untried."
     ),
 }
+NOT_FOR_OWN = "Other images than those above, and any decision about people: nobody has tried."
 SCORES = {"pq": "PQ", "pq_plus": "PQ+", "miou": "mIoU"}
 
 
@@ -81,7 +82,7 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
         "",
         "## Not for",
         "",
-        NOT_FOR[recipe.label_set],
+        NOT_FOR.get(recipe.label_set, NOT_FOR_OWN),
     ]
     return "\n".join(lines) + "\n"
 

@@ -54,7 +54,7 @@ class Grid:
     where : str
         The file, and within it what the runs are for; begins the messages of errors.
     train, val, unlabelled : str
-        Data sets of the target.
+        Data sets of the target; `val` is of the source where the settings say so.
     """
 
     def __init__(self, domain: str, settings: Domain, compute: Mapping, sources, seed: int, where: str):
@@ -62,7 +62,7 @@ class Grid:
         self.where = where
         self.runs: dict[str, Run] = {}
         self.tags: list[Tag] = []
-        self.train, self.val = f"{settings.target}/train", f"{settings.target}/val"
+        self.train, self.val = f"{settings.target}/train", settings.validation or f"{settings.target}/val"
         self.unlabelled = f"{self.train}:unlabelled"
         self._fingerprint = functools.cache(sources.fingerprint)  # of a data set that many runs read
 
@@ -288,12 +288,13 @@ def declare_ladder(grid: Grid) -> None:
     settings = grid.settings
     source = settings.semantic_source
     start = grid.semantic_baseline("source_only", source)
-    semantic = _semantic_rungs(grid, start, grid.semantic_baseline("oracle", grid.train))
+    oracle = grid.semantic_baseline("oracle", grid.train) if settings.oracle else None
+    semantic = _semantic_rungs(grid, start, oracle)
     instance = {}
-    for rung, labelled, selection in (
-        ("source_only", settings.instance_source, settings.instance_selection),
-        ("oracle", grid.train, grid.train),
-    ):
+    trained = {"source_only": (settings.instance_source, settings.instance_selection)}
+    if settings.oracle:
+        trained["oracle"] = grid.train, grid.train
+    for rung, (labelled, selection) in trained.items():
         instance[rung] = grid.instance_baseline(rung, labelled, selection, semantic[rung])
     for rung in BATCH_NORM_RUNGS[1:]:
         instance[rung] = grid.instance_batch_norm(rung, instance["source_only"])
@@ -303,7 +304,7 @@ def declare_ladder(grid: Grid) -> None:
             rung, instance[settings.self_training_start], instance["source_only"], semantic[rung], **values
         )
 
-    for rung in RUNGS:
+    for rung in (rung for rung in RUNGS if rung in instance):
         clustering = instance["oracle" if rung == "oracle" else "source_only"]
         panoptic = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
         for run in (semantic[rung], instance[rung], panoptic):
@@ -338,10 +339,10 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
         grid.tag(f"{grid.domain} ladder", run)
 
 
-def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run) -> dict[str, Run]:
+def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run | None) -> dict[str, Run]:
     """{rung: run of the semantic branch}."""
     settings, source = grid.settings, grid.settings.semantic_source
-    found = {"source_only": source_only, "oracle": oracle}
+    found = {"source_only": source_only} | ({} if oracle is None else {"oracle": oracle})
     for rung in BATCH_NORM_RUNGS[1:]:
         found[rung] = grid.semantic_batch_norm(rung, source_only, source)
     for rung in ("control", "self_trained"):

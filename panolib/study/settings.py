@@ -27,7 +27,7 @@ from panolib.config import (
     spec,
 )
 from panolib.data.readers import DOMAINS
-from panolib.labels import LABEL_SETS
+from panolib.data.readers.own import own_section
 from panolib.training.specs import Compute, StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
@@ -55,7 +55,7 @@ class Domain:
     """
 
     data: Mapping
-    label_set: Literal[tuple(LABEL_SETS)]
+    label_set: str | None  # null: that of the data
     semantic_source: str
     instance_source: str
     instance_selection: str
@@ -73,6 +73,8 @@ class Domain:
     score_teachers: bool = False  # a rung of its own beside the student's
     shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
     instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
+    validation: str | None = None  # data set of the scores; null: val of the target
+    oracle: bool = True  # a rung that learns from labels of the target
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
@@ -136,9 +138,10 @@ class ClusteringCostSpec:
 class Profile:
     """One YAML file. Sections with a default may be left out; nothing then asks for their runs.
 
-    The section of a domain (`data.readers`) bears its name. It is a ladder (`Domain`), or gives the data of a
-    further target, on which networks of the main domain are adapted and scored. In such a section `ladder`
-    says what its rungs of the semantic branch do otherwise than those of the main domain, at any depth.
+    The section of a domain (`data.readers`) bears its name, one on a user's own data (`readers.own`) any.
+    It is a ladder (`Domain`), or gives the data of a further target, on which networks of the main domain
+    are adapted and scored. In such a section `ladder` says what its rungs of the semantic branch do
+    otherwise than those of the main domain, at any depth.
     """
 
     description: str
@@ -194,7 +197,10 @@ def read_profile(path: Path) -> Profile:
         raise ProfileError(f"{where}: main: expected the name of a section, found {main!r}")
     if main not in mapping:
         raise ProfileError(f"{where}: {main}: missing key, expected the keys of Domain")
-    domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS)) if name in mapping}
+    own = [name for name, section in mapping.items() if _is_own(section)]
+    domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS, *own)) if name in mapping}
+    for name in own:
+        domains[name] = _own_ladder(domains, name, where)
     ladders, targets, on_targets = {}, {}, {}
     for name, section in domains.items():
         if section is None and name != main:
@@ -215,6 +221,24 @@ def read_profile(path: Path) -> Profile:
         targets=targets,
         target_ladders=on_targets,
     )
+
+
+def _is_own(section: Any) -> bool:
+    """Whether a section is a ladder on a user's own data."""
+    data = section.get("data") if isinstance(section, Mapping) else None
+    return isinstance(data, Mapping) and "source" in data
+
+
+def _own_ladder(domains: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A section on own data over that of the domain that it is `like`, but for the data of that."""
+    section = own_section(domains[name])
+    like = section.pop("like", None)
+    if like is None:
+        return section
+    if not isinstance(domains.get(like), Mapping) or _is_own(domains[like]):
+        known = [other for other in DOMAINS if isinstance(domains.get(other), Mapping)]
+        raise ProfileError(f"{where}: {name}.like: expected one of {', '.join(known)}, found {like!r}")
+    return {**merged(domains[like], section, where, name), "data": section["data"]}
 
 
 @spec

@@ -163,7 +163,8 @@ class Study:
     def headline(self, record: Record) -> str:
         """The one number of a run that a list of runs shows."""
         metrics = record.metrics
-        for name in ("pq_19", "pq_2", "miou_19", "miou_2", "miou_11"):
+        own = getattr(record.run.spec, "label_set", "")  # a user's, whose classes are scored under its name
+        for name in ("pq_19", "pq_2", f"pq_{own}", "miou_19", "miou_2", "miou_11", f"miou_{own}"):
             if metrics.get(name) is None:
                 continue
             if not isinstance(metrics[name], int | float):

@@ -13,11 +13,13 @@ from panolib.data.domains import DOMAINS, open_domains
 from panolib.data.readers.camvid import CamVid
 from panolib.data.readers.city import CitySources
 from panolib.data.readers.cityscapes import Cityscapes
+from panolib.data.readers.coco import CocoPanoptic
+from panolib.data.readers.folders import Folders
 from panolib.data.readers.gta5 import GTA5
 from panolib.data.readers.nuclei import Nuclei
 from panolib.data.readers.synthia import Synthia
 
 __all__ = [
-    "DOMAINS", "GTA5", "CamVid", "CitySources", "Cityscapes", "Nuclei", "Synthia", "describe",
-    "open_domains",
+    "DOMAINS", "GTA5", "CamVid", "CitySources", "Cityscapes", "CocoPanoptic", "Folders", "Nuclei", "Synthia",
+    "describe", "open_domains",
 ]  # fmt: skip

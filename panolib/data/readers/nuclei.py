@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from panolib.config import Count, Natural, NonNegative, expand_path, spec
 from panolib.data.domains import RealImages, Rendering, Sources, register
 from panolib.data.errors import DataError
-from panolib.data.folders import FolderSet, list_images, png_files
+from panolib.data.folders import FolderSet, list_images, png_files, split_by_hash
 from panolib.data.images import decode, png_size, read_channel16, read_image, stretch_intensity
 from panolib.data.lists import read_column, read_ids
 from panolib.data.mixing import Concatenation
@@ -95,12 +94,8 @@ class Nuclei(FolderSet):
                 known = sorted(p.stem for p in path.parent.glob("*.txt") if p.is_file())
                 raise FileNotFoundError(f"{path}: no such split, expected one of {[*known, 'all']}")
             ids = read_ids(path)
-        elif split in ("train", "val"):
-            ranked = sorted(images, key=lambda i: hashlib.sha256(i.encode()).digest())
-            val = set(ranked[: round(len(ranked) / 5)])
-            ids = [i for i in images if (i in val) == (split == "val")]
         else:
-            raise DataError(f"{root}: split {split!r}, expected 'train', 'val' or 'all'")
+            ids = split_by_hash(images, split, root)
         if not ids:
             raise DataError(f"{where}: empty split {split!r}, expected at least one id")
         return ids

@@ -1,0 +1,214 @@
+"""COCO panoptic format: one JSON file with the segments, one PNG an image with their ids."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+from panolib.config import Count, from_mapping
+from panolib.data.any_image import IMAGES, Page
+from panolib.data.errors import DataError
+from panolib.data.folders import check_pairs, is_thing, split_by_hash
+from panolib.data.images import read_image
+from panolib.data.intensity import Intensity, Limits
+from panolib.data.label_sets import label_set_of_categories
+from panolib.data.readers.folders import PagedSet
+from panolib.labels import VOID, LabelSet
+
+_part = dataclass(frozen=True, config=ConfigDict(strict=True, extra="ignore"))  # files hold more keys
+
+
+@_part
+class _Category:
+    id: Annotated[int, Field(ge=0, lt=1 << 16)]
+    name: str
+    isthing: int | bool
+    color: tuple[int, int, int] | None = None
+
+
+@_part
+class _Image:
+    id: int | str
+    file_name: str
+
+
+@_part
+class _Segment:
+    id: Count
+    category_id: int
+    iscrowd: int | bool = 0
+
+
+@_part
+class _Annotation:
+    image_id: int | str
+    file_name: str
+    segments_info: tuple[_Segment, ...]
+
+
+@_part
+class _File:
+    images: Annotated[tuple[_Image, ...], Field(min_length=1)]
+    annotations: tuple[_Annotation, ...]
+    categories: tuple[_Category, ...]
+
+
+class CocoPanoptic(PagedSet):
+    """A panoptic JSON file and its PNGs, whose pixels are segment ids R + 256 G + 65536 B; 0 is void.
+
+    The categories are the label set: `isthing` says which are things. Segments with `iscrowd` are crowd.
+    Objects get new ids 1 .. K, in the order of theirs.
+
+    Parameters
+    ----------
+    root : path
+        The JSON file, or a folder that holds it, itself or in annotations/: a single one, which is split by
+        the hash of the images' ids, or one with `split` in its name. PNGs lie in the folder of the JSON's
+        name, or beside it.
+    split : str
+        "train", "val" or "all".
+    images : path, optional
+        Where the images lie, under the name of the file or the id of the image, with any suffix. By default
+        images/ beside the JSON or one folder higher, or {split}2017/ as COCO has it.
+    label_set : LabelSet, optional
+        Taken instead of the categories, by their names.
+    with_labels : bool
+        False reads the list of images, and no PNG.
+    intensity, limits
+        As of `Folders`; by default 8-bit images stay as they are.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+        When opened, for files, keys and categories that are not there; when a sample is read, for segments
+        that are listed but not drawn or drawn but not listed, sizes that differ and damaged files.
+
+    References
+    ----------
+    Kirillov et al. 2019, arXiv:1801.00868; cocodataset.org, format-data, "Panoptic Segmentation".
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        split: str = "all",
+        *,
+        images: Path | None = None,
+        label_set: LabelSet | None = None,
+        with_labels: bool = True,
+        intensity: Intensity | None = None,
+        limits: Limits | None = None,
+    ):
+        path, is_split = find_json(Path(root), split)
+        content = _read_json(path)
+        own = label_set_of_categories(content.categories, path)
+        label_set = own if label_set is None else label_set
+        for name in own.classes:
+            if name not in label_set.classes:
+                raise DataError(f"{path}: category {name!r}, expected one of {list(label_set.classes)}")
+        self.class_of_id = dict(zip(own.file_ids, own.classes))
+        names = {str(image.id): image.file_name for image in content.images}
+        if not is_split:
+            names = {i: names[i] for i in split_by_hash(names, split, path)}
+        pages, labels = _image_pages(path, names, images), None
+        if with_labels:
+            listed = {str(row.image_id): row for row in content.annotations}
+            check_pairs(names, names.keys() & listed.keys(), path, "annotation")
+            folder = path.with_suffix("") if path.with_suffix("").is_dir() else path.parent
+            labels = {i: (folder / listed[i].file_name, listed[i].segments_info) for i in names}
+            _check_segments(path, labels, self.class_of_id)
+        super().__init__(path.stem, label_set, pages, labels, intensity=intensity, limits=limits)
+
+    def _read_labels(self, paths: tuple) -> tuple[np.ndarray, ...]:
+        path, segments = paths
+        ids = read_image(path).astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        drawn, place = np.unique(ids, return_inverse=True)
+        place, listed = place.reshape(ids.shape), {segment.id: segment for segment in segments}
+        for wrong, what in (
+            (listed.keys() - set(drawn.tolist()), "is listed but has no pixel, expected it in the image"),
+            (set(drawn.tolist()) - listed.keys() - {0}, "is drawn but not listed, expected it in the JSON"),
+        ):
+            if wrong:
+                raise DataError(f"{path}: segment {min(wrong)} {what} ({len(wrong)} such segments)")
+        found = [listed.get(i) for i in drawn.tolist()]  # None: void
+        train_ids = [VOID if segment is None else self._table[segment.category_id] for segment in found]
+        semantic = np.array(train_ids, np.uint8)[place]
+        crowd = np.array([segment is not None and bool(segment.iscrowd) for segment in found])[place]
+        thing = is_thing(semantic, self.label_set)
+        return semantic, np.where(thing & ~crowd, place + 1, 0).astype(np.int32), thing & crowd
+
+
+def find_json(root: Path, split: str = "all") -> tuple[Path, bool]:
+    """(JSON file in which a split is, whether it is that split and no more).
+
+    Raises FileNotFoundError without a JSON file, DataError if several may be it.
+    """
+    found = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")]) if root.is_dir() else [root]
+    if not found or not found[0].is_file():
+        raise FileNotFoundError(f"{root}: no JSON file, expected one in COCO panoptic format")
+    found = [path for path in found if "panoptic" in path.stem] or found  # beside COCO's captions
+    if len(found) == 1:
+        return found[0], False
+    named = [path for path in found if split in path.stem]
+    if len(named) != 1:
+        names = ", ".join(path.name for path in found)
+        raise DataError(f"{root}: found {names}, expected a single JSON file, or one named by {split!r}")
+    return named[0], True
+
+
+def _read_json(path: Path) -> _File:
+    """The content of a panoptic JSON file. Raises for keys that are missing and values of other types."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: {error}, expected a JSON file") from error
+    found = from_mapping(_File, content, where=path)
+    for kind, ids in (
+        ("images: id", [image.id for image in found.images]),
+        ("annotations: image_id", [row.image_id for row in found.annotations]),
+        ("categories: id", [category.id for category in found.categories]),
+    ):
+        _check_once(ids, f"{path}: {kind}")
+    return found
+
+
+def _check_once(ids: Sequence, where: str) -> None:
+    if twice := [i for i, n in Counter(ids).items() if n > 1]:
+        raise DataError(f"{where} {twice[0]!r} is there {ids.count(twice[0])} times, expected it once")
+
+
+def _check_segments(path: Path, labels: Mapping[str, tuple], class_of_id: Mapping[int, str]) -> None:
+    for image, (_, segments) in labels.items():
+        _check_once([segment.id for segment in segments], f"{path}: image {image}: segment id")
+        for segment in segments:
+            if segment.category_id not in class_of_id:
+                where = f"{path}: image {image}: segment {segment.id}"
+                known = sorted(class_of_id)
+                raise DataError(f"{where}: category_id {segment.category_id}, expected one of {known}")
+
+
+def _image_pages(path: Path, names: Mapping[str, str], folder: Path | None) -> dict[str, Page]:
+    """{image id: page} of the images; an image is found by its id, or by the name that the file gives."""
+    places = [path.parent / "images", path.parent.parent / "images"]
+    places.append(path.parent.parent / path.stem.removeprefix("panoptic_"))
+    folders = [Path(folder)] if folder is not None else places
+    folder = next((place for place in folders if place.is_dir()), None)
+    if folder is None:
+        expected = ", ".join(map(str, folders))
+        raise FileNotFoundError(f"{path}: no folder of images, expected one of {expected}")
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
+    by_name = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    pages = {}
+    for image_id, name in names.items():
+        found = by_name.get(image_id) or by_name.get(Path(name).with_suffix("").as_posix())
+        if found is None:
+            raise FileNotFoundError(f"{folder}: no image {name!r}, expected it as {path} lists it")
+        pages[image_id] = Page(found)
+    return pages
