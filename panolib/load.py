@@ -139,7 +139,7 @@ def check_data_sets(
 
     `elsewhere`: further data sets of the main domain on which DETR is scored.
     """
-    main = settings.ladders[settings.main].label_set
+    main = sources[settings.main].label_set  # that the profile says the same is checked below
     for domain, its in sources.items():
         if its.label_set not in LABEL_SETS:
             raise ProfileError(
