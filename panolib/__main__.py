@@ -61,7 +61,8 @@ def _parser() -> argparse.ArgumentParser:
         "images", nargs="+", metavar="IMAGES", help="PNG, JPEG, TIFF: files, folders, patterns"
     )
     sub.add_argument(
-        "--weights", required=True, metavar="W", help="street, nuclei, or a file of the command weights"
+        "--weights", required=True, metavar="W",
+        help="street, nuclei, a file of the command weights, or the name of a recorded run of profile cpu",
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
     sub.add_argument("--overwrite", action="store_true", help="replace what is there of other origin")

@@ -97,6 +97,7 @@ class OwnSources(Sources):
 
     Settings = OwnData
     own = ("source/train", "source/val", "target/train", "target/val")
+    own_scale = True  # no image is resized but those of the source
 
     def __init__(self, settings: OwnData, root: Path, source: Sources | None = None):
         super().__init__(settings, root, source)
@@ -117,15 +118,11 @@ class OwnSources(Sources):
     def available(self) -> bool:
         return all(folder.is_dir() for folder in self.folders.values())
 
-    def preprocessing(self, kind: str = "target") -> dict[str, Any]:
-        """How images are changed before a network sees them, as plain values to be kept with its weights.
-
-        "intensity": percentiles and whether `over` image or set, or None; "limits": intensities of the set
-        that become 0 and 255, or None; "diameter", "pixel_size": scale of the target, or None.
-        """
+    def preprocessing(self) -> dict[str, Any]:
+        """As that of every domain; of images of the target."""
         settings = self.settings
         scale = {key: getattr(settings.target, key) for key in ("diameter", "pixel_size")}
-        limits = self._limits(kind)
+        limits = self._limits("target")
         return {"intensity": to_plain(settings.intensity), "limits": limits and list(limits), **scale}
 
     def on_disk(self, kind: str, split: str, with_labels: bool, limits=None) -> FolderSet:
