@@ -15,6 +15,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from panolib.adapt import adapt as adapt_to
 from panolib.config import project_root
 from panolib.dry_run import make_plan
 from panolib.lab.engine import get_all, missing_runs, without_weights
@@ -216,6 +217,14 @@ def predict(options: Namespace) -> int:
             tile=options.tile,
         )  # fmt: skip
     return report(broken, options.out)
+
+
+def adapt(options: Namespace) -> int:
+    """Adapt networks to images without labels. Exit status 1 where an image could not be predicted."""
+    return adapt_to(
+        options.source, options.target, options.out, profile=options.profile, labels=options.labels,
+        label_set=options.label_set, diameter=options.diameter, workers=options.workers,
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

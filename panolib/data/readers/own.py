@@ -138,6 +138,19 @@ class OwnSources(Sources):
             options["label_set"] = self._labels
         return READERS[layout](folder, split, **options)
 
+    def labelled(self, folder: Path) -> FolderSet:
+        """Every image of a further folder with its labels, as the target is seen."""
+        if not folder.is_dir():
+            raise MissingData(f"{folder}: no such folder, expected images of the target with labels")
+        layout, limits = layout_of(folder), self._limits("target")
+        options = {"with_labels": True, "intensity": self.settings.intensity, "limits": limits}
+        split = "val" if layout == "cityscapes" else "all"
+        data = READERS[layout](folder, split, label_set=self._labels, **options)
+        if data.label_set != self._labels:
+            found, expected = list(data.label_set.classes), list(self._labels.classes)
+            raise DataError(f"{folder}: classes {found}, expected those of the source {expected}")
+        return data
+
     def _layout(self, kind: str) -> str:
         return getattr(self.settings, kind).reader or layout_of(self.folders[kind])
 
