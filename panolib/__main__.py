@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--source", required=True, metavar="DIR", help="images with labels, in a known layout")
     sub.add_argument("--target", required=True, metavar="DIR", help="images without labels")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for everything; goes on there")
+    text = "networks to begin with, as of predict: street, nuclei, a file or a run (default: none)"
+    sub.add_argument("--start", metavar="W", help=text)
     sub.add_argument("--labels", type=Path, metavar="DIR", help="some target images with labels, to score")
     sub.add_argument("--label-set", metavar="YAML", help="its classes (default: background and object)")
     sub.add_argument(

@@ -1,8 +1,7 @@
 """``python -m panolib adapt``: from a user's labelled images to images without labels, one folder of results.
 
 The folder gets a profile that says all settings, and the study's own engine trains it: every run is recorded
-below the folder, what is stopped goes on with the same command, and `python -m panolib runs --profile` of
-that file lists it.
+below the folder, and what is stopped goes on with the same command.
 """
 
 from __future__ import annotations
@@ -17,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
+from safetensors.torch import save
 
-from panolib.config import find_profile
+from panolib.config import find_profile, merged, to_plain
 from panolib.data.any_image import Page, n_pages
 from panolib.data.check import check_folders
 from panolib.data.folders import FolderSet
@@ -34,7 +34,7 @@ from panolib.load import load
 from panolib.predict_files import SHEET, predict_files, report
 from panolib.report import adaptation
 from panolib.report.model_card import model_card
-from panolib.study.apply import PanopticResult, predict
+from panolib.study.apply import PanopticResult, load_networks, predict
 from panolib.study.packaged import PanopticNetworks, read_package, write_package
 from panolib.study.settings import OWN_SEEDS
 from panolib.study.study import TEACHER, Study, run_name
@@ -55,8 +55,9 @@ class AdaptError(UserError, ValueError):
 
 
 def adapt(
-    source: str, target: str, out: Path, *, profile: str | None = None, labels: Path | None = None,
-    label_set: str | None = None, diameter: float | None = None, workers: int = 2,
+    source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
+    labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
+    workers: int = 2,
 ) -> int:  # fmt: skip
     """Train on labelled images, adapt to others, and say what came out.
 
@@ -70,6 +71,8 @@ def adapt(
         Folders in one of the layouts of `data.readers.own.READERS`; labels of the target are not opened.
     out : Path
         Goes on there, if the settings are the same.
+    start : str, optional
+        Networks from which training on the source begins, as of `predict`; else from what the profile says.
     profile : str, optional
         Whose settings and iterations are taken. Default: those of cpu, with the iterations of `BUDGET`.
     labels : Path, optional
@@ -92,7 +95,10 @@ def adapt(
         With all that is wrong with the folders, a line each, and for a folder of other settings.
     UserError, OSError
     """
-    path = _write_profile(out, _settings(source, target, profile, label_set, diameter))
+    settings = _settings(source, target, profile, label_set, diameter)
+    if start is not None:
+        settings[DOMAIN] = merged(settings[DOMAIN], _start(start, out), PROFILE, DOMAIN)
+    path = _write_profile(out, settings)
     study = load(path, root=out)
     sources: OwnSources = study.sources[DOMAIN]
     check = check_folders(sources)
@@ -141,6 +147,22 @@ def _settings(
         **dict.fromkeys(left_out),
         DOMAIN: own,
     }
+
+
+def _start(weights: str, out: Path) -> dict[str, Any]:
+    """Settings of networks like those of a file, which begin with its weights; these are written to `out`.
+
+    Images have the intensities that the networks know.
+    """
+    networks = load_networks(weights)
+    recipe, sections = networks.recipe, {}
+    for part, network in (("semantic", networks.semantic), ("instance", networks.instance)):
+        file = out / "start" / f"{part}-{recipe.key[:16]}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, save({name: value.contiguous() for name, value in network.state_dict().items()}))
+        settings = {"start": str(file.resolve()), "network": to_plain(getattr(recipe, part))}
+        sections[f"{part}_baseline"] = settings
+    return {**sections, "data": {"intensity": to_plain(recipe.intensity)}}
 
 
 def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:

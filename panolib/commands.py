@@ -221,10 +221,13 @@ def predict(options: Namespace) -> int:
 
 def adapt(options: Namespace) -> int:
     """Adapt networks to images without labels. Exit status 1 where an image could not be predicted."""
-    return adapt_to(
-        options.source, options.target, options.out, profile=options.profile, labels=options.labels,
-        label_set=options.label_set, diameter=options.diameter, workers=options.workers,
-    )  # fmt: skip
+    begins = contextlib.nullcontext() if options.start is None else _packaged(options.start)
+    with begins as start:
+        return adapt_to(
+            options.source, options.target, options.out, start=start, profile=options.profile,
+            labels=options.labels, label_set=options.label_set, diameter=options.diameter,
+            workers=options.workers,
+        )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -242,7 +245,7 @@ def _packaged(weights: str) -> Iterator[str]:
     missing += [network.name for network in without_weights(loaded.store, packaged_runs(run))]
     if missing:
         raise NoWeights(
-            f"--weights {weights}: not trained on this machine: {', '.join(missing)}; expected their weights "
+            f"weights {weights!r}: not trained on this machine: {', '.join(missing)}; expected their weights "
             f"beside the records: python -m panolib weights --profile {RUNS_OF} --run {weights} --out FILE "
             "trains them"
         )

@@ -102,6 +102,8 @@ def collapse_warnings(
             lines.append(f"class {name!r} disappears: {found} self-training")
     if after.n_objects < FEWER * before.n_objects:
         lines.append(f"objects vanish: {before.n_objects} before, {after.n_objects} after self-training")
+    if before.n_objects == after.n_objects == 0:
+        lines.append("no object is found, before self-training and after: train longer, or look at the scale")
     ratio = after.median_area / before.median_area
     if ratio > LARGER or ratio < 1 / LARGER:
         what = "merge" if ratio > 1 else "break up"

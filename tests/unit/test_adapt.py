@@ -10,18 +10,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 import yaml
+from safetensors.torch import save
 
 sys.path.insert(0, str(Path(__file__).parent))
+from tiny_packages import SEMANTIC, write_tiny
 from toy_kinds import toy_run
 
 from panolib import adapt
 from panolib.__main__ import main
+from panolib.config import merged
 from panolib.lab.store import Store
 from panolib.labels import NUCLEI
+from panolib.load import load
+from panolib.models.weights import WeightsError, load_start
 from panolib.report.adaptation import Findings, agreement, collapse_warnings, findings, page
 from panolib.study.apply import PanopticResult
 from panolib.study.packaged import read_package
+from panolib.training.setup import build_semantic
 
 GOOD = Findings(4, 40, 100.0, {"background": 0.8, "nucleus": 0.2})
 AGREED, STEADY = {"pixels": 0.97}, {"labelled pixels": [0.5, 0.6, 0.7, 0.7]}
@@ -54,6 +61,12 @@ def result(instances: np.ndarray) -> PanopticResult:
 def test_a_collapse_is_told(after, agreed, curves, words):
     lines = collapse_warnings(GOOD, replace(GOOD, **after), AGREED | agreed, STEADY | curves)
     assert len(lines) == (words is not None) and all(words in line for line in lines)
+
+
+def test_networks_that_find_nothing_are_told():
+    nothing = replace(GOOD, n_objects=0, median_area=float("nan"))
+    (line,) = collapse_warnings(nothing, nothing, AGREED, STEADY)
+    assert line.startswith("no object is found, before self-training and after")
 
 
 def test_agreement_and_findings_are_counts():
@@ -144,6 +157,44 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
     assert command(cells, "out", "--diameter", "9") == 1
     assert "adapt.yaml: holds other settings, expected those of this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("branch", ["semantic", "instance"])
+def test_training_begins_with_the_networks_of_a_package(cells, branch):
+    package = write_tiny(cells / "start.safetensors", NUCLEI.name, seed=3, stretched=True)
+    folders = str(cells / "labelled"), str(cells / "new")
+    settings = adapt._settings(*folders, str(cells / "tiny.yaml"), None, None)
+    still = {"iterations": 1, "optimiser": {"lr": 1e-12, "weight_decay": 0.0, "warmup": 0}}
+    own = merged(settings["own"], adapt._start(str(package), cells / "out"), "", "")
+    own = merged(own, {f"{branch}_baseline": still}, "", "")
+    study = load(adapt._write_profile(cells / "out", settings | {"own": own}), root=cells / "out")
+    run = study.runs[f"own-{branch}-source_only-s0"]
+    networks = read_package(package)
+    assert run.spec.network == getattr(networks.recipe, branch)
+    assert study.sources["own"].settings.intensity == networks.recipe.intensity
+    trained = study.store.final_state(run)["model"]
+    for name, expected in getattr(networks, branch).named_parameters():
+        torch.testing.assert_close(trained[name], expected, atol=1e-6, rtol=0)
+    Path(run.spec.start).write_bytes(save({"a": torch.zeros(1)}))
+    again = load(cells / "out" / adapt.PROFILE, root=cells / "out")
+    assert again.runs[run.name].key != run.key
+    with pytest.raises(WeightsError, match=rf"start .*{branch}-0+\.safetensors: a is in one of network and"):
+        again.store.final_state(again.runs[run.name])
+
+
+def test_classes_are_learned_anew_where_there_are_others(tmp_path):
+    model, other = (build_semantic(SEMANTIC, n, pretrained=False) for n in (2, 3))
+    (tmp_path / "a.safetensors").write_bytes(save(other.state_dict()))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_start(model, tmp_path / "a.safetensors")
+    given = other.state_dict()
+    kept = [name for name, value in before.items() if value.shape != given[name].shape]
+    assert kept == ["branches.0.weight", "branches.0.bias"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name in kept else given[name])
+    wide = build_semantic(replace(SEMANTIC, width=8), 2, pretrained=False)
+    with pytest.raises(WeightsError, match=r"a\.safetensors: .* has shape .*, expected"):
+        load_start(wide, tmp_path / "a.safetensors")
 
 
 def test_all_that_is_wrong_is_told_at_once(cells, capsys):

@@ -168,4 +168,4 @@ def test_a_recorded_run_is_as_good_as_its_file(study, tmp_path, monkeypatch, cap
     monkeypatch.setattr(commands, "without_weights", lambda store, runs: [runs[0]])
     assert main(["predict", str(image), "--weights", name, "--out", str(tmp_path / "none")]) == 1
     line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"--weights {name}: not trained on this machine: city-semantic-source_only-s0; expected" in line
+    assert f"weights {name!r}: not trained on this machine: city-semantic-source_only-s0; expected" in line
