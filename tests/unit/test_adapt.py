@@ -149,7 +149,7 @@ def test_the_whole_command(cells, capsys, monkeypatch):
         assert read_package(out / "weights" / f"{rung}.safetensors").label_set.name == "objects"
         assert "## Not for" in (out / "weights" / f"{rung}.md").read_text()
     text = (out / "report.html").read_text()
-    for words in ("Warnings", "Scores on 2 images", "Agreement of student and teacher", "pseudo-instances"):
+    for words in ("Warnings", "Scores on 2 images", "Agreement of student and teacher", "Curves"):
         assert words in text
     assert len(list((out / "predictions" / "instances").iterdir())) == 5
     before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
