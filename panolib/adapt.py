@@ -43,6 +43,7 @@ DOMAIN, LIKE = "own", "nuclei"
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
 STUDENT = "self_trained"
 PROFILE = "adapt.yaml"
+CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
 BUDGET = {  # iterations for half an hour on two cores, with 100 images of 256 x 256: 4 times those of cpu
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
@@ -118,8 +119,9 @@ def adapt(
         write(file.with_suffix(".md"), model_card(study.store, run, recipe, file.name).encode())
     on_disk = sources.on_disk("target", "train", False)
     images = [str(image) for image in on_disk.image_files]
-    broken = predict_files(images, str(files[STUDENT]), out / "predictions")
-    status = report(broken, out / "predictions")
+    predictions = out / "predictions"  # of other weights, if images have changed since
+    broken = predict_files(images, str(files[STUDENT]), predictions, overwrite=True)
+    status = report(broken, predictions)
     networks = {rung: read_package(file) for rung, file in files.items()}
     _write_report(out, path, str(check), networks, on_disk, records, labelled)
     return status
@@ -136,7 +138,7 @@ def _settings(
     data: dict[str, Any] = {"source": {"root": os.path.abspath(source)}, "target": folder}
     if label_set is not None:
         data["label_set"] = os.path.abspath(label_set) if Path(label_set).is_file() else label_set
-    own: dict[str, Any] = {"like": LIKE, "score_teachers": True, "data": data}
+    own: dict[str, Any] = {"like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data}
     if profile is None:
         own |= {section: {"iterations": n} for section, n in BUDGET.items()}
     return {

@@ -22,7 +22,7 @@ from panolib import adapt
 from panolib.__main__ import main
 from panolib.config import merged
 from panolib.lab.store import Store
-from panolib.labels import NUCLEI
+from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.load import load
 from panolib.models.weights import WeightsError, load_start
 from panolib.report.adaptation import Findings, agreement, collapse_warnings, findings, page
@@ -204,6 +204,25 @@ def test_all_that_is_wrong_is_told_at_once(cells, capsys):
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and "masks/1.tif" in lines[0] and "images/2.tif" in lines[1]
     assert not (cells / "out" / "results").exists()
+
+
+@pytest.mark.parametrize("profile", [None, "cpu", "next"])
+def test_classes_of_ones_own_and_the_budget(cells, profile):
+    """Whatever else a profile trains on nuclei, which may need two classes, is left out."""
+    three = {"classes": ["ground", "cell", "debris"], "things": ["cell"]}
+    (cells / "three.yaml").write_text(yaml.safe_dump(three))
+    folders = str(cells / "labelled"), str(cells / "new")
+    settings = adapt._settings(*folders, profile, str(cells / "three.yaml"), 9.0)
+    study = load(adapt._write_profile(cells / "out", settings), root=cells / "out", train=False)
+    own = {name: run for name, run in study.runs.items() if run.domain == "own"}
+    assert {run.rung for run in own.values()} >= set(adapt.RUNGS) and study.seeds == (0,)
+    assert {run.domain for run in study.runs.values()} == {"own", "nuclei"}
+    assert study.sources["own"].settings.target.diameter == 9.0
+    assert own["own-semantic-source_only-s0"].spec.label_set == "three"
+    other = study.runs["nuclei-semantic-source_only-s0"].spec.iterations
+    iterations = own["own-semantic-source_only-s0"].spec.iterations
+    assert iterations == (adapt.BUDGET["semantic_baseline"] if profile is None else other)
+    del LABEL_SETS["three"]
 
 
 @pytest.mark.parametrize(
