@@ -168,10 +168,10 @@ def _start(weights: str, out: Path) -> dict[str, Any]:
 
 
 def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
-    """The file of the settings. AdaptError where the folder holds others."""
+    """The file of the settings. AdaptError where the folder holds what others have trained."""
     path = out / PROFILE
     text = yaml.safe_dump(dict(settings), sort_keys=False)
-    if path.exists() and path.read_text() != text:
+    if path.exists() and path.read_text() != text and (out / "results").exists():
         raise AdaptError(f"{path}: holds other settings, expected those of this command, or another --out")
     out.mkdir(parents=True, exist_ok=True)
     write(path, text.encode())

@@ -235,3 +235,5 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
 def test_bad_folders_are_one_line(cells, capsys, options, words):
     assert command(cells, **options) == 1
     assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert command(cells, source="gone") == 1  # and what was mistyped can be mended in the same folder
+    assert "gone: no such folder" in capsys.readouterr().err.strip().splitlines()[-1]
