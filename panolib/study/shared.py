@@ -97,7 +97,7 @@ def declare_shared(grid: Grid) -> None:
         return
     where = f"{grid.domain}.shared"
     own = from_mapping(Shared, settings.shared, where=f"{grid.where}: {where}")
-    source = settings.instance_source
+    source = settings.semantic_source  # things of images without instance labels are in no instance term
     networks = {"semantic": settings.semantic_baseline, "instance": settings.instance_baseline}
     networks = {branch: baseline["network"] for branch, baseline in networks.items()}
     networks = over_baseline(SharedNetworks, networks, own.network or {})
