@@ -169,7 +169,7 @@ def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
             else:
                 start = _gpus if workers.cluster == "cuda" else _processes
                 where, terminal = stack.enter_context(start(n)), scratch / "terminal.lock"
-            client = stack.enter_context(Client(where, set_as_default=False, timeout="20s"))
+            client = stack.enter_context(Client(where, set_as_default=False, timeout="10s"))
         except (OSError, ValueError) as error:
             if not workers.scheduler:
                 raise

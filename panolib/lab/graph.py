@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -132,8 +133,9 @@ def as_tasks(
     except CancelledError as error:
         raise ClusterError(f"scheduler {client.scheduler.address}: it went away") from error
     finally:
-        client.cancel(list(submitted.values()), force=True)
-        client.unregister_worker_plugin(plugin.name)
+        with contextlib.suppress(OSError):  # the scheduler may be gone
+            client.cancel(list(submitted.values()), force=True)
+            client.unregister_worker_plugin(plugin.name)
 
 
 def _attempt(plugin: str, run: Run, *parents_recorded: bool) -> bool:

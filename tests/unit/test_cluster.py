@@ -148,10 +148,9 @@ def scheduler(tmp_path):
     ]
     wait_for(file.exists)
     yield json.loads(file.read_text())["address"], [process.pid for process in processes]
-    for process in reversed(processes):
-        process.terminate()
     for process in processes:
-        process.wait(20)
+        process.kill()  # what trains ends with its nanny
+        process.wait()
 
 
 def train_on_scheduler(root: Path, runs: list[Run], address: str) -> None:
@@ -180,7 +179,29 @@ def test_a_scheduler_that_runs_trains_and_outlives_what_it_is_asked(store, sched
     assert get_all(store, [other], Workers(scheduler=address))["other"].info["iterations"] == 2
 
 
-def test_an_address_where_no_scheduler_is(store, monkeypatch):
+def test_a_scheduler_that_goes_away_is_told_of(store, tmp_path):
+    file = tmp_path / "scheduler.json"
+    command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0"]
+    command += ["--no-dashboard", "--scheduler-file", str(file)]
+    environment = os.environ | {"PYTHONPATH": PATHS, "DASK_TEMPORARY_DIRECTORY": str(tmp_path)}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    wait_for(file.exists)
+
+    def kill():
+        while "Receive client connection" not in process.stderr.readline():
+            pass
+        time.sleep(1.0)  # it has the runs now, and no worker
+        process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(ClusterError, match=r"scheduler tcp://127.0.0.1:\d+: it went away"):
+        get_all(store, [toy_run()], Workers(scheduler=json.loads(file.read_text())["address"]))
+    killer.join()
+    process.wait()
+
+
+def test_an_address_where_no_scheduler_is(store):
     for address in ("tcp://127.0.0.1:9", "nowhere://x"):
         with pytest.raises(ClusterError, match=f"--scheduler {address}: expected the address of a Dask s"):
             get_all(store, [toy_run()], Workers(scheduler=address))
