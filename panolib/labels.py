@@ -7,7 +7,7 @@ pixels without a class. Readers translate file ids to train ids by class *name*.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -184,15 +184,13 @@ NUCLEI = LabelSet(
     connected_things=True,
 )
 
-OBJECTS = LabelSet(  # of label images whose values are objects, whatever these are
+OBJECTS = replace(  # of label images whose values are objects, whatever these are
+    NUCLEI,
     name="objects",
     classes=("background", "object"),
-    colours=((32, 32, 48), (86, 180, 233)),
     things=("object",),
-    file_ids=(0, 1),
     groups={"object": ("object",)},
     subsets={"2": ("background", "object"), "object": ("object",)},
-    connected_things=True,
 )
 
 LABEL_SETS = {label_set.name: label_set for label_set in (CITYSCAPES, CAMVID, NUCLEI, OBJECTS)}

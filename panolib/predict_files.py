@@ -25,7 +25,8 @@ import tifffile
 from PIL import Image
 from tqdm import tqdm
 
-from panolib.data.any_images import SUFFIXES, count_pages, read_page
+from panolib.data.any_image import IMAGES, n_pages, read_page
+from panolib.data.intensity import as_colour
 from panolib.errors import UserError
 from panolib.inference.exports import (
     file_stem,
@@ -103,7 +104,7 @@ def predict_files(
         for picture in _progress(pictures, done):
             try:
                 began = time.monotonic()
-                image = read_page(picture.path, picture.page)
+                image = as_colour(read_page(picture.path, picture.page), picture.path)
                 result = predict(image, networks, scale=scale, tile=tile)
                 seconds = time.monotonic() - began
             except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
@@ -135,12 +136,12 @@ def find_pictures(images: Sequence[str]) -> tuple[list[Picture], list[str]]:
     for path, name in names.items():
         stem = (name if stems[name.with_suffix("")] > 1 else name.with_suffix("")).as_posix()
         try:
-            n_pages = count_pages(path)
+            n_found = n_pages(path)
         except (UserError, OSError) as error:
             broken.append(f"{stem}: {error}")
             continue
         pictures += [
-            Picture(f"{stem}_p{page + 1:04d}" if n_pages > 1 else stem, path, page) for page in range(n_pages)
+            Picture(f"{stem}_p{page + 1:04d}" if n_found > 1 else stem, path, page) for page in range(n_found)
         ]
     twice = [name for name, count in Counter(picture.id for picture in pictures).items() if count > 1]
     if twice:
@@ -151,7 +152,7 @@ def find_pictures(images: Sequence[str]) -> tuple[list[Picture], list[str]]:
 
 def _files_of(argument: str) -> list[Path]:
     """Image files of one argument: a file, a folder or a pattern."""
-    path, expected = Path(argument), f"expected images whose names end in {', '.join(SUFFIXES)}"
+    path, expected = Path(argument), f"expected images whose names end in {', '.join(IMAGES)}"
     if path.is_dir():
         found = [item for item in path.iterdir() if not item.name.startswith(".")]
     elif path.is_file() or not glob.has_magic(argument):
@@ -160,7 +161,7 @@ def _files_of(argument: str) -> list[Path]:
         found = [path]
     else:
         found = [Path(name) for name in glob.glob(argument, recursive=True)]
-    files = [item for item in found if item.suffix.lower() in SUFFIXES and not item.is_dir()]
+    files = [item for item in found if item.suffix.lower() in IMAGES and not item.is_dir()]
     if not files:
         raise PredictError(f"{argument}: holds no image ({len(found)} other files), {expected}")
     return files

@@ -6,9 +6,11 @@ is no colour image have several.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -16,15 +18,18 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
+from tifffile import PHOTOMETRIC
 
 from panolib.data.errors import DataError
 from panolib.data.images import decode, rgb_of_opencv
 
-PHOTOS = (".jpg", ".jpeg", ".bmp", ".webp")
+PHOTOS = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 TIFFS = (".tif", ".tiff")
 BIOIMAGES = (".czi", ".dv", ".lif", ".nd2", ".oib", ".oif", ".r3d", ".vsi")  # each needs its plug-in of bioio
 IMAGES = (".png", *PHOTOS, *TIFFS, *BIOIMAGES)
+_ALPHA = (1, 2)  # extra samples of a TIFF that are opacity
+_WHOLE_TIFF = "expected a whole TIFF file"
 
 T = TypeVar("T")
 
@@ -39,96 +44,166 @@ class Page:
     def __str__(self) -> str:
         return f"{self.path}" if self.number == 0 else f"{self.path}, page {self.number + 1}"
 
-    def read(self) -> np.ndarray:
-        """The array as of `read_pages`; not to be written into."""
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such file, expected an image")
-        return _remembered_pages(self.path, self.path.stat().st_mtime_ns)[self.number]
-
-
-def read_pages(path: Path) -> list[np.ndarray]:
-    """The pages of an image file.
-
-    Parameters
-    ----------
-    path : Path
-        Its suffix says the format, in lower or upper case.
-
-    Returns
-    -------
-    list of arrays [H, W] or [H, W, 3]
-        Grey or RGB as in the file, 8 or 16 bits; labels also of other types. Alpha is dropped.
-
-    Raises
-    ------
-    DataError
-        For a suffix that is not of `IMAGES`, a damaged file, another number of channels, and without bioio
-        where it is needed.
-    FileNotFoundError
-    """
-    path = Path(path)
-    suffix = path.suffix.lower()
-    if suffix in PHOTOS:
-        return [_photo(path)]
-    if suffix in TIFFS:
-        return _of_tiff(path, lambda series: _frames(series.asarray(), series.axes, path))
-    if suffix in BIOIMAGES:
-        return _of_bioimage(path, lambda image: _frames(np.asarray(image.data), image.dims.order, path))
-    if suffix == ".png":
-        return [rgb_of_opencv(decode(path))]
-    raise DataError(f"{path}: found suffix {path.suffix!r}, expected one of {', '.join(IMAGES)}")
+    def read(self, *, as_stored: bool = False) -> np.ndarray:
+        """As of `read_page`."""
+        return read_page(self.path, self.number, as_stored=as_stored)
 
 
 def n_pages(path: Path) -> int:
-    """How many pages a file has; no pixel is decoded. Errors as of `read_pages`."""
+    """Pages of a file, without the previews in it; no pixel is decoded. Errors as of `read_page`."""
     suffix = path.suffix.lower()
     if suffix in TIFFS:
-        return _of_tiff(path, lambda series: _n_frames(series.shape, series.axes))
+        with _opened_tiff(path) as file:
+            return _n_stacked(file) or len(_full_pages(file))
     if suffix in BIOIMAGES:
         return _of_bioimage(path, lambda image: _n_frames(image.shape, image.dims.order))
     return 1
 
 
-@functools.lru_cache(maxsize=2)  # pages of a stack, and of its labels, are asked for one after the other
-def _remembered_pages(path: Path, mtime_ns: int) -> list[np.ndarray]:
-    pages = read_pages(path)
-    for page in pages:
-        page.flags.writeable = False
-    return pages
+def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.ndarray:
+    """One page of an image file.
+
+    Parameters
+    ----------
+    path : Path
+        Its suffix says the format, in lower or upper case.
+    number : int
+        0 .. `n_pages` - 1.
+    as_stored : bool
+        The numbers of a TIFF as they are, for labels: indices instead of the colours of a palette, nothing
+        inverted. A PNG with a palette is read by `images.read_indices` instead.
+
+    Returns
+    -------
+    array [H, W] or [H, W, 3]
+        Grey or RGB as in the file, 8 or 16 bits; labels also of other types. Alpha is dropped, a photograph
+        stands as its EXIF entry says, one bit becomes 0 and 255, and black is 0.
+
+    Raises
+    ------
+    DataError
+        Naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another number of
+        channels, and without bioio where it is needed.
+    FileNotFoundError, OSError
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in IMAGES:
+        raise DataError(f"{path}: found suffix {path.suffix!r}, expected one of {', '.join(IMAGES)}")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file, expected an image")
+    if suffix in TIFFS:
+        return _tiff_page(path, number, as_stored)
+    if suffix in BIOIMAGES:
+        frames = _frames_of_bioimage(path, path.stat().st_mtime_ns)
+        _check_number(path, number, len(frames))
+        return frames[number].copy()
+    _check_number(path, number, 1)
+    return _photo(path, PHOTOS[suffix]) if suffix in PHOTOS else rgb_of_opencv(decode(path))
 
 
-def _photo(path: Path) -> np.ndarray:
+def _check_number(path: Path, number: int, n: int) -> None:
+    if not 0 <= number < n:
+        raise DataError(f"{path}: page {number}, expected 0 .. {n - 1}")
+
+
+def _photo(path: Path, kind: str) -> np.ndarray:
     """By Pillow, which notices where a file was cut; OpenCV fills the rest with grey."""
     try:
-        with Image.open(path) as file:
-            return np.array(file if file.mode == "L" else file.convert("RGB"))
-    except FileNotFoundError:
-        raise
+        with Image.open(path, formats=[kind]) as file:
+            upright = ImageOps.exif_transpose(file)
+            return np.array(upright if upright.mode == "L" else upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: no readable image: {error}; expected a whole {path.suffix} file") from error
+        raise DataError(f"{path}: no readable image: {error}; expected a whole {kind}") from error
 
 
-def _of_tiff(path: Path, ask: Callable[[tifffile.TiffPageSeries], T]) -> T:
-    """What `ask` says of the only series of a TIFF file."""
+# --- TIFF -------------------------------------------------------------------------------------------------
+
+
+def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
+    with _opened_tiff(path) as file:
+        if n := _n_stacked(file):
+            _check_number(path, number, n)
+            return _frames(file.series[0].asarray(), file.series[0].axes, path)[number]
+        pages = _full_pages(file)
+        _check_number(path, number, len(pages))
+        page = pages[number]
+        try:
+            pixels = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            return _by_opencv(path, page.index)  # tifffile needs another package for LZW and others
+        if not as_stored:
+            pixels = _shown(page, pixels)
+        has_alpha = tuple(page.extrasamples) in ((kind,) for kind in _ALPHA)
+        if page.axes == "YXS" and pixels.shape[-1] == 2 and has_alpha:
+            pixels = pixels[..., :1]
+        (frame,) = _frames(pixels, page.axes, path) if page.colormap is None or as_stored else [pixels]
+        return frame
+
+
+def _shown(page: tifffile.TiffPage, pixels: np.ndarray) -> np.ndarray:
+    """Intensities of the stored numbers: 0 is black, and palettes are looked up."""
+    if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
+        return (page.colormap.T[pixels] >> 8).astype(np.uint8)  # 16 bits of which programs write 8
+    if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
+        pixels = ~pixels
+    return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels
+
+
+def _by_opencv(path: Path, index: int) -> np.ndarray:
+    _, pages = cv2.imreadmulti(str(path), index, 1, flags=cv2.IMREAD_UNCHANGED)
+    if not pages:
+        raise DataError(f"{path}: page {index} cannot be decoded, {_WHOLE_TIFF}")
+    return rgb_of_opencv(pages[0])
+
+
+def _full_pages(file: tifffile.TiffFile) -> list[tifffile.TiffPage]:
+    """The pages of a TIFF that are no previews or masks of others."""
+    return [page for page in file.pages if not (page.keyframe.is_reduced or page.keyframe.is_mask)]
+
+
+def _n_stacked(file: tifffile.TiffFile) -> int:
+    """Frames of a stack that is described by one page alone, as ImageJ writes those above 4 GB; else 0."""
+    if len(file.pages) != 1 or not file.is_imagej:
+        return 0
+    n = _n_frames(file.series[0].shape, file.series[0].axes)
+    return n if n > 1 else 0
+
+
+@contextlib.contextmanager
+def _opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
+    """A TIFF; whatever is wrong with it, also what tifffile only logs, is one DataError."""
+    faults = []
+
+    def note(record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.ERROR:  # a stack that is cut short would just have fewer pages
+            faults.append(record.getMessage())
+        return False
+
+    logger = logging.getLogger("tifffile")
+    logger.addFilter(note)
     try:
         with tifffile.TiffFile(path) as file:
-            n_series = len(file.series)
-            if n_series == 1:
-                return ask(file.series[0])
-    except (DataError, FileNotFoundError):
+            yield file
+            found = len(file.pages)
+    except (DataError, OSError):
         raise
     except Exception as error:  # tifffile and the decoders below it raise what they like
-        pages = _tiff_of_opencv(path) if "imagecodecs" in str(error) else None
-        if pages is None:
-            raise DataError(f"{path}: no readable image: {error}; expected a whole TIFF file") from error
-        return pages
-    raise DataError(f"{path}: {n_series} series of images, expected pages of one size and type")
+        raise DataError(f"{path}: no readable image: {error}; {_WHOLE_TIFF}") from error
+    finally:
+        logger.removeFilter(note)
+    if faults or not found:
+        raise DataError(f"{path}: no readable image: {(faults or ['no page'])[0]}; {_WHOLE_TIFF}")
 
 
-def _tiff_of_opencv(path: Path) -> list[np.ndarray] | None:
-    """Pages of a TIFF whose compression (LZW) needs a package that is not installed; None if it cannot."""
-    found, pages = cv2.imreadmulti(str(path), flags=cv2.IMREAD_UNCHANGED)
-    return [rgb_of_opencv(page) for page in pages] if found else None
+# --- microscopes' formats ---------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=2)  # pages of a file are asked for one after the other
+def _frames_of_bioimage(path: Path, mtime_ns: int) -> list[np.ndarray]:
+    return _of_bioimage(path, lambda image: _frames(np.asarray(image.data), image.dims.order, path))
 
 
 def _of_bioimage(path: Path, ask: Callable[..., T]) -> T:
@@ -150,6 +225,9 @@ def _of_bioimage(path: Path, ask: Callable[..., T]) -> T:
         raise DataError(f"{path}: no readable image: {error}; expected what bioio reads") from error
 
 
+# --- arrays with named axes -------------------------------------------------------------------------------
+
+
 def _n_frames(shape: Sequence[int], axes: str) -> int:
     return math.prod(n for n, axis in zip(shape, axes) if axis not in "YXS")
 
@@ -163,8 +241,8 @@ def _frames(pixels: np.ndarray, axes: str, path: Path) -> list[np.ndarray]:
     pixels = pixels.transpose(order)
     pixels = pixels.reshape(-1, *pixels.shape[-len(image) :])
     if image == "YXS":
-        n_channels = pixels.shape[-1]
-        if n_channels not in (1, 2, 3, 4):
-            raise DataError(f"{path}: {n_channels} samples a pixel, expected grey or RGB, perhaps with alpha")
-        pixels = pixels[..., 0] if n_channels < 3 else pixels[..., :3]
+        n_samples = pixels.shape[-1]
+        if n_samples not in (1, 3, 4):
+            raise DataError(f"{path}: {n_samples} samples a pixel, expected grey or RGB, perhaps with alpha")
+        pixels = pixels[..., 0] if n_samples == 1 else pixels[..., :3]
     return [np.ascontiguousarray(page) for page in pixels]

@@ -56,6 +56,26 @@ def check_depth(pixels: np.ndarray, where: object) -> np.ndarray:
     return pixels
 
 
+def as_colour(pixels: np.ndarray, where: object) -> np.ndarray:
+    """uint8 or uint16 [H, W, 3] of an image [H, W] or [H, W, 1, 3 or 4]; alpha is dropped.
+
+    Raises DataError that begins with `where` for other shapes and types, and for an image without pixels.
+    """
+    pixels = check_depth(np.asarray(pixels), where)
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4) or pixels.size == 0:
+        raise DataError(
+            f"{where}: image of shape {list(pixels.shape)}, expected [H, W], or [H, W, 3 or 4]"
+        )
+    return np.repeat(pixels, 3, axis=2) if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[..., :3])
+
+
+def to_eight_bits(image: np.ndarray) -> np.ndarray:
+    """uint8 of uint8 or uint16; the whole range of 16 bits becomes that of 8."""
+    return image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
+
+
 def to_rgb(
     pixels: np.ndarray, where: object, intensity: Intensity | None, limits: Limits | None = None
 ) -> np.ndarray:

@@ -225,7 +225,7 @@ def verdict(found: Interval, expected: str, smallest: float) -> str:
     ----------
     found : Interval
         Of a - b.
-    expected : {"higher", "lower", "same"}
+    expected : {"higher", "lower", "same", "not higher"}
         What the claim says of a beside b.
     smallest : float
         Smallest effect of interest, in the unit of the interval: what lies within is no difference.
@@ -235,7 +235,8 @@ def verdict(found: Interval, expected: str, smallest: float) -> str:
     str
         "holds" (beyond zero in the expected direction), "contradicted" (beyond zero in the other one), "no
         difference" (within the smallest effect), or "undecided". For "same": "holds" within the smallest
-        effect, "contradicted" where the interval is beyond it. What another seed changes is not in the
+        effect, "contradicted" where the interval is beyond it. For "not higher": "holds" below the smallest
+        effect, "contradicted" beyond zero. What another seed changes is not in the
         interval of one seed: it has to lie beyond the smallest effect, not only beyond zero, and never shows
         that there is no difference.
     """
@@ -246,6 +247,9 @@ def verdict(found: Interval, expected: str, smallest: float) -> str:
     if expected == "same":
         return HOLDS if inside else CONTRADICTED if low > smallest or high < -smallest else UNDECIDED
     beyond = smallest if found.n_seeds == 1 else 0.0
+    if expected == "not higher":
+        is_below = high <= smallest if found.n_seeds > 1 else high < -smallest
+        return HOLDS if is_below else CONTRADICTED if low > beyond else UNDECIDED
     if low > beyond:
         return HOLDS
     if high < -beyond:

@@ -93,7 +93,7 @@ class Claim:
     of: Mapping | None = None
     a: Mapping | tuple[Mapping, ...] = ()
     b: Mapping | tuple[Mapping, ...] = ()
-    expected: Literal["higher", "lower", "same"] = "higher"
+    expected: Literal["higher", "lower", "same", "not higher"] = "higher"
     smallest: float = 1.0
     at_least: float = 0.0
     unit: str = "points"

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from panolib.config import project_root
-from panolib.data.any_images import as_colour, to_eight_bits
 from panolib.data.errors import DataError
 from panolib.data.images import resize_image, resize_labels, stretch_intensity
+from panolib.data.intensity import as_colour, to_eight_bits
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
 from panolib.inference.tiles import Maps, stitch, tile_windows

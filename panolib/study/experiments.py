@@ -35,7 +35,7 @@ from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
 from panolib.study.kinds import ThreatSpec
 from panolib.study.settings import ClusteringCostSpec, Experiments
-from panolib.study.study import RUNGS, TEACHER
+from panolib.study.study import RUNGS, WITH_TEACHER
 from panolib.training.specs import InstanceSelfTrainingSpec, SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
@@ -45,7 +45,7 @@ NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
     network = _ladder_network(grid)
-    for rung in (*RUNGS, TEACHER) if grid.settings.score_teachers else RUNGS:
+    for rung in WITH_TEACHER if grid.settings.score_teachers else RUNGS:
         grid.tag("semantic ladder", grid.run("semantic", rung))
     for rung in () if _shortened(settings) else RUNGS:  # every seed of the ladder
         grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)

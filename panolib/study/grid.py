@@ -17,6 +17,7 @@ from panolib.study.study import (
     OTSU_RUNGS,
     RUNGS,
     TEACHER,
+    WITH_TEACHER,
     Domain,
     Tag,
     run_name,
@@ -304,16 +305,17 @@ def declare_ladder(grid: Grid) -> None:
             rung, instance[settings.self_training_start], instance["source_only"], semantic[rung], **values
         )
 
+    panoptic = {}
     for rung in (rung for rung in RUNGS if rung in instance):
         clustering = instance["oracle" if rung == "oracle" else "source_only"]
-        panoptic = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
-        for run in (semantic[rung], instance[rung], panoptic):
-            grid.tag(f"{grid.domain} ladder", run)
+        panoptic[rung] = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
     if settings.score_teachers:
         networks = semantic["self_trained"], instance["self_trained"]
-        panoptic = grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher")
-        for run in (semantic[TEACHER], panoptic):
-            grid.tag(f"{grid.domain} ladder", run)
+        panoptic[TEACHER] = grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher")
+    for rung in WITH_TEACHER:
+        for runs in (semantic, instance, panoptic):
+            if rung in runs:  # teachers of instances are scored in panoptic maps alone
+                grid.tag(f"{grid.domain} ladder", runs[rung])
     if settings.classical is not None:
         for rung, algorithm in OTSU_RUNGS.items():
             grid.tag(f"{grid.domain} ladder", grid.classical(rung, algorithm, "otsu"))
@@ -335,8 +337,9 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
     `label_set`: name of the classes of the target, which its oracle learns.
     """
     oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
-    for run in _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle).values():
-        grid.tag(f"{grid.domain} ladder", run)
+    runs = _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle)
+    for rung in (rung for rung in WITH_TEACHER if rung in runs):
+        grid.tag(f"{grid.domain} ladder", runs[rung])
 
 
 def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run | None) -> dict[str, Run]:

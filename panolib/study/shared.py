@@ -25,7 +25,7 @@ from panolib.study.kinds import (
     self_trained_metrics,
     semantic_metrics,
 )
-from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, Domain
+from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, WITH_TEACHER, Domain
 from panolib.training import shared
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.specs import (
@@ -97,7 +97,7 @@ def declare_shared(grid: Grid) -> None:
         return
     where = f"{grid.domain}.shared"
     own = from_mapping(Shared, settings.shared, where=f"{grid.where}: {where}")
-    source = settings.instance_source
+    source = settings.semantic_source  # things of images without instance labels are in no instance term
     networks = {"semantic": settings.semantic_baseline, "instance": settings.instance_baseline}
     networks = {branch: baseline["network"] for branch, baseline in networks.items()}
     networks = over_baseline(SharedNetworks, networks, own.network or {})
@@ -108,10 +108,10 @@ def declare_shared(grid: Grid) -> None:
     budget = {}
     if settings.equal_budgets:
         budget["iterations"] = fields["iterations"] + trained["iterations"]
-    for rung, labelled, selection, values in (
-        ("source_only", source, settings.instance_selection, {}),
-        ("oracle", grid.train, grid.train, budget),
-    ):
+    labelled_sets = {"source_only": (source, settings.instance_selection, {})}
+    if settings.oracle:
+        labelled_sets["oracle"] = grid.train, grid.train, budget
+    for rung, (labelled, selection, values) in labelled_sets.items():
         runs[rung] = grid.add(
             "shared_baseline", "shared", rung, SharedBaselineSpec, "", {},
             (labelled, selection, grid.val),
@@ -133,15 +133,17 @@ def declare_shared(grid: Grid) -> None:
             **trained | common | {"source": source, "target": grid.unlabelled} | control,
             embedding_weight=own.embedding_weight,
         )  # fmt: skip
-    if settings.score_teachers:
-        both, clustering = (runs["self_trained"],) * 2, runs["source_only"]
-        panoptic = grid.panoptic(TEACHER, *both, clustering, VARIANT, scored="teacher")
-        grid.tag(f"{grid.domain} shared", panoptic)
-    for rung in RUNGS:
+    panoptic = {}
+    for rung in (rung for rung in RUNGS if rung in runs):
         clustering = runs["oracle" if rung == "oracle" else "source_only"]
-        panoptic = grid.panoptic(rung, runs[rung], runs[rung], clustering, VARIANT)
-        for run in (runs[rung], panoptic):
-            grid.tag(f"{grid.domain} shared", run)
+        panoptic[rung] = grid.panoptic(rung, runs[rung], runs[rung], clustering, VARIANT)
+    if settings.score_teachers:
+        both = (runs["self_trained"],) * 2
+        panoptic[TEACHER] = grid.panoptic(TEACHER, *both, runs["source_only"], VARIANT, scored="teacher")
+    for rung in WITH_TEACHER:
+        for found in (runs, panoptic):
+            if rung in found:
+                grid.tag(f"{grid.domain} shared", found[rung])
 
 
 def _self_training_fields(settings: Domain, own: Mapping) -> dict:

@@ -50,6 +50,7 @@ BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
 GAP_RUNGS = ("source_only", "abn")
 # where a profile asks for them:
 TEACHER = "teacher"  # rung beside self_trained, which is its student
+WITH_TEACHER = (*RUNGS[:-1], TEACHER, RUNGS[-1])  # in the order of tables
 OTSU_RUNGS = {"otsu_components": "connected_components", "otsu_watershed": "watershed"}  # without any network
 MASK_WATERSHED = "mask_watershed"  # in the masks of the last network; variant "source_only": of the first
 

@@ -8,9 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from panolib.data.any_images import as_colour, count_pages, read_page, to_eight_bits
+from panolib.data.any_image import Page, n_pages, read_page
 from panolib.data.errors import DataError
 from panolib.data.images import stretch_intensity, write_png16
+from panolib.data.intensity import as_colour, to_eight_bits
 
 RNG = np.random.default_rng(0)
 GREY, COLOUR = (RNG.integers(0, 256, shape, np.uint8) for shape in ((20, 30), (20, 30, 3)))
@@ -32,6 +33,18 @@ def tif(pixels: np.ndarray, **options):
     return lambda path: tifffile.imwrite(path, pixels, **options)
 
 
+def with_preview(path):
+    with tifffile.TiffWriter(path) as file:
+        file.write(GREY, photometric="minisblack")
+        file.write(GREY[::2, ::2], photometric="minisblack", subfiletype=1)
+
+
+def two_sizes(path):
+    with tifffile.TiffWriter(path) as file:
+        file.write(GREY, photometric="minisblack")
+        file.write(WIDE[:9], photometric="minisblack")
+
+
 KINDS = {  # name of the file -> how it is written, the images in it
     "grey.png": (png(GREY), [repeated(GREY)]),
     "grey16.png": (lambda path: write_png16(path, WIDE), [repeated(WIDE)]),
@@ -51,6 +64,12 @@ KINDS = {  # name of the file -> how it is written, the images in it
                   [repeated(WIDE), repeated(65535 - WIDE)]),
     "imagej.tif": (tif(np.stack([WIDE, WIDE // 2, WIDE // 3]), imagej=True),
                    [repeated(WIDE // n) for n in (1, 2, 3)]),
+    "one_page_for_all.tif": (tif(np.stack([WIDE, WIDE // 2]), imagej=True, truncate=True),
+                             [repeated(WIDE), repeated(WIDE // 2)]),
+    "grey_alpha.tif": (tif(np.concatenate([GREY[..., None], ALPHA], 2), photometric="minisblack",
+                           planarconfig="contig", extrasamples=["unassalpha"]), [repeated(GREY)]),
+    "with_preview.tif": (with_preview, [repeated(GREY)]),
+    "two_sizes.tif": (two_sizes, [repeated(GREY), repeated(WIDE[:9])]),
     "lzw.tif": (lambda path: Image.fromarray(COLOUR).save(path, compression="tiff_lzw"), [COLOUR]),
     "lzw16.tif": (lambda path: cv2.imwrite(str(path), WIDE), [repeated(WIDE)]),
     "palette.tif": (PALETTE.save, [np.asarray(PALETTE.convert("RGB"))]),
@@ -61,9 +80,9 @@ KINDS = {  # name of the file -> how it is written, the images in it
 def test_every_kind_gives_its_pixels(name, tmp_path):
     write, expected = KINDS[name]
     write(tmp_path / name)
-    assert count_pages(tmp_path / name) == len(expected)
+    assert n_pages(tmp_path / name) == len(expected)
     for page, image in enumerate(expected):
-        found = read_page(tmp_path / name, page)
+        found = as_colour(read_page(tmp_path / name, page), name)
         assert found.dtype == image.dtype and np.array_equal(found, image)
 
 
@@ -76,6 +95,14 @@ def test_a_photograph_stands_upright(tmp_path):
     found = read_page(tmp_path / "a.jpg")
     assert found.shape == (80, 40, 3)
     assert np.abs(found.astype(int) - np.rot90(smooth, -1)).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["palette.tif", "white_is_zero.tif", "one_bit.tif"])
+def test_labels_are_the_numbers_of_the_file(name, tmp_path):
+    KINDS[name][0](tmp_path / name)
+    stored = {"palette.tif": np.asarray(PALETTE), "white_is_zero.tif": 255 - GREY, "one_bit.tif": GREY > 99}
+    found = read_page(tmp_path / name, as_stored=True)
+    assert found.dtype == stored[name].dtype and np.array_equal(found, stored[name])
 
 
 def half(content: bytes) -> bytes:
@@ -98,7 +125,7 @@ BROKEN = {  # name -> how it is written, what is done to its bytes, words of the
     "int16.tif": (tif(GREY.astype(np.int16)), bytes, "image of int16"),
     "int32.tif": (tif(GREY.astype(np.uint32)), bytes, "image of uint32"),
     "two_channels.tif": (tif(COLOUR[..., :2], photometric="minisblack", planarconfig="contig"), bytes,
-                         r"shape \[20, 30, 2\]"),
+                         "2 samples a pixel, expected grey or RGB"),
 }  # fmt: skip
 
 
@@ -109,7 +136,7 @@ def test_what_is_broken_is_named(name, tmp_path):
     write(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(DataError, match=rf"{name}: (?s:.*){words}"):
-        [read_page(path, page) for page in range(count_pages(path))]
+        [as_colour(Page(path, i).read(), Page(path, i)) for i in range(n_pages(path))]
 
 
 def test_what_is_not_there(tmp_path):

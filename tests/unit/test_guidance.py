@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from panolib.clustering.in_masks import (
 )
 from panolib.clustering.votes import vote_categories, vote_semantic_class
 from panolib.labels import CITYSCAPES, VOID
+from panolib.study import kinds
 
 ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))
 THINGS = CITYSCAPES.thing_ids
@@ -277,3 +279,29 @@ def test_corrected_refuses_other_shares_and_grids():
         corrected(np.zeros((2, 2)), np.zeros((2, 2)), 1.2)
     with pytest.raises(ValueError, match="one grid"):
         corrected(np.zeros((2, 2)), np.zeros((2, 3)), 0.5)
+
+
+def test_masks_of_one_guide_are_predicted_once_for_runs_that_ask_in_turn(monkeypatch):
+    """Most instance runs of a study have the same guide: predicting anew took a fifth of each."""
+    asked = []
+
+    def predicted(guide, target, label):
+        asked.append((guide, label))
+        return [np.full((2, 2), len(asked), np.uint8) for _ in target]
+
+    monkeypatch.setattr(kinds.evaluate, "predicted_masks", predicted)
+    monkeypatch.setattr(kinds, "_last_masks", {})
+
+    def job(key, name, guide="student"):
+        run = SimpleNamespace(name=name, domain="city", parents=(("semantic", SimpleNamespace(key=key)),))
+        return SimpleNamespace(run=run, spec=SimpleNamespace(guide=guide, compute="cpu"))
+
+    images = ["image", "image"]
+    first = kinds.guiding_masks(job("a", "one"), "guide", images)
+    first[0] = None  # a caller that corrects its own list changes no other's
+    second = kinds.guiding_masks(job("a", "two"), "guide", images)
+    assert [mask.max() for mask in second] == [1, 1]
+    assert kinds.guiding_masks(job("b", "three"), "guide", images)[0].max() == 2
+    assert kinds.guiding_masks(job("b", "four", "teacher"), "guide", images)[0].max() == 3
+    assert kinds.guiding_masks(job("b", "five", "teacher"), "guide", list(images))[0].max() == 4
+    assert [label for _, label in asked] == [f"{name}: masks" for name in ("one", "three", "four", "five")]

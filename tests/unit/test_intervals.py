@@ -226,6 +226,25 @@ def test_one_seed_has_to_exceed_the_smallest_effect_and_never_shows_that_there_i
     assert [verdict(found, word, SMALLEST) for word in ("higher", "lower", "same")] == [higher, lower, same]
 
 
+@pytest.mark.parametrize(
+    "low, high, n_seeds, expected",
+    [
+        (0.2, 3.0, 3, CONTRADICTED),
+        (-3.0, 0.9, 3, HOLDS),
+        (-3.0, -1.2, 3, HOLDS),
+        (-0.2, 1.1, 3, UNDECIDED),
+        (0.2, 3.0, 1, UNDECIDED),
+        (1.2, 3.0, 1, CONTRADICTED),
+        (-3.0, 0.9, 1, UNDECIDED),  # another seed may change it
+        (-3.0, -1.2, 1, HOLDS),
+        (np.nan, np.nan, 1, UNDECIDED),
+    ],
+)
+def test_what_does_not_help_may_also_harm(low, high, n_seeds, expected):
+    found = Interval((low + high) / 2, low, high, n_seeds=n_seeds)
+    assert verdict(found, "not higher", SMALLEST) == expected
+
+
 def test_a_null_difference_passes_seldom():
     """Three seeds of one sign hold in 2.5 % of all cases without a difference, not in 12.5 %."""
     differences = np.random.default_rng(8).standard_normal((SIMULATIONS, 3))

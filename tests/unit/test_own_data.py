@@ -14,7 +14,7 @@ import tifffile
 import yaml
 from PIL import Image
 
-from panolib.data.any_image import n_pages, read_pages
+from panolib.data.any_image import n_pages, read_page
 from panolib.data.check import check_folders
 from panolib.data.images import scale_intensity, stretch_intensity
 from panolib.data.intensity import Intensity, percentiles_of
@@ -48,6 +48,10 @@ def save(path, pixels):
         tifffile.imwrite(path, pixels, photometric="rgb" if is_rgb else "minisblack")
     else:
         assert cv2.imwrite(str(path), pixels)
+
+
+def read_pages(path):
+    return [read_page(path, i) for i in range(n_pages(path))]
 
 
 def ramp(size=SIZE, dtype=np.uint8):
@@ -468,8 +472,8 @@ BAD_FOLDERS = {  # what is done to a good folder: what the message says
     "cut mask": (cut("masks/a.tif"), r"masks.a\.tif: no readable image: .*; expected a whole TIFF file"),
     "TIFF of text": (write("images/a.tif", b"<html>"), r"a\.tif: no readable image: .*expected a whole TIFF"),
     "empty TIFF": (write("masks/c.tif", b""), r"c\.tif: no readable image: .*; expected a whole TIFF file"),
-    "cut JPEG": (jpeg_cut, r"a\.jpg: no readable image: .*truncated.*; expected a whole \.jpg file"),
-    "pages of two sizes": (two_series, r"a\.tif: 2 series of images, expected pages of one size and type"),
+    "cut JPEG": (jpeg_cut, r"a\.jpg: no readable image: .*truncated.*; expected a whole JPEG"),
+    "pages of two sizes": (two_series, r"cells: 2 of 4 images have no mask, the first is a/0001; expected"),
     "float image": (
         tiff("images/a.tif", ramp(dtype=np.float32)), r"a\.tif: image of float32, expected uint8 or uint16",
     ),

@@ -183,7 +183,7 @@ def read_mask(page: Page) -> np.ndarray:
         raise DataError(f"{page}: mask as {suffix}, which changes values; expected PNG or TIFF")
     if suffix == ".png" and page.path.read_bytes()[24:26] != b"\x10\x00":  # not grey of 16 bits
         return read_indices(page.path).astype(np.int32)
-    mask = page.read()
+    mask = page.read(as_stored=True)
     if mask.ndim != 2:
         raise DataError(f"{page}: mask with {mask.shape[2]} channels, expected one")
     if mask.dtype.kind not in "iub":

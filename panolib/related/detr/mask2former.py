@@ -61,8 +61,9 @@ class Mask2Former(nn.Module):
     def __init__(self, encoder: Encoder, n_classes: int, *, decoder_layers: int, **sizes):
         super().__init__()
         channels, strides = encoder.channels[1:], encoder.strides[1:]
-        # The library makes its encoder from a configuration. This one is smallest, and says the channels.
-        placeholder = ResNetConfig(
+        # The library makes an encoder from a configuration, of which its decoder takes the channels; the
+        # smallest one of these channels is made, and ours takes its place.
+        smallest = ResNetConfig(
             embedding_size=8,
             hidden_sizes=channels,
             depths=[1] * len(channels),
@@ -70,7 +71,7 @@ class Mask2Former(nn.Module):
             out_features=[f"stage{i + 1}" for i in range(len(channels))],
         )
         config = OnResNet(
-            backbone_config=placeholder,
+            backbone_config=smallest,
             num_labels=n_classes,
             feature_strides=strides,
             common_stride=strides[0],

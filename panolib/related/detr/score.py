@@ -36,7 +36,7 @@ from panolib.scoring.evaluate import (
 class QueryRule:
     """How queries become a panoptic map (`targets.panoptic_from_queries`)."""
 
-    thresholds: Annotated[tuple[Share, ...], Field(min_length=2)]  # of scores; the first is the headline
+    thresholds: Annotated[tuple[Share, ...], Field(min_length=1)]  # of scores; the first is the headline
     min_area: Natural  # pixels; smaller segments are dropped
 
 
