@@ -1,4 +1,4 @@
-"""The command line, ``python -m panolib {predict,runs,train,reproduce,data,bench,export,weights,
+"""The command line, ``python -m panolib {predict,adapt,runs,train,reproduce,data,bench,export,weights,
 pack,unpack}``."""
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         "images", nargs="+", metavar="IMAGES", help="PNG, JPEG, TIFF: files, folders, patterns"
     )
     sub.add_argument(
-        "--weights", required=True, metavar="W", help="street, nuclei, or a file of the command weights"
+        "--weights", required=True, metavar="W",
+        help="street, nuclei, a file of the command weights, or the name of a recorded run of profile cpu",
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
     sub.add_argument("--overwrite", action="store_true", help="replace what is there of other origin")
@@ -91,6 +92,23 @@ def _parser() -> argparse.ArgumentParser:
         "--tile", type=_tile, metavar="N", default=1024,
         help="pixels a side beyond which images are predicted in tiles (default: %(default)s)",
     )
+    summary = "Adapt networks from labelled images of yours to images without labels."
+    sub = commands.add_parser("adapt", help=summary, description=summary)
+    sub.set_defaults(command="adapt")
+    text = "whose settings and iterations are taken (default: cpu, with iterations for half an hour)"
+    sub.add_argument("--profile", help=text)
+    sub.add_argument("--source", required=True, metavar="DIR", help="images with labels, in a known layout")
+    sub.add_argument("--target", required=True, metavar="DIR", help="images without labels")
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for everything; goes on there")
+    text = "networks to begin with, as of predict: street, nuclei, a file or a run (default: none)"
+    sub.add_argument("--start", metavar="W", help=text)
+    sub.add_argument("--labels", type=Path, metavar="DIR", help="some target images with labels, to score")
+    sub.add_argument("--label-set", metavar="YAML", help="its classes (default: background and object)")
+    sub.add_argument(
+        "--diameter", type=_diameter, metavar="N",
+        help="of objects in the target, pixels: the source is rescaled to it",
+    )
+    add_workers(sub)
     add("list_runs", "Print every run of the study with its state.", profile="cpu")
     sub = add("train", "Train the chosen runs, and those they start from.")
     sub.add_argument(
@@ -149,6 +167,17 @@ def _scale(text: str) -> float:
         found = 0.0
     if not 0 < found < 100:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and below 100, found {text!r}")
+    return found
+
+
+def _diameter(text: str) -> float:
+    """Pixels of a median object."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 10_000:
+        raise argparse.ArgumentTypeError(f"expected pixels, above 0 and below 10000, found {text!r}")
     return found
 
 

@@ -8,12 +8,14 @@ import difflib
 import fnmatch
 import signal
 import sys
+import tempfile
 import threading
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from panolib.adapt import adapt as adapt_to
 from panolib.config import project_root
 from panolib.dry_run import make_plan
 from panolib.lab.cluster import Workers
@@ -29,9 +31,12 @@ from panolib.load import load
 from panolib.predict_files import predict_files, report
 from panolib.report.model_card import model_card
 from panolib.report.rows import write_csv
+from panolib.study.apply import SHIPPED
 from panolib.study.export import check_exportable, check_free, export_run, untrained
-from panolib.study.packaged import packaged_runs, write_package
+from panolib.study.packaged import NoWeights, packaged_runs, write_package
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
+
+RUNS_OF = "cpu"  # profile whose runs `predict` knows by name
 
 
 def list_runs(options: Namespace) -> None:
@@ -198,7 +203,7 @@ def weights(options: Namespace) -> None:
     if missing or loaded.store.load(run) is None:
         _prepare(loaded, run)
         _say_trained_first(loaded, missing)
-    recipe = write_package(loaded.store, run, options.out)
+    recipe = write_package(loaded.store, loaded.sources, run, options.out)
     card = options.out.with_suffix(".md")
     write(card, model_card(loaded.store, run, recipe, options.out.name).encode())
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in (options.out, card)]
@@ -207,16 +212,53 @@ def weights(options: Namespace) -> None:
 
 def predict(options: Namespace) -> int:
     """Write what networks say about image files. Exit status 1 where an image could not be predicted."""
-    broken = predict_files(
-        options.images, options.weights, options.out, overwrite=options.overwrite, scale=options.scale,
-        tile=options.tile,
-    )  # fmt: skip
+    with _packaged(options.weights) as weights:
+        broken = predict_files(
+            options.images, weights, options.out, overwrite=options.overwrite, scale=options.scale,
+            tile=options.tile,
+        )  # fmt: skip
     return report(broken, options.out)
 
 
 def _workers(options: Namespace) -> Workers:
     """Where the options say that runs are trained."""
     return Workers(options.workers, options.cluster, options.cluster_settings, options.scheduler)
+
+
+def adapt(options: Namespace) -> int:
+    """Adapt networks to images without labels. Exit status 1 where an image could not be predicted."""
+    begins = contextlib.nullcontext() if options.start is None else _packaged(options.start)
+    with begins as start:
+        return adapt_to(
+            options.source, options.target, options.out, start=start, profile=options.profile,
+            labels=options.labels, label_set=options.label_set, diameter=options.diameter,
+            workers=options.workers,
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _packaged(weights: str) -> Iterator[str]:
+    """Shipped names and files as they are; a run of profile cpu as a file that is there for the block."""
+    if weights in SHIPPED or Path(weights).exists():
+        yield weights
+        return
+    loaded = load(RUNS_OF, train=False)
+    if weights not in loaded.runs:
+        yield weights  # whoever opens it says what was expected
+        return
+    run = loaded.runs[weights]
+    missing = [run.name] if loaded.store.load(run) is None else []
+    missing += [network.name for network in without_weights(loaded.store, packaged_runs(run))]
+    if missing:
+        raise NoWeights(
+            f"weights {weights!r}: not trained on this machine: {', '.join(missing)}; expected their weights "
+            f"beside the records: python -m panolib weights --profile {RUNS_OF} --run {weights} --out FILE "
+            "trains them"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{weights}.safetensors"
+        write_package(loaded.store, loaded.sources, run, path)
+        yield str(path)
 
 
 def _named_run(loaded: Study, name: str) -> Run:

@@ -14,9 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from panolib.config import NonNegative, Size, expand_path, from_mapping, spec
+from panolib.config import NonNegative, Size, expand_path, from_mapping, spec, to_plain
 from panolib.data.errors import DataError, MissingData
 from panolib.data.fingerprints import folder_fingerprint, remembered
+from panolib.data.intensity import STRETCHED
 from panolib.data.samples import ImageSet, InMemory, Memory, Sample
 
 DOMAINS: dict[str, type[Sources]] = {}  # import `readers` to have it filled
@@ -168,6 +169,15 @@ class Sources(ABC):
         if name.partition(":")[0] not in self.own and self._source is not None:
             return self._source.fingerprint(name)
         return self._fingerprint(name)
+
+    def preprocessing(self) -> dict[str, Any]:
+        """How images are changed before a network sees them, as plain values to be kept with its weights.
+
+        "intensity": percentiles and whether `over` image or set, or None; "limits": intensities of the set
+        that become 0 and 255, or None; "diameter", "pixel_size": scale of the target, or None.
+        """
+        intensity = to_plain(STRETCHED) if self.stretched else None
+        return {"intensity": intensity, "limits": None, "diameter": None, "pixel_size": None}
 
     def parts(self, name: str) -> tuple[str, ...]:
         """The data sets that one is made of."""

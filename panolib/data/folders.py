@@ -170,6 +170,11 @@ class FolderSet(ImageSet):
         self._images = [images[i] for i in self.ids]
         self._labels = [labels[i] for i in self.ids] if labels is not None else None
 
+    @property
+    def image_files(self) -> list[Path]:
+        """The files of the images in order, each once, also one with many pages."""
+        return list(dict.fromkeys(getattr(image, "path", image) for image in self._images))
+
     def subset(self, indices: Iterable[int]) -> FolderSet:
         """The samples at these positions, under their ids; nothing is read."""
         part, indices = copy.copy(self), list(indices)

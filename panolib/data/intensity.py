@@ -31,6 +31,9 @@ class Intensity:
             raise DataError(f"percentiles: expected two of 0 .. 100, rising, found {low}, {high}")
 
 
+STRETCHED = Intensity()
+
+
 def percentiles_of(images: Iterable[np.ndarray], percentiles: Limits) -> Limits:
     """Percentiles of the values of all images together, as of `numpy.percentile`, in little memory.
 

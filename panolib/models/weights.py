@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from panolib.config import expand_path, project_root
 from panolib.errors import UserError
@@ -156,6 +156,28 @@ def find_encoder_weights(name: str, weights: str | Path) -> Mapping[str, Tensor]
             f"weights 'imagenet' of {name}: timm cannot get them ({_reason(error)}). Without a network: "
             f"{advice}a file, or null, which trains from scratch"
         ) from error
+
+
+def load_start(model: nn.Module, start: str | Path) -> None:
+    """Bring a network to the weights of a whole network in a file.
+
+    What counts classes, the last layers, stays as it is where the file has another number of them.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such file, it cannot be read, or it holds another network.
+    """
+    path = _find_file(start, "a whole network")
+    own, state = model.state_dict(), _read_state(path)
+    if alone := sorted(own.keys() ^ state.keys()):
+        raise WeightsError(f"start {path}: {alone[0]} is in one of network and file, expected it in both")
+    other = {name: value for name, value in own.items() if value.shape != state[name].shape}
+    for name, value in other.items():
+        if value.shape[1:] != state[name].shape[1:]:
+            found, expected = tuple(state[name].shape), tuple(value.shape)
+            raise WeightsError(f"start {path}: {name} has shape {found}, expected {expected}")
+    model.load_state_dict({**state, **other})
 
 
 def _of_package(name: str) -> dict[str, Tensor]:

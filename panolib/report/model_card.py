@@ -12,7 +12,6 @@ import numpy as np
 from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import Store
-from panolib.labels import LABEL_SETS
 from panolib.report.counted import counted
 from panolib.report.intervals import paired_over_images
 from panolib.study.packaged import Recipe
@@ -39,7 +38,7 @@ SCORES = {"pq": "PQ", "pq_plus": "PQ+", "miou": "mIoU"}
 def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
     """Markdown text about the networks of a panoptic run, every number from its record and its parents'."""
     record = store.get(run)
-    label_set, encoder = LABEL_SETS[recipe.label_set], recipe.semantic.encoder
+    label_set, encoder = recipe.label_set, recipe.semantic.encoder
     weights = encoder.weights if encoder else recipe.semantic.weights
     networks = "one encoder with two heads" if recipe.shared else "two networks"
     lines = [
@@ -50,6 +49,7 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
         f"classes; things: {', '.join(label_set.things)}.",
         "",
         f"Run {run.name}, key {run.key[:12]}.",
+        *_scale_lines(recipe),
         "",
         "## Use",
         "",
@@ -82,9 +82,18 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
         "",
         "## Not for",
         "",
-        NOT_FOR.get(recipe.label_set, NOT_FOR_OWN),
+        NOT_FOR.get(label_set.name, NOT_FOR_OWN),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _scale_lines(recipe: Recipe) -> list[str]:
+    """What is known about the size of things in the images that the networks learned from."""
+    known = {
+        "Objects of a median diameter of {:g} pixels.": recipe.diameter,
+        "One pixel is {:g} wide, in the unit of the profile.": recipe.pixel_size,
+    }
+    return [part for text, value in known.items() if value for part in ("", text.format(value))]
 
 
 def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]:

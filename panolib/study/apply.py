@@ -10,8 +10,8 @@ import numpy as np
 
 from panolib.config import project_root
 from panolib.data.errors import DataError
-from panolib.data.images import resize_image, resize_labels, stretch_intensity
-from panolib.data.intensity import as_colour, to_eight_bits
+from panolib.data.images import resize_image, resize_labels
+from panolib.data.intensity import as_colour, to_eight_bits, to_rgb
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
 from panolib.inference.tiles import Maps, stitch, tile_windows
@@ -115,7 +115,7 @@ def weights_file(weights: str | Path) -> Path:
         if not path.is_file():
             raise NoWeights(
                 f"weights {str(weights)!r}: no such file, expected {' or '.join(SHIPPED)}, or a safetensors "
-                "file that `python -m panolib weights` wrote"
+                "file that `python -m panolib weights` wrote, or a recorded panoptic run of profile cpu"
             )
         return path
     path = project_root(Path(__file__).parent) / "results" / "cpu" / "weights" / f"{weights}.safetensors"
@@ -129,7 +129,9 @@ def weights_file(weights: str | Path) -> Path:
 
 def as_network_sees(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     """uint8 [H, W, 3] of uint8 or uint16: intensities as in the images that networks were trained on."""
-    return stretch_intensity(image) if recipe.stretched else to_eight_bits(image)
+    if recipe.intensity is None:
+        return to_eight_bits(image)
+    return to_rgb(image, "image", recipe.intensity, recipe.limits)
 
 
 def _maps(networks: PanopticNetworks, image: np.ndarray) -> Maps:

@@ -278,10 +278,11 @@ def over_baseline(cls: type, baseline: Mapping, section: Mapping) -> dict:
 
 
 def _weights(fields: Mapping) -> tuple[str, ...]:
-    """Fingerprint of the file with the pre-trained weights of a spec's network."""
+    """Fingerprints of the files with the pre-trained weights of a spec's network."""
     network = fields.get("network") or {}
     network = network.get("semantic", network)  # of a shared one
-    return weights_fingerprint((network.get("encoder") or network).get("weights"))
+    encoder = (network.get("encoder") or network).get("weights")
+    return weights_fingerprint(encoder) + weights_fingerprint(fields.get("start"))
 
 
 def declare_ladder(grid: Grid) -> None:

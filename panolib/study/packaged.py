@@ -18,9 +18,19 @@ from safetensors.torch import save
 from torch import nn
 
 from panolib.clustering.algorithms import Algorithm
-from panolib.config import Count, Natural, NonNegative, Positive, from_mapping, spec, to_plain
+from panolib.config import (
+    Count,
+    Natural,
+    NonNegative,
+    NonNegativePair,
+    Positive,
+    from_mapping,
+    spec,
+    to_plain,
+)
+from panolib.data.domains import Sources
 from panolib.data.images import png_size
-from panolib.data.readers import DOMAINS
+from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
 from panolib.errors import UserError
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
@@ -45,17 +55,21 @@ class NoWeights(UserError, ValueError):
 class Recipe:
     """What a file says beside its tensors.
 
-    `run` and `key` name the record that the networks were scored in. `stretched`: images have their
-    intensities spread over percentiles. `width`: of the images, pixels, to which others are resized; None
-    where they keep their own scale. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size`
-    in pixels of the embedding grid, `opening` in pixels.
+    `run` and `key` name the record that the networks were scored in. `intensity`, `limits`: what becomes 0
+    and 255 (`data.intensity`); None where images of 8 bits are as they are. `width`: of the images, pixels,
+    to which others are resized; None where they keep their own scale. `diameter` or `pixel_size` of what the
+    networks learned from, if it is known. `bandwidth` and `delta_dist` are in units of the embeddings,
+    `min_size` in pixels of the embedding grid, `opening` in pixels.
     """
 
-    format: Literal[1]
+    format: Literal[2]
     run: str
     key: str
-    label_set: Literal[tuple(LABEL_SETS)]
-    stretched: bool
+    label_set: LabelSet
+    intensity: Intensity | None
+    limits: NonNegativePair | None
+    diameter: Positive | None
+    pixel_size: Positive | None
     width: Count | None
     semantic: SemanticNetwork
     instance: InstanceNetwork
@@ -66,6 +80,13 @@ class Recipe:
     min_size: Natural
     rule: Literal[MERGE_RULES]
     opening: Natural
+
+    def __post_init__(self):
+        label_set, n = self.label_set, len(self.label_set.classes)
+        if n < 2 or {len(label_set.colours), len(label_set.file_ids)} != {n}:
+            raise ValueError(f"label_set: expected a colour and a file id for each of {n} classes")
+        if unknown := [name for name in label_set.things if name not in label_set.classes]:
+            raise ValueError(f"label_set: things {unknown}, expected names of {list(label_set.classes)}")
 
 
 @dataclass(frozen=True)
@@ -78,7 +99,7 @@ class PanopticNetworks:
 
     @property
     def label_set(self) -> LabelSet:
-        return LABEL_SETS[self.recipe.label_set]
+        return self.recipe.label_set
 
     def predict(self, sample: Sample) -> PanopticPrediction:
         """The panoptic map of one image; labels of the sample are not looked at."""
@@ -90,8 +111,10 @@ class PanopticNetworks:
         )  # fmt: skip
 
 
-def write_package(store: Store, run: Run, path: Path) -> Recipe:
+def write_package(store: Store, sources: Mapping[str, Sources], run: Run, path: Path) -> Recipe:
     """Write the networks that a panoptic run scored, with its settings, to a safetensors file.
+
+    `sources`: the data sets by domain; where intensities are those of a whole set its images are read.
 
     Raises
     ------
@@ -104,12 +127,12 @@ def write_package(store: Store, run: Run, path: Path) -> Recipe:
     networks = semantic.spec.network
     chosen = store.get(parents["clustering"]).metrics
     recipe = Recipe(
-        format=1,
+        format=2,
         run=run.name,
         key=run.key,
-        label_set=scores.label_set,
-        stretched=DOMAINS[run.domain].stretched,
-        width=None if DOMAINS[run.domain].own_scale else _image_width(store, run),
+        label_set=LABEL_SETS[scores.label_set],
+        **_preprocessing(sources[run.domain]),
+        width=None if sources[run.domain].own_scale else _image_width(store, run),
         semantic=networks.semantic if shared else networks,
         instance=networks.instance if shared else instance.spec.network,
         shared=shared,
@@ -131,6 +154,15 @@ def write_package(store: Store, run: Run, path: Path) -> Recipe:
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, save(halved(tensors), metadata={ENTRY: text}))
     return recipe
+
+
+def _preprocessing(sources: Sources) -> dict[str, Any]:
+    """Values of the fields of a recipe that say how images are changed."""
+    found = sources.preprocessing()
+    intensity, limits = found["intensity"], found["limits"]
+    if intensity is not None:
+        found["intensity"] = from_mapping(Intensity, intensity, where="intensity")
+    return found | {"limits": None if limits is None else tuple(limits)}
 
 
 def _image_width(store: Store, run: Run) -> int:
@@ -182,7 +214,7 @@ def read_package(path: Path | str) -> PanopticNetworks:
         recipe = from_mapping(Recipe, _mapping(text), where=f"{path}: {ENTRY}")
     except ValueError as error:  # also a ProfileError, and of JSON
         raise NoWeights(f"{path}: {expected}; {error}") from error
-    n_classes = LABEL_SETS[recipe.label_set].n_classes
+    n_classes = recipe.label_set.n_classes
     if recipe.shared:
         whole = build_shared(SharedNetworks(recipe.semantic, recipe.instance), n_classes, pretrained=False)
         semantic, instance, parts = whole.semantic, whole.instance, {"shared": whole}

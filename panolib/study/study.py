@@ -70,6 +70,7 @@ NOTEBOOKS = {
     "10_detr_panoptic": (("detr",), ("detr",)),
     "14_performance": (("performance",), ("performance",)),
     "15_method_in_plain_sight": ((), ()),
+    "17_your_images": (("nuclei",), ()),
 }
 
 

@@ -17,6 +17,7 @@ from panolib.data.mixing import source_share_counts
 from panolib.data.samples import Sample
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
+from panolib.models.weights import load_start
 from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
 from panolib.training.instance_targets import (
@@ -40,7 +41,10 @@ def train_instance_baseline(
 ) -> nn.Module:
     """Train the embedding network on labelled instances; returns it (thesis eq. 11 without self-training)."""
     fabric, state = begin(spec, job)
-    model = lay_out(build_instance(spec.network, pretrained=state is None), spec.compute)
+    whole = state is not None or spec.start is not None
+    model = lay_out(build_instance(spec.network, pretrained=not whole), spec.compute)
+    if state is None and spec.start is not None:
+        load_start(model, spec.start)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
     parts = {"model": model, "optimizer": optimizer}
     restore(parts, state)

@@ -17,6 +17,7 @@ from panolib.data.samples import Sample
 from panolib.labels import LABEL_SETS, VOID
 from panolib.losses.semantic import cross_entropy, self_training_loss
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
+from panolib.models.weights import load_start
 from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import (
     LabelledBatches,
@@ -60,7 +61,10 @@ def train_baseline(
     `watch`: scores the network while it trains (`scoring.semantic_monitor`).
     """
     fabric, state = begin(spec, job)
-    model = lay_out(build_semantic(spec.network, n_classes, pretrained=state is None), spec.compute)
+    whole = state is not None or spec.start is not None
+    model = lay_out(build_semantic(spec.network, n_classes, pretrained=not whole), spec.compute)
+    if state is None and spec.start is not None:
+        load_start(model, spec.start)
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
     parts = {"model": model, "optimizer": optimizer}
     restore(parts, state)

@@ -264,7 +264,10 @@ class Renormalisation:
 
 @spec
 class BaselineSpec:
-    """Supervised training on labelled images of `source` (the oracle's source is the target itself)."""
+    """Supervised training on labelled images of `source` (the oracle's source is the target itself).
+
+    `start`: a safetensors file with the weights of such a network; without, the encoder's `weights` alone.
+    """
 
     label_set: str
     source: str
@@ -278,6 +281,7 @@ class BaselineSpec:
     seed: Seed
     monitor: Monitor | None = later(None)
     renormalise: Renormalisation | None = later(None)  # of source images
+    start: str | None = later(None)
 
 
 @spec
@@ -397,12 +401,13 @@ class EmbeddingTrainingSpec:
 
 @spec
 class InstanceBaselineSpec(EmbeddingTrainingSpec):
-    """Supervised embedding training, then the choice of clustering settings."""
+    """Supervised embedding training, then the choice of clustering settings; `start` as in `BaselineSpec`."""
 
     selection: str  # labelled data set of the *training* domain on which clustering settings are chosen
     n_selection: Count
     bandwidths: Annotated[tuple[Positive, ...], Field(min_length=1)]
     merge_distances: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
+    start: str | None = later(None)
 
     def __post_init__(self):
         super().__post_init__()
@@ -453,6 +458,11 @@ class SharedBaselineSpec(InstanceBaselineSpec):
     network: SharedNetworks
     validation: str
     embedding_weight: Positive
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.start is not None:
+            raise ValueError("start: expected none in the training of a shared network")
 
 
 @spec(kw_only=True)

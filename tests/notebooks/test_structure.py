@@ -20,7 +20,7 @@ CHECK, IGNORE = {"nbval-check-output", "keep_output"}, "nbval-ignore-output"
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?:home|root|Users|work|tmp|usr|var|opt|mnt|data)/|\b[A-Z]:\\\\")
 MAX_BYTES, MAX_CODE_CELLS, MAX_LINES = 1_000_000, 24, 16
 NEW = re.compile(r"\bprovenance\.provenance\(")
-TEACHING = {"15_method_in_plain_sight"}
+TEACHING = {"15_method_in_plain_sight", "17_your_images"}
 SECTIONS = {"## The method", "## Verdicts", "## Conclusion", "## Provenance"}
 TABLE = re.compile(
     r"^(tables\.(shown?|show_seeds|instance_counts)\(|\w+\.set_index\("

@@ -9,11 +9,14 @@ import pytest
 import tifffile
 import yaml
 
+import panolib
 from panolib.config import ProfileError
+from panolib.data.intensity import Intensity
 from panolib.data.readers import Folders
 from panolib.data.readers.own import READERS
 from panolib.labels import LABEL_SETS
 from panolib.load import load
+from panolib.study.packaged import read_package, write_package
 
 TISSUE = {"classes": ["background", "nucleus", "debris"], "things": ["nucleus"]}
 
@@ -50,6 +53,7 @@ def test_a_data_set_of_its_own_is_a_section_and_a_label_set(tmp_path, monkeypatc
             save(tmp_path / "labelled" / folder / f"{i}.tif", pixels)
         save(tmp_path / "new" / f"{i}.tif", (image // 16).astype(np.uint8))
     data = {"source": {"root": "labelled"}, "target": {"root": "new"}, "label_set": "tissue.yaml"}
+    data["intensity"] = {"over": "set"}
     study = profile(tmp_path, {"data": data})
     rungs = {run.rung for run in study.runs.values() if run.domain == "mine" and run.branch == "panoptic"}
     assert rungs == {"source_only", "abn", "adabn", "control", "self_trained"}
@@ -61,8 +65,18 @@ def test_a_data_set_of_its_own_is_a_section_and_a_label_set(tmp_path, monkeypatc
     assert self_trained.spec.target == "target/train:unlabelled"
     assert np.isfinite(study.get(self_trained.name).curves.to_numpy(float)).all()
 
+    path = tmp_path / "tissue.safetensors"
+    write_package(study.store, study.sources, record.run, path)
     copied = pickle.dumps(study.sources["mine"])  # as for a worker process, which reads no profile
     monkeypatch.delitem(LABEL_SETS, "tissue")
+    networks = read_package(path)  # whoever gets the file has neither the YAML file nor the images
+    assert (networks.label_set.classes, networks.label_set.things) == (("background", "nucleus", "debris"),
+                                                                       ("nucleus",))  # fmt: skip
+    assert networks.recipe.intensity == Intensity(over="set") and networks.recipe.width is None
+    floor, ceiling = networks.recipe.limits
+    assert 30 < floor < ceiling < 260  # of the target, a sixteenth of the intensities of the source
+    result = panolib.predict(tifffile.imread(tmp_path / "new" / "0.tif"), path)
+    assert result.label_names == networks.label_set.classes and result.semantic.max() < 3
     assert pickle.loads(copied).label_set == "tissue" and LABEL_SETS["tissue"].things == ("nucleus",)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -36,7 +37,7 @@ def written(study, request, tmp_path_factory):
     """(panoptic run, file of its networks)."""
     run = study.runs[f"city-panoptic-{request.param}-s0"]
     path = tmp_path_factory.mktemp("files") / "networks.safetensors"
-    write_package(study.store, run, path)
+    write_package(study.store, study.sources, run, path)
     return run, path
 
 
@@ -60,7 +61,8 @@ def test_a_file_predicts_what_the_networks_of_the_study_predict(study, written):
         min_size=run.spec.min_size, bandwidth=chosen["bandwidth"], delta_dist=chosen["delta_dist"],
     )  # fmt: skip
     networks = read_package(path)
-    assert (networks.recipe.width, networks.recipe.stretched) == (sample.image.shape[1], False)
+    assert (networks.recipe.width, networks.recipe.intensity) == (sample.image.shape[1], None)
+    assert networks.label_set == LABEL_SETS[run.spec.label_set]
     found = networks.predict(replace(sample, semantic=None, instance=None))
     assert torch.equal(found.outputs.probabilities, expected.outputs.probabilities)
     assert torch.equal(found.outputs.embeddings, expected.outputs.embeddings)
@@ -96,7 +98,8 @@ def test_a_card_says_scores_with_their_intervals_and_what_taught_the_networks(st
 
 def test_a_run_without_both_networks_is_refused(study, tmp_path):
     with pytest.raises(NoWeights, match="is of kind 'self_training', expected a panoptic run"):
-        write_package(study.store, study.runs["city-semantic-self_trained-s0"], tmp_path / "a.safetensors")
+        run = study.runs["city-semantic-self_trained-s0"]
+        write_package(study.store, study.sources, run, tmp_path / "a.safetensors")
     shared, other = (study.runs[f"city-panoptic-source_only{x}-s0"] for x in ("-shared", ""))
     parents = dict(other.parents) | {"semantic": dict(shared.parents)["semantic"]}
     with pytest.raises(NoWeights, match="expected one shared"):
@@ -120,7 +123,9 @@ def test_what_is_no_package_is_one_clear_error(written, tmp_path):
         text = file.metadata()[packaged.ENTRY]
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     for changed, message in (
-        (text.replace('"format": 1', '"format": 2'), "format"),
+        (text.replace('"format": 2', '"format": 1'), "format"),
+        (text.replace('"things": ["person"', '"things": ["people"'), "things .'people'., expected names"),
+        (text.replace('"colours": [[', '"colours": [[1, 2, 3], ['), "a colour and a file id for each of 19"),
         (text.replace('"min_size": ', '"min_size": -'), "min_size"),
         ("[1]", "expected a mapping"),
         ("{", "expected a safetensors file"),
@@ -145,3 +150,22 @@ def test_the_command_writes_file_and_card_and_needs_no_images_for_recorded_runs(
     assert "city.safetensors" in (tmp_path / "a" / "city.md").read_text()
     with pytest.raises(SystemExit, match=r"city\.pt: expected a file name that ends in \.safetensors"):
         main([*command, str(tmp_path / "city.pt")])
+
+
+def test_a_recorded_run_is_as_good_as_its_file(study, tmp_path, monkeypatch, capsys):
+    name, image = "city-panoptic-source_only-s0", tmp_path / "images" / "a.png"
+    image.parent.mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 80, 3), np.uint8)).save(image)
+    study.get(name)
+    write_package(study.store, study.sources, study.runs[name], tmp_path / "a.safetensors")
+    asked = []
+    monkeypatch.setattr(commands, "load", lambda profile, **_: asked.append(profile) or study)
+    for weights, out in ((name, "run"), (name, "run"), (str(tmp_path / "a.safetensors"), "file")):
+        assert main(["predict", str(image), "--weights", weights, "--out", str(tmp_path / out)]) == 0
+    assert asked == ["cpu", "cpu"]  # and the second time all was there
+    found = [(tmp_path / out / "instances" / "a.tif").read_bytes() for out in ("run", "file")]
+    assert found[0] == found[1]
+    monkeypatch.setattr(commands, "without_weights", lambda store, runs: [runs[0]])
+    assert main(["predict", str(image), "--weights", name, "--out", str(tmp_path / "none")]) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"weights {name!r}: not trained on this machine: city-semantic-source_only-s0; expected" in line

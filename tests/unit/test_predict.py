@@ -23,6 +23,7 @@ from panolib import predict_files
 from panolib.__main__ import main
 from panolib.data.errors import DataError
 from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png16
+from panolib.data.intensity import Intensity
 from panolib.labels import CITYSCAPES, NUCLEI
 from panolib.study import apply
 from panolib.study.packaged import NoWeights, PanopticNetworks, read_package
@@ -112,6 +113,8 @@ def test_intensities_are_those_that_the_networks_learned_from():
     dark = np.where(spots((60, 80)) > 0, 1500, 500).astype(np.uint16)  # of 65535
     assert panolib.predict(dark, of_colours()).instances.max() == 0
     assert panolib.predict(dark, of_colours(stretched=True)).instances.max() > 0
+    limits = {"intensity": Intensity(over="set"), "limits": (0.0, 65535.0)}  # of other, brighter images
+    assert panolib.predict(dark, of_colours(**limits)).instances.max() == 0
     seen = apply.as_network_sees(np.repeat(dark[..., None], 3, 2), recipe(stretched=True))
     assert np.array_equal(seen, stretch_intensity(dark))
 

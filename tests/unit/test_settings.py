@@ -136,8 +136,9 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     assert list(load(tmp_path, {section: None}).runs) == list(loaded.runs)
     whole, names = set(load(tmp_path, {}).runs), asked(loaded)
     assert set(loaded.runs) < whole
-    needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei",), "realtime": ("09_realtime_adaptation",),
-              "detr": ("10_detr_panoptic",), "performance": ("14_performance",)}.get(section, ())  # fmt: skip
+    needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei", "17_your_images"),
+              "realtime": ("09_realtime_adaptation",), "detr": ("10_detr_panoptic",),
+              "performance": ("14_performance",)}.get(section, ())  # fmt: skip
     assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:
         with pytest.raises(

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from panolib.config import to_plain
+from panolib.data.intensity import STRETCHED
 from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.study.packaged import ENTRY, PanopticNetworks, Recipe
 from panolib.training.setup import build_instance, build_semantic
@@ -22,12 +23,14 @@ INSTANCE = InstanceNetwork(
 )
 
 
-def recipe(label_set: str = NUCLEI.name, **settings) -> Recipe:
-    """Settings for networks on images of intensities as they are, at their own scale."""
-    common = {"format": 1, "run": "tiny", "key": "0" * 64, "stretched": False, "width": None, "shared": False}
+def recipe(label_set: str = NUCLEI.name, stretched: bool = False, **settings) -> Recipe:
+    """Settings for networks on images at their own scale, of intensities as they are or stretched."""
+    common = {"format": 2, "run": "tiny", "key": "0" * 64, "width": None, "shared": False}
+    common |= {"intensity": STRETCHED if stretched else None, "limits": None}
+    common |= {"diameter": None, "pixel_size": None}
     common |= {"algorithm": "mean_shift_plus", "bandwidth": 0.3, "delta_dist": 0.3, "min_size": 4}
     common |= {"rule": "void", "opening": 0, "semantic": SEMANTIC, "instance": INSTANCE}
-    return Recipe(label_set=label_set, **common | settings)
+    return Recipe(label_set=LABEL_SETS[label_set], **common | settings)
 
 
 def write_tiny(path: Path, label_set: str, seed: int = 0, **settings) -> Path:

@@ -12,7 +12,7 @@ from panolib.data.any_image import IMAGES, Page, n_pages
 from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet, check_pairs, is_thing, split_by_hash
 from panolib.data.images import read_indices
-from panolib.data.intensity import Intensity, Limits, check_depth, percentiles_of, to_rgb
+from panolib.data.intensity import STRETCHED, Intensity, Limits, check_depth, percentiles_of, to_rgb
 from panolib.labels import OBJECTS, LabelSet
 
 MASK_FOLDERS = ("masks", "labels")
@@ -21,9 +21,6 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 LARGEST = 2**31 - 1  # of ids in a file
 MANY = 2**16  # larger ids are renumbered: tables by id would be as long
 EXPECTED = f"images ({', '.join(IMAGES)}) in images/ or in the folder itself"
-
-
-STRETCHED = Intensity()
 
 
 class PagedSet(FolderSet):

@@ -97,6 +97,7 @@ class OwnSources(Sources):
 
     Settings = OwnData
     own = ("source/train", "source/val", "target/train", "target/val")
+    own_scale = True  # no image is resized but those of the source
 
     def __init__(self, settings: OwnData, root: Path, source: Sources | None = None):
         super().__init__(settings, root, source)
@@ -117,15 +118,11 @@ class OwnSources(Sources):
     def available(self) -> bool:
         return all(folder.is_dir() for folder in self.folders.values())
 
-    def preprocessing(self, kind: str = "target") -> dict[str, Any]:
-        """How images are changed before a network sees them, as plain values to be kept with its weights.
-
-        "intensity": percentiles and whether `over` image or set, or None; "limits": intensities of the set
-        that become 0 and 255, or None; "diameter", "pixel_size": scale of the target, or None.
-        """
+    def preprocessing(self) -> dict[str, Any]:
+        """As that of every domain; of images of the target."""
         settings = self.settings
         scale = {key: getattr(settings.target, key) for key in ("diameter", "pixel_size")}
-        limits = self._limits(kind)
+        limits = self._limits("target")
         return {"intensity": to_plain(settings.intensity), "limits": limits and list(limits), **scale}
 
     def on_disk(self, kind: str, split: str, with_labels: bool, limits=None) -> FolderSet:
@@ -140,6 +137,19 @@ class OwnSources(Sources):
         if layout != "coco_panoptic" or settings.label_set is not None:
             options["label_set"] = self._labels
         return READERS[layout](folder, split, **options)
+
+    def labelled(self, folder: Path) -> FolderSet:
+        """Every image of a further folder with its labels, as the target is seen."""
+        if not folder.is_dir():
+            raise MissingData(f"{folder}: no such folder, expected images of the target with labels")
+        layout, limits = layout_of(folder), self._limits("target")
+        options = {"with_labels": True, "intensity": self.settings.intensity, "limits": limits}
+        split = "val" if layout == "cityscapes" else "all"
+        data = READERS[layout](folder, split, label_set=self._labels, **options)
+        if data.label_set != self._labels:
+            found, expected = list(data.label_set.classes), list(self._labels.classes)
+            raise DataError(f"{folder}: classes {found}, expected those of the source {expected}")
+        return data
 
     def _layout(self, kind: str) -> str:
         return getattr(self.settings, kind).reader or layout_of(self.folders[kind])

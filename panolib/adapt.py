@@ -1,0 +1,302 @@
+"""``python -m panolib adapt``: from a user's labelled images to images without labels, one folder of results.
+
+The folder gets a profile that says all settings, and the study's own engine trains it: every run is recorded
+below the folder, and what is stopped goes on with the same command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from safetensors.torch import save
+
+from panolib.config import find_profile, merged, to_plain
+from panolib.data.any_image import Page, n_pages
+from panolib.data.check import check_folders
+from panolib.data.folders import FolderSet
+from panolib.data.intensity import as_colour
+from panolib.data.readers import DOMAINS
+from panolib.data.readers.own import OwnSources
+from panolib.errors import UserError
+from panolib.lab.engine import get_all
+from panolib.lab.files import write
+from panolib.lab.records import Record
+from panolib.lab.run import Run, with_parents
+from panolib.load import load
+from panolib.predict_files import SHEET, predict_files, report
+from panolib.report import adaptation
+from panolib.report.model_card import model_card
+from panolib.study.apply import PanopticResult, load_networks, predict
+from panolib.study.packaged import PanopticNetworks, read_package, write_package
+from panolib.study.settings import OWN_SEEDS
+from panolib.study.study import TEACHER, Study, run_name
+
+DOMAIN, LIKE = "own", "nuclei"
+RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
+STUDENT = "self_trained"
+PROFILE = "adapt.yaml"
+CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
+BUDGET = {  # iterations for half an hour on two cores, with 100 images of 256 x 256: 4 times those of cpu
+    "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
+}  # fmt: skip
+REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
+N_COMPARED = 24  # target images on which the rungs are compared in the report
+
+
+class AdaptError(UserError, ValueError):
+    """Folders with which an adaptation cannot begin."""
+
+
+def adapt(
+    source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
+    labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
+    workers: int = 2,
+) -> int:  # fmt: skip
+    """Train on labelled images, adapt to others, and say what came out.
+
+    The folder gets `adapt.yaml` (the settings), `results/` (every run), `weights/` (a file and a model card
+    for source only, AdaBN, and student and teacher of self-training), `predictions/` (as of `predict`, by the
+    student) and `report.html`.
+
+    Parameters
+    ----------
+    source, target : str
+        Folders in one of the layouts of `data.readers.own.READERS`; labels of the target are not opened.
+    out : Path
+        Goes on there, if the settings are the same.
+    start : str, optional
+        Networks from which training on the source begins, as of `predict`; else from what the profile says.
+    profile : str, optional
+        Whose settings and iterations are taken. Default: those of cpu, with the iterations of `BUDGET`.
+    labels : Path, optional
+        Images of the target with labels, in one of the layouts; they are scored.
+    label_set : str, optional
+        A name or a YAML file (`data.label_sets`).
+    diameter : float, optional
+        Median diameter of objects in the target, pixels, to which the source is rescaled.
+    workers : int
+        Processes that train.
+
+    Returns
+    -------
+    int
+        1 if an image of the target could not be predicted, else 0.
+
+    Raises
+    ------
+    AdaptError
+        With all that is wrong with the folders, a line each, and for a folder of other settings.
+    UserError, OSError
+    """
+    settings = _settings(source, target, profile, label_set, diameter)
+    if start is not None:
+        settings[DOMAIN] = merged(settings[DOMAIN], _start(start, out), PROFILE, DOMAIN)
+    path = _write_profile(out, settings)
+    study = load(path, root=out)
+    sources: OwnSources = study.sources[DOMAIN]
+    check = check_folders(sources)
+    print(check, flush=True)
+    if check.problems:
+        raise AdaptError("\n".join(check.problems))
+    labelled = None if labels is None else sources.labelled(labels)
+    if labelled is not None:
+        list(labelled)  # what is wrong with them is told now
+    runs = [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0])] for rung in RUNGS]
+    _print_plan(study, path, with_parents(runs), workers)
+    records = get_all(study.store, with_parents(runs), workers)
+
+    files = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
+    for run, file in zip(runs, files.values()):
+        recipe = write_package(study.store, study.sources, run, file)
+        write(file.with_suffix(".md"), model_card(study.store, run, recipe, file.name).encode())
+    on_disk = sources.on_disk("target", "train", False)
+    images = [str(image) for image in on_disk.image_files]
+    predictions = out / "predictions"  # of other weights, if images have changed since
+    broken = predict_files(images, str(files[STUDENT]), predictions, overwrite=True)
+    status = report(broken, predictions)
+    networks = {rung: read_package(file) for rung, file in files.items()}
+    _write_report(out, path, str(check), networks, on_disk, records, labelled)
+    return status
+
+
+def _settings(
+    source: str, target: str, profile: str | None, label_set: str | None, diameter: float | None
+) -> dict[str, Any]:
+    """A profile: all of another one that is not `LIKE` is left out."""
+    below = "cpu" if profile is None else profile
+    file = find_profile(below)
+    left_out = [name for name in DOMAINS if name != LIKE] + list(OWN_SEEDS) + ["performance"]
+    folder = {"root": os.path.abspath(target)} | ({} if diameter is None else {"diameter": diameter})
+    data: dict[str, Any] = {"source": {"root": os.path.abspath(source)}, "target": folder}
+    if label_set is not None:
+        data["label_set"] = os.path.abspath(label_set) if Path(label_set).is_file() else label_set
+    own: dict[str, Any] = {"like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data}
+    if profile is None:
+        own |= {section: {"iterations": n} for section, n in BUDGET.items()}
+    return {
+        "extends": below if Path(below).stem == below else str(file),
+        "description": "labelled images of one kind, adapted to images of another kind without labels",
+        "main": DOMAIN,
+        "seeds": [0],
+        **dict.fromkeys(left_out),
+        DOMAIN: own,
+    }
+
+
+def _start(weights: str, out: Path) -> dict[str, Any]:
+    """Settings of networks like those of a file, which begin with its weights; these are written to `out`.
+
+    Images have the intensities that the networks know.
+    """
+    networks = load_networks(weights)
+    recipe, sections = networks.recipe, {}
+    for part, network in (("semantic", networks.semantic), ("instance", networks.instance)):
+        file = out / "start" / f"{part}-{recipe.key[:16]}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(file, save({name: value.contiguous() for name, value in network.state_dict().items()}))
+        settings = {"start": str(file.resolve()), "network": to_plain(getattr(recipe, part))}
+        sections[f"{part}_baseline"] = settings
+    return {**sections, "data": {"intensity": to_plain(recipe.intensity)}}
+
+
+def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
+    """The file of the settings. AdaptError where the folder holds what others have trained."""
+    path = out / PROFILE
+    text = yaml.safe_dump(dict(settings), sort_keys=False)
+    if path.exists() and path.read_text() != text and (out / "results").exists():
+        raise AdaptError(f"{path}: holds other settings, expected those of this command, or another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write(path, text.encode())
+    return path.resolve()
+
+
+# --- the plan ---------------------------------------------------------------------------------------------
+
+
+def _print_plan(study: Study, path: Path, runs: Sequence[Run], workers: int) -> None:
+    """Iterations, minutes by a measured step, and memory of what is not recorded yet."""
+    missing = [run for run in runs if study.store.load(run) is None]
+    iterations = sum(getattr(run.spec, "iterations", 0) for run in missing)
+    print(f"\nplan: {len(missing)} of {len(runs)} runs to do, {iterations:,} iterations", flush=True)
+    if len(missing) < len(runs):
+        return  # it goes on: what is left takes no longer than what was said at the beginning
+    seconds, peak_mb = measured(path, workers)
+    minutes = expected_seconds(runs, seconds, workers) / 60
+    memory = "" if peak_mb is None else f", {workers} x {peak_mb / 1000:.1f} GB of memory"
+    print(f"plan: about {minutes:.0f} minutes with {workers} processes{memory}", flush=True)
+
+
+def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], float | None]:
+    """Two short trainings of a profile in a temporary folder, which also show that all of it runs.
+
+    Returns
+    -------
+    seconds : dict
+        By name of the run: (with one iteration, each further iteration).
+    peak_mb : float or None
+        Largest memory of a process, MiB.
+    """
+    found = []
+    for iterations in REHEARSED:
+        with tempfile.TemporaryDirectory() as folder:
+            short = {section: {"iterations": iterations} for section in BUDGET}
+            rehearsal = Path(folder) / "rehearsal.yaml"
+            rehearsal.write_text(yaml.safe_dump({"extends": str(path), DOMAIN: short}))
+            study = load(rehearsal, root=Path(folder))
+            name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0])
+            found.append(get_all(study.store, with_parents([study.runs[name]]), workers))
+    seconds = {}
+    for name, first in found[0].items():
+        once, more = first.info["wall_s"], found[1][name].info["wall_s"]
+        seconds[name] = once, max(0.0, more - once) / (REHEARSED[1] - REHEARSED[0])
+    peaks = [record.info["peak_memory_mb"] for records in found for record in records.values()]
+    return seconds, max((mb for mb in peaks if mb), default=None)
+
+
+def expected_seconds(
+    runs: Sequence[Run], seconds: Mapping[str, tuple[float, float]], workers: int
+) -> float:
+    """What runs take: all of them on `workers` processes, but never less than the longest chain of parents.
+
+    A run that was not measured takes as long as one of its kind.
+    """
+    kinds = {run.kind: seconds[run.name] for run in runs if run.name in seconds}
+    took: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for run in sorted(runs, key=lambda run: len(with_parents([run]))):
+        once, each = seconds.get(run.name) or kinds.get(run.kind, (0.0, 0.0))
+        took[run.name] = once + each * (getattr(run.spec, "iterations", 1) - 1)
+        begins = max((ends.get(parent.name, 0.0) for _, parent in run.parents), default=0.0)
+        ends[run.name] = begins + took[run.name]
+    return max(sum(took.values()) / workers, max(ends.values(), default=0.0))
+
+
+# --- the report -------------------------------------------------------------------------------------------
+
+
+def _write_report(
+    out: Path, path: Path, check: str, networks: Mapping[str, PanopticNetworks], target: FolderSet,
+    records: Mapping[str, Record], labelled: FolderSet | None,
+) -> None:  # fmt: skip
+    results = _compared(networks, target.image_files)
+    label_set = networks[STUDENT].label_set
+    found = {rung: adaptation.findings(of_rung, label_set) for rung, of_rung in results.items()}
+    agreed = adaptation.agreement(results[STUDENT], results[TEACHER])
+    semantic, instance = (
+        records[run_name(DOMAIN, branch, STUDENT, 0)].curves for branch in ("semantic", "instance")
+    )
+    counted = {"labelled pixels": semantic["coverage"], "pseudo-instances": instance["pseudo_instances"]}
+    warnings = adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted)
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    parts: dict[str, Any] = {"Warnings": warnings or "none: nothing speaks for a collapse of self-training"}
+    if labelled is not None:
+        table = pd.DataFrame({rung: adaptation.scores(each, labelled) for rung, each in networks.items()}).T
+        print((100 * table).round(1).to_string())
+        parts[f"Scores on {len(labelled)} images with labels, %"] = (100 * table).round(1)
+    rows = {rung: each.row() for rung, each in found.items()}
+    parts[f"What the networks find in {found[STUDENT].n_images} images of the target"] = pd.DataFrame(rows).T
+    parts["Agreement of student and teacher"] = (
+        f"{100 * agreed['pixels']:.1f} % of the pixels, {100 * agreed['objects']:.1f} % of the objects"
+    )
+    sheet = out / "predictions" / SHEET
+    if sheet.is_file():
+        parts["Predictions"] = sheet.read_bytes()
+    panels = {
+        "classes: self-training": semantic[["iteration", "source_loss", "target_loss"]],
+        "classes: share of pixels with a pseudo-label": semantic[["iteration", "coverage"]],
+        "objects: self-training": instance[["iteration", "source_loss", "target_loss"]],
+        "objects: pseudo-instances a crop": instance[["iteration", "pseudo_instances"]],
+    }
+    for branch in ("semantic", "instance"):
+        before = records[run_name(DOMAIN, branch, "source_only", 0)].curves
+        drawn = ["loss"] if "loss" in before else [name for name in before if name != "iteration"]
+        panels[f"{branch}: on the source"] = before[["iteration", *drawn]]
+    parts["Curves"] = adaptation.curves_figure(panels)
+    parts["The two folders"] = check
+    parts["Settings"] = path.read_text()
+    write(out / "report.html", adaptation.page("Adaptation to your images", parts).encode())
+    print(f"written: {out / 'report.html'}")
+
+
+def _compared(
+    networks: Mapping[str, PanopticNetworks], files: Sequence[Path]
+) -> dict[str, list[PanopticResult]]:
+    """What every rung says about the same images, at most `N_COMPARED` from all over the target."""
+    pages = []
+    for file in files:
+        try:
+            pages += [Page(file, i) for i in range(n_pages(file))]
+        except UserError:
+            continue  # `predict` has told it
+    chosen = np.unique(np.linspace(0, len(pages) - 1, N_COMPARED).round().astype(int))
+    images = [as_colour(pages[i].read(), pages[i]) for i in chosen]
+    return {rung: [predict(image, each) for image in images] for rung, each in networks.items()}

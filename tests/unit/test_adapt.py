@@ -1,0 +1,239 @@
+"""From labelled images to images without labels, in one command; and what its report warns of."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+import yaml
+from safetensors.torch import save
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_packages import SEMANTIC, write_tiny
+from toy_kinds import toy_run
+
+from panolib import adapt
+from panolib.__main__ import main
+from panolib.config import merged
+from panolib.lab.store import Store
+from panolib.labels import LABEL_SETS, NUCLEI
+from panolib.load import load
+from panolib.models.weights import WeightsError, load_start
+from panolib.report.adaptation import Findings, agreement, collapse_warnings, findings, page
+from panolib.study.apply import PanopticResult
+from panolib.study.packaged import read_package
+from panolib.training.setup import build_semantic
+
+GOOD = Findings(4, 40, 100.0, {"background": 0.8, "nucleus": 0.2})
+AGREED, STEADY = {"pixels": 0.97}, {"labelled pixels": [0.5, 0.6, 0.7, 0.7]}
+
+
+def result(instances: np.ndarray) -> PanopticResult:
+    areas = np.bincount(instances.ravel())
+    things = [
+        {"id": k, "isthing": True, "area": int(areas[k])} for k in np.flatnonzero(areas).tolist() if k > 0
+    ]
+    semantic = (instances > 0).astype(np.uint8)
+    return PanopticResult(
+        semantic, instances, instances, tuple(things), np.ones(semantic.shape, np.float32), NUCLEI.classes
+    )
+
+
+@pytest.mark.parametrize(
+    ("after", "agreed", "curves", "words"),
+    [
+        ({}, {}, {}, None),
+        ({"shares": {"background": 0.99, "nucleus": 0.01}}, {}, {}, "class 'nucleus' disappears: 20.0 % of"),
+        ({"n_objects": 19}, {}, {}, "objects vanish: 40 before, 19 after"),
+        ({"median_area": 210.0}, {}, {}, "objects merge: median area 100 pixels before, 210 after"),
+        ({"median_area": 49.0}, {}, {}, "objects break up: median area"),
+        ({"median_area": float("nan"), "n_objects": 0}, {}, {}, "objects vanish: 40 before, 0 after"),
+        ({}, {"pixels": 0.7}, {}, "student and teacher agree on 70 % of the pixels only"),
+        ({}, {}, {"labelled pixels": [0.8, 0.5, 0.4, 0.3]}, "labelled pixels dwindle: 0.8 in the first"),
+    ],
+)
+def test_a_collapse_is_told(after, agreed, curves, words):
+    lines = collapse_warnings(GOOD, replace(GOOD, **after), AGREED | agreed, STEADY | curves)
+    assert len(lines) == (words is not None) and all(words in line for line in lines)
+
+
+def test_networks_that_find_nothing_are_told():
+    nothing = replace(GOOD, n_objects=0, median_area=float("nan"))
+    (line,) = collapse_warnings(nothing, nothing, AGREED, STEADY)
+    assert line.startswith("no object is found, before self-training and after")
+
+
+def test_agreement_and_findings_are_counts():
+    first, second = np.zeros((10, 10), np.int32), np.zeros((10, 10), np.int32)
+    first[:2, :5], first[5:, 5:] = 1, 2
+    second[:2, :5] = 7
+    assert agreement([result(first)], [result(first)]) == {"pixels": 1.0, "objects": 1.0}
+    found = agreement([result(first), result(0 * first)], [result(second // 7), result(0 * first)])
+    assert found == {"pixels": pytest.approx(1 - 25 / 200), "objects": pytest.approx(2 / 3)}
+    assert agreement([result(0 * first)], [result(0 * first)])["objects"] == 1.0
+    counted = findings([result(first), result(0 * first)], NUCLEI)
+    assert (counted.n_images, counted.n_objects, counted.median_area) == (2, 2, 17.5)
+    assert counted.shares == {"background": pytest.approx(165 / 200), "nucleus": pytest.approx(35 / 200)}
+
+
+def test_a_page_needs_no_other_file_and_escapes():
+    text = page("a < b", {"w": ["x & y"], "t": pd.DataFrame({"a": [1]}), "p": b"\x89PNG", "s": "1 < 2"})
+    wanted = ("a &lt; b", "x &amp; y", "<td>1</td>", "base64,iVBORw==", "1 &lt; 2")
+    assert all(part in text for part in wanted)
+    assert "src=\"http" not in text and "<link" not in text
+
+
+def test_a_chain_takes_its_length_and_a_crowd_its_sum():
+    first = toy_run("first", n_iterations=1)
+    child = toy_run("child", parent=first, n_iterations=1)
+    others = [toy_run(f"other{i}", seed=i + 1, n_iterations=1) for i in range(4)]
+    seconds = {run.name: (10.0, 1.0) for run in (first, child)}
+    assert adapt.expected_seconds([first, child], seconds, workers=2) == 20.0
+    assert adapt.expected_seconds([child, first, *others], seconds, workers=2) == 30.0
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """Folders "labelled" and "few" with masks, "new" without."""
+    rng = np.random.default_rng(0)
+    for i in range(5):
+        mask = np.zeros((64, 64), np.uint16)
+        for k, (y, x) in enumerate(rng.integers(0, 50, (5, 2)), start=1):
+            mask[y : y + 12, x : x + 12] = k
+        image = (400 + 3000 * (mask > 0) + rng.integers(0, 200, mask.shape)).astype(np.uint16)
+        for folder, kept in (("labelled", True), ("new", False), ("few", i < 2)):
+            for part in ("images", "masks") if kept else ("images",):
+                if folder == "few" and i > 1:
+                    continue
+                path = tmp_path / folder / part / f"{i}.tif"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tifffile.imwrite(path, mask if part == "masks" else image)
+    few = {"iterations": 2, "augmentation": {"height": 64, "width": 64}}
+    sections = {name: few for name in ("semantic_baseline", "instance_baseline")}
+    sections |= {name: {"iterations": 2} for name in ("self_training", "instance_self_training")}
+    sections |= {name: {"n_batches": 1} for name in ("batch_norm", "instance_batch_norm")}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"extends": "smoke", "nuclei": sections}))
+    return tmp_path
+
+
+def command(cells, out="out", *options, source="labelled", target="new") -> int:
+    folders = ["--source", str(cells / source), "--target", str(cells / target), "--out", str(cells / out)]
+    return main(["adapt", *folders, "--profile", str(cells / "tiny.yaml"), "--workers", "1", *options])
+
+
+def test_the_whole_command(cells, capsys, monkeypatch):
+    monkeypatch.setattr(adapt, "REHEARSED", (1, 2))
+    stopped, out = [], cells / "out"
+    attempt = Store.attempt
+
+    def stop_once(store, run):
+        if store.root.is_relative_to(out) and run.kind == "self_training" and not stopped:
+            stopped.append(run.name)
+            raise KeyboardInterrupt
+        return attempt(store, run)
+
+    monkeypatch.setattr(Store, "attempt", stop_once)
+    assert command(cells, "out", "--labels", str(cells / "few")) == 130
+    said = capsys.readouterr().out
+    assert "median diameter, pixels" in said and "plan: 10 of 10 runs to do" in said
+    assert "plan: about " in said and not (out / "weights").exists()
+    assert command(cells, "out", "--labels", str(cells / "few")) == 0
+    assert f"5 images in {out / 'predictions'}" in capsys.readouterr().out
+    for rung in adapt.RUNGS:
+        assert read_package(out / "weights" / f"{rung}.safetensors").label_set.name == "objects"
+        assert "## Not for" in (out / "weights" / f"{rung}.md").read_text()
+    text = (out / "report.html").read_text()
+    for words in ("Warnings", "Scores on 2 images", "Agreement of student and teacher", "Curves"):
+        assert words in text
+    assert len(list((out / "predictions" / "instances").iterdir())) == 5
+    before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
+    assert command(cells) == 0 and "plan: 0 of 10 runs" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
+    assert command(cells, "out", "--diameter", "9") == 1
+    assert "adapt.yaml: holds other settings, expected those of this command" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("branch", ["semantic", "instance"])
+def test_training_begins_with_the_networks_of_a_package(cells, branch):
+    package = write_tiny(cells / "start.safetensors", NUCLEI.name, seed=3, stretched=True)
+    folders = str(cells / "labelled"), str(cells / "new")
+    settings = adapt._settings(*folders, str(cells / "tiny.yaml"), None, None)
+    still = {"iterations": 1, "optimiser": {"lr": 1e-12, "weight_decay": 0.0, "warmup": 0}}
+    own = merged(settings["own"], adapt._start(str(package), cells / "out"), "", "")
+    own = merged(own, {f"{branch}_baseline": still}, "", "")
+    study = load(adapt._write_profile(cells / "out", settings | {"own": own}), root=cells / "out")
+    run = study.runs[f"own-{branch}-source_only-s0"]
+    networks = read_package(package)
+    assert run.spec.network == getattr(networks.recipe, branch)
+    assert study.sources["own"].settings.intensity == networks.recipe.intensity
+    trained = study.store.final_state(run)["model"]
+    for name, expected in getattr(networks, branch).named_parameters():
+        torch.testing.assert_close(trained[name], expected, atol=1e-6, rtol=0)
+    Path(run.spec.start).write_bytes(save({"a": torch.zeros(1)}))
+    again = load(cells / "out" / adapt.PROFILE, root=cells / "out")
+    assert again.runs[run.name].key != run.key
+    with pytest.raises(WeightsError, match=rf"start .*{branch}-0+\.safetensors: a is in one of network and"):
+        again.store.final_state(again.runs[run.name])
+
+
+def test_classes_are_learned_anew_where_there_are_others(tmp_path):
+    model, other = (build_semantic(SEMANTIC, n, pretrained=False) for n in (2, 3))
+    (tmp_path / "a.safetensors").write_bytes(save(other.state_dict()))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_start(model, tmp_path / "a.safetensors")
+    given = other.state_dict()
+    kept = [name for name, value in before.items() if value.shape != given[name].shape]
+    assert kept == ["branches.0.weight", "branches.0.bias"]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if name in kept else given[name])
+    wide = build_semantic(replace(SEMANTIC, width=8), 2, pretrained=False)
+    with pytest.raises(WeightsError, match=r"a\.safetensors: .* has shape .*, expected"):
+        load_start(wide, tmp_path / "a.safetensors")
+
+
+def test_all_that_is_wrong_is_told_at_once(cells, capsys):
+    (cells / "labelled" / "masks" / "1.tif").write_bytes(b"")
+    (cells / "new" / "images" / "2.tif").write_bytes(b"half")
+    assert command(cells) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 2 and "masks/1.tif" in lines[0] and "images/2.tif" in lines[1]
+    assert not (cells / "out" / "results").exists()
+
+
+@pytest.mark.parametrize("profile", [None, "cpu", "next"])
+def test_classes_of_ones_own_and_the_budget(cells, profile):
+    """Whatever else a profile trains on nuclei, which may need two classes, is left out."""
+    three = {"classes": ["ground", "cell", "debris"], "things": ["cell"]}
+    (cells / "three.yaml").write_text(yaml.safe_dump(three))
+    folders = str(cells / "labelled"), str(cells / "new")
+    settings = adapt._settings(*folders, profile, str(cells / "three.yaml"), 9.0)
+    study = load(adapt._write_profile(cells / "out", settings), root=cells / "out", train=False)
+    own = {name: run for name, run in study.runs.items() if run.domain == "own"}
+    assert {run.rung for run in own.values()} >= set(adapt.RUNGS) and study.seeds == (0,)
+    assert {run.domain for run in study.runs.values()} == {"own", "nuclei"}
+    assert study.sources["own"].settings.target.diameter == 9.0
+    assert own["own-semantic-source_only-s0"].spec.label_set == "three"
+    other = study.runs["nuclei-semantic-source_only-s0"].spec.iterations
+    iterations = own["own-semantic-source_only-s0"].spec.iterations
+    assert iterations == (adapt.BUDGET["semantic_baseline"] if profile is None else other)
+    del LABEL_SETS["three"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": "none"}, "none: no such folder, expected the images of data.source"),
+        ({"source": "new"}, "new: no masks, expected masks/X"),
+    ],
+)
+def test_bad_folders_are_one_line(cells, capsys, options, words):
+    assert command(cells, **options) == 1
+    assert words in capsys.readouterr().err.strip().splitlines()[-1]
+    assert command(cells, source="gone") == 1  # and what was mistyped can be mended in the same folder
+    assert "gone: no such folder" in capsys.readouterr().err.strip().splitlines()[-1]
