@@ -54,6 +54,24 @@ def _parser() -> argparse.ArgumentParser:
         text = "processes that train at the same time (default: %(default)s)"
         sub.add_argument("--workers", type=_positive, default=min(2, n_cores), help=text)
 
+    def add_clusters(sub: argparse.ArgumentParser) -> None:
+        where = sub.add_mutually_exclusive_group()
+        where.add_argument(
+            "--cluster", choices=("local", "slurm", "cuda"), default="local",
+            help="where the workers are: processes of this machine (default), SLURM jobs, or one for each "
+            "GPU of this machine, whatever --workers says",
+        )
+        where.add_argument(
+            "--scheduler", default="", metavar="ADDRESS",
+            help="train on the workers of a Dask scheduler that runs, such as tcp://host:8786; they see this "
+            "folder under the same path",
+        )
+        sub.add_argument(
+            "--cluster-settings", type=Path, metavar="FILE",
+            help="of --cluster slurm: YAML with queue and walltime, and if wanted cores, memory, gpus, "
+            "account, interface, setup, options",
+        )
+
     summary = "Predict classes and objects of your images, with networks that are shipped or your own."
     sub = commands.add_parser("predict", help=summary, description=summary)
     sub.set_defaults(command="predict")
@@ -101,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         help="stop by itself after so many minutes; the same command goes on from the last checkpoints",
     )
     add_workers(sub)
+    add_clusters(sub)
     sub = add("reproduce", "Write the data, train what is not recorded, execute the notebooks in order.")
     sub.add_argument("--notebook", metavar="NN", help="only the notebooks whose name begins so, such as 07")
     sub.add_argument(
@@ -114,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
         "problem if not",
     )
     add_workers(sub)
+    add_clusters(sub)
     add_workers(add("data", "Render the data sets that are not there, and list the folders that are read."))
     add("bench", "Time the core operations anew, beside what people use today.", profile="cpu")
     sub = add("export", "Write what a run predicts on validation images, in formats of the official tools.")

@@ -18,6 +18,7 @@ from pathlib import Path
 from panolib.adapt import adapt as adapt_to
 from panolib.config import project_root
 from panolib.dry_run import make_plan
+from panolib.lab.cluster import Workers
 from panolib.lab.engine import get_all, missing_runs, without_weights
 from panolib.lab.files import write
 from panolib.lab.notebook import execute, numbered_notebooks
@@ -71,7 +72,7 @@ def train(options: Namespace) -> None:
     needed = with_parents(missing_runs(loaded.store, chosen))
     loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
     with _deadline(options.minutes) as over:
-        get_all(loaded.store, chosen, options.workers)
+        get_all(loaded.store, chosen, _workers(options))
     if over():
         missing = len(missing_runs(loaded.store, chosen))
         print(f"stopped after {options.minutes:g} min, {missing} runs are missing; the same command goes on")
@@ -137,7 +138,7 @@ def reproduce(options: Namespace) -> int:
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
         needed = with_parents(runs) if options.notebook else loaded.runs.values()
         loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
-        get_all(loaded.store, runs, options.workers)
+        get_all(loaded.store, runs, _workers(options))
         for notebook in notebooks:
             parameters = {"profile": loaded.profile_argument, "retrain": False}
             execute(notebook, loaded.results / "executed", parameters)
@@ -217,6 +218,11 @@ def predict(options: Namespace) -> int:
             tile=options.tile,
         )  # fmt: skip
     return report(broken, options.out)
+
+
+def _workers(options: Namespace) -> Workers:
+    """Where the options say that runs are trained."""
+    return Workers(options.workers, options.cluster, options.cluster_settings, options.scheduler)
 
 
 def adapt(options: Namespace) -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LOCK, CONDA = ROOT / "constraints.txt", ROOT / "environment.yml"
-CONDA_NAMES = {"torch": "pytorch"}
+CONDA_NAMES = {"torch": "pytorch", "dask": "dask-core"}
 OF_THE_PROJECT = ("panolib", "dev")  # and its extra with everything that the tests need
 PIP = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check"]
 # How pip names what it cannot install; the last two are packages without a wheel for this machine.

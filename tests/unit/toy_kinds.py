@@ -118,3 +118,11 @@ def train_in_much_memory(run: Run, job: Job) -> dict:
     held = np.ones(300 * 2**17) if run.name == "large" else None
     metrics = train_toy(run, job)
     return metrics | {"held": 0 if held is None else held.nbytes}
+
+
+def train_or_die(run: Run, job: Job) -> dict:
+    """`train_and_count`, but whoever trains the run "deadly" is killed, as if by want of memory."""
+    metrics = train_and_count(run, job)
+    if run.name == "deadly":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return metrics
