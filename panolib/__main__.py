@@ -145,6 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("weights", "Write the networks of a panoptic run to one file, with a model card.")
     sub.add_argument("--run", required=True, metavar="NAME", help="such as nuclei-panoptic-self_trained-s0")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .safetensors")
+    sub.add_argument("--small", action="store_true", help="large kernels in 8 bits instead of 16")
     sub = add("pack", "Write records and half-precision weights in parts of at most 15 MiB.")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="a folder without such parts")
     sub = add("unpack", "Put packed records and weights of another machine among those of a profile.")

@@ -203,9 +203,10 @@ def weights(options: Namespace) -> None:
     if missing or loaded.store.load(run) is None:
         _prepare(loaded, run)
         _say_trained_first(loaded, missing)
-    recipe = write_package(loaded.store, loaded.sources, run, options.out)
+    recipe = write_package(loaded.store, loaded.sources, run, options.out, small=options.small)
     card = options.out.with_suffix(".md")
-    write(card, model_card(loaded.store, run, recipe, options.out.name).encode())
+    text = model_card(loaded.store, run, recipe, options.out.name, small=options.small)
+    write(card, text.encode())
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in (options.out, card)]
     _print_table([("file", "MB"), *rows])
 

@@ -35,8 +35,11 @@ NOT_FOR_OWN = "Other images than those above, and any decision about people: nob
 SCORES = {"pq": "PQ", "pq_plus": "PQ+", "miou": "mIoU"}
 
 
-def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
-    """Markdown text about the networks of a panoptic run, every number from its record and its parents'."""
+def model_card(store: Store, run: Run, recipe: Recipe, file_name: str, *, small: bool = False) -> str:
+    """Markdown text about the networks of a panoptic run, every number from its record and its parents'.
+
+    `small`: the file has large kernels in 8 bits.
+    """
     record = store.get(run)
     label_set, encoder = recipe.label_set, recipe.semantic.encoder
     weights = encoder.weights if encoder else recipe.semantic.weights
@@ -69,7 +72,8 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str) -> str:
         *_score_lines(record, label_set.subsets, recipe.rule),
         "",
         "One trained network: what another seed would change is not in the intervals. The images were never "
-        "trained on; settings were chosen on the training domain.",
+        "trained on; settings were chosen on the training domain."
+        + (" Scores are those before large kernels were rounded to 8 bits." if small else ""),
         "",
         "## Training",
         "",

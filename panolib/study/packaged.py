@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from panolib.clustering.algorithms import Algorithm
 from panolib.config import (
@@ -44,6 +45,7 @@ from panolib.training.setup import build_instance, build_semantic, build_shared
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
 ENTRY = "panolib"  # of the metadata
+LARGE, SCALE = 2**14, "/scale"  # values of a kernel that `eight_bits` rounds; ends the names of scales
 _ENCODER, _TWIN = "semantic.encoder.", "instance.encoder."  # one encoder under two names, written once
 
 
@@ -111,10 +113,13 @@ class PanopticNetworks:
         )  # fmt: skip
 
 
-def write_package(store: Store, sources: Mapping[str, Sources], run: Run, path: Path) -> Recipe:
+def write_package(
+    store: Store, sources: Mapping[str, Sources], run: Run, path: Path, *, small: bool = False
+) -> Recipe:
     """Write the networks that a panoptic run scored, with its settings, to a safetensors file.
 
     `sources`: the data sets by domain; where intensities are those of a whole set its images are read.
+    `small`: large kernels have 8 bits instead of 16 (`eight_bits`).
 
     Raises
     ------
@@ -152,8 +157,30 @@ def write_package(store: Store, sources: Mapping[str, Sources], run: Run, path: 
     }
     text = json.dumps(to_plain(recipe), sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, save(halved(tensors), metadata={ENTRY: text}))
+    write(path, save(halved(eight_bits(tensors) if small else tensors), metadata={ENTRY: text}))
     return recipe
+
+
+def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels of `LARGE` values or more as int8, and under "<name>/scale" a scale for each output channel."""
+    found = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and tensor.ndim > 1 and tensor.numel() >= LARGE:
+            scale = tensor.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
+            rows = (-1, *[1] * (tensor.ndim - 1))
+            found[name] = (tensor / scale.view(rows)).round().to(torch.int8)
+            found[name + SCALE] = scale.float()
+    return found
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `eight_bits` was given, but for rounding."""
+    scales = {name.removesuffix(SCALE): tensor for name, tensor in tensors.items() if name.endswith(SCALE)}
+    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
+    for name, scale in scales.items():
+        if name in found:
+            found[name] = found[name].float() * scale.view(-1, *[1] * (found[name].ndim - 1))
+    return found
 
 
 def _preprocessing(sources: Sources) -> dict[str, Any]:
@@ -205,7 +232,7 @@ def read_package(path: Path | str) -> PanopticNetworks:
     try:
         with safe_open(os.fspath(path), "pt") as file:
             text = (file.metadata() or {}).get(ENTRY)
-            tensors = single({name: file.get_tensor(name) for name in file.keys()})
+            tensors = _whole(single({name: file.get_tensor(name) for name in file.keys()}))
     except SafetensorError as error:
         raise NoWeights(f"{path}: {expected}, found one that cannot be read ({error})") from error
     if text is None:

@@ -81,6 +81,37 @@ def test_weights_are_halves_and_statistics_are_not(written):
     assert path.stat().st_size < 1.2 * whole + 100_000
 
 
+def test_small_files_round_large_kernels_to_255_steps_a_channel(study, tmp_path, monkeypatch):
+    """And nothing else; the file is then read like any other."""
+    monkeypatch.setattr(packaged, "LARGE", 500)
+    run = study.runs["city-panoptic-teacher-s0"]
+    files = [tmp_path / "half.safetensors", tmp_path / "small.safetensors"]
+    for path, small in zip(files, (False, True)):
+        write_package(study.store, study.sources, run, path, small=small)
+    assert files[1].stat().st_size < 0.75 * files[0].stat().st_size
+    states = [{**read_package(path).semantic.state_dict(), **{
+        f"instance.{name}": tensor for name, tensor in read_package(path).instance.state_dict().items()
+    }} for path in files]  # fmt: skip
+    rounded = 0
+    for (name, half), small in zip(states[0].items(), states[1].values()):
+        if half.ndim > 1 and half.numel() >= 500:
+            step, of_half = half.flatten(1).abs().amax(1) / 127, 1e-3 * half.abs().max()
+            assert ((small - half).flatten(1).abs().amax(1) <= 0.51 * step + of_half).all(), name
+            rounded += 1
+        else:
+            assert torch.equal(small, half), name
+    assert rounded > 3
+    cards = [model_card(study.store, run, read_package(path).recipe, path.name, small=small)
+             for path, small in zip(files, (False, True))]  # fmt: skip
+    assert ["8 bits" in card for card in cards] == [False, True]
+
+
+def test_a_kernel_without_a_weight_stays_nothing():
+    tensors = {"a": torch.zeros(200, 100), "b": torch.ones(3)}
+    found = packaged.eight_bits(tensors)
+    assert found["a"].dtype == torch.int8 and not found["a"].any() and found["b"] is tensors["b"]
+
+
 def test_a_card_says_scores_with_their_intervals_and_what_taught_the_networks(study, written):
     run, path = written
     card = model_card(study.store, run, read_package(path).recipe, path.name)
