@@ -47,6 +47,7 @@ CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing her
 BUDGET = {  # iterations for half an hour on two cores, with 100 images of 256 x 256: 4 times those of cpu
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
+GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
 N_COMPARED = 24  # target images on which the rungs are compared in the report
 
@@ -58,7 +59,7 @@ class AdaptError(UserError, ValueError):
 def adapt(
     source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
     labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
-    workers: int = 2,
+    workers: int = 2, rehearse: bool = True,
 ) -> int:  # fmt: skip
     """Train on labelled images, adapt to others, and say what came out.
 
@@ -84,6 +85,8 @@ def adapt(
         Median diameter of objects in the target, pixels, to which the source is rescaled.
     workers : int
         Processes that train.
+    rehearse : bool
+        False: no short training says beforehand how many minutes all of it takes.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def adapt(
     if labelled is not None:
         list(labelled)  # what is wrong with them is told now
     runs = [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0])] for rung in RUNGS]
-    _print_plan(study, path, with_parents(runs), workers)
+    _print_plan(study, path, with_parents(runs), workers, rehearse)
     records = get_all(study.store, with_parents(runs), workers)
 
     files = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
@@ -163,7 +166,9 @@ def _start(weights: str, out: Path) -> dict[str, Any]:
         file.parent.mkdir(parents=True, exist_ok=True)
         write(file, save({name: value.contiguous() for name, value in network.state_dict().items()}))
         settings = {"start": str(file.resolve()), "network": to_plain(getattr(recipe, part))}
-        sections[f"{part}_baseline"] = settings
+        sections[f"{part}_baseline"] = settings | {"optimiser": GENTLE}
+    for section in ("self_training", "instance_self_training"):
+        sections[section] = {"optimiser": GENTLE}
     return {**sections, "data": {"intensity": to_plain(recipe.intensity)}}
 
 
@@ -181,12 +186,14 @@ def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
 # --- the plan ---------------------------------------------------------------------------------------------
 
 
-def _print_plan(study: Study, path: Path, runs: Sequence[Run], workers: int) -> None:
+def _print_plan(
+    study: Study, path: Path, runs: Sequence[Run], workers: int, rehearse: bool
+) -> None:
     """Iterations, minutes by a measured step, and memory of what is not recorded yet."""
     missing = [run for run in runs if study.store.load(run) is None]
     iterations = sum(getattr(run.spec, "iterations", 0) for run in missing)
     print(f"\nplan: {len(missing)} of {len(runs)} runs to do, {iterations:,} iterations", flush=True)
-    if len(missing) < len(runs):
+    if len(missing) < len(runs) or not rehearse:
         return  # it goes on: what is left takes no longer than what was said at the beginning
     seconds, peak_mb = measured(path, workers)
     minutes = expected_seconds(runs, seconds, workers) / 60
