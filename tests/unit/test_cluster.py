@@ -43,7 +43,7 @@ def store(tmp_path):
     return Store(tmp_path / "results", KINDS, checkpoint_s=0.0)
 
 
-def wait_for(condition, timeout_s: float = 60.0) -> None:
+def wait_for(condition, timeout_s: float = 180.0) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "waited in vain"
@@ -128,7 +128,7 @@ def test_stopping_a_command_leaves_no_worker(store):
     pids = [pid_of(store, run) for run in runs]
     assert len({main.pid, *pids}) == 3
     os.kill(main.pid, signal.SIGINT)
-    main.join(10)
+    main.join(60)
     assert main.exitcode == 1 and not any(map(is_running, pids))
     assert {store.state(run) for run in runs} == {"partial"}
 
