@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from panolib.errors import UserError
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def add_workers(sub: argparse.ArgumentParser) -> None:
         text = "processes that train at the same time (default: %(default)s)"
-        sub.add_argument("--workers", type=_positive, default=min(2, n_cores), help=text)
+        sub.add_argument("--workers", type=_whole(1), default=min(2, n_cores), help=text)
 
     def add_clusters(sub: argparse.ArgumentParser) -> None:
         where = sub.add_mutually_exclusive_group()
@@ -85,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
     sub.add_argument("--overwrite", action="store_true", help="replace what is there of other origin")
     sub.add_argument(
-        "--scale", type=_scale, metavar="F",
+        "--scale", type=_below(100), metavar="F",
         help="resize images by this for the networks (default: to the size of those they learned from)",
     )
     sub.add_argument(
-        "--tile", type=_tile, metavar="N", default=1024,
+        "--tile", type=_whole(160), metavar="N", default=1024,
         help="pixels a side beyond which images are predicted in tiles (default: %(default)s)",
     )
     summary = "Adapt networks from labelled images of yours to images without labels."
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--labels", type=Path, metavar="DIR", help="some target images with labels, to score")
     sub.add_argument("--label-set", metavar="YAML", help="its classes (default: background and object)")
     sub.add_argument(
-        "--diameter", type=_diameter, metavar="N",
+        "--diameter", type=_below(10_000), metavar="N",
         help="of objects in the target, pixels: the source is rescaled to it",
     )
     add_workers(sub)
@@ -153,40 +153,30 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _positive(text: str) -> int:
-    """A number of workers."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 1 or more, found {text!r}")
-    return int(text)
+def _whole(least: int) -> Callable[[str], int]:
+    """Type of an option: a whole number of that or more."""
+
+    def read(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of {least} or more, found {text!r}")
+        return int(text)
+
+    return read
 
 
-def _scale(text: str) -> float:
-    """A factor for the size of images."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < 100:
-        raise argparse.ArgumentTypeError(f"expected a number above 0 and below 100, found {text!r}")
-    return found
+def _below(limit: float) -> Callable[[str], float]:
+    """Type of an option: a number between 0 and a limit, both left out."""
 
+    def read(text: str) -> float:
+        try:
+            found = float(text)
+        except ValueError:
+            found = 0.0
+        if not 0 < found < limit:
+            raise argparse.ArgumentTypeError(f"expected a number above 0 and below {limit:g}, found {text!r}")
+        return found
 
-def _diameter(text: str) -> float:
-    """Pixels of a median object."""
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < 10_000:
-        raise argparse.ArgumentTypeError(f"expected pixels, above 0 and below 10000, found {text!r}")
-    return found
-
-
-def _tile(text: str) -> int:
-    """Pixels of a tile, which are more than two overlaps."""
-    if not text.isdigit() or int(text) < 160:
-        raise argparse.ArgumentTypeError(f"expected a whole number of 160 or more, found {text!r}")
-    return int(text)
+    return read
 
 
 if __name__ == "__main__":

@@ -167,8 +167,7 @@ def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.ndim > 1 and tensor.numel() >= LARGE:
             scale = tensor.abs().flatten(1).amax(1).clamp(min=1e-12) / 127
-            rows = (-1, *[1] * (tensor.ndim - 1))
-            found[name] = (tensor / scale.view(rows)).round().to(torch.int8)
+            found[name] = (tensor / _by_channel(scale, tensor)).round().to(torch.int8)
             found[name + SCALE] = scale.float()
     return found
 
@@ -179,8 +178,13 @@ def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
     for name, scale in scales.items():
         if name in found:
-            found[name] = found[name].float() * scale.view(-1, *[1] * (found[name].ndim - 1))
+            found[name] = found[name].float() * _by_channel(scale, found[name])
     return found
+
+
+def _by_channel(scale: Tensor, kernel: Tensor) -> Tensor:
+    """A value for each output channel, in the shape that multiplies a kernel."""
+    return scale.view(-1, *[1] * (kernel.ndim - 1))
 
 
 def _preprocessing(sources: Sources) -> dict[str, Any]:
