@@ -206,7 +206,7 @@ def test_all_that_is_wrong_is_told_at_once(cells, capsys):
     assert not (cells / "out" / "results").exists()
 
 
-@pytest.mark.parametrize("profile", [None, "cpu", "next"])
+@pytest.mark.parametrize("profile", [None, "cpu"])
 def test_classes_of_ones_own_and_the_budget(cells, profile):
     """Whatever else a profile trains on nuclei, which may need two classes, is left out."""
     three = {"classes": ["ground", "cell", "debris"], "things": ["cell"]}

@@ -17,7 +17,6 @@ from toy_kinds import KINDS, toy_run
 from panolib.lab.counts import packed, unpacked
 from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES
-from panolib.load import load
 from panolib.report.counted import counted
 from panolib.report.provenance import budgets, differences_from_thesis
 from panolib.report.rows import rows
@@ -59,12 +58,6 @@ def test_a_record_holds_its_counts_and_says_their_shapes(tmp_path):
     record = Store(tmp_path, KINDS).get(toy_run(n_iterations=1))
     assert record.counts["greys"].shape == (4, 16, 1) and record.counts["greys"].max() > 0
     assert record.info["counts"] == {"greys": [4, 16, 1]}
-
-
-def test_records_from_before_have_none():
-    study = load("cpu", train=False)
-    record = study.get("city-panoptic-self_trained-s0")
-    assert record.counts == {} and "counts" not in record.info
 
 
 def test_a_name_is_given_once(tmp_path):
@@ -217,4 +210,3 @@ def test_metrics_that_are_no_sums_have_no_counts(study):
         assert counted(record, at, metric, "") is None
     assert counted(record, at, "pq", "no class") is None and counted(record, at, "iou", "no class") is None
     assert counted(record, {**at, "leftover": "other"}, "pq_19", "") is None
-    assert counted(load("cpu", train=False).get("city-panoptic-self_trained-s0"), at, "pq_19", "") is None

@@ -526,7 +526,7 @@ def test_scores_at_the_image_s_own_size():
 # --- settings, tables, findings -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "next", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "paper"])
 def test_profiles(name):
     profile = read_profile(find_profile(name))
     settings = read_settings(profile.detr, name)

@@ -15,7 +15,7 @@ from panolib.study.settings import ClusteringCostSpec
 from panolib.training.specs import Compute
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "next"])
+@pytest.mark.parametrize("profile", ["smoke", "cpu"])
 def test_workflows_share_the_thing_classes_and_none_is_left_out(profile, monkeypatch):
     monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)
     study = load(profile)
@@ -36,7 +36,7 @@ def test_workflows_share_the_thing_classes_and_none_is_left_out(profile, monkeyp
     assert crops.spec.source_share == usual.spec.source_share
 
 
-@pytest.mark.parametrize("profile", ["smoke", "cpu", "next", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "cpu", "paper"])
 def test_workflows_differ_in_their_networks_only(profile, monkeypatch):
     """One network for all things without source comes from E2, which also has rings of another kind."""
     monkeypatch.setattr("panolib.report.rows.is_available", lambda *_: True)

@@ -187,7 +187,7 @@ def test_a_profile_anywhere_may_extend_one_of_the_project(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: cpuu", "extends: profile 'cpuu': expected one of cpu, gpu, gpu_resnet50, next"),
+        ("extends: cpuu", "extends: profile 'cpuu': expected one of cpu, gpu, gpu_resnet50"),
         ("extends: no/such.yaml", "extends: profile no/such.yaml: expected a YAML file, found no such file"),
         ("extends: null", "extends: profile 'None': expected one of"),
         ("extends: mine.yaml", "extends itself, by mine.yaml -> mine.yaml"),
@@ -204,7 +204,7 @@ def test_what_cannot_be_extended_is_one_error(text, message, tmp_path):
         load_yaml(tmp_path / "mine.yaml")
 
 
-@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu_resnet50", "next", "paper", "smoke"])
+@pytest.mark.parametrize("name", ["cpu", "gpu", "gpu_resnet50", "paper", "smoke"])
 def test_no_profile_repeats_what_it_extends(name):
     def repeated(above, below, path=()):
         for key, value in above.items():
@@ -282,8 +282,8 @@ def test_project_root_is_found_from_below(tmp_path):
 
 
 def test_profiles_of_the_project_are_found():
-    assert profile_names() == ["cpu", "gpu", "gpu_resnet50", "next", "paper", "smoke"]
-    with pytest.raises(ProfileError, match=r"^profile .base.: expected one of cpu, gpu, gpu_resnet50, next,"):
+    assert profile_names() == ["cpu", "gpu", "gpu_resnet50", "paper", "smoke"]
+    with pytest.raises(ProfileError, match=r"^profile .base.: expected one of cpu, gpu, gpu_resnet50,"):
         find_profile("base")
 
 

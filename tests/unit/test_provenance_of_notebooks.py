@@ -28,7 +28,7 @@ def test_five_lines_count_the_runs(study):
 
 def test_differences_in_kind_are_said_and_sizes_that_nobody_knows_are_not(study):
     table = differences_from_thesis(study).set_index(["section", "setting"])
-    assert table.loc[("instance baseline", "network.coordinates")].tolist() == ["True", "False"]
+    assert table.loc[("instance baseline", "network.coordinates")].tolist() == ["embedding", "False"]
     assert table.loc[("instance self training", "min_stability"), "here"] == "none"
     assert ("semantic baseline", "renormalise") in table.index
     assert not any(setting.startswith("renormalise.") for _, setting in table.index)
@@ -51,9 +51,9 @@ def test_sizes_say_how_much_every_training_sees(study):
     table = differences_from_thesis(study, sizes=True)
     assert set(map(tuple, usual.to_numpy())) < set(map(tuple, table.to_numpy()))
     table = table.set_index(["section", "setting"])
-    assert table.loc[("semantic baseline", "iterations")].tolist() == ["240", "75000"]
-    assert table.loc[("semantic baseline", "source crops"), "here"] == str(240 * 8)
-    assert table.loc[("self training", "target views"), "here"] == str(600 * 2 * 3)
+    assert table.loc[("semantic baseline", "iterations")].tolist() == ["900", "75000"]
+    assert table.loc[("semantic baseline", "source crops"), "here"] == str(900 * 8)
+    assert table.loc[("self training", "target views"), "here"] == str(300 * 2 * 3)
 
 
 def test_crops_of_every_kind_of_training():
@@ -69,12 +69,13 @@ def test_crops_of_every_kind_of_training():
 
 def test_budgets_state_length_and_switches_of_every_training(study):
     table = budgets(study, "city ladder").set_index(["branch", "rung"])
-    assert not table.index.has_duplicates and set(table["n_seeds"]) == {3}
-    assert table.loc[("semantic", "oracle"), "iterations"] == 240
+    assert not table.index.has_duplicates and set(table["n_seeds"]) == {1}
+    assert table.loc[("semantic", "oracle"), "iterations"] == 1200
     trained = table.loc[("instance", "self_trained")]
-    assert (trained["iterations"], trained["source_crops"], trained["target_views"]) == (60, 60, 180)
-    assert (trained["coordinates"], trained["min_stability"]) == ("True", "none")
-    assert trained["images"] == "" and table.loc[("semantic", "oracle"), "coordinates"] == ""
+    assert (trained["iterations"], trained["source_crops"], trained["target_views"]) == (200, 400, 800)
+    assert (trained["coordinates"], trained["min_stability"]) == ("embedding", "none")
+    assert trained["images"] == "cityscapes/train:unlabelled 400, synthia/train 400"
+    assert table.loc[("semantic", "oracle"), "coordinates"] == ""
     assert ("panoptic", "oracle") not in table.index and ("semantic", "adabn") not in table.index
 
 

@@ -324,7 +324,7 @@ def test_a_profile_may_be_a_path(tmp_path, monkeypatch):
 
 def test_unknown_profiles_say_what_there_is(tmp_path):
     with pytest.raises(
-        ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, gpu_resnet50, next, .*, or the path"
+        ProfileError, match=r"^profile 'cpuu': expected one of cpu, gpu, gpu_resnet50, .*, or the path"
     ):
         load_study("cpuu", root=tmp_path)
     with pytest.raises(

@@ -287,7 +287,7 @@ def test_unknown_profile_key_names_file_and_key(tiny, tmp_path):
         load(bad, root=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu", "next", "gpu", "gpu_resnet50", "paper"])
+@pytest.mark.parametrize("name", ["smoke", "cpu", "gpu", "gpu_resnet50", "paper"])
 def test_every_profile_builds_its_grid(name, tmp_path):
     """All profiles give the same ladder with the same code; some add rungs."""
     profile = load_yaml(PROFILES / f"{name}.yaml")
