@@ -117,7 +117,10 @@ def points(
         elif part.groupby("place").size().max() > 1:
             ax.plot(part["place"] + shift, part[y], ".", color=colour[name], alpha=0.5, markersize=8)
     if not numeric:
-        ax.set_xticks(range(len(order)), [word(value) for value in order])
+        places = [word(value) for value in order]
+        ax.set_xticks(range(len(order)), places)
+        if len("".join(places)) > 60:
+            plt.setp(ax.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
     ax.set(xlabel=xlabel or word(x), ylabel=ylabel or word(y), title=title)
     if hue is not None:
         ax.legend()
