@@ -164,7 +164,7 @@ def workflows(grid: Grid, settings: Experiments) -> None:
     grid.tag("E3", baseline, workflow="baseline")
     grid.tag("E5", baseline, learned="baseline", clustered="inside masks")
     starts = {}
-    for name, classes in groups.items():
+    for name, classes in groups.items() if "ccm" in settings.shares else ():
         variant = f"ccm.{name}"
         semantic = grid.run("semantic", "source_only")
         baseline = grid.instance_baseline(
@@ -172,22 +172,17 @@ def workflows(grid: Grid, settings: Experiments) -> None:
         )
         rung = grid.settings.self_training_start
         starts[name] = baseline, grid.instance_batch_norm(rung, baseline, variant)
-    run = _threat(grid, settings, "ccm.baseline", {name: start for name, (_, start) in starts.items()})
-    grid.tag("E3", run, workflow="ccm baseline")
+    if starts:
+        networks = {name: start for name, (_, start) in starts.items()}
+        grid.tag("E3", _threat(grid, settings, "ccm.baseline", networks), workflow="ccm baseline")
 
-    shares_of_all = [share for share in settings.individual_shares if share > 0]
-    if not any(tag.values.get("workflow") == "all" for tag in grid.tags):  # without source: one of E2
-        shares_of_all.insert(0, 0.0)
-    for workflow, members, shares in (
-        ("all", {"": None}, shares_of_all),
-        ("icm", single, settings.individual_shares),
-        ("base", groups, settings.shares),
-        ("ccm", groups, settings.shares),
-    ):
-        for share in shares:
+    of_e2 = {tag.values["share"] for tag in grid.tags if tag.values.get("workflow") == "all"}
+    members = {"all": {"": None}, "icm": single, "base": groups, "ccm": groups}
+    for workflow, shares in settings.shares.items():
+        for share in shares if workflow != "all" else (share for share in shares if share not in of_e2):
             percent = f"{round(100 * share):02d}"
             networks = {}
-            for name, classes in members.items():
+            for name, classes in members[workflow].items():
                 variant = ".".join(part for part in (workflow, name, percent) if part)
                 values = {} if classes is None else {"classes": classes}
                 start = starts[name] if workflow == "ccm" else None

@@ -78,6 +78,7 @@ class Domain:
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
 
 
+Workflow = Literal["all", "icm", "base", "ccm"]
 ShorterTraining = Literal["semantic_baseline", "self_training", "instance_self_training"]
 
 
@@ -93,8 +94,7 @@ class Experiments:
     algorithms: Annotated[tuple[Algorithm, ...], Field(min_length=1), Different]
     epsilon_0: NonNegative  # of the decaying rings
     epsilon_tau: Positive  # iterations
-    shares: Shares  # of the source, in a batch of BASE and CCM
-    individual_shares: Shares  # the same of ICM
+    shares: Mapping[Workflow, Shares]  # of the source, in a batch; a workflow that is not named is left out
     truth_shares: Shares  # of wrong mask regions that are corrected
     painted_share: Share  # of the true instances that guide the semantic branch
     consistency_weights: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
@@ -110,13 +110,22 @@ class Experiments:
     def __post_init__(self):
         for key, needed, reason in (
             ("algorithms", "mean_shift_plus", "E3 compares with it"),
-            ("individual_shares", 0.25, "E5, E6 and E9 take its networks"),
             ("kernels", 0, "scores without morphology"),
             ("truth_shares", 1.0, "E5 compares with true masks"),
         ):
             found = getattr(self, key)
             if needed not in found:
                 raise ValueError(f"{key}: expected {needed!r} among them ({reason}), found {list(found)}")
+        for workflow, needed, reason in (
+            ("all", 0.0, "E3 compares with it"),
+            ("all", 0.25, "E4 and E5 take its network"),
+            ("icm", 0.25, "E9 takes its networks"),
+        ):
+            found = self.shares.get(workflow, ())
+            if needed not in found:
+                raise ValueError(
+                    f"shares: {workflow}: expected {needed!r} among them ({reason}), found {list(found)}"
+                )
 
 
 @spec

@@ -45,13 +45,14 @@ class Shared:
     """The section `shared` of a domain; what it does not say is as in the networks of the two branches.
 
     `network` changes settings of `SharedNetworks`, `baseline` of `SharedBaselineSpec`, `self_training` of
-    `SharedSelfTrainingSpec`.
+    `SharedSelfTrainingSpec`. `oracle` False leaves that rung out, where the domain has one.
     """
 
     embedding_weight: Positive = 1.0  # of the instance losses beside the semantic ones
     network: Mapping | None = None
     baseline: Mapping | None = None
     self_training: Mapping | None = None
+    oracle: bool = True
 
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
@@ -109,7 +110,7 @@ def declare_shared(grid: Grid) -> None:
     if settings.equal_budgets:
         budget["iterations"] = fields["iterations"] + trained["iterations"]
     labelled_sets = {"source_only": (source, settings.instance_selection, {})}
-    if settings.oracle:
+    if settings.oracle and own.oracle:
         labelled_sets["oracle"] = grid.train, grid.train, budget
     for rung, (labelled, selection, values) in labelled_sets.items():
         runs[rung] = grid.add(

@@ -110,15 +110,15 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
         ),
         ({"realtime.n_seeds": 0}, r"my\.yaml: realtime: n_seeds: expected >= 1, found 0"),
         (
-            {"experiments.individual_shares": [0.5]},
-            r"my\.yaml: experiments: individual_shares: expected 0\.25 among",
+            {"experiments.shares.icm": [0.5]},
+            r"my\.yaml: experiments: shares: icm: expected 0\.25 among",
         ),
         (
             {"experiments.algorithms": ["hdbscan"]},
             r"my\.yaml: experiments: algorithms: expected 'mean_shift_plus'",
         ),
         ({"experiments.kernels": [3]}, r"my\.yaml: experiments: kernels: expected 0 among them"),
-        ({"experiments.shares": [0.0, 0.251, 0.252]}, r"my\.yaml: .*base\.auto\.25.* is declared twice"),
+        ({"experiments.shares.base": [0.0, 0.251, 0.252]}, r"my\.yaml: .*base\.auto\.25.* is declared twice"),
         ({"experiments.sources": {"Syn": "synthia/train"}}, r"my\.yaml: .*Syn.*expected only a-z"),
     ],
 )
@@ -245,7 +245,8 @@ BAD = [  # key, value; the message names the last part of the key, or its sectio
     ("nuclei.target", "nucleus"), ("nuclei.data.n_train", 0), ("nuclei.self_training.batch_norm", "targt"),
     ("nuclei.gap", {"n_images": 3}), ("camvid.size", [96, -128]), ("experiments.sources.syn", "synthia/al"),
     ("experiments.networks.v3.version", "v33"), ("experiments.algorithms", ["mean_shift_plus", "kmeans"]),
-    ("experiments.shares", [0.0, 25]), ("experiments.painted_share", 30),
+    ("experiments.shares.base", [0.0, 25]), ("experiments.shares.iccm", [0.0]),
+    ("experiments.painted_share", 30),
     ("experiments.crop_scale", [0.5, 0.25]), ("experiments.monitor_interval", 0),
     ("experiments.consistency_weights", [-1.0]), ("experiments.clustering_cost.heights", [8]),
     ("detr.network.block", "botleneck"), ("detr.network.dropout", 1.5), ("detr.elsewhere", ["gta/val"]),
