@@ -26,7 +26,7 @@ without oracles.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from panolib.config import ProfileError, from_mapping, to_plain
@@ -192,15 +192,8 @@ def workflows(grid: Grid, settings: Experiments) -> None:
             run = _threat(grid, settings, f"{workflow}.{percent}", networks)
             grid.tag("E3", run, workflow=workflow, share=share)
 
-    best = {name: grid.run("instance", "self_trained", f"icm.{name}.25") for name in single}
-    networks = list(settings.networks)
-    if _shortened(settings):
-        networks.append(_ladder_network(grid))
-    else:
-        grid.tag("E9", grid.run("threat", "", "icm.25"), network=_ladder_network(grid))
-    for name in networks:
-        semantic = grid.run("semantic", "self_trained", f"mix.{name}")
-        grid.tag("E9", _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic), network=name)
+    if 0.25 in settings.shares.get("icm", ()):
+        networks_of_masks(grid, settings, single)
     crops = _self_trained(
         grid, settings, "crops", source_share=0.25,
         augmentation=to_plain(replace(_self_training(grid).augmentation, scale=settings.crop_scale)),
@@ -209,6 +202,19 @@ def workflows(grid: Grid, settings: Experiments) -> None:
         grid.tag("E4", run, workflow="smaller crops", share=0.25)
     for branch, rung in (("instance", "self_trained"), ("threat", "")):
         grid.tag("E4", grid.run(branch, rung, "all.25"), workflow="all", share=0.25)
+
+
+def networks_of_masks(grid: Grid, settings: Experiments, classes: Iterable[str]) -> None:
+    """E9: the networks of ICM with a quarter of source, inside the masks of each DeepLab."""
+    best = {name: grid.run("instance", "self_trained", f"icm.{name}.25") for name in classes}
+    networks = list(settings.networks)
+    if _shortened(settings):
+        networks.append(_ladder_network(grid))
+    else:
+        grid.tag("E9", grid.run("threat", "", "icm.25"), network=_ladder_network(grid))
+    for name in networks:
+        semantic = grid.run("semantic", "self_trained", f"mix.{name}")
+        grid.tag("E9", _threat(grid, settings, f"icm.25.{name}", best, semantic=semantic), network=name)
 
 
 def guidance(grid: Grid, settings: Experiments) -> None:

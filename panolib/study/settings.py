@@ -119,7 +119,6 @@ class Experiments:
         for workflow, needed, reason in (
             ("all", 0.0, "E3 compares with it"),
             ("all", 0.25, "E4 and E5 take its network"),
-            ("icm", 0.25, "E9 takes its networks"),
         ):
             found = self.shares.get(workflow, ())
             if needed not in found:

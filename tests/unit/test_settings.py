@@ -110,8 +110,8 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
         ),
         ({"realtime.n_seeds": 0}, r"my\.yaml: realtime: n_seeds: expected >= 1, found 0"),
         (
-            {"experiments.shares.icm": [0.5]},
-            r"my\.yaml: experiments: shares: icm: expected 0\.25 among",
+            {"experiments.shares.all": [0.5]},
+            r"my\.yaml: experiments: shares: all: expected 0\.0 among",
         ),
         (
             {"experiments.algorithms": ["hdbscan"]},

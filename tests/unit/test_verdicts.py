@@ -73,8 +73,10 @@ def test_claim_finds_its_values_in_profile_cpu(notebook, name, cpu):
 
 
 def left_out(selection, cpu):
-    """Whether a claim is about a workflow, or a share of source in it, that profile cpu has not."""
+    """Whether a claim is about an experiment, a workflow or a share of source that profile cpu has not."""
     shares = cpu.profile.experiments.shares
+    if selection.get("experiment") not in {tag.experiment for tag in cpu.tags}:
+        return True
     workflow = selection.get("workflow")
     known = [*shares, "baseline", *(["ccm baseline"] if "ccm" in shares else [])]
     if not isinstance(workflow, str):
