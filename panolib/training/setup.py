@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.shared import SharedNetwork
 from panolib.models.unet import EmbeddingUNet
 from panolib.training.specs import (
@@ -99,7 +99,7 @@ def build_shared(networks: SharedNetworks, n_classes: int, *, pretrained: bool =
     return SharedNetwork(semantic, _embedding_unet(semantic.encoder, networks.instance))
 
 
-def _embedding_unet(encoder: Encoder | ResNetEncoder, network: InstanceNetwork) -> EmbeddingUNet:
+def _embedding_unet(encoder: Encoder, network: InstanceNetwork) -> EmbeddingUNet:
     return EmbeddingUNet(
         encoder,
         network.embedding_dim,
@@ -114,15 +114,8 @@ def _embedding_unet(encoder: Encoder | ResNetEncoder, network: InstanceNetwork) 
 
 def _build_encoder(
     network: SemanticNetwork | InstanceNetwork, output_stride: int, pretrained: bool, **options
-) -> Encoder | ResNetEncoder:
+) -> Encoder:
     """The encoder of a network. `options`: those that its kind of network adds."""
-    if network.encoder is None:
-        weights = network.weights if pretrained else None
-        return ResNetEncoder(
-            network.depth, width=network.width, output_stride=output_stride,
-            stem_pool=network.stem_pool, weights=weights, **options,
-        )  # fmt: skip
-    options.pop("geometry", None)  # of ResNetEncoder alone
     chosen = network.encoder
     return Encoder(
         chosen.name, output_stride=output_stride, frozen=chosen.frozen, weights=chosen.weights,

@@ -33,6 +33,7 @@ from panolib.training.specs import (
     Augmentation,
     BaselineSpec,
     Compute,
+    EncoderSpec,
     InstanceBaselineSpec,
     InstanceNetwork,
     InstanceSelfTrainingSpec,
@@ -46,11 +47,12 @@ from panolib.training.specs import (
 ROAD, CAR, PERSON = CITYSCAPES.ids_of(["road", "car", "person"])
 N_CLASSES = CITYSCAPES.n_classes
 SIZES = [(47, 95), (33, 64), (7, 5)]
+ENCODER = EncoderSpec("test_efficientnet", None)
 NETWORKS = {
-    "v2": SemanticNetwork("v2", 10, 4, 8, False, (1, 2), None),
-    "v3": SemanticNetwork("v3", 10, 4, 16, True, (1, 2), None, head_channels=16),
-    "v3+": SemanticNetwork("v3+", 10, 4, 8, False, (1, 2), None, head_channels=16),
-    "bisenet": SemanticNetwork("bisenet", 10, 4, 16, False, (), None),
+    "v2": SemanticNetwork("v2", ENCODER, 8, (1, 2)),
+    "v3": SemanticNetwork("v3", ENCODER, 16, (1, 2), head_channels=16),
+    "v3+": SemanticNetwork("v3+", ENCODER, 8, (1, 2), head_channels=16),
+    "bisenet": SemanticNetwork("bisenet", ENCODER, 32),
 }
 SHARED = {
     "label_set": "cityscapes", "source": "a", "iterations": 1,
@@ -118,10 +120,10 @@ class Once:
         assert self.logged and all(map(np.isfinite, self.logged.values())), self.logged
 
 
-def embedding_network(output_stride, stem_pool=False):
+def embedding_network(output_stride):
     channels = (8, 8, 8, 8, 8)[: 6 - output_stride]
     return InstanceNetwork(
-        depth=10, width=4, stem_pool=stem_pool, embedding_dim=4, decoder_channels=channels,
+        encoder=ENCODER, embedding_dim=4, decoder_channels=channels,
         output_stride=output_stride, coordinates=True,
     )  # fmt: skip
 
