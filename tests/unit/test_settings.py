@@ -246,7 +246,7 @@ BAD = [  # key, value; the message names the last part of the key, or its sectio
     ("experiments.shares", [0.0, 25]), ("experiments.painted_share", 30),
     ("experiments.crop_scale", [0.5, 0.25]), ("experiments.monitor_interval", 0),
     ("experiments.consistency_weights", [-1.0]), ("experiments.clustering_cost.heights", [8]),
-    ("detr.network.block", "botleneck"), ("detr.network.dropout", 1.5), ("detr.elsewhere", ["gta/val"]),
+    ("detr.network.output_stride", 4), ("detr.network.n_points", 0), ("detr.elsewhere", ["gta/val"]),
     ("detr.rule.thresholds", [85, 50]), ("detr.iterations", 0), ("detr.colours.probability", 2.0),
     ("detr.curve_sizes", [12, 12]), ("performance.step.source_style", "sinthia"),
     ("performance.threads", []), ("performance.step_sizes", [[0, 64]]), ("performance.repeats", 0),
