@@ -315,9 +315,7 @@ def test_the_stability_filter_runs_for_every_class_where_it_is_asked_for(monkeyp
     assert stability_filters(0.5, monkeypatch) == 4  # two crops, a car and a person in each
 
 
-@pytest.mark.xfail(strict=True, reason="later: without its draws the recorded networks would draw others")
 def test_a_stability_filter_that_is_switched_off_does_not_run(monkeypatch):
-    """Labels of a pseudo-label are the same without it, but it reads the global generator."""
     assert stability_filters(None, monkeypatch) == 0
 
 
