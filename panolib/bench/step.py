@@ -77,7 +77,7 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
     bound = f"{stages['networks, optimiser']:.1f} % are the networks, with {instructions}"
     row = {
         "operation": f"{STEP}, {training.layout()}" + ", bf16" * bf16,
-        "size": f"{step.network.version} {step.network.encoder_name}, "
+        "size": f"{step.network.version} {step.network.encoder.name}, "
         f"{step.n_target} x {step.n_views} views, {step.height} x {step.width}",
         "reference": "float32, contiguous",
         **pair(times["ours"], times["reference"], memory),

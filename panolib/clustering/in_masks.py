@@ -99,7 +99,6 @@ def cluster_batch_in_class_masks(
     connected: bool = False,
     ignore_below: int | None = None,
     generator: torch.Generator | None = None,
-    measured: bool = True,
     **options,
 ) -> list[tuple[Tensor, list[dict]]]:
     """`cluster_in_class_masks` of every image of a batch, with the same results; all masks in one call.
@@ -107,8 +106,6 @@ def cluster_batch_in_class_masks(
     Parameters
     ----------
     embeddings, semantic_labels, second_embeddings : sequence or batch, one of each for every image
-    measured : bool
-        False: without `min_stability` no stability is measured; nothing else changes, draws included.
     thing_ids, **options
         As in `cluster_in_class_masks`.
 
@@ -140,7 +137,6 @@ def cluster_batch_in_class_masks(
         own = [(int(class_id), (maps[-1] == class_id) & visible) for class_id in thing_ids]
         masks.append([(class_id, mask) for class_id, mask in own if mask.sum() >= max(1, min_size)])
 
-    least = min_stability if min_stability is not None else (0.0 if measured else None)
     fields = [(field, mask) for field, own in zip(embeddings, masks) for _, mask in own]
     clusters = cluster_masks(fields, min_size=min_size, **options)
     found = []
@@ -157,7 +153,7 @@ def cluster_batch_in_class_masks(
                     other,
                     mask,
                     bandwidth=bandwidth,
-                    min_median_iou=least,
+                    min_median_iou=0.0 if min_stability is None else min_stability,
                     generator=generator,
                 )
                 stability = medians.tolist()

@@ -114,7 +114,7 @@ def stability_filter(
     *,
     bandwidth: float,
     n_anchors: int = 100,
-    min_median_iou: float | None = 0.6,
+    min_median_iou: float = 0.6,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Discard clusters that another embedding of the same pixels would cut out differently.
@@ -136,9 +136,8 @@ def stability_filter(
         Embedding units.
     n_anchors : int
         Anchors per cluster, drawn with replacement.
-    min_median_iou : float or None
-        Clusters below this are discarded. None: nothing is discarded or measured, and stability is nan; the
-        anchors are drawn, so that whatever is drawn later does not change.
+    min_median_iou : float
+        Clusters below this are discarded.
     generator : torch.Generator or None
         On the device of `labels`; the global one if None.
 
@@ -168,9 +167,6 @@ def stability_filter(
     if n_clusters == 0:
         return torch.zeros_like(labels), second_embeddings.new_zeros(0)
     draw = torch.rand(n_clusters, n_anchors, generator=generator, device=labels.device)
-    if min_median_iou is None:
-        labels = torch.zeros_like(labels).masked_scatter_(mask, inside)
-        return labels, torch.full((n_clusters,), torch.nan, device=labels.device)
     with exact_products(labels.device):
         points = second_embeddings.movedim(0, -1)[mask]  # [N, E]
         check_finite(points)

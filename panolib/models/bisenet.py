@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from panolib.models.deeplab import normalise_pooled
-from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.geometry import Alignment, Padding, Placement, enlarge
 
 
@@ -17,7 +17,7 @@ class BiSeNet(nn.Module):
     """Real-time semantic segmentation network; the caller upsamples its logits.
 
     The context path gives the last two maps of the encoder, the spatial path a map of half the stride of the
-    coarser but one: 1/8 beside 1/16 and 1/32, or 1/4 beside 1/8 and 1/16 without the encoder's stem pool.
+    coarser but one: 1/8 beside 1/16 and 1/32.
 
     The reference upsamples before its last 1x1 convolution and before those of the auxiliary heads. Both are
     linear maps, one over channels and one over places, so their order does not matter; here the convolution
@@ -25,7 +25,7 @@ class BiSeNet(nn.Module):
 
     Parameters
     ----------
-    encoder : Encoder or ResNetEncoder
+    encoder : Encoder
         ResNet-18 or ResNet-101 with output stride 32 in the sources. The spatial path is as wide as the
         encoder's first map, and 2 and 4 times that, and pads as the encoder does: both see the same places.
     n_classes : int
@@ -47,9 +47,7 @@ class BiSeNet(nn.Module):
 
     n_heads = 3  # main, the finer and the coarser map of the context path
 
-    def __init__(
-        self, encoder: Encoder | ResNetEncoder, n_classes: int, *, alignment: Alignment = "cell_centre"
-    ):
+    def __init__(self, encoder: Encoder, n_classes: int, *, alignment: Alignment = "cell_centre"):
         super().__init__()
         self.encoder = encoder
         self.output_stride = encoder.strides[3] // 2

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.geometry import Alignment, Placement, enlarge
 
 VERSIONS = ("v2", "v3", "v3+")
@@ -19,7 +19,7 @@ class DeepLab(nn.Module):
 
     Parameters
     ----------
-    encoder : Encoder or ResNetEncoder
+    encoder : Encoder
         The thesis's choice is output stride 8 for "v2" and 16 for "v3" and "v3+".
     n_classes : int
         Channels of the logits.
@@ -56,7 +56,7 @@ class DeepLab(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder | ResNetEncoder,
+        encoder: Encoder,
         n_classes: int,
         *,
         version: str = "v2",

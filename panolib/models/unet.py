@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib.models.coordinates import add_coordinates, append_coordinates
-from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.geometry import Alignment, Placement, enlarge
 
 
@@ -26,7 +26,7 @@ class EmbeddingUNet(nn.Module):
 
     Parameters
     ----------
-    encoder : Encoder or ResNetEncoder
+    encoder : Encoder
         Its five maps are the skip connections.
     embedding_dim : int
         Channels of the embedding.
@@ -63,7 +63,7 @@ class EmbeddingUNet(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder | ResNetEncoder,
+        encoder: Encoder,
         embedding_dim: int = 8,
         *,
         decoder_channels: Sequence[int] = (256, 128, 64, 32, 16),

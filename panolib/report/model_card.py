@@ -48,7 +48,7 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str, *, small:
         f"# {file_name}",
         "",
         f"DeepLab {recipe.semantic.version.upper()} and an embedding U-Net, {networks}, on "
-        f"{recipe.semantic.encoder_name}. From a colour image to a panoptic map of {label_set.n_classes} "
+        f"{recipe.semantic.encoder.name}. From a colour image to a panoptic map of {label_set.n_classes} "
         f"classes; things: {', '.join(label_set.things)}.",
         "",
         f"Run {run.name}, key {run.key[:12]}.",

@@ -26,8 +26,7 @@ SPECS = {
     "instance_baseline": InstanceBaselineSpec, "instance_self_training": InstanceSelfTrainingSpec,
 }  # fmt: skip
 NUMBERS = {  # that a reader of the thesis knows; what differs in kind, not in size, is always said
-    "network.depth", "network.width", "optimiser.lr", "batch_size", "iterations", "target_weight",
-    "ema_interval", "ema_decay",
+    "optimiser.lr", "batch_size", "iterations", "target_weight", "ema_interval", "ema_decay",
 }  # fmt: skip
 
 CROPS = ("source crops", "target views")

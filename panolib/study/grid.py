@@ -281,8 +281,8 @@ def _weights(fields: Mapping) -> tuple[str, ...]:
     """Fingerprints of the files with the pre-trained weights of a spec's network."""
     network = fields.get("network") or {}
     network = network.get("semantic", network)  # of a shared one
-    encoder = (network.get("encoder") or network).get("weights")
-    return weights_fingerprint(encoder) + weights_fingerprint(fields.get("start"))
+    encoder = network.get("encoder") or {}
+    return weights_fingerprint(encoder.get("weights")) + weights_fingerprint(fields.get("start"))
 
 
 def declare_ladder(grid: Grid) -> None:

@@ -43,7 +43,7 @@ from panolib.training.specs import (
     StudentOrTeacher,
 )
 
-STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics")
+STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics", "shapes")
 
 
 @spec
@@ -97,7 +97,6 @@ class GapSpec:
     scene_seed: Natural
     compute: Compute
     seed: Seed
-    streets: city.Streets = later("straight")
 
 
 @spec
@@ -292,7 +291,7 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
     spec = run.spec
     model = parent_network(job, "semantic")
     metrics = {}
-    for name, style in gap_styles(spec.source_style, spec.target_style, spec.streets).items():
+    for name, style in gap_styles(spec.source_style, spec.target_style).items():
         scenes = [
             city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
             for index in range(spec.n_images)
@@ -390,14 +389,10 @@ def learned_classes(run: Run) -> tuple[str, ...] | None:
     return run.spec.classes
 
 
-def gap_styles(source: str, target: str, streets: city.Streets = "straight") -> dict[str, city.Style]:
-    """{"none": source style, one style with each group taken from the target, "all": target style}.
-
-    Towns have one group more, the shapes.
-    """
-    own, other = city.style_of(source, streets), city.style_of(target, streets)
-    groups = (*STYLE_GROUPS, "shapes") if streets == "town" else STYLE_GROUPS
-    swapped = {group: replace(own, **{group: getattr(other, group)}) for group in groups}
+def gap_styles(source: str, target: str) -> dict[str, city.Style]:
+    """{"none": source style, one style with each group taken from the target, "all": target style}."""
+    own, other = city.STYLES[source], city.STYLES[target]
+    swapped = {group: replace(own, **{group: getattr(other, group)}) for group in STYLE_GROUPS}
     return {"none": own, **swapped, "all": other}
 
 

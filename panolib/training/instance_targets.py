@@ -133,10 +133,8 @@ def clustered(
     """
     cluster = cluster_batch_in_class_masks if spec.guided else cluster_batch_unguided
     options = clustering_options(spec, label_set, clustering, iteration)
-    # networks on a ResNet are those of the first record, whose runs drew anchors for a filter that was off
-    recorded = isinstance(spec.network, InstanceNetwork) and spec.network.encoder is None
-    if spec.min_stability is not None or recorded:
-        options |= {"second_embeddings": student_embeddings.detach(), "measured": False}
+    if spec.min_stability is not None:
+        options["second_embeddings"] = student_embeddings.detach()
     found = cluster(teacher_embeddings, semantic, learned_ids(spec, label_set), **options)
     return torch.stack([labels for labels, _ in found])
 

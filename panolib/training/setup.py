@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import Encoder, ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.shared import SharedNetwork
 from panolib.models.unet import EmbeddingUNet
 from panolib.training.specs import (
@@ -99,7 +99,7 @@ def build_shared(networks: SharedNetworks, n_classes: int, *, pretrained: bool =
     return SharedNetwork(semantic, _embedding_unet(semantic.encoder, networks.instance))
 
 
-def _embedding_unet(encoder: Encoder | ResNetEncoder, network: InstanceNetwork) -> EmbeddingUNet:
+def _embedding_unet(encoder: Encoder, network: InstanceNetwork) -> EmbeddingUNet:
     return EmbeddingUNet(
         encoder,
         network.embedding_dim,
@@ -114,15 +114,8 @@ def _embedding_unet(encoder: Encoder | ResNetEncoder, network: InstanceNetwork) 
 
 def _build_encoder(
     network: SemanticNetwork | InstanceNetwork, output_stride: int, pretrained: bool, **options
-) -> Encoder | ResNetEncoder:
+) -> Encoder:
     """The encoder of a network. `options`: those that its kind of network adds."""
-    if network.encoder is None:
-        weights = network.weights if pretrained else None
-        return ResNetEncoder(
-            network.depth, width=network.width, output_stride=output_stride,
-            stem_pool=network.stem_pool, weights=weights, **options,
-        )  # fmt: skip
-    options.pop("geometry", None)  # of ResNetEncoder alone
     chosen = network.encoder
     return Encoder(
         chosen.name, output_stride=output_stride, frozen=chosen.frozen, weights=chosen.weights,
@@ -131,12 +124,11 @@ def _build_encoder(
 
 
 def build_optimizer(
-    optimiser: Optimiser, model: nn.Module, *, encoder: str | tuple[str, ...] = "encoder."
+    optimiser: Optimiser, model: nn.Module, *, encoder: str = "encoder."
 ) -> torch.optim.Optimizer:
     """Optimizer with separate groups for encoder and new layers, and for biases; without frozen parameters.
 
-    `encoder` is how the names of the encoder's parameters begin, or all ways in which they may. One of timm's
-    without weights is new.
+    `encoder` is how the names of the encoder's parameters begin. One without weights is new.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     pretrained = getattr(getattr(model, "encoder", None), "pretrained", True)

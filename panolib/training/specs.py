@@ -22,11 +22,9 @@ from panolib.config import (
 )
 from panolib.data.mixing import source_share_counts
 from panolib.losses.embedding import EmbeddingLossWeights
-from panolib.models.encoder import LAYOUTS, OUTPUT_STRIDES, Geometry, check_encoder
+from panolib.models.encoder import ENCODER_STRIDES, Geometry, check_encoder, check_geometry
 from panolib.models.geometry import Alignment
-from panolib.models.weights import check_weights
 
-Depth = Literal[tuple(LAYOUTS)]  # of a ResNet
 StudentOrTeacher = Literal["student", "teacher"]  # network of a self-trained run; others have one
 
 
@@ -51,8 +49,9 @@ class Compute:
 class EncoderSpec:
     """An encoder of timm's (`models.encoder.Encoder`).
 
-    `weights`: "imagenet" (timm's, downloaded), "package" (installed with the project), a file, or None for
-    from scratch. `frozen` stages do not learn: 1 the stem, 2 the stem and the first stage, ...
+    `weights`: "imagenet" (timm's, downloaded), "package" (installed with the project), for a ResNet the name
+    of torchvision's (downloaded), a file, or None for from scratch. `frozen` stages do not learn: 1 the stem,
+    2 the stem and the first stage, ...
     """
 
     name: str
@@ -62,59 +61,46 @@ class EncoderSpec:
 
 @spec
 class SemanticNetwork:
-    """A network on an `encoder` of timm's, or, without one, on a ResNet of `depth`, `width` and `stem_pool`.
-
-    `weights` of a ResNet: torchvision's name, a file, or None for from scratch.
+    """A network of a `version` on an `encoder`.
 
     `alignment` says where the cells of maps sit when they are upsampled, in training and evaluation
     (`models.geometry`). SAC's checkpoints want geometry "sac" and alignment "corners".
     """
 
     version: Literal["v2", "v3", "v3+", "bisenet"]  # of DeepLab, or "bisenet", which has no rates
-    depth: Depth | None = later(None)
-    width: Count | None = later(None)
-    output_stride: Literal[OUTPUT_STRIDES] = 16  # of the encoder
-    stem_pool: bool | None = later(None)
+    encoder: EncoderSpec
+    output_stride: Literal[ENCODER_STRIDES] = 16  # of the encoder
     rates: tuple[Count, ...] = ()
-    weights: str | None = None
     head_channels: Count = later(256)  # of V3 and V3+
     alignment: Alignment = later("cell_centre")
     geometry: Geometry = later("torchvision")  # of a ResNet
-    encoder: EncoderSpec | None = later(None)
 
     def __post_init__(self):
         if self.version != "bisenet" and not self.rates:
             raise ValueError(f"rates: expected one or more for DeepLab {self.version}, found none")
-        if self.geometry != "torchvision" and self.encoder is not None:
-            raise ValueError(f"geometry is {self.geometry!r}, expected none beside an encoder of timm's")
-        _check_encoder(self, self.output_stride)
-
-    @property
-    def encoder_name(self) -> str:
-        """What the encoder is called in a table."""
-        return self.encoder.name if self.encoder else f"depth {self.depth} width {self.width}"
+        encoder = self.encoder
+        check_geometry(encoder.name, self.geometry)
+        check_encoder(encoder.name, self.output_stride, encoder.frozen, encoder.weights)
 
 
 @spec(kw_only=True)
 class InstanceNetwork:
-    """The embedding U-Net; its encoder as above.
+    """The embedding U-Net on an `encoder`.
 
     `coordinates`: "input" appends x and y to the image, "embedding" adds them, over `coordinate_length`
     pixels of the embedding grid, to the embedding (`models.coordinates`). False is "none", True is "input".
     """
 
-    depth: Depth | None = later(None)
-    width: Count | None = later(None)
-    stem_pool: bool | None = later(None)
+    encoder: EncoderSpec
     embedding_dim: Count
     decoder_channels: tuple[Count, ...]
     output_stride: Literal[1, 2]
     coordinates: bool | Literal["none", "input", "embedding"] = respelt(False, {"none": False, "input": True})
-    weights: str | None = None
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
     coordinate_length: Positive | None = later(None)
-    encoder: EncoderSpec | None = later(None)
+
+    encoder_stride = 32  # largest of the encoder's maps, in pixels: it is not dilated
 
     def __post_init__(self):
         if (self.coordinates == "embedding") != (self.coordinate_length is not None):
@@ -130,38 +116,13 @@ class InstanceNetwork:
                 f"decoder_channels: expected {n_wanted} widths or more for output stride "
                 f"{self.output_stride}, found {self.decoder_channels}"
             )
-        _check_encoder(self, self.encoder_stride)
-
-    @property
-    def encoder_stride(self) -> int:
-        """Largest stride of the encoder's maps, in pixels: it is not dilated."""
-        return 16 if self.stem_pool is False else 32
+        encoder = self.encoder
+        check_encoder(encoder.name, self.encoder_stride, encoder.frozen, encoder.weights)
 
     @property
     def sees_coordinates(self) -> bool:
         """Whether x and y are channels of its input."""
         return self.coordinates in (True, "input")
-
-
-def _check_encoder(network: SemanticNetwork | InstanceNetwork, output_stride: int) -> None:
-    """Raise a ValueError unless a network names one encoder: timm's, or all that makes a ResNet."""
-    resnet = {name: getattr(network, name) for name in ("depth", "width", "stem_pool")}
-    if network.encoder is not None:
-        given = [name for name in (*resnet, "weights") if getattr(network, name) is not None]
-        if given:
-            raise ValueError(
-                f"encoder: found {network.encoder.name!r} beside {', '.join(given)} of a ResNet, "
-                "expected one of both"
-            )
-        encoder = network.encoder
-        check_encoder(encoder.name, output_stride, encoder.frozen, encoder.weights)
-        return
-    missing = [name for name, value in resnet.items() if value is None]
-    if missing:
-        raise ValueError(
-            f"{missing[0]}: missing key, expected {', '.join(resnet)} of a ResNet, or an encoder"
-        )
-    check_weights(network.weights, network.depth)
 
 
 @spec
@@ -172,10 +133,9 @@ class SharedNetworks:
     instance: InstanceNetwork
 
     def __post_init__(self):
-        for name in ("encoder", "depth", "width", "stem_pool", "weights"):
-            ours, theirs = getattr(self.semantic, name), getattr(self.instance, name)
-            if ours != theirs:
-                raise ValueError(f"{name}: expected one for both networks, found {ours!r} and {theirs!r}")
+        ours, theirs = self.semantic.encoder, self.instance.encoder
+        if ours != theirs:
+            raise ValueError(f"encoder: expected one for both networks, found {ours!r} and {theirs!r}")
         if self.semantic.version == "bisenet" or self.instance.sees_coordinates:
             raise ValueError(
                 "expected a DeepLab and embeddings without x and y in the input, whose decoders take the "

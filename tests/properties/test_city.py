@@ -15,7 +15,6 @@ from panolib.data.render.raster import GROUND, OBJECTS, painting_order
 from panolib.labels import CITYSCAPES, VOID
 
 STYLE = st.sampled_from(sorted(city.STYLES))
-STREETS = st.sampled_from(city.STREETS)
 INDEX = st.integers(0, 10_000)
 
 
@@ -25,11 +24,10 @@ def labels_of(scene: city.Scene) -> tuple[bytes, bytes, bytes]:
 
 @settings(max_examples=25, deadline=None)
 @given(
-    style=STYLE, index=INDEX, seed=st.integers(0, 99), size=st.sampled_from([(32, 32), (64, 128), (51, 97)]),
-    streets=STREETS,
-)  # fmt: skip
-def test_labels_agree_with_each_other(style, index, seed, size, streets):
-    scene = city.render(style, seed=seed, index=index, height=size[0], width=size[1], streets=streets)
+    style=STYLE, index=INDEX, seed=st.integers(0, 99), size=st.sampled_from([(32, 32), (64, 128), (51, 97)])
+)
+def test_labels_agree_with_each_other(style, index, seed, size):
+    scene = city.render(style, seed=seed, index=index, height=size[0], width=size[1])
     assert scene.image.shape == (*size, 3) and scene.image.dtype == np.uint8
     assert scene.semantic.dtype == np.uint8 and scene.instance.dtype == np.int32 and scene.crowd.dtype == bool
     assert set(np.unique(scene.semantic)) <= {*range(CITYSCAPES.n_classes), VOID}
@@ -42,22 +40,20 @@ def test_labels_agree_with_each_other(style, index, seed, size, streets):
 
 
 @settings(max_examples=8, deadline=None)
-@given(style=STYLE, index=INDEX, seed=st.integers(0, 99), streets=STREETS)
-def test_rendering_is_a_function_of_style_seed_and_index(style, index, seed, streets):
-    styles = city.TOWNS if streets == "town" else city.STYLES
-    scene = city.render(style, seed=seed, index=index, height=48, width=96, streets=streets)
-    again = city.render(styles[style], seed=seed, index=index, height=48, width=96)
+@given(style=STYLE, index=INDEX, seed=st.integers(0, 99))
+def test_rendering_is_a_function_of_style_seed_and_index(style, index, seed):
+    scene = city.render(style, seed=seed, index=index, height=48, width=96)
+    again = city.render(city.STYLES[style], seed=seed, index=index, height=48, width=96)
     assert np.array_equal(scene.image, again.image) and labels_of(scene) == labels_of(again)
     for other in ({"seed": seed + 1}, {"index": index + 1}):
-        changed = city.render(styles[style], **({"seed": seed, "index": index} | other), height=48, width=96)
+        changed = city.render(style, **({"seed": seed, "index": index} | other), height=48, width=96)
         assert not np.array_equal(scene.image, changed.image)
 
 
 @settings(max_examples=8, deadline=None)
-@given(index=INDEX, group=st.sampled_from(["photometry", "texture"]), streets=STREETS)
-def test_light_and_colour_move_no_object(index, group, streets):
-    styles = city.TOWNS if streets == "town" else city.STYLES
-    source, target = styles["synthia"], styles["cityscapes"]
+@given(index=INDEX, group=st.sampled_from(["photometry", "texture"]))
+def test_light_and_colour_move_no_object(index, group):
+    source, target = city.STYLES["synthia"], city.STYLES["cityscapes"]
     swapped = dataclasses.replace(source, **{group: getattr(target, group)})
     options = {"seed": 1, "index": index, "height": 64, "width": 128}
     scene, changed = city.render(source, **options), city.render(swapped, **options)
@@ -65,28 +61,21 @@ def test_light_and_colour_move_no_object(index, group, streets):
     assert np.abs(scene.image.astype(int) - changed.image).mean() > 2
 
 
-@pytest.mark.parametrize(
-    ("styles", "group"),
-    [(city.STYLES, "geometry"), (city.STYLES, "statistics"), (city.TOWNS, "geometry"),
-     (city.TOWNS, "statistics"), (city.TOWNS, "shapes")],
-)  # fmt: skip
-def test_geometry_statistics_and_shapes_change_the_labels(styles, group):
-    source, target = styles["synthia"], styles["cityscapes"]
+@pytest.mark.parametrize("group", ["geometry", "statistics", "shapes"])
+def test_geometry_statistics_and_shapes_change_the_labels(group):
+    source, target = city.STYLES["synthia"], city.STYLES["cityscapes"]
     swapped = dataclasses.replace(source, **{group: getattr(target, group)})
     options = {"seed": 1, "index": 3, "height": 64, "width": 128}
     assert labels_of(city.render(source, **options)) != labels_of(city.render(swapped, **options))
 
 
-def test_target_has_what_the_study_scores():
+def test_objects_of_the_target_touch_and_its_pictures_are_grey():
     """Thresholds are below the measured values, which a hundred scenes estimate to about five points."""
-    presence, touching, count = np.zeros(CITYSCAPES.n_classes), {}, {}
+    touching, count, colour = {}, {}, []
     scored = dict(zip(("person", "car", "bicycle"), CITYSCAPES.ids_of(["person", "car", "bicycle"])))
-    colour = []
-    n = 60
-    for index in range(n):
+    for index in range(40):
         scene = city.render("cityscapes", seed=3, index=index, height=128, width=256)
         colour.append(scene.image.mean(axis=(0, 1)) / 255)
-        presence += np.bincount(scene.semantic.ravel(), minlength=256)[: CITYSCAPES.n_classes] >= 30
         for name, class_id in scored.items():
             own = np.where(scene.semantic == class_id, scene.instance, 0)
             touched = set()
@@ -95,12 +84,9 @@ def test_target_has_what_the_study_scores():
                 touched |= {*a[meet].tolist(), *b[meet].tolist()}
             touching[name] = touching.get(name, 0) + len(touched)
             count[name] = count.get(name, 0) + len(np.unique(own[own > 0]))
-    share = dict(zip(CITYSCAPES.classes, presence / n))
-    assert min(share[name] for name in CITYSCAPES.classes) > 0.1
-    assert min(share[name] for name in ("truck", "bus", "train")) > 0.25
-    assert min(share[name] for name in ("motorcycle", "rider")) > 0.4
-    assert min(touching[name] / count[name] for name in scored) > 0.4
-    assert np.allclose(np.mean(colour, axis=0), (0.32, 0.35, 0.32), atol=0.06)
+    shares = {name: touching[name] / count[name] for name in scored}
+    assert min(shares.values()) > 0.2, shares
+    assert np.allclose(np.mean(colour, axis=0), (0.35, 0.37, 0.35), atol=0.08), np.mean(colour, axis=0)
 
 
 @given(
@@ -119,15 +105,15 @@ def test_painting_order_is_a_permutation_by_layer_and_far_first(drawn):
     assert [points[i][1] for i in painting_order(points)] == sorted((p[1] for p in points), reverse=True)
 
 
-def town_presence(style: city.TownStyle, n: int) -> np.ndarray:
+def presence(style: city.Style, n: int) -> np.ndarray:
     """bool [n, classes]: which classes each of n scenes shows."""
     scenes = [city.render(style, seed=3, index=i, height=64, width=128) for i in range(n)]
     return np.stack([np.bincount(s.semantic.ravel(), minlength=256)[:19] > 0 for s in scenes])
 
 
-def test_rare_classes_of_the_town_are_as_rare_as_in_cityscapes():
-    """Ranges are three standard errors of 120 scenes wide: what is meant is in `city_town_styles`."""
-    share = dict(zip(CITYSCAPES.classes, town_presence(city.TOWNS["cityscapes"], 120).mean(axis=0)))
+def test_rare_classes_are_as_rare_as_in_cityscapes():
+    """Ranges are three standard errors of 120 scenes wide: what is meant is in `city_styles`."""
+    share = dict(zip(CITYSCAPES.classes, presence(city.STYLES["cityscapes"], 120).mean(axis=0)))
     for name, low, high in (
         ("rider", 0.20, 0.46), ("motorcycle", 0.06, 0.27), ("truck", 0.04, 0.22), ("bus", 0.02, 0.20),
         ("train", 0.0, 0.13),
@@ -137,16 +123,16 @@ def test_rare_classes_of_the_town_are_as_rare_as_in_cityscapes():
     assert share["person"] > 0.7
 
 
-def test_rich_towns_can_score_rare_classes_and_mix_finds_frames():
-    share = dict(zip(CITYSCAPES.classes, town_presence(city.rich(city.TOWNS["cityscapes"]), 40).mean(axis=0)))
+def test_rich_streets_can_score_rare_classes_and_mix_finds_frames():
+    share = dict(zip(CITYSCAPES.classes, presence(city.rich(city.STYLES["cityscapes"]), 40).mean(axis=0)))
     assert min(share[name] for name in ("truck", "bus", "train", "rider", "motorcycle", "bicycle")) > 0.25
-    both = town_presence(city.TOWNS["gta5"], 60)[:, CITYSCAPES.ids_of(["truck", "train"])].all(axis=1)
+    both = presence(city.STYLES["gta5"], 60)[:, CITYSCAPES.ids_of(["truck", "train"])].all(axis=1)
     assert both.mean() > 0.2
 
 
 @settings(max_examples=10, deadline=None)
 @given(style=STYLE, index=INDEX, size=st.sampled_from([(64, 128), (128, 256)]))
-def test_no_instance_of_a_town_is_too_small_to_be_predicted(style, index, size):
-    scene = city.render(style, seed=1, index=index, height=size[0], width=size[1], streets="town")
+def test_no_instance_is_too_small_to_be_predicted(style, index, size):
+    scene = city.render(style, seed=1, index=index, height=size[0], width=size[1])
     areas = np.bincount(scene.instance.ravel())[1:]
     assert (areas[areas > 0] >= SMALLEST * scene.instance.size).all()

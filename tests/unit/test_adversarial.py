@@ -33,9 +33,9 @@ from panolib.related.realtime.meta_pseudo_labels import (
     uda_loss,
 )
 from panolib.training.setup import build_semantic
-from panolib.training.specs import Augmentation, Compute, Optimiser, SemanticNetwork
+from panolib.training.specs import Augmentation, Compute, EncoderSpec, Optimiser, SemanticNetwork
 
-NETWORK = SemanticNetwork("bisenet", 10, 4, 16, False, (), None)
+NETWORK = SemanticNetwork("bisenet", EncoderSpec("test_efficientnet", None), 32)
 SHARED = {
     "label_set": "cityscapes", "source": "a", "target": "b", "validation": "c", "network": NETWORK,
     "optimiser": Optimiser("sgd", 0.05, 0.0, 0.9, 1.0, "poly", 0),

@@ -152,8 +152,9 @@ def test_losses_before_training_are_measured_if_asked_for():
 
 
 def test_the_embedding_step_says_what_clustering_and_loss_take():
-    network = {"depth": 10, "width": 8, "stem_pool": False, "embedding_dim": 4, "output_stride": 2,
-               "decoder_channels": [8, 8, 8, 8], "coordinates": "embedding",
+    network = {"encoder": {"name": "test_efficientnet", "weights": None},
+               "embedding_dim": 4, "output_stride": 2, "decoder_channels": [8, 8, 8, 8],
+               "coordinates": "embedding",
                "coordinate_length": 4.0}  # fmt: skip
     spec = from_mapping(
         InstanceStepSpec,

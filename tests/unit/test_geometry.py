@@ -16,13 +16,13 @@ from panolib.data import photometry
 from panolib.inference import predict
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.geometry import Placement, enlarge, placement_of, upsample_to
 from panolib.models.unet import EmbeddingUNet
 from panolib.training import semantic
 from panolib.training.instance_targets import to_embedding_grid
 from panolib.training.setup import build_semantic
-from panolib.training.specs import SemanticNetwork
+from panolib.training.specs import EncoderSpec, SemanticNetwork
 
 LATER = "later: the recorded networks take cells for the middle of their pixels"
 SIZES = [(64, 96), (65, 97), (75, 110)]
@@ -79,7 +79,7 @@ def test_a_thin_line_comes_back_where_it_was(alignment, size, stride):
 @pytest.mark.xfail(strict=True, reason=LATER)
 @pytest.mark.parametrize("stride", [4, 8, 16])
 def test_the_default_of_a_network_puts_cells_on_their_receptive_field(stride):
-    network = SemanticNetwork("v2", 10, 8, stride, stride > 8, (1,), None)
+    network = SemanticNetwork("v2", EncoderSpec("test_efficientnet", None), stride, (1,))
     placement = placement_of(build_semantic(network, 2))
     assert largest_offset(upsample_to(copied(ramp((64, 96)), stride), (64, 96), placement), stride) <= 0.5
 
@@ -187,9 +187,11 @@ def test_evaluation_inference_and_training_ask_the_network_where_its_cells_sit()
 
 
 def test_the_profile_chooses_geometry_and_alignment():
-    network = SemanticNetwork("v2", 10, 8, 8, True, (1,), None, alignment="corners", geometry="sac")
+    encoder = EncoderSpec("resnet18", None)
+    network = SemanticNetwork("v2", encoder, 8, (1,), alignment="corners", geometry="sac")
     model = build_semantic(network, 2)
-    assert model.encoder.maxpool.ceil_mode and placement_of(model) == Placement("corners", 8)
+    assert any(getattr(layer, "ceil_mode", False) for layer in model.modules())
+    assert placement_of(model) == Placement("corners", 8)
 
 
 def test_a_wrapped_network_keeps_its_placement():
@@ -202,9 +204,9 @@ def test_a_wrapped_network_keeps_its_placement():
 # --- maps inside the networks -------------------------------------------------------------------------------
 
 
-def copying_encoder(**options) -> ResNetEncoder:
+def copying_encoder(output_stride: int = 32) -> Encoder:
     """An encoder whose maps hold, in every channel, the column of the pixel that their cells sit on."""
-    encoder = ResNetEncoder(10, width=4, **options).eval()
+    encoder = Encoder("test_efficientnet", output_stride=output_stride).eval()
 
     def forward(image):
         maps = []
@@ -273,6 +275,6 @@ def test_maps_meet_inside_v3_plus_and_bisenet(alignment):
     seen_by(bisenet.fusion, inputs)
     with torch.no_grad():
         bisenet(image)
-    fine = inputs[0][:, 16]  # after the 16 channels of the spatial path
+    fine = inputs[0][:, 4 * bisenet.encoder.channels[0]]  # after the spatial path
     off = (fine - 8 * torch.arange(fine.shape[-1]))[..., 2:-4]
     torch.testing.assert_close(off, torch.full_like(off, 0.0 if alignment == "receptive_field" else -4.0))

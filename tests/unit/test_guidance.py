@@ -183,25 +183,6 @@ def test_a_batch_has_the_results_and_draws_of_its_images(street, algorithm, guid
     assert not found[0][2][1] and (found[0][0][1] or not guided)
 
 
-def test_without_a_filter_stability_need_not_be_measured(street):
-    fields, maps = batch_of_streets(street)
-    found = []
-    for measured in (True, False):
-        generator = torch.Generator().manual_seed(3)
-        options = {"second_embeddings": fields, "generator": generator, "measured": measured}
-        found.append(cluster_batch_in_class_masks(fields, maps, THINGS, **options))
-        found[-1].append(torch.rand(1, generator=generator))
-    *images, drawn = found[0]
-    *others, drawn_later = found[1]
-    assert drawn == drawn_later
-    for (labels, table), (same, other) in zip(images, others):
-        assert torch.equal(labels, same)
-        assert not any(math.isnan(row["stability"]) for row in table)
-        assert all(math.isnan(row["stability"]) for row in other)
-    strict = {"second_embeddings": -fields, "measured": False, "min_stability": 0.99}
-    assert not cluster_batch_in_class_masks(fields, maps, THINGS, **strict)[0][1]  # the filter is asked for
-
-
 # votes
 
 

@@ -42,11 +42,9 @@ def networks_of(value) -> Iterator:
 
 def structure(network) -> object:
     """The settings without what does not make a layer of another kind."""
-    neutral = {"weights": None, "lr": 1.0, "weight": 0.0, "dropout": 0.0, "source_label": 0}
-    if getattr(network, "depth", None) == 101:
-        neutral["depth"] = 50  # 101 has more of the same blocks
+    neutral = {"weights": None, "lr": 1.0, "weight": 0.0, "source_label": 0}
     if encoder := getattr(network, "encoder", None):
-        name = {"resnet101": "resnet50"}.get(encoder.name, encoder.name)
+        name = {"resnet101": "resnet50"}.get(encoder.name, encoder.name)  # 101 has more of the same blocks
         neutral["encoder"] = dataclasses.replace(encoder, name=name, weights=None)
     given = {field.name for field in dataclasses.fields(network) if getattr(network, field.name) is not None}
     return dataclasses.replace(network, **{name: value for name, value in neutral.items() if name in given})

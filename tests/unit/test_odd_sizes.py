@@ -33,6 +33,7 @@ from panolib.training.specs import (
     Augmentation,
     BaselineSpec,
     Compute,
+    EncoderSpec,
     InstanceBaselineSpec,
     InstanceNetwork,
     InstanceSelfTrainingSpec,
@@ -46,11 +47,12 @@ from panolib.training.specs import (
 ROAD, CAR, PERSON = CITYSCAPES.ids_of(["road", "car", "person"])
 N_CLASSES = CITYSCAPES.n_classes
 SIZES = [(47, 95), (33, 64), (7, 5)]
+ENCODER = EncoderSpec("test_efficientnet", None)
 NETWORKS = {
-    "v2": SemanticNetwork("v2", 10, 4, 8, False, (1, 2), None),
-    "v3": SemanticNetwork("v3", 10, 4, 16, True, (1, 2), None, head_channels=16),
-    "v3+": SemanticNetwork("v3+", 10, 4, 8, False, (1, 2), None, head_channels=16),
-    "bisenet": SemanticNetwork("bisenet", 10, 4, 16, False, (), None),
+    "v2": SemanticNetwork("v2", ENCODER, 8, (1, 2)),
+    "v3": SemanticNetwork("v3", ENCODER, 16, (1, 2), head_channels=16),
+    "v3+": SemanticNetwork("v3+", ENCODER, 8, (1, 2), head_channels=16),
+    "bisenet": SemanticNetwork("bisenet", ENCODER, 32),
 }
 SHARED = {
     "label_set": "cityscapes", "source": "a", "iterations": 1,
@@ -118,10 +120,10 @@ class Once:
         assert self.logged and all(map(np.isfinite, self.logged.values())), self.logged
 
 
-def embedding_network(output_stride, stem_pool=False):
+def embedding_network(output_stride):
     channels = (8, 8, 8, 8, 8)[: 6 - output_stride]
     return InstanceNetwork(
-        depth=10, width=4, stem_pool=stem_pool, embedding_dim=4, decoder_channels=channels,
+        encoder=ENCODER, embedding_dim=4, decoder_channels=channels,
         output_stride=output_stride, coordinates=True,
     )  # fmt: skip
 
@@ -238,9 +240,9 @@ def test_a_discriminator_sees_padding_of_zeros_beyond_multiples_of_32(kind):
 
 
 @pytest.mark.parametrize("size", [(47, 95), (1, 1), (5, 2)])
-def test_detr_learns_masks_and_boxes_of_any_size(size):
+def test_detr_learns_masks_of_any_size(size):
     target = detr_target(*panoptic_truth(street(size), CITYSCAPES))
-    assert ((0 <= target["boxes"]) & (target["boxes"] <= 1)).all() and len(target["boxes"]) >= 1
+    assert len(target["masks"]) >= 1
     coarse = coarse_masks(target["masks"], 4)
     assert coarse.shape[1:] == tuple(-(-side // 4) for side in size)
     torch.testing.assert_close(coarse.sum(0), torch.ones(coarse.shape[1:]))  # nothing is void, nothing lost
@@ -313,9 +315,7 @@ def test_the_stability_filter_runs_for_every_class_where_it_is_asked_for(monkeyp
     assert stability_filters(0.5, monkeypatch) == 4  # two crops, a car and a person in each
 
 
-@pytest.mark.xfail(strict=True, reason="later: without its draws the recorded networks would draw others")
 def test_a_stability_filter_that_is_switched_off_does_not_run(monkeypatch):
-    """Labels of a pseudo-label are the same without it, but it reads the global generator."""
     assert stability_filters(None, monkeypatch) == 0
 
 

@@ -7,6 +7,7 @@ import math
 from dataclasses import replace
 
 import pytest
+import timm
 import torch
 import yaml
 from torch import nn
@@ -18,7 +19,6 @@ from panolib.data.samples import ImageSet, Sample
 from panolib.inference import predict
 from panolib.load import load
 from panolib.models import encoder
-from panolib.models.encoder import ResNetEncoder
 from panolib.models.geometry import Placement
 from panolib.models.weights import WeightsError
 from panolib.study import study
@@ -235,9 +235,10 @@ def thin_paper(tmp_path_factory):
     city["instance_baseline"]["augmentation"] |= {"height": 32, "width": 64}
     city["instance_batch_norm"] |= {"n_batches": 2, "batch_size": 2}
     city["instance_self_training"] |= {"iterations": 1, "batch_size": 2}
-    city["semantic_baseline"]["network"] |= {"depth": 18, "width": 4, "rates": [1, 2]}
+    encoder = {"name": "test_efficientnet", "weights": "imagenet"}
+    city["semantic_baseline"]["network"] |= {"encoder": encoder, "rates": [1, 2]}
     city["instance_baseline"]["network"] |= {
-        "depth": 18, "width": 4, "decoder_channels": [8, 8, 8, 8], "input_width": 64
+        "encoder": encoder, "decoder_channels": [8, 8, 8, 8], "input_width": 64
     }  # fmt: skip
     city["panoptic"] |= {"n_samples": 0}
     path = root / "thin.yaml"
@@ -247,11 +248,11 @@ def thin_paper(tmp_path_factory):
     return loaded
 
 
-def thin_state(depth):
-    return ResNetEncoder(depth, width=4).state_dict()
+def tiny_state(name):
+    return timm.create_model(name).state_dict()
 
 
-def no_weights(weights, depth):
+def no_weights(name, weights):
     raise WeightsError("not to be had")
 
 
@@ -272,22 +273,22 @@ def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper
         upsampled.add((placement, tuple(size), tuple(image_size or size)))
         return original[1](maps, size, placement, image_size=image_size)
 
-    def weights(name, depth):
-        asked.append(name)
-        return thin_state(depth)
+    def weights(name, weights):
+        asked.append(weights)
+        return tiny_state(name)
 
     def get(branch, rung):
         return thin_paper.get(study.run_name("city", branch, rung, 0))
 
     monkeypatch.setattr(crops, "_recolour", recolour)
     monkeypatch.setattr(semantic, "upsample_to", upsample_to)
-    monkeypatch.setattr(encoder, "find_weights", weights)
+    monkeypatch.setattr(encoder, "find_encoder_weights", weights)
     get("semantic", "source_only")
     assert recoloured <= {("synthia", True), ("gta5", True)} and recoloured
     get("instance", "source_only")
-    assert asked == ["IMAGENET1K_V1"] * 2
+    assert asked == ["imagenet"] * 2
 
-    monkeypatch.setattr(encoder, "find_weights", no_weights)
+    monkeypatch.setattr(encoder, "find_encoder_weights", no_weights)
     for rung in ("abn", "self_trained"):
         recoloured.clear()
         assert "start" in get("semantic", rung).info["parents"]
@@ -331,9 +332,9 @@ def test_a_baseline_that_goes_on_does_not_ask_for_weights(thin_paper, monkeypatc
     ):
         given, job = spec(thin_paper, branch, "source_only"), Interrupted()
         with monkeypatch.context() as patched:
-            patched.setattr(encoder, "find_weights", lambda _, depth: thin_state(depth))
+            patched.setattr(encoder, "find_encoder_weights", lambda name, _: tiny_state(name))
             train(given, job, source, classes)
-        monkeypatch.setattr(encoder, "find_weights", no_weights)
+        monkeypatch.setattr(encoder, "find_encoder_weights", no_weights)
         train(given, Interrupted(job.state), source, classes)
         with pytest.raises(WeightsError):
             train(given, Interrupted(), source, classes)

@@ -14,9 +14,9 @@ from panolib.data.samples import Sample
 from panolib.labels import CAMVID, CITYSCAPES, VOID
 from panolib.load import load
 from panolib.models.bisenet import BiSeNet
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.related.realtime import labelling, speed
-from panolib.training.specs import Compute, SemanticNetwork
+from panolib.training.specs import Compute, EncoderSpec, SemanticNetwork
 
 NOTEBOOK = "09_realtime_adaptation"
 
@@ -91,7 +91,7 @@ def test_label_quality_merges_and_survives_void_images():
 
 def test_votes_take_the_heads_in_order():
     torch.manual_seed(0)
-    model = BiSeNet(ResNetEncoder(10, width=4, stem_pool=False, output_stride=16), 5)
+    model = BiSeNet(Encoder("test_efficientnet", output_stride=32), 5)
     nothing = np.zeros((32, 32), np.int32)
     image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     samples = [Sample(image, None, nothing, nothing > 0, "0")]
@@ -105,7 +105,7 @@ def test_votes_take_the_heads_in_order():
 
 # --- speed --------------------------------------------------------------------------------------------------
 
-NETWORK = SemanticNetwork("bisenet", 10, 4, 16, False, (), None)
+NETWORK = SemanticNetwork("bisenet", EncoderSpec("test_efficientnet", None), 32)
 SPEED = speed.SpeedSpec(
     "cityscapes", 32, 64, {"BiSeNet-10": NETWORK}, (), {"BiSeNet": NETWORK}, 32, 32, 3, 60.0,
     Compute("cpu", "32-true", 0, True), 0,

@@ -9,27 +9,25 @@ from torch import nn
 
 from panolib.models.bisenet import BiSeNet
 from panolib.models.complexity import clean_operations, n_operations, n_parameters
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.geometry import upsample_to
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.report.published import published
 from panolib.training import semantic
 from panolib.training.setup import build_semantic
-from panolib.training.specs import SemanticNetwork
+from panolib.training.specs import EncoderSpec, SemanticNetwork
 
 SIZE = (1, 19, 512, 1024)  # of the published complexity tables
 
 
-def thin(**options) -> BiSeNet:
+def thin(output_stride: int = 32) -> BiSeNet:
     torch.manual_seed(0)
-    return BiSeNet(ResNetEncoder(10, width=4, **options), 5)
+    return BiSeNet(Encoder("test_efficientnet", output_stride=output_stride), 5)
 
 
-@pytest.mark.parametrize(
-    ("stem_pool", "encoder_stride", "stride"), [(True, 32, 8), (False, 16, 4), (False, 8, 4), (False, 4, 2)]
-)
-def test_bisenet_shapes(stem_pool, encoder_stride, stride):
-    model = thin(stem_pool=stem_pool, output_stride=encoder_stride)
+@pytest.mark.parametrize(("encoder_stride", "stride"), [(32, 8), (16, 8), (8, 4)])
+def test_bisenet_shapes(encoder_stride, stride):
+    model = thin(encoder_stride)
     assert model.output_stride == stride
     image = torch.randn(2, 3, 64, 96)
     heads = model(image, every_head=True)
@@ -41,7 +39,7 @@ def test_bisenet_shapes(stem_pool, encoder_stride, stride):
 
 
 def test_every_head_reaches_its_own_layers_and_a_single_image_trains():
-    model = thin(stem_pool=False, output_stride=16).train()
+    model = thin().train()
     heads = model(torch.randn(1, 3, 32, 32), every_head=True)
     for index, name in enumerate(("classifier", "auxiliary_fine", "auxiliary_coarse")):
         weight = getattr(model, name).weight
@@ -53,7 +51,7 @@ def test_every_head_reaches_its_own_layers_and_a_single_image_trains():
 
 def test_the_last_convolution_may_come_before_the_upsampling():
     """The order of the reference, bilinear x8 and then 1x1 convolution, gives the same logits."""
-    model = thin(stem_pool=True, output_stride=32).eval()
+    model = thin().eval()
     nn.init.normal_(model.classifier.bias)
     fused = torch.randn(1, 5, 4, 6)
     theirs = model.classifier(F.interpolate(fused, scale_factor=8, mode="bilinear", align_corners=False))
@@ -61,11 +59,11 @@ def test_the_last_convolution_may_come_before_the_upsampling():
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("depth", "fused"), [(18, 1024), (101, 3328)])
-def test_bisenet_parameters(depth, fused):
+@pytest.mark.parametrize(("name", "fused"), [("resnet18", 1024), ("resnet101", 3328)])
+def test_bisenet_parameters(name, fused):
     """Sum over the parts of the network; the fusion takes 1024 or 3328 channels."""
     with torch.device("meta"):
-        model = BiSeNet(ResNetEncoder(depth), 19)
+        model = BiSeNet(Encoder(name, output_stride=32), 19)
     assert model.fusion.mix[0].in_channels == fused
     fine, coarse = model.encoder.channels[3:]
     spatial = 9 * (3 * 64 + 64 * 128 + 128 * 256) + 2 * (64 + 128 + 256)
@@ -77,7 +75,7 @@ def test_bisenet_parameters(depth, fused):
 
 
 def test_build_semantic_knows_bisenet():
-    network = SemanticNetwork("bisenet", 10, 4, 16, False, (), None)
+    network = SemanticNetwork("bisenet", EncoderSpec("test_efficientnet", None), 32)
     assert isinstance(build_semantic(network, 7), BiSeNet)
 
 
@@ -97,7 +95,7 @@ def test_supervised_loss_counts_every_head_once():
     expected = semantic.cross_entropy(upsample_to(single(image), (32, 32)), labels)
     found = semantic.supervised_loss(semantic.head_logits(single, image), labels)
     assert torch.equal(found, expected)  # one head, as in DeepLab: bit for bit
-    model = thin(stem_pool=False, output_stride=16).eval()
+    model = thin().eval()
     heads = model(image, every_head=True)
     expected = sum(semantic.cross_entropy(upsample_to(x, (32, 32)), labels) for x in heads)
     torch.testing.assert_close(semantic.supervised_loss(semantic.head_logits(model, image), labels), expected)
@@ -163,7 +161,7 @@ def test_counts_against_the_counter_of_torch_and_by_hand():
 
 
 def test_counting_leaves_the_network_alone():
-    model = thin(stem_pool=False, output_stride=16).train()
+    model = thin().train()
     n_operations(model, (1, 3, 32, 32))
     assert model.training and model.classifier.weight.device.type == "cpu"
     assert not any(layer._forward_hooks for layer in model.modules())

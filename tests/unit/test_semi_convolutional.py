@@ -15,16 +15,16 @@ from panolib.data.photometry import denormalise
 from panolib.inference.predict import embed_images
 from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.models.coordinates import add_coordinates, coordinate_grid
-from panolib.models.encoder import ResNetEncoder
+from panolib.models.encoder import Encoder
 from panolib.models.unet import EmbeddingUNet
 from panolib.training.instance_targets import added_coordinates, rotated_view
 from panolib.training.setup import build_instance
-from panolib.training.specs import InstanceNetwork
+from panolib.training.specs import EncoderSpec, InstanceNetwork
 from panolib.training.teacher import make_teacher, update_teacher
 
 PLAIN = InstanceNetwork(
-    depth=10, width=4, stem_pool=False, embedding_dim=4, decoder_channels=(8, 8, 8, 8), output_stride=2,
-    coordinates="none",
+    encoder=EncoderSpec("test_efficientnet", None), embedding_dim=4, decoder_channels=(8, 8, 8, 8),
+    output_stride=2, coordinates="none",
 )  # fmt: skip
 SEMI = replace(PLAIN, coordinates="embedding", coordinate_length=6.0)
 ONLY = EmbeddingLossWeights(0, 0, 0, 0, 0, 0)
@@ -88,7 +88,7 @@ def test_a_momentum_network_has_them_once():
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match=r"coordinate_length is 0\.0 and embedding_dim 8"):
-        EmbeddingUNet(ResNetEncoder(10, width=4, stem_pool=False, output_stride=16), coordinate_length=0.0)
+        EmbeddingUNet(Encoder("test_efficientnet", output_stride=32), coordinate_length=0.0)
     with pytest.raises(ValueError, match="coordinate_length: expected pixels"):
         replace(PLAIN, coordinates="embedding")
     with pytest.raises(ValueError, match=r"found 6\.0 with coordinates 'input'"):
@@ -107,7 +107,8 @@ def test_what_does_not_fit_is_refused():
 
 def network_of(coordinates, **values):
     section = load_yaml(project_root() / "notebooks" / "profiles" / "base.yaml")["nuclei"]
-    section = section["instance_baseline"]["network"] | {"width": 4, "decoder_channels": [8, 8, 8, 8]}
+    own = {"encoder": {"name": "test_efficientnet", "weights": None}, "decoder_channels": [8, 8, 8, 8]}
+    section = section["instance_baseline"]["network"] | own
     return from_mapping(InstanceNetwork, section | {"coordinates": coordinates} | values, where="here")
 
 

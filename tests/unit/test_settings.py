@@ -15,7 +15,7 @@ import pytest
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
 from panolib.config import ProfileError, from_mapping, load_yaml, project_root
 from panolib.load import load as load_study
-from panolib.models.weights import check_weights
+from panolib.models.weights import check_encoder_weights
 from panolib.related.realtime.runs import Realtime
 from panolib.report import rows
 from panolib.study import study
@@ -196,13 +196,11 @@ def test_each_other_section_is_one_clear_error(section, tmp_path):
 
 NETWORK = {
     "version": "v2",
-    "depth": 10,
-    "width": 8,
-    "output_stride": 4,
-    "stem_pool": False,
+    "output_stride": 8,
     "rates": [1],
-    "weights": None,
+    "encoder": {"name": "test_efficientnet", "weights": None},
 }
+RESNET = {"name": "resnet50", "weights": None}
 BAD = [  # key, value; the message names the last part of the key, or its section where it is another one
     ("compute.accelerator", "cdua"), ("compute.precision", "bf16"), ("compute.loader_workers", -1),
     ("city.label_set", "cityscape"), ("city.label_set", "nuclei"), ("city.semantic_source", "mixx/train"),
@@ -211,10 +209,10 @@ BAD = [  # key, value; the message names the last part of the key, or its sectio
     ("city.data.mix_requires", ["lorry"]), ("city.data.n_val_synthia", 60),
     ("city.data.train_size", [0, 64]), ("city.data.embedded.n_train", 0),
     ("city.semantic_baseline.network", NETWORK | {"version": "v4"}),
-    ("city.semantic_baseline.network", NETWORK | {"depth": 34}),
+    ("city.semantic_baseline.network", NETWORK | {"encoder": RESNET | {"name": "resnet3"}}),
     ("city.semantic_baseline.network", NETWORK | {"rates": []}),
-    ("city.semantic_baseline.network", NETWORK | {"depth": 50, "weights": "IMAGENETK"}),
-    ("city.semantic_baseline.network", NETWORK | {"weights": "~/no/such/file.pth"}),
+    ("city.semantic_baseline.network", NETWORK | {"encoder": RESNET | {"weights": "IMAGENETK"}}),
+    ("city.semantic_baseline.network", NETWORK | {"encoder": RESNET | {"weights": "~/no/such/file.pth"}}),
     ("city.semantic_baseline.network", NETWORK | {"alignment": "centre"}),
     ("city.semantic_baseline.network", NETWORK | {"geometry": "caffe"}),
     ("city.self_training_start", "source_only"), ("city.instance_self_training.noise_on", "both"),
@@ -249,7 +247,7 @@ BAD = [  # key, value; the message names the last part of the key, or its sectio
     ("experiments.painted_share", 30),
     ("experiments.crop_scale", [0.5, 0.25]), ("experiments.monitor_interval", 0),
     ("experiments.consistency_weights", [-1.0]), ("experiments.clustering_cost.heights", [8]),
-    ("detr.network.block", "botleneck"), ("detr.network.dropout", 1.5), ("detr.elsewhere", ["gta/val"]),
+    ("detr.network.output_stride", 4), ("detr.network.n_points", 0), ("detr.elsewhere", ["gta/val"]),
     ("detr.rule.thresholds", [85, 50]), ("detr.iterations", 0), ("detr.colours.probability", 2.0),
     ("detr.curve_sizes", [12, 12]), ("performance.step.source_style", "sinthia"),
     ("performance.threads", []), ("performance.step_sizes", [[0, 64]]), ("performance.repeats", 0),
@@ -285,10 +283,11 @@ def test_words_are_those_that_the_libraries_know():
     known = set(ACCELERATOR_REGISTRY.available_accelerators()) | {"auto", "gpu"}
     assert set(get_args(types["accelerator"])) <= known
     assert set(get_args(Algorithm)) == {*ALGORITHMS, *IMAGE_ALGORITHMS, "connected_components"}
-    check_weights("IMAGENET1K_V1", 101), check_weights(None, 10)
-    for weights, depth in (("IMAGENET1K_V1", 10), ("IMAGENETK", 50), ("no/such/file.pth", 18)):
-        with pytest.raises(ValueError, match=f"weights is '{weights}'"):
-            check_weights(weights, depth)
+    check_encoder_weights("resnet101", "IMAGENET1K_V1"), check_encoder_weights("resnet18", None)
+    tiny, unknown = ("test_efficientnet", "IMAGENET1K_V1"), ("resnet50", "IMAGENETK")
+    for name, weights in (tiny, unknown, ("resnet18", "no/such/file.pth")):
+        with pytest.raises(ValueError, match=f"is '{weights}'"):
+            check_encoder_weights(name, weights)
 
 
 def test_paths_of_a_profile_expand(tmp_path, monkeypatch):

@@ -25,6 +25,7 @@ from panolib.study.export import export_run
 from panolib.training import shared as training
 from panolib.training.setup import build_instance, build_optimizer, build_semantic, build_shared
 from panolib.training.specs import (
+    EncoderSpec,
     InstanceNetwork,
     SemanticNetwork,
     SharedBaselineSpec,
@@ -33,10 +34,11 @@ from panolib.training.specs import (
 )
 from panolib.training.teacher import make_teacher, update_teacher
 
+ENCODER = EncoderSpec("test_efficientnet", None)
 NETWORKS = SharedNetworks(
-    SemanticNetwork("v3+", 10, 4, 8, False, (1, 2), None, head_channels=16),
+    SemanticNetwork("v3+", ENCODER, 8, (1, 2), head_channels=16),
     InstanceNetwork(
-        depth=10, width=4, stem_pool=False, embedding_dim=4, decoder_channels=(8, 8, 8, 8), output_stride=2,
+        encoder=ENCODER, embedding_dim=4, decoder_channels=(8, 8, 8, 8), output_stride=2,
         coordinates="embedding", coordinate_length=4.0,
     ),
 )

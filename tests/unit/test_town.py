@@ -1,4 +1,4 @@
-"""The town: written and read like any city, its streets, and the shadows of its sun."""
+"""The rendered town: written and read like any city, its streets, and the shadows of its sun."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from panolib.config import ProfileError, from_mapping
 from panolib.data.readers import GTA5, Cityscapes, Synthia
 from panolib.data.readers.city import CityData, CitySources, EmbeddedCity
 from panolib.data.render import city
@@ -19,18 +20,17 @@ SIZE = {"height": 64, "width": 128, "seed": 5}
 
 
 def test_a_town_is_written_and_read_like_any_city(tmp_path):
-    options = {"streets": "town", "progress": False, **SIZE}
+    options = {"progress": False, **SIZE}
     city.write_city(tmp_path / "synthia", "synthia", split="all", n_images=2, **options)
     city.write_city(tmp_path / "gta5", "gta5", split="all", n_images=2, **options)
     for split in ("val", "val_rare"):
         city.write_city(tmp_path / "c", "cityscapes", split=split, n_images=2, **options)
-    town = {"streets": "town", **SIZE}
     image = Synthia(tmp_path / "synthia", "all")[1].image
-    assert np.array_equal(image, city.render("synthia", index=1, **town).image)
+    assert np.array_equal(image, city.render("synthia", index=1, **SIZE).image)
     semantic = GTA5(tmp_path / "gta5", "train", n_val=0)[1].semantic
-    assert np.array_equal(semantic, city.render("gta5", index=1, **town).semantic)
-    rare = city.rich(city.TOWNS["cityscapes"])
-    for split, style, first in (("val", city.TOWNS["cityscapes"], 1_000_000), ("val_rare", rare, 2_000_000)):
+    assert np.array_equal(semantic, city.render("gta5", index=1, **SIZE).semantic)
+    rare = city.rich(city.STYLES["cityscapes"])
+    for split, style, first in (("val", city.STYLES["cityscapes"], 1_000_000), ("val_rare", rare, 2_000_000)):
         for i, sample in enumerate(Cityscapes(tmp_path / "c", split)):
             scene = city.render(style, index=first + i, **SIZE)
             assert np.array_equal(sample.image, scene.image)
@@ -39,17 +39,11 @@ def test_a_town_is_written_and_read_like_any_city(tmp_path):
             assert np.array_equal(sample.crowd, scene.crowd)
 
 
-def test_towns_have_fingerprints_of_their_own_and_alone_a_rare_split():
-    options = {"n_images": 3, **SIZE}
-    straight, town = (
-        city.fingerprint("cityscapes", split="val", streets=kind, **options) for kind in city.STREETS
+def test_the_rare_split_has_a_fingerprint_of_its_own():
+    val, rare = (
+        city.fingerprint("cityscapes", split=split, n_images=3, **SIZE) for split in ("val", "val_rare")
     )
-    assert straight == city.fingerprint("cityscapes", split="val", **options)
-    assert straight["style_parameters"] != town["style_parameters"]
-    rare = city.fingerprint("cityscapes", split="val_rare", streets="town", **options)
-    assert rare["style_parameters"] != town["style_parameters"]
-    with pytest.raises(KeyError, match="for towns only"):
-        city.fingerprint("cityscapes", split="val_rare", **options)
+    assert val["style_parameters"] != rare["style_parameters"]
 
 
 def sources(root: Path, embedded: EmbeddedCity) -> CitySources:
@@ -58,16 +52,21 @@ def sources(root: Path, embedded: EmbeddedCity) -> CitySources:
     return CitySources(CityData(**folders, embedded=embedded, **held_out), root)
 
 
-def test_settings_choose_the_streets_and_the_rare_split(tmp_path):
-    straight = EmbeddedCity(n_synthia=2, n_gta5=2, n_train=1, n_val=1, height=32, width=64, seed=0)
-    with pytest.raises(ValueError, match="n_val_rare: expected 0"):
-        dataclasses.replace(straight, n_val_rare=1)
-    data = sources(tmp_path, dataclasses.replace(straight, streets="town", n_val_rare=2))
+def test_settings_choose_the_rare_split(tmp_path):
+    embedded = EmbeddedCity(n_synthia=2, n_gta5=2, n_train=1, n_val=1, height=32, width=64, seed=0)
+    data = sources(tmp_path, dataclasses.replace(embedded, n_val_rare=2))
     data.prepare(progress=False)
     assert len(data.open("cityscapes/val_rare")) == 2 and len(data.open("cityscapes/val")) == 1
-    assert data.fingerprint("gta5/train") != sources(tmp_path, straight).fingerprint("gta5/train")
-    with pytest.raises(ValueError, match="style_parameters"):
-        sources(tmp_path, straight).open("cityscapes/val")
+    other = sources(tmp_path, dataclasses.replace(embedded, n_val_rare=3))
+    assert data.fingerprint("gta5/train") == other.fingerprint("gta5/train")
+    with pytest.raises(ValueError, match="n_images"):
+        other.open("cityscapes/val_rare")
+
+
+def test_settings_of_the_former_streets_are_refused():
+    embedded = {"n_synthia": 2, "n_gta5": 2, "n_train": 1, "n_val": 1, "height": 32, "width": 64, "seed": 0}
+    with pytest.raises(ProfileError, match="streets: unknown key, found with value 'town'"):
+        from_mapping(EmbeddedCity, embedded | {"streets": "town"}, where="my.yaml")
 
 
 def test_an_axis_keeps_lengths_and_turns_by_its_angle():
@@ -97,7 +96,7 @@ def test_a_post_throws_its_shadow_where_the_sun_does_not_reach():
 
 
 def test_the_sun_darkens_only_what_lies_in_the_shade():
-    style = city.TOWNS["cityscapes"]
+    style = city.STYLES["cityscapes"]
     overcast, sunny = style.photometry
     assert overcast.elevation is None and sunny.elevation is not None
     even = dataclasses.replace(sunny, beam=(0.0, 0.0))

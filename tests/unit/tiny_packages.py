@@ -15,11 +15,12 @@ from panolib.data.intensity import STRETCHED
 from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.study.packaged import ENTRY, PanopticNetworks, Recipe
 from panolib.training.setup import build_instance, build_semantic
-from panolib.training.specs import InstanceNetwork, SemanticNetwork
+from panolib.training.specs import EncoderSpec, InstanceNetwork, SemanticNetwork
 
-SEMANTIC = SemanticNetwork(version="v2", depth=10, width=4, output_stride=16, stem_pool=False, rates=(1,))
+ENCODER = EncoderSpec("test_efficientnet", None)
+SEMANTIC = SemanticNetwork("v2", ENCODER, rates=(1,))
 INSTANCE = InstanceNetwork(
-    depth=10, width=4, stem_pool=False, embedding_dim=3, output_stride=2, decoder_channels=(4, 4, 4, 4)
+    encoder=ENCODER, embedding_dim=3, output_stride=2, decoder_channels=(4, 4, 4, 4)
 )
 
 

@@ -38,7 +38,7 @@ def total(outputs) -> torch.Tensor:
     if isinstance(outputs, torch.Tensor):
         return outputs.square().mean()
     if not isinstance(outputs, (tuple, list)):
-        outputs = (outputs.logits, getattr(outputs, "pred_boxes", ()), outputs.pred_masks)
+        outputs = (outputs.logits, outputs.pred_masks)
     return sum(map(total, outputs))
 
 

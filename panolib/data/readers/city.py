@@ -34,8 +34,7 @@ STREETS = ("synthia", "gta5", "mix", "cityscapes")
 class EmbeddedCity:
     """Sizes of the rendered street scenes (images, pixels).
 
-    `streets` are straight, or those of a town with bends, junctions and the class frequencies of the real
-    data; a town may have a second val set, `n_val_rare` images rich in rare classes.
+    There may be a second val set, `n_val_rare` images rich in rare classes.
     """
 
     n_synthia: Count
@@ -45,12 +44,7 @@ class EmbeddedCity:
     height: Count
     width: Count
     seed: Natural
-    streets: renderer.Streets = later("straight")
     n_val_rare: Natural = later(0)
-
-    def __post_init__(self):
-        if self.n_val_rare and self.streets != "town":
-            raise DataError(f"n_val_rare: expected 0 without streets: town, found {self.n_val_rare}")
 
 
 @spec
@@ -104,10 +98,7 @@ class CitySources(Sources):
         embedded = self.settings.embedded
         if embedded is None:
             return []
-        sizes = {
-            "height": embedded.height, "width": embedded.width, "seed": embedded.seed,
-            "streets": embedded.streets,
-        }  # fmt: skip
+        sizes = {"height": embedded.height, "width": embedded.width, "seed": embedded.seed}
         return [
             Rendering(
                 f"{style}/{split if style == 'cityscapes' else ''}", self.folders[style], renderer.write_city,

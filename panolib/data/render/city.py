@@ -25,19 +25,16 @@ from panolib.data.errors import DataError
 from panolib.data.images import resize_labels, write_png16
 from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.data.render.city_scenes import Scene, render
-from panolib.data.render.city_styles import STYLES, Style
-from panolib.data.render.city_town_styles import TOWNS, TownStyle, rich, style_of
+from panolib.data.render.city_styles import STYLES, Style, rich, style_of
 from panolib.labels import CITYSCAPES
 
 __all__ = [
-    "RENDERER_VERSION", "STREETS", "STYLES", "TOWNS", "Scene", "Streets", "Style", "StyleName", "TownStyle",
-    "fingerprint", "is_written", "render", "rich", "write_city",
+    "RENDERER_VERSION", "STYLES", "Scene", "Style", "StyleName", "fingerprint", "is_written", "render",
+    "rich", "write_city",
 ]  # fmt: skip
 
 StyleName = Literal[tuple(STYLES)]
-STREETS = ("straight", "town")
-Streets = Literal[STREETS]
-RENDERER_VERSION = {"straight": 1, "town": 1}  # raise it whenever the pixels of a scene change
+RENDERER_VERSION = 1  # raise it whenever the pixels of a scene change
 
 _SPLITS = {"all": 0, "train": 0, "val": 1_000_000, "val_rare": 2_000_000}  # first scene: none is in two
 _CITIES = {
@@ -54,19 +51,18 @@ _SYNTHIA_CLASS = {
 
 
 def fingerprint(
-    style: Style | TownStyle | str, *, split: str, n_images: int, height: int, width: int, seed: int,
-    streets: Streets = "straight",
-) -> dict:  # fmt: skip
+    style: Style | str, *, split: str, n_images: int, height: int, width: int, seed: int
+) -> dict:
     """What a written data set depends on, as plain values: style parameters, renderer, sizes, seed, split.
 
     Raises KeyError for an unknown style or split.
     """
-    style = _style_of_split(style, split, streets)
+    style = _style_of_split(style, split)
     parameters = json.dumps(asdict(style), sort_keys=True)
     return {
         "style": style.name,
         "style_parameters": hashlib.sha256(parameters.encode()).hexdigest()[:16],
-        "renderer": RENDERER_VERSION[_kind(style)],
+        "renderer": RENDERER_VERSION,
         "split": split,
         "n_images": n_images,
         "height": height,
@@ -77,14 +73,13 @@ def fingerprint(
 
 def write_city(
     root: Path | str,
-    style: Style | TownStyle | str,
+    style: Style | str,
     *,
     split: str,
     n_images: int,
     height: int,
     width: int,
     seed: int,
-    streets: Streets = "straight",
     n_workers: int = 1,
     progress: bool = True,
 ) -> Path:
@@ -95,15 +90,13 @@ def write_city(
     root : path
         Folder of the data set. Several splits of "cityscapes" live in one folder; "synthia" and "gta5" have
         one folder each, whatever the split.
-    style : Style, TownStyle or str
+    style : Style or str
         The name of the style decides the format: "synthia", "gta5" or "cityscapes".
     split : str
-        "train", "val", "val_rare" or "all". Val scenes are never those of train (or all); those of val_rare,
-        which only towns have, are rich in rare classes.
+        "train", "val", "val_rare" or "all". Val scenes are never those of train (or all); those of val_rare
+        are rich in rare classes.
     n_images, height, width, seed : int
         GTA5 has a few frames of other heights, as the real data.
-    streets : "straight" or "town"
-        Which styles a name means.
     n_workers : int
         Processes. With more than one, a script must call this below ``if __name__ == "__main__"``.
     progress : bool
@@ -125,7 +118,7 @@ def write_city(
         If a worker process ends early, as it does where the main guard is missing.
     """
     leave_unguarded_import()
-    root, style = Path(root), _style_of_split(style, split, streets)
+    root, style = Path(root), _style_of_split(style, split)
     wanted = fingerprint(style, split=split, n_images=n_images, height=height, width=width, seed=seed)
     if n_images < 1:
         raise ValueError(f"{root}: n_images = {n_images}, expected at least 1")
@@ -150,15 +143,11 @@ def write_city(
     return root
 
 
-def _kind(style: Style | TownStyle) -> Streets:
-    return "town" if isinstance(style, TownStyle) else "straight"
-
-
-def _style_of_split(style: Style | TownStyle | str, split: str, streets: Streets) -> Style | TownStyle:
+def _style_of_split(style: Style | str, split: str) -> Style:
     """The style of a split. KeyError for an unknown one."""
-    style = style_of(style, streets)
-    if split not in _SPLITS or (split == "val_rare" and _kind(style) != "town"):
-        raise KeyError(f"unknown split {split!r}; expected one of {sorted(_SPLITS)}, val_rare for towns only")
+    style = style_of(style)
+    if split not in _SPLITS:
+        raise KeyError(f"unknown split {split!r}; expected one of {sorted(_SPLITS)}")
     return rich(style) if split == "val_rare" else style
 
 

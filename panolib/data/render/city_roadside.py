@@ -11,7 +11,6 @@ import numpy as np
 from panolib.data.render.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow, upright_quad
 from panolib.data.render.raster import (
     BRICK,
-    HOUSES,
     LEAF,
     OBJECTS,
     STAIN,
@@ -58,39 +57,12 @@ def crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clump
         canvas.polygon(points, leaves[tone], plane, convex=False)
 
 
-def tree(canvas: Canvas, u: float, z: float, height: float, dice: Dice, foliage: Foliage, level=0.0) -> None:
-    """A broad-leaved tree; the trunk belongs to the vegetation."""
-    if not canvas.sees(u, z, height / 2):
-        return
-    figure, _ = _stand(canvas, u, z, level, "vegetation", radius=0.3)
-    figure_shadow(canvas, figure.frame, 0.5)
-    fork = height * dice(0.34, 0.45)
-    bark = Material((0.21, 0.17, 0.13), LEAF, 0.35, 20.0)
-    figure.limb(0, 0, 0.36, dice(-0.1, 0.1), fork + 0.6, 0.22, bark, roundness=0.6)
-    radius = height * dice(0.24, 0.34)
-    middle, half_height = (height + fork) / 2 + level, (height - fork) / 2 + 0.3
-    crown(canvas, u, z, middle, radius, half_height, dice, foliage, 15 if z < 25 else 8)
-
-
 def bush(canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage: Foliage) -> None:
     """One bush of a hedge."""
     if z > 2.0 and canvas.sees(x, z, 1.5):
         canvas.group(OBJECTS, z - 0.7, z + 0.7, x)
         canvas.thing(LABEL_ID["vegetation"])
         crown(canvas, x, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
-
-
-def hedge(
-    canvas: Canvas, u: float, z0: float, z1: float, height: float, dice: Dice, foliage: Foliage
-) -> None:
-    """A row of bushes along the road."""
-    canvas.group(HOUSES, z0, z1, u)
-    canvas.thing(LABEL_ID["vegetation"])
-    n = max(int((z1 - z0) / 1.4), 2)
-    for i in range(n):
-        z = z1 - (i + 0.5) * (z1 - z0) / n
-        if z > 2.0 and canvas.sees(u, z, 1.5):
-            crown(canvas, u, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
 def _stand(canvas: Canvas, u: float, z: float, level: float, *labels: str, radius: float = 0.1):
@@ -117,10 +89,10 @@ def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None
     figure.limb(reach * 0.85, height + 0.24, 0.20, reach * 1.35, height + 0.34, 0.14, lamp)
 
 
-def bollards(canvas: Canvas, u: float, z0: float, n: int, dice: Dice, level=0.0) -> None:
-    """A row of short posts along the kerb."""
+def bollard(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
+    """A short post at the kerb."""
     steel = _steel(dice)
-    for z in (z0 + 1.5 * i for i in range(n) if canvas.sees(u, z0 + 1.5 * i, 0.5)):
+    if canvas.sees(u, z, 0.5):
         figure, _ = _stand(canvas, u, z, level, "pole")
         figure.limb(0, 0, 0.16, 0, 0.95, 0.14, steel, roundness=0.7)
 
@@ -224,7 +196,7 @@ def house(
     base = dice(3.3, 4.0) if dice.chance(0.6) else 0.0
     wall = Material(colour, dice.pick(facade.textures), facade.amplitude, facade.density, 0.0,
                     step, size, base, dice(*facade.glass))  # fmt: skip
-    canvas.group(HOUSES, z0, z1, u)
+    canvas.group(OBJECTS, z0, z1, u)
     canvas.thing(LABEL_ID["building"])
 
     quad = partial(upright_quad, canvas)
@@ -261,7 +233,7 @@ def house(
 
 def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Material) -> None:
     """A free-standing wall along the road."""
-    canvas.group(HOUSES, z0, z1 - 0.01, u)
+    canvas.group(OBJECTS, z0, z1 - 0.01, u)
     canvas.thing(LABEL_ID["wall"])
     coping = Material(darker(material.colour, 1.25))
     for y0, surface in ((0.0, material), (height - 0.15, coping)):
@@ -270,7 +242,7 @@ def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Mater
 
 def fence(canvas: Canvas, u, z0, z1, height, dice: Dice, colour: Colour, *, boards: bool) -> None:
     """A fence along the road; between its bars one sees through, its label has no holes."""
-    canvas.group(HOUSES, z0, z1 - 0.01, u)
+    canvas.group(OBJECTS, z0, z1 - 0.01, u)
     canvas.thing(LABEL_ID["fence"])
     plane = upright_plane(canvas.camera, u, z0, u, z1)
     material = Material(colour, STAIN, 0.15, 6.0)

@@ -177,8 +177,7 @@ class Figure:
             u0, z0, u1, z1 = frame.u - size * broad, frame.z, frame.u + size * broad, frame.z
         camera = self._camera = canvas.camera
         self.plane = upright_plane(camera, u0, z0, u1, z1)
-        # The road's bend does not show within one such object: it stands in a plane.
-        self._x, self._z = frame.u + camera.drift(float(frame.z)), frame.z
+        self._x, self._z = frame.u, frame.z
         self._dx, self._dz = (u1 - u0) / 2, (z1 - z0) / 2
 
     def at(self, x: float, y: float) -> Point:

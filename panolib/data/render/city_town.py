@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles
 from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_streets import Axis, Street
-from panolib.data.render.city_town_styles import Look, TownStyle
+from panolib.data.render.city_styles import Look, Style
 from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
@@ -57,7 +57,7 @@ class Town:
     """Fills a canvas with one scene."""
 
     def __init__(
-        self, style: TownStyle, seed: int, index: int, height: int, width: int, shadow: Point | None = None
+        self, style: Style, seed: int, index: int, height: int, width: int, shadow: Point | None = None
     ):
         self.style, self.texture, self.life = style, style.texture, style.statistics
         self.shape = Dice(seed, style.number, index, 1)  # geometry
@@ -66,9 +66,9 @@ class Town:
         g, shape = style.geometry, self.shape
         self.camera = Camera(
             width, height, shape(*g.focal) * width, width * shape(0.47, 0.53), shape(*g.horizon) * height,
-            shape(*g.level), 0.0,
+            shape(*g.level),
         )  # fmt: skip
-        self.canvas = Canvas(self.camera, one_layer=True)
+        self.canvas = Canvas(self.camera)
         self.canvas.shade = Shade(shadow) if shadow else None
         self._plan()
 
@@ -439,7 +439,7 @@ class Town:
                     if free(side, s):
                         place = street.axis.place(kerbside - side * 0.2, s)
                         self._post(*place, 0.95)
-                        city_roadside.bollards(canvas, *place, 1, look, KERB)
+                        city_roadside.bollard(canvas, *place, look, KERB)
         if not own:
             return
         for _ in range(many.count(*life.signs)):

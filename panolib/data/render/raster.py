@@ -5,7 +5,7 @@ painted last hides what is behind it. Every property of a pixel (class, instance
 space) is then a table lookup with that number: labels and image cannot disagree. Inverse perspective gives
 the position of each pixel on its plane in metres, which looks up textures, windows, fog and shadow.
 
-Units: metres in space (u to the right along the road's own axis, y up, z forward), pixels in the picture.
+Units: metres in space (u to the right along a street's own axis, y up, z forward), pixels in the picture.
 Colours are 0 .. 1, red, green, blue.
 """
 
@@ -27,15 +27,14 @@ Point = tuple[float, float]
 _TEXELS = 256
 _PIXELS_A_BAND = 1 << 15  # shading works on bands of about this size, so that they stay in the cache
 _CELLS_A_METRE, _SHADE_CELLS = 10, 800
-_STRAIGHT_AFTER = 45.0  # a bend goes on as a straight road from here on
 
 PLAIN, ASPHALT, BRICK, LEAF, STAIN, SLAB, GRASS = range(7)
-GROUND, BACKDROP, HOUSES, OBJECTS, OVERLAY = range(5)
+GROUND, BACKDROP, OBJECTS, OVERLAY = range(4)
 
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera above a road that may bend.
+    """Pinhole camera above the ground.
 
     Attributes
     ----------
@@ -45,8 +44,6 @@ class Camera:
         Focal length, principal column and row of the horizon, in pixels.
     level : float
         Height above the road, metres.
-    bend : float
-        Curvature of the road, 1 / metre; positive to the right.
     """
 
     width: int
@@ -55,28 +52,19 @@ class Camera:
     centre: float
     horizon: float
     level: float
-    bend: float
-
-    def drift(self, z):
-        """Sideways displacement of the road at distance z, metres; float or array."""
-        m = min(z, _STRAIGHT_AFTER) if isinstance(z, float) else np.minimum(z, np.float32(_STRAIGHT_AFTER))
-        return self.bend * m * (z - 0.5 * m)
 
     def place(self, u: float, z: float) -> Point:
-        """(x, z) in space of a point of the ground given along the road's axis."""
-        return u + self.drift(float(z)), z
+        """(x, z) in space of a point of the ground given along an axis; here that is the camera's own."""
+        return u, z
 
     def depths(self, near: float, far: float, aside: float) -> tuple[float, float, float, float]:
-        """(near, far, aside at the near end, at the far end) of what stands along the road, `aside` off."""
+        """(near, far, aside at the near end, at the far end) of what stands along the axis, `aside` off."""
         return near, far, aside, aside
 
     def project(self, u: float, y: float, z: float) -> Point:
-        """Column and row of a point given along the road's axis."""
-        z = z if z > 0.5 else 0.5
-        m = z if z < _STRAIGHT_AFTER else _STRAIGHT_AFTER
-        scale = self.focal / z
-        x = u + self.bend * m * (z - 0.5 * m)
-        return self.centre + x * scale, self.horizon + (self.level - y) * scale
+        """Column and row of a point given along the axis."""
+        scale = self.focal / max(z, 0.5)
+        return self.centre + u * scale, self.horizon + (self.level - y) * scale
 
     def pixels(self, z: float) -> float:
         """Pixels a metre at distance z."""
@@ -145,10 +133,9 @@ class Shade:
 class Canvas:
     """Collects primitives in groups; a group is painted as a whole, in the order of its primitives."""
 
-    def __init__(self, camera: Camera, *, one_layer: bool = False):
+    def __init__(self, camera: Camera):
         self.camera = camera
         self.shade: Shade | None = None  # of the sun, where it shines
-        self.one_layer = one_layer  # houses may hide objects: with streets that turn off they do
         self._primitives: list[tuple] = []  # points and what `polygon` says of them, as numbers
         self._groups: list[tuple[float, ...]] = []
         self._materials: dict[Material, int] = {}
@@ -166,8 +153,6 @@ class Canvas:
 
     def group(self, layer: int, near: float = 0.0, far: float = 0.0, aside: float = 0.0) -> None:
         """Start a group that spans `near` .. `far` metres in depth, `aside` metres off the view axis."""
-        if layer == HOUSES and self.one_layer:
-            layer = OBJECTS
         near, far, first, last = self.camera.depths(near, far, aside)
         self._groups.append((layer, near, far, abs(first), abs(last)))
 
@@ -222,11 +207,9 @@ class Canvas:
 
         group = np.array(group)
         rank = np.empty(len(self._groups), np.int64)
-        columns = None
-        if self.one_layer:
-            columns = np.array([[np.inf], [-np.inf]]).repeat(len(self._groups), axis=1)
-            np.minimum.at(columns[0], group, left)
-            np.maximum.at(columns[1], group, right)
+        columns = np.array([[np.inf], [-np.inf]]).repeat(len(self._groups), axis=1)
+        np.minimum.at(columns[0], group, left)
+        np.maximum.at(columns[1], group, right)
         rank[painting_order(self._groups, columns)] = np.arange(len(self._groups))
         order = np.argsort(rank[group], kind="stable")
         order = order[inside[order]]
@@ -405,7 +388,7 @@ class Painting:
             z = z0 / down
             _replace(z, z0 + along * dz, upright)
             z = np.fmin(np.fmax(z, np.float32(0.5)), np.float32(400))
-            u = right * z - camera.drift(z)
+            u = right * z
             _replace(u, along, upright)
         u = np.fmin(np.fmax(u, np.float32(-1e4)), np.float32(1e4))
         v = z.copy()

@@ -20,7 +20,7 @@ from panolib.losses.embedding import embedding_loss
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations, n_parameters
 from panolib.models.geometry import placement_of
-from panolib.related.detr.network import ENCODERS
+from panolib.related.detr.network import ENCODER
 from panolib.related.detr.score import QueryRule, predict_queries
 from panolib.related.detr.targets import panoptic_from_queries
 from panolib.related.detr.training import DetrBatches, DetrSpec
@@ -69,7 +69,7 @@ def detr_system(
     model: nn.Module, spec: DetrSpec, rule: QueryRule, train: Sequence[Sample], label_set: LabelSet, n: int
 ) -> System:
     """DETR as it is trained by `training.train_detr`, on the first `n` images; its network is changed."""
-    optimizer = build_optimizer(spec.optimiser, model, encoder=ENCODERS)
+    optimizer = build_optimizer(spec.optimiser, model, encoder=ENCODER)
     batch = DetrBatches(train, label_set, range(len(train)), n, spec.size, spec.mask_stride, spec.seed)(0)
     device = next(model.parameters()).device
     image = batch["image"].to(device)

@@ -33,7 +33,7 @@ class OnResNet(Mask2FormerConfig):
 
 @dataclass
 class MaskOutputs:
-    """By the names of DETR's: logits [B, Q, C + 1], mask logits [B, Q, h, w]; with labels also the loss.
+    """Class logits [B, Q, C + 1] and mask logits [B, Q, h, w] of queries; with labels also the loss.
 
     `loss_dict` holds the weighted terms of the last layer, and those of earlier ones with "_0", "_1", ...
     """
@@ -88,7 +88,7 @@ class Mask2Former(nn.Module):
         return self.network.model.pixel_level_module.encoder.encoder
 
     def forward(self, pixel_values: Tensor, labels: list[dict[str, Tensor]] | None = None) -> MaskOutputs:
-        """Of images [B, 3, H, W]; with the loss if there are labels (`targets.detr_target`, boxes or not)."""
+        """Of images [B, 3, H, W]; with the loss if there are labels (`targets.detr_target`)."""
         found = self.network(pixel_values=pixel_values, output_auxiliary_logits=True)
         outputs = MaskOutputs(found.class_queries_logits, found.masks_queries_logits)
         if labels is None:

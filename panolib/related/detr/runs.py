@@ -1,4 +1,6 @@
-"""The runs of DETR-panoptic on the city (methods section 10), all supervised on the target's training images.
+"""The runs of DETR-panoptic, here Mask2Former, on the city, all supervised on the target's training images.
+
+Methods section 10.
 
 =================  ===========================================================================================
 variant            question
@@ -75,7 +77,7 @@ def declare_detr(grid: Grid, settings: DetrSettings, targets: Mapping) -> None:
         return
     section = to_plain(settings)
     shared = {name: section[name] for name in DetrSpec.__dataclass_fields__ if name in section}
-    # the library computes boxes and losses in the precision of the network: bf16 has steps of 1/256
+    # the library computes losses in the precision of the network: bf16 has steps of 1/256
     shared["compute"] = dict(grid.compute) | {"precision": "32-true"}
     places = [(grid, (grid.val, *settings.elsewhere), settings.n_samples)]
     for domain, sources in targets.items():

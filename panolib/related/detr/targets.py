@@ -1,4 +1,4 @@
-"""From panoptic labels to what DETR learns from, and from its queries to a panoptic map."""
+"""From panoptic labels to what queries learn from, and from queries to a panoptic map."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from panolib.labels import LabelSet
 
 
 def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict[str, Tensor]:
-    """Segments of one image as DETR's matcher and loss want them.
+    """Segments of one image as matcher and loss want them.
 
-    Stuff and things alike are one mask with one box. Crowds are no targets; their pixels, like void, belong
-    to no mask.
+    Stuff and things alike are one mask. Crowds are no targets; their pixels, like void, belong to no mask.
 
     Parameters
     ----------
@@ -27,13 +26,9 @@ def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict
     Returns
     -------
     dict
-        "class_labels" int64 [T], "boxes" float [T, 4] (centre x, centre y, width, height as shares of the
-        image), "masks" float [T, H, W] in {0, 1}. T may be 0.
+        "class_labels" int64 [T], "masks" float [T, H, W] in {0, 1}. T may be 0.
     """
-    from torchvision.ops import box_convert, masks_to_boxes  # slow to import, and only for those who train
-
     panoptic_map = torch.from_numpy(np.ascontiguousarray(panoptic_map, dtype=np.int64))
-    height, width = panoptic_map.shape
     objects = [segment for segment in segments_info if not segment.get("iscrowd", 0)]
     ids, classes = (
         torch.tensor([segment[key] for segment in objects], dtype=torch.int64)
@@ -41,10 +36,7 @@ def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict
     )
     masks = panoptic_map == ids[:, None, None]  # [T, H, W]
     present = masks.flatten(1).any(1)
-    masks, classes = masks[present], classes[present]
-    corners = masks_to_boxes(masks) + torch.tensor([0, 0, 1, 1])  # the last pixel belongs to the box
-    boxes = box_convert(corners, "xyxy", "cxcywh") / torch.tensor([width, height, width, height])
-    return {"class_labels": classes, "boxes": boxes, "masks": masks.float()}
+    return {"class_labels": classes[present], "masks": masks[present].float()}
 
 
 def panoptic_from_queries(

@@ -1,7 +1,4 @@
-"""Training DETR or Mask2Former on labelled images: one loop, resumable bit for bit.
-
-References: Carion et al. 2020, arXiv:2005.12872; Cheng et al. 2022, arXiv:2112.01527.
-"""
+"""Training the network with queries on labelled images: one loop, resumable bit for bit."""
 
 from __future__ import annotations
 
@@ -19,15 +16,13 @@ from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import panoptic_truth
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.related.detr.colour_policy import ColourPolicy, change_colours
-from panolib.related.detr.network import ENCODERS, DetrNetwork, build_detr
+from panolib.related.detr.network import ENCODER, DetrNetwork, build_detr
 from panolib.related.detr.targets import detr_target
 from panolib.training.loop import Job, begin, iterate, restore
 from panolib.training.setup import build_optimizer, lay_out
 from panolib.training.specs import Compute, Optimiser
 
-# terms of the loss by the library's names, with the weights of the reference; earlier layers have "_0", "_1"
-WEIGHTS = {"loss_ce": 1.0, "loss_bbox": 5.0, "loss_giou": 2.0, "loss_mask": 1.0, "loss_dice": 1.0}
-WEIGHTED = {"loss_ce": 1.0, "loss_mask": 1.0, "loss_dice": 1.0}  # Mask2Former's come with their weights
+TERMS = ("ce", "mask", "dice")  # of the loss, weighted, after "loss_"; earlier layers have "_0", "_1"
 
 
 @spec
@@ -105,18 +100,13 @@ def coarse_masks(masks: Tensor, stride: int) -> Tensor:
 
 
 def loss_terms(loss_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weighted terms of the last decoder layer by name, and the sum of the earlier ones as "auxiliary".
+    """Terms of the last decoder layer by name, and the sum of the earlier ones as "auxiliary".
 
-    Their sum is the library's loss. Only DETR has terms of boxes.
+    Their sum is the library's loss.
     """
-    weights = WEIGHTS if "loss_bbox" in loss_dict else WEIGHTED
-    terms = {name.removeprefix("loss_"): weight * loss_dict[name] for name, weight in weights.items()}
-    earlier = [
-        weights[name.rpartition("_")[0]] * value
-        for name, value in loss_dict.items()
-        if name.rpartition("_")[0] in weights
-    ]
-    return terms | {"auxiliary": sum(earlier, next(iter(terms.values())).new_zeros(()))}
+    terms = {name: loss_dict[f"loss_{name}"] for name in TERMS}
+    earlier = [value for name, value in loss_dict.items() if name.removeprefix("loss_") not in TERMS]
+    return terms | {"auxiliary": sum(earlier, terms["ce"].new_zeros(()))}
 
 
 def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
@@ -124,7 +114,7 @@ def train_detr(spec: DetrSpec, job: Job, source: Sequence[Sample]) -> nn.Module:
     label_set = LABEL_SETS[spec.label_set]
     fabric, state = begin(spec, job)
     model = lay_out(build_detr(spec.network, label_set.n_classes), spec.compute)
-    optimizer = build_optimizer(spec.optimiser, model, encoder=ENCODERS)
+    optimizer = build_optimizer(spec.optimiser, model, encoder=ENCODER)
     model, optimizer = fabric.setup(model, optimizer)
     parts = {"model": model, "optimizer": optimizer}
     restore(parts, state)
