@@ -17,10 +17,10 @@ from pathlib import Path
 
 from panolib.adapt import adapt as adapt_to
 from panolib.config import project_root
-from panolib.dry_run import make_plan
-from panolib.lab.cluster import Workers
+from panolib.dry_run import check_disk, make_plan
+from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
-from panolib.lab.files import write
+from panolib.lab.files import check_writable, write
 from panolib.lab.notebook import execute, numbered_notebooks
 from panolib.lab.pack import pack as write_pack
 from panolib.lab.pack import unpack as read_pack
@@ -62,6 +62,7 @@ def list_runs(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train the chosen runs, and those they start from."""
+    _check_cluster(options)
     loaded = load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
     if not chosen:
@@ -69,6 +70,7 @@ def train(options: Namespace) -> None:
             f"--only {options.only}: expected a pattern that fits a run; "
             f"the runs of this study are {', '.join(loaded.runs)}"
         )
+    check_disk(loaded, chosen, workers=options.workers)
     needed = with_parents(missing_runs(loaded.store, chosen))
     loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
     with _deadline(options.minutes) as over:
@@ -128,14 +130,17 @@ def unpack(options: Namespace) -> None:
 def reproduce(options: Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
     began = time.monotonic()
+    _check_cluster(options)
     loaded = load(options.profile)
     notebooks = _with_sections(loaded, numbered_notebooks(project_root() / "notebooks", options.notebook))
     names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
     if options.dry_run:
         return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, options.workers)
+    check_writable(loaded.results)
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
+        check_disk(loaded, runs, workers=options.workers)
         needed = with_parents(runs) if options.notebook else loaded.runs.values()
         loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
         get_all(loaded.store, runs, _workers(options))
@@ -199,6 +204,7 @@ def weights(options: Namespace) -> None:
     networks = packaged_runs(run)
     if options.out.suffix != ".safetensors":
         raise SystemExit(f"--out {options.out}: expected a file name that ends in .safetensors")
+    check_writable(options.out.parent)
     missing = without_weights(loaded.store, networks)
     if missing or loaded.store.load(run) is None:
         _prepare(loaded, run)
@@ -224,6 +230,15 @@ def predict(options: Namespace) -> int:
 def _workers(options: Namespace) -> Workers:
     """Where the options say that runs are trained."""
     return Workers(options.workers, options.cluster, options.cluster_settings, options.scheduler)
+
+
+def _check_cluster(options: Namespace) -> None:
+    """Raise a UserError for settings that no cluster takes or that it cannot read, before data is drawn."""
+    if options.cluster == "slurm":
+        read_slurm_job(options.cluster_settings)
+    elif options.cluster_settings is not None:
+        file = options.cluster_settings
+        raise MissingSettings(f"--cluster-settings {file}: expected --cluster slurm beside it, found none")
 
 
 def adapt(options: Namespace) -> int:

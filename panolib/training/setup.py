@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from panolib.errors import UserError, one_line
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import Encoder, ResNetEncoder
@@ -25,13 +26,21 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+class NoDevice(UserError, RuntimeError):
+    """A profile asks for a device that is not there."""
+
+
 def launch(compute: Compute) -> Fabric:
-    """A Fabric for one process. Raises RuntimeError when the asked accelerator is not there."""
+    """A Fabric for one process. Raises NoDevice when the asked accelerator is not there."""
     from lightning_fabric import Fabric  # a second to import: only for those who train
 
-    if compute.accelerator == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("the profile asks for accelerator 'cuda', but no CUDA device is available")
-    return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
+    try:
+        return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
+    except RuntimeError as error:
+        found = f"found none ({one_line(error)})"
+        raise NoDevice(
+            f"compute.accelerator: expected a device of the kind {compute.accelerator!r}, {found}"
+        ) from error
 
 
 def lay_out(model: nn.Module, compute: Compute) -> nn.Module:
