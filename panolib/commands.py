@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panolib.adapt import adapt as adapt_to
@@ -35,6 +35,7 @@ from panolib.study.apply import SHIPPED
 from panolib.study.export import check_exportable, check_free, export_run, untrained
 from panolib.study.packaged import NoWeights, packaged_runs, write_package
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
+from panolib.training.ranks import follows
 
 RUNS_OF = "cpu"  # profile whose runs `predict` knows by name
 
@@ -70,6 +71,7 @@ def train(options: Namespace) -> None:
             f"--only {options.only}: expected a pattern that fits a run; "
             f"the runs of this study are {', '.join(loaded.runs)}"
         )
+    _check_devices(chosen, options)
     check_disk(loaded, chosen, workers=options.workers)
     needed = with_parents(missing_runs(loaded.store, chosen))
     loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
@@ -140,10 +142,13 @@ def reproduce(options: Namespace) -> int:
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
+        _check_devices(runs, options)
         check_disk(loaded, runs, workers=options.workers)
         needed = with_parents(runs) if options.notebook else loaded.runs.values()
         loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
         get_all(loaded.store, runs, _workers(options))
+        if follows():
+            return 0  # the first process of several does the rest
         for notebook in notebooks:
             parameters = {"profile": loaded.profile_argument, "retrain": False}
             execute(notebook, loaded.results / "executed", parameters)
@@ -239,6 +244,16 @@ def _check_cluster(options: Namespace) -> None:
     elif options.cluster_settings is not None:
         file = options.cluster_settings
         raise MissingSettings(f"--cluster-settings {file}: expected --cluster slurm beside it, found none")
+
+
+def _check_devices(runs: Iterable[Run], options: Namespace) -> None:
+    """Exit where several runs at a time would each have several processes."""
+    several = [run.name for run in runs if getattr(getattr(run.spec, "compute", None), "n_processes", 1) > 1]
+    if several and not _workers(options).in_process:
+        raise SystemExit(
+            f"--workers {options.workers}, --cluster {options.cluster}: expected --workers 1 on this machine "
+            f"with compute.devices or compute.num_nodes above 1, as {several[0]} has"
+        )
 
 
 def adapt(options: Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,17 +31,29 @@ class NoDevice(UserError, RuntimeError):
     """A profile asks for a device that is not there."""
 
 
-def launch(compute: Compute) -> Fabric:
-    """A Fabric for one process. Raises NoDevice when the asked accelerator is not there."""
+def launch(compute: Compute, *, together: bool = False) -> Fabric:
+    """A Fabric for this process, or, `together`, for all that share a run, which it starts and waits for.
+
+    Raises NoDevice when the asked accelerator is not there.
+    """
     from lightning_fabric import Fabric  # a second to import: only for those who train
 
+    options = {"accelerator": compute.accelerator, "precision": compute.precision}
+    shared = together and compute.n_processes > 1
+    if shared:
+        options |= {"num_nodes": compute.num_nodes, "strategy": compute.strategy}
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # of processes that share a run each has its GPU
+    alone = [local] if local and torch.cuda.is_available() else 1
     try:
-        return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
+        fabric = Fabric(devices=compute.devices if shared else alone, **options)
     except RuntimeError as error:
         found = f"found none ({one_line(error)})"
         raise NoDevice(
             f"compute.accelerator: expected a device of the kind {compute.accelerator!r}, {found}"
         ) from error
+    if shared:
+        fabric.launch()
+    return fabric
 
 
 def lay_out(model: nn.Module, compute: Compute) -> nn.Module:
