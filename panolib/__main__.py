@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
             "GPU of this machine, whatever --workers says",
         )
         where.add_argument(
-            "--scheduler", default="", metavar="ADDRESS",
+            "--scheduler", type=_address, default="", metavar="ADDRESS",
             help="train on the workers of a Dask scheduler that runs, such as tcp://host:8786; they see this "
             "folder under the same path",
         )
@@ -115,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", default="*", metavar="GLOB", help="names of runs, such as 'city-semantic-*-s0'"
     )
     sub.add_argument(
-        "--minutes", type=float, metavar="M",
+        "--minutes", type=_below(100_000), metavar="M",
         help="stop by itself after so many minutes; the same command goes on from the last checkpoints",
     )
     add_workers(sub)
@@ -162,6 +163,13 @@ def _whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _address(text: str) -> str:
+    """Type of an option: where a Dask scheduler listens; whether it does is seen when runs are trained."""
+    if text and not re.fullmatch(r"([a-z]+://)?[^\s/]+:\d+", text):
+        raise argparse.ArgumentTypeError(f"expected an address such as tcp://host:8786, found {text!r}")
+    return text
 
 
 def _below(limit: float) -> Callable[[str], float]:

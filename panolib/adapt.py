@@ -25,9 +25,10 @@ from panolib.data.folders import FolderSet
 from panolib.data.intensity import as_colour
 from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import OwnSources
+from panolib.dry_run import check_disk
 from panolib.errors import UserError
 from panolib.lab.engine import get_all
-from panolib.lab.files import write
+from panolib.lab.files import check_writable, write
 from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.load import load
@@ -98,7 +99,9 @@ def adapt(
     AdaptError
         With all that is wrong with the folders, a line each, and for a folder of other settings.
     UserError, OSError
+        Also for a folder that cannot be written and a disk that is too small, before anything is trained.
     """
+    check_writable(out)
     settings = _settings(source, target, profile, label_set, diameter)
     if start is not None:
         settings[DOMAIN] = merged(settings[DOMAIN], _start(start, out), PROFILE, DOMAIN)
@@ -113,6 +116,7 @@ def adapt(
     if labelled is not None:
         list(labelled)  # what is wrong with them is told now
     runs = [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0])] for rung in RUNGS]
+    check_disk(study, runs, workers=workers)
     _print_plan(study, path, with_parents(runs), workers, rehearse)
     records = get_all(study.store, with_parents(runs), workers)
 

@@ -12,15 +12,15 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panolib.adapt import adapt as adapt_to
 from panolib.config import project_root
-from panolib.dry_run import make_plan
-from panolib.lab.cluster import Workers
+from panolib.dry_run import check_disk, make_plan
+from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
-from panolib.lab.files import write
+from panolib.lab.files import check_writable, write
 from panolib.lab.notebook import execute, numbered_notebooks
 from panolib.lab.pack import pack as write_pack
 from panolib.lab.pack import unpack as read_pack
@@ -35,6 +35,7 @@ from panolib.study.apply import SHIPPED
 from panolib.study.export import check_exportable, check_free, export_run, untrained
 from panolib.study.packaged import NoWeights, packaged_runs, write_package
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
+from panolib.training.ranks import follows
 
 RUNS_OF = "cpu"  # profile whose runs `predict` knows by name
 
@@ -62,6 +63,7 @@ def list_runs(options: Namespace) -> None:
 
 def train(options: Namespace) -> None:
     """Train the chosen runs, and those they start from."""
+    _check_cluster(options)
     loaded = load(options.profile)
     chosen = [run for name, run in loaded.runs.items() if fnmatch.fnmatch(name, options.only)]
     if not chosen:
@@ -69,6 +71,8 @@ def train(options: Namespace) -> None:
             f"--only {options.only}: expected a pattern that fits a run; "
             f"the runs of this study are {', '.join(loaded.runs)}"
         )
+    _check_devices(chosen, options)
+    check_disk(loaded, chosen, workers=options.workers)
     needed = with_parents(missing_runs(loaded.store, chosen))
     loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
     with _deadline(options.minutes) as over:
@@ -128,17 +132,23 @@ def unpack(options: Namespace) -> None:
 def reproduce(options: Namespace) -> int:
     """Write the data, train what is not recorded, execute the notebooks in order."""
     began = time.monotonic()
+    _check_cluster(options)
     loaded = load(options.profile)
     notebooks = _with_sections(loaded, numbered_notebooks(project_root() / "notebooks", options.notebook))
     names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
     if options.dry_run:
         return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, options.workers)
+    check_writable(loaded.results)
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
+        _check_devices(runs, options)
+        check_disk(loaded, runs, workers=options.workers)
         needed = with_parents(runs) if options.notebook else loaded.runs.values()
         loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
         get_all(loaded.store, runs, _workers(options))
+        if follows():
+            return 0  # the first process of several does the rest
         for notebook in notebooks:
             parameters = {"profile": loaded.profile_argument, "retrain": False}
             execute(notebook, loaded.results / "executed", parameters)
@@ -199,6 +209,7 @@ def weights(options: Namespace) -> None:
     networks = packaged_runs(run)
     if options.out.suffix != ".safetensors":
         raise SystemExit(f"--out {options.out}: expected a file name that ends in .safetensors")
+    check_writable(options.out.parent)
     missing = without_weights(loaded.store, networks)
     if missing or loaded.store.load(run) is None:
         _prepare(loaded, run)
@@ -224,6 +235,25 @@ def predict(options: Namespace) -> int:
 def _workers(options: Namespace) -> Workers:
     """Where the options say that runs are trained."""
     return Workers(options.workers, options.cluster, options.cluster_settings, options.scheduler)
+
+
+def _check_cluster(options: Namespace) -> None:
+    """Raise a UserError for settings that no cluster takes or that it cannot read, before data is drawn."""
+    if options.cluster == "slurm":
+        read_slurm_job(options.cluster_settings)
+    elif options.cluster_settings is not None:
+        file = options.cluster_settings
+        raise MissingSettings(f"--cluster-settings {file}: expected --cluster slurm beside it, found none")
+
+
+def _check_devices(runs: Iterable[Run], options: Namespace) -> None:
+    """Exit where several runs at a time would each have several processes."""
+    several = [run.name for run in runs if getattr(getattr(run.spec, "compute", None), "n_processes", 1) > 1]
+    if several and not _workers(options).in_process:
+        raise SystemExit(
+            f"--workers {options.workers}, --cluster {options.cluster}: expected --workers 1 on this machine "
+            f"with compute.devices or compute.num_nodes above 1, as {several[0]} has"
+        )
 
 
 def adapt(options: Namespace) -> int:

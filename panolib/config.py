@@ -24,7 +24,7 @@ import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from panolib.errors import UserError
+from panolib.errors import UserError, one_line
 
 T = TypeVar("T")
 
@@ -179,14 +179,17 @@ def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     """A file merged into what it extends. `below`: the files that lead here, each extending the next."""
     if not path.is_file():
         found = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        raise FileNotFoundError(f"{path}: no such file; found here: {', '.join(found) or 'no profile'}")
+        known = ", ".join(found) or "no profile"
+        raise FileNotFoundError(f"{path}: no such file; found here: {known}; expected a YAML file")
     below = (*below, path.resolve())
     if below[-1] in below[:-1]:
-        raise ProfileError(f"{path}: extends itself, by {' -> '.join(file.name for file in below)}")
+        files = " -> ".join(file.name for file in below)
+        raise ProfileError(f"{path}: extends itself, by {files}; expected a last one that extends none")
     try:
         mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ProfileError(f"{path}: {error}") from error
+        expected = "expected YAML in utf-8 with every key once"
+        raise ProfileError(f"{path}: {one_line(error)}; {expected}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # 2023-13-01, !!int x: PyYAML's own
         raise ProfileError(f"{path}: expected YAML, found a value that is none ({error})") from error
     if not isinstance(mapping, dict):
@@ -308,8 +311,8 @@ def _in_one_line(cls: type, mapping: Any, failure: ValidationError) -> str:
     if error["type"] == "unexpected_keyword_argument":
         names = [field.name for field in dataclasses.fields(_spec_at(cls, keys[:-1]))]
         close = difflib.get_close_matches(keys[-1], names, n=1)
-        hint = f"did you mean '{close[0]}'?" if close else f"expected one of: {', '.join(names)}"
-        return f"{path}: unknown key, found with value {found}; {hint}"
+        hint = f"did you mean '{close[0]}'? " if close else ""
+        return f"{path}: unknown key, found with value {found}; {hint}expected one of: {', '.join(names)}"
     if error["type"] == "missing":  # a key of a spec, or the last items of a pair
         field = _spec_at(cls, keys[:-1]).__dataclass_fields__.get(keys[-1])
         return f"{path}: missing key, expected {field.type if field else 'a value'}"

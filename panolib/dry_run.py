@@ -11,12 +11,15 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from panolib.data.errors import MissingData
-from panolib.lab.engine import without_weights
+from panolib.errors import UserError, one_line
+from panolib.lab.engine import missing_runs, without_weights
+from panolib.lab.files import check_writable
 from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.labels import LABEL_SETS
@@ -26,7 +29,7 @@ from panolib.related.mean_teacher.library import PeerNetwork, build_peer
 from panolib.related.realtime.meta_pseudo_labels import MetaSpec
 from panolib.study.kinds import has_teacher
 from panolib.study.study import Study
-from panolib.training.setup import build_instance, build_semantic, build_shared
+from panolib.training.setup import NoDevice, build_instance, build_semantic, build_shared, launch
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
 BYTES_PER_PIXEL = 2.0  # of a rendered scene with its labels; 1.3 to 3 measured, small images need more
@@ -34,6 +37,10 @@ MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps fo
 NOT_MEASURED = "not measured"
 
 Network = SemanticNetwork | InstanceNetwork | SharedNetworks | DetrNetwork | PeerNetwork
+
+
+class DiskFull(UserError, OSError):
+    """A disk that does not take what is to be written."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,13 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     runs : iterable of Run
     workers : int
         Runs at a time.
+
+    Raises
+    ------
+    OSError
+        For results that are not there and cannot be made.
     """
+    _check_no_file(study.results)
     runs = with_parents(runs)
     records = {run.name: study.store.load(run) for run in runs}
     missing = _to_train(study, runs, records)
@@ -81,6 +94,7 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     problems += _device_problems(missing)
     to_render, data_lines, found = _open_data(study, runs, missing)
     problems += found
+    problems += _folder_problems(study.results)
     disk_line, found = _disk(study, missing, sizes, to_render, workers)
     problems += found
     hours = {run.name: _expected_hours(run, recorded) for run in missing}
@@ -94,6 +108,29 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
         _time_line(hours),
     ]
     return Plan(_rows(runs, sizes, hours), lines, list(dict.fromkeys(problems)))
+
+
+def check_disk(study: Study, runs: Iterable[Run], *, workers: int) -> None:
+    """Whether the disk takes what training some runs, and those that they start from, will write.
+
+    Raises
+    ------
+    OSError
+        For results that cannot be written, and for fewer free bytes than `make_plan` counts.
+    """
+    _check_no_file(study.results)
+    missing = missing_runs(study.store, runs)
+    if not missing:
+        return
+    check_writable(study.results)
+    missing = _to_train(study, missing, dict.fromkeys(run.name for run in missing))
+    sizes, _ = _build_networks(missing, missing)
+    to_render: dict[str, tuple[int, int]] = {}
+    for domain in dict.fromkeys(run.domain for run in missing):
+        to_render |= study.sources[domain].to_render()
+    _, problems = _disk(study, missing, sizes, to_render, workers)
+    if problems:
+        raise DiskFull(problems[0])
 
 
 def _to_train(study: Study, runs: Sequence[Run], records: Mapping[str, Record | None]) -> list[Run]:
@@ -122,8 +159,11 @@ def _build_networks(
     sizes, problems = {}, []
     to_train = {run.name for run in missing}
     for run in sorted(runs, key=lambda run: run.name not in to_train):
+        networks = [part for part in _parts(run.spec) if isinstance(part, Network)]  # also timed ones
+        if not networks:
+            continue
         n_classes = LABEL_SETS[run.spec.label_set].n_classes
-        for network in (part for part in _parts(run.spec) if isinstance(part, Network)):  # also timed ones
+        for network in networks:
             if (network, n_classes) not in built:
                 try:
                     built[network, n_classes] = _build(network, n_classes)
@@ -131,7 +171,7 @@ def _build_networks(
                     built[network, n_classes] = None
                     if isinstance(error, ImportError) and run.name not in to_train:
                         continue
-                    problems.append(f"network of {run.name}: {_one_line(error)}")
+                    problems.append(f"network of {run.name}: {one_line(error)}")
         own = built.get((getattr(run.spec, "network", None), n_classes))
         if own is not None:
             sizes[run.name] = own
@@ -169,10 +209,15 @@ def _build(network: Network, n_classes: int) -> _Size:
 
 def _device_problems(missing: Sequence[Run]) -> list[str]:
     """The accelerator that the runs ask for, if it is not there."""
-    asked = {run.spec.compute.accelerator for run in missing if hasattr(run.spec, "compute")}
-    if torch.cuda.is_available():
-        return []
-    return [f"compute.accelerator: {name!r}, but no CUDA device is here" for name in asked & {"cuda", "gpu"}]
+    computes = [run.spec.compute for run in missing if hasattr(run.spec, "compute")]
+    asked = {compute.accelerator: compute for compute in computes}
+    problems = []
+    for name in sorted(asked.keys() - {"auto", "cpu"}):
+        try:
+            launch(asked[name])
+        except NoDevice as error:
+            problems.append(str(error))
+    return problems
 
 
 # --- data -------------------------------------------------------------------------------------------------
@@ -192,7 +237,7 @@ def _open_data(
         try:
             to_render |= sources.to_render()
         except ValueError as error:  # another data set lies in the place of a rendered one
-            problems.append(f"data: {_one_line(error)}")
+            problems.append(f"data: {one_line(error)}")
             continue
         named = dict.fromkeys(
             name for run in missing if run.domain == domain for name in _data_sets(run, sources)
@@ -206,9 +251,9 @@ def _open_data(
                 dataset[0]
                 opened.append(f"{name} {len(dataset)}")
             except MissingData as error:  # `reproduce` leaves these runs out
-                absent.append(_one_line(error))
+                absent.append(one_line(error))
             except (OSError, ValueError) as error:
-                problems.append(f"data: {_one_line(error)}")
+                problems.append(f"data: {one_line(error)}")
         lines += [f"data of {domain}, images: {', '.join(opened)}"] if opened else []
         lines += [f"left out: runs of {domain}, for {reason}" for reason in dict.fromkeys(absent)]
     if to_render:
@@ -250,6 +295,21 @@ def _disk(
     )
     problem = f"disk of {folder}: expected {_gb(wanted)} free space, found {_gb(free)}"
     return line, [problem] if wanted > free else []
+
+
+def _check_no_file(results: Path) -> None:
+    """Raise an OSError for a file in the place of the results, below which every record seems damaged."""
+    if not results.is_dir():
+        check_writable(results)
+
+
+def _folder_problems(results: Path) -> list[str]:
+    """That the results cannot be written, if it is so."""
+    try:
+        check_writable(results)
+    except OSError as error:
+        return [f"results: {error}"]
+    return []
 
 
 def _training_bytes(run: Run, size: _Size) -> int:
@@ -335,7 +395,3 @@ def _rows(
 
 def _gb(n_bytes: float) -> str:
     return f"{n_bytes / 1e9:.2g} GB" if n_bytes < 1e11 else f"{n_bytes / 1e9:.0f} GB"
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -35,7 +35,7 @@ from panolib.inference.exports import (
     write_coco_panoptic,
     write_coco_panoptic_json,
 )
-from panolib.lab.files import remove_folder, write, write_json
+from panolib.lab.files import check_writable, remove_folder, write, write_json
 from panolib.labels import CITYSCAPES, VOID, LabelSet
 from panolib.report.contact_sheet import contact_sheet, preview
 from panolib.study.apply import TILE, PanopticResult, as_network_sees, load_networks, predict, weights_file
@@ -94,6 +94,7 @@ def predict_files(
     UserError, OSError
         For weights that are none, a folder or disk that cannot be written.
     """
+    check_writable(out)
     file = weights_file(weights)
     networks = load_networks(file)
     pictures, broken = find_pictures(images)

@@ -35,7 +35,7 @@ def attempt(store: Store, run: Run) -> bool:
     try:
         finished = store.attempt(run)
     except Exception as error:
-        says_all = isinstance(error, UserError | OSError)
+        says_all = isinstance(error, UserError | OSError | FloatingPointError)  # of a loss: told in one line
         trace = "" if says_all else "".join(traceback.format_exception(error))
         raise AttemptFailed(run.name, f"{type(error).__name__}: {error}", trace) from error
     if not finished:

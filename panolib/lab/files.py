@@ -45,6 +45,15 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
+def check_writable(folder: Path) -> None:
+    """Raise an OSError that names a folder which can neither be made nor written in. Makes nothing."""
+    above = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not above.is_dir():
+        raise NotADirectoryError(f"{folder}: {above} is a file, expected a folder or nothing")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{folder}: {above} may not be written, expected a folder that may")
+
+
 def sync_folder(folder: Path) -> None:
     """Let the renames in a folder outlive a power cut, where the system can open folders."""
     if os.name == "nt":

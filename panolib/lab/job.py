@@ -6,11 +6,12 @@ import datetime
 import io
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,6 +21,7 @@ from panolib.lab.counts import packed
 from panolib.lab.files import load_checkpoint, save_checkpoint, write
 from panolib.lab.records import Record
 from panolib.lab.run import Run
+from panolib.training import ranks
 
 BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
 WRITE_S = 0.5  # between two writes of the curves
@@ -143,8 +145,7 @@ class Job:
         Tensors stay on their device until the curves are written, so that a training step never waits
         for its own loss.
         """
-        kept = {name: value.detach() if hasattr(value, "detach") else value for name, value in values.items()}
-        self._pending.append({"iteration": int(iteration)} | kept)
+        self._pending.append({"iteration": int(iteration)} | _averaged(values))
         if time.monotonic() - self._last_write >= WRITE_S:
             self.write_curves()
 
@@ -301,6 +302,39 @@ class Job:
     def _line(self, row: dict[str, float]) -> str:
         """One line of the curves; an empty cell where nothing was logged."""
         return ",".join(str(row.get(name, "")) for name in self._columns) + "\n"
+
+
+class Follower(Job):
+    """The job of a process that trains a run along with the first one, which records it."""
+
+    def log(self, iteration: int, **values: float) -> None:
+        """Take part in the means that the first process logs."""
+        _averaged(values)
+
+    def progress(self, start: int, stop: int) -> Iterator[int]:
+        """The iterations, without a bar."""
+        return iter(range(start, stop))
+
+    def checkpoint(self, state_fn: Callable[[], dict], iteration: int, *, force: bool = False) -> None:
+        """Nothing."""
+
+    def save_sample(self, name: str, image: np.ndarray) -> None:
+        """Nothing."""
+
+    def save_counts(self, name: str, counts: np.ndarray) -> None:
+        """Nothing."""
+
+    def finish(self, state: dict) -> None:
+        """The end of what is done together. Raises Followed."""
+        raise ranks.Followed
+
+
+def _averaged(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensors without gradients, as means over the processes of a run; other numbers as they are."""
+    return {
+        name: ranks.mean(value.detach()) if isinstance(value, torch.Tensor) else value
+        for name, value in values.items()
+    }
 
 
 def small_png(image: np.ndarray) -> bytes:

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from panolib.errors import UserError
-from panolib.lab.files import load_checkpoint, remove_folder, save_checkpoint
+from panolib.errors import UserError, one_line
+from panolib.lab.files import check_writable, load_checkpoint, remove_folder, save_checkpoint
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 
@@ -37,6 +37,7 @@ def pack(store: Store, runs: Iterable[Run], folder: Path) -> list[Path]:
     FileExistsError
         If the folder already holds parts.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if found := sorted(folder.glob("runs.tar.*")):
         raise FileExistsError(f"{found[0]}: is there already, expected a folder without parts of a pack")
@@ -82,7 +83,8 @@ def unpack(store: Store, folder: Path) -> list[str]:
             with tarfile.open(fileobj=content) as tar:
                 tar.extractall(scratch, filter="data")
         except (tarfile.TarError, EOFError) as error:
-            raise BadPack(f"{folder}: expected a pack, found files that cannot be read ({error})") from error
+            reason = one_line(error, most=200)
+            raise BadPack(f"{folder}: expected a pack, found files that cannot be read ({reason})") from error
         end = Path(scratch) / _END
         if not end.exists():
             raise BadPack(f"{folder}: expected a part beyond {paths[-1].name}, found none")

@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 from tqdm import tqdm
@@ -40,10 +41,13 @@ from panolib.lab.files import (
     write,
     write_json,
 )
-from panolib.lab.job import Job
+from panolib.lab.job import Follower, Job
 from panolib.lab.records import DamagedRecord, Record, read_job, read_record
 from panolib.lab.run import MissingRun, Run
 from panolib.lab.seeding import seeded
+from panolib.training import ranks
+
+FIRST_S = 600.0  # that a process waits for the one that records
 
 
 class Store:
@@ -118,6 +122,8 @@ class Store:
         if record is not None and not anew:
             return record
         self._may_train(run)
+        if ranks.follows():
+            return self._follow(run, self.load)
         announce_replaced(self, [run])
         with self._lock(run):  # another process may have trained it meanwhile
             return (None if anew else self.load(run)) or self._train(run)
@@ -126,6 +132,9 @@ class Store:
         """Like `get`, but False if another process is training the run."""
         if self.load(run) is None:
             self._may_train(run)
+            if ranks.follows():
+                self._follow(run, self.load)
+                return True
             try:
                 with self._lock(run, blocking=False):
                     self.load(run) or self._train(run)
@@ -153,6 +162,8 @@ class Store:
         state = self._final_state(run)
         if state is None:
             self._may_train(run, what="has no weights here")
+            if ranks.follows():
+                return self._follow(run, self._final_state)
             announce_replaced(self, [run])
             with self._lock(run):
                 state = self._final_state(run)
@@ -283,6 +294,24 @@ class Store:
         """POSIX time before which nothing counts."""
         return self.retrain_since or 0.0
 
+    def _follow(self, run: Run, found: Callable[[Run], Any]) -> Any:
+        """Train along with the first process, if it shares the run; then what is `found` of its record.
+
+        Raises RuntimeError when nobody trains the run any more and nothing is found.
+        """
+        if hasattr(run.spec, "iterations") and getattr(run.spec.compute, "n_processes", 1) > 1:
+            with contextlib.suppress(ranks.Followed):
+                self.kinds[run.kind](run, Follower(self, run))
+        seen = time.monotonic()
+        while (answer := found(run)) is None:
+            time.sleep(1.0)
+            if self.holder(run) is not None:
+                seen = time.monotonic()
+            elif time.monotonic() - seen > FIRST_S:
+                raise RuntimeError(f"run '{run.name}': nobody has trained it for {FIRST_S:g} s, expected the "
+                                   "first process of several to record it")  # fmt: skip
+        return answer
+
     def _train(self, run: Run) -> Record:
         """Train and record a run whose lock is held."""
         if run.kind not in self.kinds:
@@ -302,6 +331,12 @@ class Store:
         try:
             with seeded(getattr(run.spec, "seed", 0)):
                 metrics = self.kinds[run.kind](run, job)
+        except Exception as error:
+            if ranks.n_processes() == 1:
+                raise
+            raise SystemExit(  # the others wait for this process in the middle of a step: all of it ends
+                f"run '{run.name}' failed on several devices: {type(error).__name__}: {error}"
+            ) from error
         finally:
             job.close()
         if not (work / "final.pt").exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from panolib.inference.exports import (
 from panolib.inference.panoptic import predict_panoptic
 from panolib.inference.predict import one_by_one, predict
 from panolib.lab.engine import without_weights
+from panolib.lab.files import check_writable
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
@@ -157,11 +157,7 @@ def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePred
 
 def check_free(folder: Path, overwrite: bool) -> None:
     """Raise an OSError for what `written_once` may not replace, and for a place where it may not write."""
-    above = next(path for path in folder.absolute().parents if path.exists())
-    if not above.is_dir():
-        raise NotADirectoryError(f"{folder}: {above} is a file, expected a folder")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder}: {above} may not be written, expected a folder that may")
+    check_writable(folder.parent)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder}: is a file, expected a folder or nothing")
     if not folder.is_dir() or not any(folder.iterdir()):
@@ -176,6 +172,6 @@ def check_free(folder: Path, overwrite: bool) -> None:
         made_by = None
     if not isinstance(made_by, Mapping) or "export" not in made_by:
         raise FileExistsError(
-            f"{folder}: holds files that no export wrote (its {FINGERPRINT} would say so); they stay, choose "
-            "another folder"
+            f"{folder}: holds files that no export wrote (its {FINGERPRINT} would say so); they stay, "
+            "expected another folder"
         )

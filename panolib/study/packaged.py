@@ -33,7 +33,7 @@ from panolib.data.domains import Sources
 from panolib.data.images import png_size
 from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
-from panolib.errors import UserError
+from panolib.errors import UserError, one_line
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
 from panolib.lab.files import write
 from panolib.lab.pack import halved, single
@@ -262,7 +262,8 @@ def read_package(path: Path | str) -> PanopticNetworks:
         try:
             network.load_state_dict(own)
         except RuntimeError as error:
-            raise NoWeights(f"{path}: {expected}, found weights that do not fit ({error})") from error
+            found = f"found weights that do not fit ({one_line(error, most=300)})"
+            raise NoWeights(f"{path}: {expected}, {found}") from error
         network.eval().requires_grad_(False)
     return PanopticNetworks(recipe, semantic, instance)
 

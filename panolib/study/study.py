@@ -91,7 +91,7 @@ class Notebooks(dict[str, tuple[str, ...]]):
         for name, (sections, experiments) in NOTEBOOKS.items():
             missing = [section for section in sections if section in profile.left_out()]
             if missing:
-                self.left_out[name] = f"{where}: no section {missing[0]!r}, which {name} needs"
+                self.left_out[name] = f"{where}: no section {missing[0]!r}, expected it for {name}"
             else:
                 runs = (tag.run for wanted in experiments for tag in tags if tag.experiment == wanted)
                 self[name] = tuple(dict.fromkeys(runs))

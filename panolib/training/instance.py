@@ -40,7 +40,7 @@ def train_instance_baseline(
     spec: InstanceBaselineSpec, job: Job, source: Sequence[Sample], label_set: LabelSet
 ) -> nn.Module:
     """Train the embedding network on labelled instances; returns it (thesis eq. 11 without self-training)."""
-    fabric, state = begin(spec, job)
+    fabric, state = begin(spec, job, together=True)
     whole = state is not None or spec.start is not None
     model = lay_out(build_instance(spec.network, pretrained=not whole), spec.compute)
     if state is None and spec.start is not None:
@@ -83,7 +83,7 @@ def instance_self_train(
     asked before every step and once at the end; with one the curves also say the seconds of every step, and
     those of its clusterings.
     """
-    fabric, state = begin(spec, job)
+    fabric, state = begin(spec, job, together=True)
     model = lay_out(build_instance(spec.network, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib.data.loading import batches, iteration_seed
+from panolib.training import ranks
 from panolib.training.setup import launch, set_learning_rate
 
 if TYPE_CHECKING:
@@ -46,11 +47,17 @@ def unwatched(iteration: int, network: nn.Module, *_) -> dict[str, float]:
     return {}
 
 
-def begin(spec, job: Job) -> tuple[Fabric, dict | None]:
-    """The Fabric of a run, and the checkpoint that it goes on from, None at its start. Seeds torch."""
-    fabric = launch(spec.compute)
+def begin(spec, job: Job, *, together: bool = False) -> tuple[Fabric, dict | None]:
+    """The Fabric of a run, and the checkpoint that it goes on from, None at its start. Seeds torch.
+
+    `together`: on all devices that the spec asks for; else on one, and processes that follow leave it alone.
+    """
+    if not together and ranks.follows():
+        raise ranks.Followed
+    fabric = launch(spec.compute, together=together)
     torch.manual_seed(spec.seed)
-    return fabric, job.resume()
+    state, job.start = ranks.from_first(lambda: (job.resume(), job.start))
+    return fabric, state
 
 
 def restore(parts: Parts, state: Mapping | None) -> None:
@@ -66,17 +73,20 @@ def iterate(spec, job: Job, fabric: Fabric, parts: Parts, *streams: Callable[[in
     """Yield (iteration, a batch of every stream) under a progress bar; checkpoints the parts after each.
 
     When it yields, the draws of the step are seeded, gradients are zero, and the learning rate of every
-    optimiser among the parts is that of the iteration. Every stream has draws of its own.
+    optimiser among the parts is that of the iteration. Every stream has draws of its own. Of several
+    processes each gets its part of the batch.
     """
     seeds = [iteration_seed(spec.seed, number, "stream") for number in range(len(streams))]
     span = {"start": job.start, "stop": spec.iterations, "workers": spec.compute.loader_workers}
     loaders = [
-        fabric.setup_dataloaders(batches(stream, seed=seed, **span))
+        fabric.setup_dataloaders(batches(stream, seed=seed, **span), use_distributed_sampler=False)
         for stream, seed in zip(streams, seeds if len(streams) > 1 else [spec.seed])
     ]
     optimizers = [part for part in parts.values() if isinstance(part, torch.optim.Optimizer)]
-    for iteration, *batch in zip(job.progress(job.start, spec.iterations), *loaders):
-        torch.manual_seed(iteration_seed(spec.seed, iteration, "step"))
+    step = f"step {ranks.rank()}" if ranks.rank() else "step"
+    for iteration, *whole in zip(job.progress(job.start, spec.iterations), *loaders):
+        batch = [ranks.own_part(each) for each in whole]
+        torch.manual_seed(iteration_seed(spec.seed, iteration, step))
         for optimizer in optimizers:
             set_learning_rate(optimizer, spec.optimiser, iteration, spec.iterations)
             optimizer.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ from torch.profiler import record_function
 from panolib.data.label_maps import as_labels
 from panolib.data.warping import warp
 from panolib.labels import VOID
+from panolib.training import ranks
 
 SEEN = 0.1          # share of the probability mass of a pixel below which it counts as unseen
 NEVER_SEEN = 1e-8   # mean probability below which a class counts as absent
@@ -54,7 +55,7 @@ def update_class_prior(
     """
     if probabilities.numel() == 0:
         raise ValueError(f"probabilities are {list(probabilities.shape)}, expected at least one pixel")
-    mean = probabilities.mean((0, 2, 3), dtype=prior.dtype)
+    mean = ranks.mean(probabilities.mean((0, 2, 3), dtype=prior.dtype))  # of all processes
     first_time = (mean > NEVER_SEEN) & (prior == torch.full_like(prior, prior_scale))
     return momentum * torch.where(first_time, mean, prior) + (1 - momentum) * mean
 

@@ -60,7 +60,7 @@ def train_baseline(
 
     `watch`: scores the network while it trains (`scoring.semantic_monitor`).
     """
-    fabric, state = begin(spec, job)
+    fabric, state = begin(spec, job, together=True)
     whole = state is not None or spec.start is not None
     model = lay_out(build_semantic(spec.network, n_classes, pretrained=not whole), spec.compute)
     if state is None and spec.start is not None:
@@ -102,7 +102,7 @@ def self_train(
     `painted`: "instance", and for true ones "semantic", maps of every target image, painted on its
     pseudo-labels (`painting`). `watch`: as in `train_baseline`.
     """
-    fabric, state = begin(spec, job)
+    fabric, state = begin(spec, job, together=True)
     model = lay_out(build_semantic(spec.network, n_classes, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))

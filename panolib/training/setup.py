@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from panolib.errors import UserError, one_line
 from panolib.models.bisenet import BiSeNet
 from panolib.models.deeplab import DeepLab
 from panolib.models.encoder import Encoder
@@ -25,13 +27,33 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def launch(compute: Compute) -> Fabric:
-    """A Fabric for one process. Raises RuntimeError when the asked accelerator is not there."""
+class NoDevice(UserError, RuntimeError):
+    """A profile asks for a device that is not there."""
+
+
+def launch(compute: Compute, *, together: bool = False) -> Fabric:
+    """A Fabric for this process, or, `together`, for all that share a run, which it starts and waits for.
+
+    Raises NoDevice when the asked accelerator is not there.
+    """
     from lightning_fabric import Fabric  # a second to import: only for those who train
 
-    if compute.accelerator == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError("the profile asks for accelerator 'cuda', but no CUDA device is available")
-    return Fabric(accelerator=compute.accelerator, devices=1, precision=compute.precision)
+    options = {"accelerator": compute.accelerator, "precision": compute.precision}
+    shared = together and compute.n_processes > 1
+    if shared:
+        options |= {"num_nodes": compute.num_nodes, "strategy": compute.strategy}
+    local = int(os.environ.get("LOCAL_RANK", "0"))  # of processes that share a run each has its GPU
+    alone = [local] if local and torch.cuda.is_available() else 1
+    try:
+        fabric = Fabric(devices=compute.devices if shared else alone, **options)
+    except RuntimeError as error:
+        found = f"found none ({one_line(error)})"
+        raise NoDevice(
+            f"compute.accelerator: expected a device of the kind {compute.accelerator!r}, {found}"
+        ) from error
+    if shared:
+        fabric.launch()
+    return fabric
 
 
 def lay_out(model: nn.Module, compute: Compute) -> nn.Module:

@@ -47,7 +47,7 @@ def train_shared_baseline(
     spec: SharedBaselineSpec, job: Job, source: Sequence[Sample], label_set: LabelSet
 ) -> nn.Module:
     """Train both heads on labelled images; returns the network."""
-    fabric, state = begin(spec, job)
+    fabric, state = begin(spec, job, together=True)
     model = lay_out(
         build_shared(spec.network, label_set.n_classes, pretrained=state is None), spec.compute
     )
@@ -98,7 +98,7 @@ def shared_self_train(
     views and the teacher's over clean ones, serve the embeddings: the teacher's are clustered inside the
     thing classes of the pseudo-labels. Pixels of no sure class are in no instance term: they may be objects.
     """
-    fabric, state = begin(spec, job)
+    fabric, state = begin(spec, job, together=True)
     model = lay_out(build_shared(spec.network, label_set.n_classes, pretrained=False), spec.compute)
     model.load_state_dict(start_state)
     teacher = fabric.to_device(make_teacher(model))

@@ -34,6 +34,9 @@ class Compute:
 
     `accelerator` and `precision` are Lightning Fabric's words ("cpu", "cuda", "auto"; "32-true",
     "bf16-mixed"). `loader_workers` = 0 loads in the training process.
+
+    `devices`, `num_nodes` and `strategy` are Fabric's, too: of a run of the ladder, whose batches its
+    processes share (`training.ranks`). `batch_size` is that of all of them.
     """
 
     accelerator: Literal["auto", "cpu", "cuda", "gpu", "mps", "tpu"]
@@ -43,6 +46,14 @@ class Compute:
     ]  # fmt: skip
     loader_workers: Natural
     channels_last: bool
+    devices: Count = later(1)  # of each node
+    num_nodes: Count = later(1)
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = later("auto")
+
+    @property
+    def n_processes(self) -> int:
+        """Processes that train one run."""
+        return self.devices * self.num_nodes
 
 
 @spec

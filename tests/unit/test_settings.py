@@ -142,7 +142,7 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:
         with pytest.raises(
-            MissingSection, match=rf"^my\.yaml: no section '{section}', which {notebook} needs$"
+            MissingSection, match=rf"^my\.yaml: no section '{section}', expected it for {notebook}$"
         ):
             loaded.notebooks[notebook]
     assert not any(name.startswith(f"{section}-") for name in names)
