@@ -129,3 +129,12 @@ def test_the_record_holds_no_key_twice_with_other_results():
         results.setdefault(key, set()).add("".join(texts))
     assert len(results) > 150
     assert [key for key, found in results.items() if len(found) > 1] == []
+
+
+def test_what_was_trained_again_has_the_keys_of_the_record():
+    files = sorted((ROOT / "results" / "cpu" / "trained_again").glob("*/run.json"))
+    assert files
+    for file in files:
+        record = ROOT / "results" / "cpu" / "runs" / file.parent.name / "run.json"
+        again, first = (json.loads(path.read_text()) for path in (file, record))
+        assert again["key"] == first["key"] and again["recorded_at"] != first["recorded_at"]
