@@ -37,7 +37,7 @@ for line in sys.argv[1:]:
 
 def write_streets(root: Path, size: tuple[int, int]) -> None:
     """Three images of SYNTHIA, of GTA5 and of every split of Cityscapes, without what the renderer notes."""
-    common = {"n_images": 3, "height": size[0], "width": size[1], "seed": 0, "streets": "straight"}
+    common = {"n_images": 3, "height": size[0], "width": size[1], "seed": 0}
     for style, split in (("synthia", "all"), ("gta5", "all"), ("cityscapes", "train"), ("cityscapes", "val")):
         city.write_city(root / style, style=style, split=split, n_workers=1, progress=False, **common)
     for note in root.glob("*/*.json"):
@@ -52,11 +52,11 @@ def write_weights(root: Path, depth: int) -> Path:
     return path
 
 
-def write_profile(root: Path, name: str, weights: Path | None, network: dict) -> None:
-    """`paper` with these folders, this network, and what makes it short."""
+def write_profile(root: Path, name: str, encoder: str, weights: Path | None) -> None:
+    """`paper` with these folders, this encoder, and what makes it short."""
     crop = {"augmentation": {"height": 64, "width": 128}}
     few = {"iterations": 2, "batch_size": 1, **crop}
-    network = {**network, "weights": None if weights is None else str(weights)}
+    network = {"encoder": {"name": encoder, "weights": None if weights is None else str(weights)}}
     instance = {**network, "decoder_channels": [16, 16, 8, 8, 8]}
     section = {
         "data": {kind: str(root / "data" / kind) for kind in ("synthia", "gta5", "cityscapes")},
@@ -102,7 +102,7 @@ def streets(tmp_path_factory):
 def test_the_chain_at_full_size(streets):
     """Plan, baselines, ABN, self-training of both branches, inference at 1024 x 2048, official exports."""
     root = streets[FULL]
-    write_profile(root, "narrow", None, {"depth": 10, "width": 8})
+    write_profile(root, "narrow", "test_efficientnet", None)
     out = run_commands(
         root,
         "reproduce --dry-run --notebook 07 --profile narrow.yaml",
@@ -121,7 +121,7 @@ def test_the_chain_at_full_size(streets):
 def test_resnet_101_takes_its_steps_from_a_file_of_torchvision(streets):
     """Baseline, ABN and self-training of the semantic branch with the network of the profile itself."""
     root = streets[SMALL]
-    write_profile(root, "deep", write_weights(root, 101), {"depth": 101, "width": 64})
+    write_profile(root, "deep", "resnet101", write_weights(root, 101))
     run_commands(root, "train --only city-semantic-self_trained-s0 --workers 1 --profile deep.yaml")
     curves = (root / "results/deep/runs/city-semantic-self_trained-s0/curves.csv").read_text().splitlines()
     assert len(curves) == 3
