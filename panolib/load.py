@@ -28,6 +28,7 @@ from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
+from panolib.study.refinement import declare_refinement
 from panolib.study.settings import Profile, read_profile
 from panolib.study.shared import declare_shared
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
@@ -88,6 +89,7 @@ def load(
             declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
+            declare_refinement(grid, settings.refinement)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:

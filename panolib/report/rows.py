@@ -290,6 +290,8 @@ def _threat_scores(record: Record) -> Iterator[Part]:
         means = {"threat_pooled": scores["pooled"], "threat_class_mean": scores["class_mean"],
                  "threat_image_mean": scores["class_mean_of_image_means"]}  # fmt: skip
         counts = {f"threat_{key}": scores[key] for key in COUNTS}
+        found = scores["tp"] + scores["fp"]
+        means["threat_false"] = scores["fp"] / found if found else np.nan  # share of the objects found
         yield {**at, "instances": instances, "masks": masks, "leftover": ""}, {
             **means, **counts, "threat_score": scores["per_class"],
         }  # fmt: skip
