@@ -56,6 +56,9 @@ def counted(record: Record, at: Mapping[str, Any], metric: str, subset: str) -> 
     metric, subset : str
         As in the row: a metric says its classes after a "_", or `subset` is one class.
     """
+    if metric == "precision_90":  # of clusters that a filter keeps, at this recall
+        counts = record.counts.get(f"objectness.{at['data_set']}.{at['ranked_by']}")
+        return None if counts is None else Counted(counts, lambda sums: 1 - from_counts.false_share(sums))
     found = METRIC.fullmatch(metric)
     if not record.counts or found is None:
         return None

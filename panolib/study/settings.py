@@ -40,6 +40,7 @@ OWN_SEEDS = {
     "realtime": {"n_seeds": "seeds"},
     "peers": {"n_seeds": "seeds"},
     "refinement": {"n_seeds": "seeds"},
+    "objectness": {"n_seeds": "seeds"},
 }
 
 
@@ -178,6 +179,7 @@ class Profile:
     realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
     peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
     refinement: Refinement | None = None  # notebook 13
+    objectness: Mapping | None = None  # notebook 11, `objectness.ObjectnessSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

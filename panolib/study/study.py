@@ -69,6 +69,7 @@ NOTEBOOKS = {
     "08_nuclei": (("nuclei",), ("nuclei ladder", "peers")),
     "09_realtime_adaptation": (("realtime",), ("realtime", "speed")),
     "10_detr_panoptic": (("detr",), ("detr",)),
+    "11_objectness": (("objectness",), ("objectness",)),
     "13_refinement_rounds": (("refinement",), ("rounds",)),
     "14_performance": (("performance",), ("performance",)),
     "15_method_in_plain_sight": ((), ()),

@@ -114,7 +114,7 @@ def test_exchanges_that_have_said_the_same_share_their_runs(declared):
 
 def test_other_seeds_and_profiles_without_the_section_have_none(tmp_path):
     assert not any(tag.experiment == EXPERIMENT and tag.run.endswith("-s1") for tag in study().tags)
-    for name, wanted in (("cpu", True), ("smoke", True), ("gpu", False), ("paper", False)):
+    for name, wanted in (("cpu", True), ("smoke", True), ("gpu", False), ("paper", True)):
         settings = read_profile(PROFILES / f"{name}.yaml").refinement
         assert isinstance(settings, Refinement) == wanted
     file = tmp_path / "wrong.yaml"
