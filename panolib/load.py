@@ -24,10 +24,12 @@ from panolib.related.mean_teacher import runs as peer_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
 from panolib.study import kinds, shared
+from panolib.study import objectness as objectness_runs
 from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
+from panolib.study.refinement import declare_refinement
 from panolib.study.settings import Profile, read_profile
 from panolib.study.shared import declare_shared
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
@@ -77,6 +79,7 @@ def load(
             settings = replace(settings, ladders={**settings.ladders, **own})
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
     peers = peer_runs.read_settings(settings, where)
+    objectness = objectness_runs.read_settings(settings.objectness, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
@@ -88,6 +91,8 @@ def load(
             declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
+            declare_refinement(grid, settings.refinement)
+            objectness_runs.declare_objectness(grid, objectness)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
@@ -107,7 +112,7 @@ def load(
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
-    modules = (kinds, shared, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
+    modules = (kinds, shared, objectness_runs, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)

@@ -26,7 +26,7 @@ from panolib.data.photometry import (
 from panolib.data.warping import compose_affines, sampling_grid
 from panolib.labels import VOID
 
-PADDING_VALUES = {"semantic": VOID, "instance": 0, "crowd": False}
+PADDING_VALUES = {"semantic": VOID, "instance": 0, "crowd": False, "confidence": 0}
 
 
 def train_view(
@@ -74,7 +74,7 @@ def train_view(
     image : float32 Tensor [3, h, w] in [0, 1], unless recoloured
         Padding has the ImageNet mean, which `normalise` turns into 0.
     labels : dict of Tensor [h, w]
-        Same keys; int64 for "semantic" and "instance", bool for "crowd". Padding is `VOID`, 0 and False.
+        Same keys; int64, but bool for "crowd". Padding is `VOID` in "semantic", else 0 and False.
 
     Raises
     ------

@@ -22,6 +22,12 @@ def pooled_ratio(counts: np.ndarray) -> np.ndarray:
     return overlap_ratio(counts.sum(-2, keepdims=True))[..., 0]
 
 
+def false_share(counts: np.ndarray) -> np.ndarray:
+    """FP / (TP + FP) over the objects of all classes together [...]: how many of those found are false."""
+    total = counts.sum(-2)
+    return ratio(total[..., 1], total[..., :2].sum(-1))
+
+
 def pq(counts: np.ndarray) -> np.ndarray:
     """Panoptic quality of every class."""
     return ratio(IOU_UNIT * counts[..., 3], _weight(counts))

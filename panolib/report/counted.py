@@ -17,7 +17,9 @@ from panolib.metrics import from_counts
 NAMES = {  # words of the table -> of the counts, where they differ
     "embeddings": "embedding", "connected components": "connected_components", "Otsu": "otsu",
 }  # fmt: skip
-PIXELS, OBJECTS = ("miou", "iou"), ("threat_pooled", "threat_class_mean", "threat_score")
+PIXELS = ("miou", "iou")
+POOLED = {"threat_pooled": from_counts.pooled_ratio, "threat_false": from_counts.false_share}
+OBJECTS = (*POOLED, "threat_class_mean", "threat_score")
 SEGMENTS = ("sq_rq", "pq_plus", "pq", "sq_matched", "sq", "rq")
 METRIC = re.compile(rf"({'|'.join((*PIXELS, *OBJECTS, *SEGMENTS))})(?:_(\w+))?")
 
@@ -54,6 +56,9 @@ def counted(record: Record, at: Mapping[str, Any], metric: str, subset: str) -> 
     metric, subset : str
         As in the row: a metric says its classes after a "_", or `subset` is one class.
     """
+    if metric == "precision_90":  # of clusters that a filter keeps, at this recall
+        counts = record.counts.get(f"objectness.{at['data_set']}.{at['ranked_by']}")
+        return None if counts is None else Counted(counts, lambda sums: 1 - from_counts.false_share(sums))
     found = METRIC.fullmatch(metric)
     if not record.counts or found is None:
         return None
@@ -64,8 +69,8 @@ def counted(record: Record, at: Mapping[str, Any], metric: str, subset: str) -> 
     if kind in OBJECTS:
         counts = record.counts.get(_name(record, at, "threat", "masks"))
         known, score = label_set.things, from_counts.overlap_ratio
-        if kind == "threat_pooled":
-            return None if counts is None else Counted(counts, from_counts.pooled_ratio)
+        if kind in POOLED:
+            return None if counts is None else Counted(counts, POOLED[kind])
         wanted = label_set.things if kind == "threat_class_mean" else (subset,)
     else:
         counts = record.counts.get(_name(record, at, "panoptic", "leftover"))

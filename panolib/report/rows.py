@@ -290,6 +290,8 @@ def _threat_scores(record: Record) -> Iterator[Part]:
         means = {"threat_pooled": scores["pooled"], "threat_class_mean": scores["class_mean"],
                  "threat_image_mean": scores["class_mean_of_image_means"]}  # fmt: skip
         counts = {f"threat_{key}": scores[key] for key in COUNTS}
+        found = scores["tp"] + scores["fp"]
+        means["threat_false"] = scores["fp"] / found if found else np.nan  # share of the objects found
         yield {**at, "instances": instances, "masks": masks, "leftover": ""}, {
             **means, **counts, "threat_score": scores["per_class"],
         }  # fmt: skip
@@ -307,6 +309,24 @@ def _gap(record: Record) -> Iterator[Part]:
         yield {"style": style}, scores
 
 
+def _objectness(record: Record) -> Iterator[Part]:
+    for data_set, scores in record.metrics["data_sets"].items():
+        yield {"data_set": data_set}, {name: scores[name] for name in ("n_clusters", "n_real")}
+        for name, values in scores["filters"].items():
+            yield {"data_set": data_set, "ranked_by": name}, values
+
+
+def _objectness_ranking(record: Record) -> Iterator[Part]:
+    at = {"data_set": record.run.spec.validation}
+    for name, values in record.metrics["ap"].items():
+        yield {**at, "ranked_by": name}, values
+    for name, values in record.metrics["kept"].items():  # by what drops detections; "none" drops none
+        kept = {**at, "instances": name, "masks": "predicted"}
+        threat = {metric: value for metric, value in values.items() if metric.startswith("threat")}
+        yield {**kept, "leftover": "void"}, {k: value for k, value in values.items() if k not in threat}
+        yield {**kept, "leftover": ""}, threat
+
+
 def _detr_scores(record: Record) -> Iterator[Part]:
     for data_set, by_threshold in record.metrics.items():
         for threshold, scores in by_threshold.items():
@@ -316,7 +336,8 @@ def _detr_scores(record: Record) -> Iterator[Part]:
 
 PARTS: dict[str, Callable[[Record], Any]] = {
     "panoptic": _panoptic, "classical": _classical, "threat": _threat, "gap": _gap,
-    "detr_scores": _detr_scores, "peer_scores": _classical,
+    "detr_scores": _detr_scores, "peer_scores": _classical, "objectness": _objectness,
+    "objectness_ranking": _objectness_ranking,
 }  # fmt: skip
 
 

@@ -40,6 +40,7 @@ WORDS = {
     # metrics
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",
+    "threat_false": "false among found objects",
     "sq_rq_19": "SQ x RQ, 19 classes", "void": "void", "segments": "segments an image",
     "class_mean": "class mean", "image_mean": "image mean", "clustering_s": "clustering, s",
     "step_s": "whole step, s",

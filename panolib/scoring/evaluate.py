@@ -28,6 +28,7 @@ from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix, iou_per_class, pixel_counts
 from panolib.metrics.threat_score import ThreatScore
+from panolib.objectness.candidates import quantised
 
 SaveCounts = Callable[[str, np.ndarray], None]
 
@@ -47,6 +48,16 @@ def predicted_masks(
     """uint8 [H, W] predicted train ids of every image."""
     return [
         prediction.semantic.to(torch.uint8).cpu().numpy()
+        for prediction in predict(semantic_model, None, dataset, label=label)
+    ]
+
+
+def predicted_confidence(
+    semantic_model: nn.Module, dataset: Sequence[Sample], *, label: str = ""
+) -> list[np.ndarray]:
+    """uint8 [H, W] levels of the confidence of the class map of every image (`candidates.quantised`)."""
+    return [
+        quantised(prediction.probabilities).cpu().numpy()
         for prediction in predict(semantic_model, None, dataset, label=label)
     ]
 

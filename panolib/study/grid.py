@@ -217,14 +217,15 @@ class Grid:
 
     def instance_self_training(
         self, rung: str, start: Run, clustering: Run, semantic: Run, variant: str = "", *,
-        target: str | None = None, data: Iterable[str] = (), **values,
+        parents: Mapping[str, Run] | None = None, target: str | None = None,
+        data: Iterable[str] = (), **values,
     ) -> Run:  # fmt: skip
         """Self-training on clustered instances, or with source share 1 its control."""
         source, target = self.settings.instance_source, target or self.unlabelled
         return self.add(
             "instance_self_training", "instance", rung, InstanceSelfTrainingSpec, "instance_self_training",
-            {"start": start, "clustering": clustering, "semantic": semantic}, (source, target, *data),
-            variant=variant, source=source, target=target, **values,
+            {"start": start, "clustering": clustering, "semantic": semantic, **(parents or {})},
+            (source, target, *data), variant=variant, source=source, target=target, **values,
         )  # fmt: skip
 
     def semantic_scores(self, rung: str, semantic: Run, variant: str = "", **values) -> Run:

@@ -25,6 +25,7 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.shared import SharedNetwork
+from panolib.objectness.classifier import Objectness
 from panolib.scoring import classical as evaluate_classical
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
@@ -233,6 +234,10 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         masks = [
             corrected(mask, target[i].semantic, spec.truth_share, seed=i) for i, mask in enumerate(masks)
         ]
+    objectness = None
+    if spec.objectness is not None:
+        confidence = evaluate.predicted_confidence(guide, target, label=f"{run.name}: confidence")
+        objectness = Objectness.from_state(job.parent("objectness")["model"]), confidence
     watch = unwatched
     if spec.monitor is not None:
         datasets = _monitored(sources, job)
@@ -247,6 +252,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         label_set,
         clustering_of(job),
         watch,
+        objectness,
     )
     finish(job, student, teacher if has_teacher(run) else None)
     return {}

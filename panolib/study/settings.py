@@ -39,6 +39,8 @@ OWN_SEEDS = {
     "detr": {"n_seeds": "seeds"},
     "realtime": {"n_seeds": "seeds"},
     "peers": {"n_seeds": "seeds"},
+    "refinement": {"n_seeds": "seeds"},
+    "objectness": {"n_seeds": "seeds"},
 }
 
 
@@ -128,6 +130,17 @@ class Experiments:
 
 
 @spec
+class Refinement:
+    """Rounds in which masks and instances refine each other; `refinement` says what is compared."""
+
+    seeds: tuple[int, ...]
+    domains: Annotated[tuple[str, ...], Field(min_length=1), Different]  # those that the profile has
+    rounds: Count
+    semantic_iterations: Count  # of a round, in every exchange
+    instance_iterations: Count
+
+
+@spec
 class ClusteringCostSpec:
     """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
 
@@ -164,6 +177,8 @@ class Profile:
     performance: Mapping | None = None  # sizes of the inputs of `bench`
     realtime: Mapping | None = None  # notebook 09, `realtime.runs.Realtime`
     peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
+    refinement: Refinement | None = None  # notebook 13
+    objectness: Mapping | None = None  # notebook 11, `objectness.ObjectnessSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

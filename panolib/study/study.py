@@ -2,7 +2,8 @@
 
 A notebook calls `load(profile)`, asks for runs by name and gets their records: replayed where they
 were recorded, trained where they were not. `grid.py` declares the ladder, `experiments.py` the thesis's
-experiments beside it; `kinds.py` says how a run of each kind is executed.
+experiments beside it, `refinement.py` rounds that go on from it; `kinds.py` says how a run of each kind is
+executed.
 
 The ladder of rungs, the same in both domains (city, nuclei):
 
@@ -68,6 +69,8 @@ NOTEBOOKS = {
     "08_nuclei": (("nuclei",), ("nuclei ladder", "peers")),
     "09_realtime_adaptation": (("realtime",), ("realtime", "speed")),
     "10_detr_panoptic": (("detr",), ("detr",)),
+    "11_objectness": (("objectness",), ("objectness",)),
+    "13_refinement_rounds": (("refinement",), ("rounds",)),
     "14_performance": (("performance",), ("performance",)),
     "15_method_in_plain_sight": ((), ()),
     "17_your_images": (("nuclei",), ()),

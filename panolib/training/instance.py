@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import numpy as np
 import torch
@@ -18,11 +19,14 @@ from panolib.data.samples import Sample
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.models.weights import load_start
+from panolib.objectness.classifier import Objectness
+from panolib.objectness.features import encoder_map
 from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
 from panolib.training.instance_targets import (
     added_coordinates,
     clustered,
+    objects_only,
     ring_margins,
     rotated_view,
     supervised_terms,
@@ -70,6 +74,7 @@ def instance_self_train(
     label_set: LabelSet,
     clustering: Mapping[str, float],
     watch: Watch = unwatched,
+    objectness: tuple[Objectness, Sequence[np.ndarray]] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Self-train the embeddings on target images, guided by predicted semantic maps; (student, teacher).
 
@@ -81,7 +86,8 @@ def instance_self_train(
 
     `masks`: uint8 [H, W] predicted train ids of every target image. `watch` (iteration, student, teacher) is
     asked before every step and once at the end; with one the curves also say the seconds of every step, and
-    those of its clusterings.
+    those of its clusterings. `objectness`: with `spec.objectness` what judges pseudo-labels, and the
+    confidence of the masks, uint8 [H, W] of every image (`objectness.candidates.quantised`).
     """
     fabric, state = begin(spec, job, together=True)
     model = lay_out(build_instance(spec.network, pretrained=False), spec.compute)
@@ -92,6 +98,8 @@ def instance_self_train(
     restore(parts, state)
     n_source, n_target = source_share_counts(spec.batch_size, spec.source_share)
     maps = [{"semantic": mask} for mask in masks]
+    if objectness is not None:
+        maps = [own | {"confidence": levels} for own, levels in zip(maps, objectness[1], strict=True)]
     streams = (
         LabelledBatches(source, max(n_source, 1), spec.augmentation, LABELS),
         # the control still shows the target to the running statistics
@@ -125,12 +133,19 @@ def instance_self_train(
             elif iteration % spec.copy_interval == 0:
                 update_teacher(teacher, student.module, decay=0.0)
             with torch.no_grad():
-                teacher_embeddings = teacher(photometry.normalise(clean)).float()
+                with nullcontext() if objectness is None else encoder_map(teacher) as feature_maps:
+                    teacher_embeddings = teacher(photometry.normalise(clean)).float()
                 semantic = to_embedding_grid(target_batch["semantic"], embeddings)
                 asked = time.perf_counter()
                 pseudo_labels = clustered(
                     spec, label_set, clustering, iteration, semantic, teacher_embeddings, embeddings
                 )
+                if objectness is not None:
+                    pseudo_labels = objects_only(
+                        objectness[0], spec.objectness, pseudo_labels, semantic,
+                        to_embedding_grid(target_batch["confidence"], embeddings), teacher_embeddings,
+                        embeddings, feature_maps[0], clustering["bandwidth"],
+                    )  # fmt: skip
                 clustering_s = time.perf_counter() - asked
             rotated, valid = None, None
             if spec.weights.consistency > 0:

@@ -19,6 +19,9 @@ from panolib.data.images import resize_labels
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.models.coordinates import coordinate_grid
+from panolib.objectness.candidates import LEVELS, only
+from panolib.objectness.classifier import Objectness
+from panolib.objectness.features import describe
 from panolib.training.specs import (
     EmbeddingTrainingSpec,
     InstanceNetwork,
@@ -137,6 +140,33 @@ def clustered(
         options["second_embeddings"] = student_embeddings.detach()
     found = cluster(teacher_embeddings, semantic, learned_ids(spec, label_set), **options)
     return torch.stack([labels for labels, _ in found])
+
+
+@torch.no_grad()
+def objects_only(
+    objectness: Objectness,
+    least: float,
+    pseudo_labels: Tensor,
+    semantic: Tensor,
+    confidence: Tensor,
+    teacher_embeddings: Tensor,
+    student_embeddings: Tensor,
+    feature_maps: Tensor,
+    bandwidth: float,
+) -> Tensor:
+    """Pseudo-labels int64 [B, h, w] without clusters that are less probably an object than `least`.
+
+    `confidence`: of the masks, uint8 levels [B, h, w]. The student's embeddings are the second ones of
+    `objectness.features.describe`; `feature_maps` [B, C, H, W] are those of the teacher's encoder.
+    """
+    kept = []
+    for labels, *parts in zip(
+        pseudo_labels, semantic, teacher_embeddings, student_embeddings.detach(), confidence.float() / LEVELS,
+        feature_maps.float(),
+    ):  # fmt: skip
+        found = describe(labels, *parts, bandwidth=bandwidth)
+        kept.append(only(labels, objectness.probability(found.values, found.pooled) >= least))
+    return torch.stack(kept)
 
 
 @torch.no_grad()

@@ -412,9 +412,12 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     noise_on: Literal["student", "teacher"] = later("student")  # SPOCO: on what the teacher is compared with
     noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
     guide: StudentOrTeacher = later("student")  # of the semantic parent, which predicts the masks
+    objectness: Share | None = later(None)  # pseudo-labels that are less probably an object are dropped
 
     def __post_init__(self):
         super().__post_init__()
+        if self.objectness is not None and not self.guided:
+            raise ValueError("objectness: expected none without masks, whose confidence it reads")
         if self.batch_norm == "target":
             for n_images in source_share_counts(self.batch_size, self.source_share):
                 self._check_batch_norm(n_images)

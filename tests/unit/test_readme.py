@@ -85,7 +85,8 @@ def map_table() -> str:
     for notebook, claims in verdicts.read_claims().items():
         if claims:
             file = ROOT / "results" / "cpu" / "tables" / f"{notebook[:2]}_findings.csv"
-            parts.append(pd.read_csv(file).assign(notebook=notebook))
+            if file.exists():  # else its record is not made yet, as the table of notebooks says
+                parts.append(pd.read_csv(file).assign(notebook=notebook))
     table = pd.concat(parts, ignore_index=True)
     counts = pd.crosstab([table["source"], table["notebook"]], table["verdict"])
     decided = ", ".join(f"{(table['verdict'] == name).sum()} {name}" for name in VERDICTS)

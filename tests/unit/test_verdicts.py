@@ -64,12 +64,21 @@ def test_claim_says_where_it_stands_and_what_decides(notebook, name):
 
 @pytest.mark.parametrize("notebook, name", EVERY)
 def test_claim_finds_its_values_in_profile_cpu(notebook, name, cpu):
+    skip_if_not_recorded(notebook, cpu)
     claim = CLAIMS[notebook][name]
     for selection in selections(claim):
         if left_out(selection, cpu):
             continue
         values = report.side(cpu, claim.metric, selection).by_seed
         assert len(values) and values.notna().all()
+
+
+def skip_if_not_recorded(notebook, cpu):
+    """The file of a notebook's verdicts; one whose cpu record is not made yet has none, as README says."""
+    file = cpu.results / "tables" / f"{notebook[:2]}_findings.csv"
+    if not file.exists():
+        pytest.skip("its cpu record is not made yet")
+    return file
 
 
 def left_out(selection, cpu):
@@ -97,7 +106,7 @@ def test_no_finding_of_the_first_reports_is_lost():
 
 @pytest.mark.parametrize("notebook", [name for name, claims in CLAIMS.items() if claims])
 def test_recorded_verdicts_follow_from_the_rule(notebook, cpu):
-    file = cpu.results / "tables" / f"{notebook[:2]}_findings.csv"
+    file = skip_if_not_recorded(notebook, cpu)
     recorded = pd.read_csv(file, index_col="id", keep_default_na=False)
     assert list(recorded.index) == list(CLAIMS[notebook])
     for name, line in recorded.iterrows():

@@ -96,6 +96,8 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "gap": "gap-source_only-s0",
         "threat": "threat-masks.100-s0",
         "semantic_scores": "semantic-teacher-s0",
+        "objectness": "objectness-s0",
+        "objectness_ranking": "objectness-self_trained-s0",
         "clustering_cost": "clustering_cost-s0",
         "performance": "performance",
         "adversarial_adaptation": "semantic-ssl1-bisenet-s0",
@@ -128,6 +130,8 @@ def _from_untrained(run: Run) -> Run:
 
 def _untrained(run: Run) -> Run:
     """The baseline that a run goes back to, of no iteration."""
+    if run.kind == "objectness":  # what is learned here is no network
+        return _from_untrained(run)
     while start := {"start", "labels"} & dict(run.parents).keys():
         run = dict(run.parents)[start.pop()]
     run = _from_untrained(run)
