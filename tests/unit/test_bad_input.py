@@ -93,7 +93,7 @@ def good(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("good")
     for style, split, n in (("synthia", "all", 3), ("gta5", "all", 3), ("cityscapes", "train", 2),
                             ("cityscapes", "val", 2)):  # fmt: skip
-        sizes = {"height": SIZE[0], "width": SIZE[1], "seed": 0, "streets": "straight"}
+        sizes = {"height": SIZE[0], "width": SIZE[1], "seed": 0}
         city.write_city(root / "streets" / style, style=style, split=split, n_images=n, **sizes,
                         n_workers=1, progress=False)  # fmt: skip
     for file in root.glob("streets/*/*.json"):
@@ -655,14 +655,11 @@ PROFILES = {
     "profile: weights that are not there": trained(
         "no such file", network={"encoder": {"weights": "/nowhere/x.pth"}}
     ),
-    "profile: two encoders": trained("depth", network={"depth": 18}),
+    "profile: a ResNet of old": trained("depth: unknown key", network={"depth": 18}),
     "profile: unknown version": trained("found 'v9'", network={"version": "v9"}),
-    "profile: unknown depth": trained(
-        "depth", network={"depth": 19, "width": 8, "stem_pool": True, "encoder": None}
-    ),
+    "profile: no encoder": trained("encoder", network={"encoder": None}),
     "profile: unknown weights": trained(
-        "weights is 'IMAGENET1K_V9'",
-        network={"depth": 18, "width": 64, "stem_pool": True, "encoder": None, "weights": "IMAGENET1K_V9"},
+        "IMAGENET1K_V9", network={"encoder": {"name": "resnet18", "weights": "IMAGENET1K_V9"}}
     ),
     "profile: unknown precision": setting("found '8-true'", compute={"precision": "8-true"}),
     "profile: unknown accelerator": setting("found 'abacus'", compute={"accelerator": "abacus"}),
