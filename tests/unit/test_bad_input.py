@@ -232,6 +232,7 @@ ONE = (TWO > 0).astype(np.uint8)
 COLOUR = NOISE
 SMALL = NOISE[:20, :40]
 FIVE = np.array([5, 0, 0], np.uint8)
+FIVE_AND_NINE = np.where(np.arange(40)[:, None] < 20, FIVE, FIVE // 5 * 9)[None].repeat(20, 0)
 
 # ---- street data sets: `reproduce --dry-run` opens them
 
@@ -452,7 +453,7 @@ COCO = {
     "coco: image without annotation": of_coco("no annotation", coco(lambda c: c["annotations"].pop())),
     "coco: no PNG": of_coco("1.png: no such file", gone("coco/panoptic/1.png")),
     "coco: no image": of_coco("no image '1.png'", gone("coco/images/1.png")),
-    "coco: sizes differ": of_coco("label of 20 x 40", pixels("coco/panoptic/1.png", SMALL * 0 + FIVE)),
+    "coco: sizes differ": of_coco("label of 20 x 40", pixels("coco/panoptic/1.png", FIVE_AND_NINE)),
     "coco: two JSON files": of_coco("expected a single JSON", new("coco/panoptic_b.json", "{}")),
     "coco: other label set": of_coco("category 'grass'", lambda place: None, " --label-set nuclei"),
 }  # fmt: skip

@@ -83,6 +83,7 @@ def project(tmp_path, monkeypatch):
                 "nuclei": SimpleNamespace(
                     folders={"nuclei scenes": tmp_path / "cache", "nuclei": tmp_path / "nowhere"},
                     available=lambda: False,
+                    to_render=dict,
                 ),
                 "camvid": SimpleNamespace(folders={"camvid": tmp_path / "streets"}),
             },

@@ -173,7 +173,7 @@ COUNTED = {  # metrics of rows, by kind of run, whose values are those of counts
     "semantic": {"miou_19", "miou_16", "iou"},
     "panoptic": {
         *(f"{name}_{n}" for name in ("pq", "sq", "sq_matched", "rq", "pq_plus") for n in (19, 16)),
-        *("pq", "rq", "sq", "pq_plus", "threat_pooled", "threat_class_mean", "threat_score"),
+        *("pq", "rq", "sq", "pq_plus", "threat_pooled", "threat_class_mean", "threat_score", "threat_false"),
         *("miou_19", "miou_16", "iou"),
     },
 }

@@ -483,8 +483,10 @@ def test_operations_of_attention_by_hand():
 
 def test_recorded_operations_are_counted_again():
     file = project_root() / "results" / "cpu" / "runs" / "city-detr_cost-s0" / "metrics.json"
-    recorded = json.loads(file.read_text())
     settings = read_settings(read_profile(find_profile("cpu")).detr, "cpu")
+    if settings.cost_repeats is None:
+        pytest.skip("profile cpu has no record of costs")
+    recorded = json.loads(file.read_text())
     model = build_detr(settings.network, CITYSCAPES.n_classes).eval()
     with torch.no_grad():
         found = count_operations(lambda: model(pixel_values=torch.zeros(1, 3, *settings.size)))

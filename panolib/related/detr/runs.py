@@ -53,7 +53,7 @@ class DetrSettings:
     elsewhere: tuple[str, ...]  # data sets of other styles
     n_samples: Natural
     cost_batch: Count
-    cost_repeats: Count
+    cost_repeats: Count | None  # None: nothing is measured
 
 
 def read_settings(section: Mapping, where: str) -> DetrSettings:
@@ -101,6 +101,9 @@ def declare_detr(grid: Grid, settings: DetrSettings, targets: Mapping) -> None:
             grid.tag("detr", scores, **coordinates)
     for place, _, _ in places[1:]:
         grid.runs |= place.runs
+    grid.tag("detr", grid.run("panoptic", "oracle"))
+    if settings.cost_repeats is None:
+        return
     parents = {"semantic": grid.run("semantic", "oracle"), "instance": grid.run("instance", "oracle")}
     cost = grid.add(
         "detr_cost", "detr_cost", "", DetrCostSpec, "",
@@ -109,5 +112,4 @@ def declare_detr(grid: Grid, settings: DetrSettings, targets: Mapping) -> None:
         min_size=grid.settings.panoptic["min_size"], merge_rule=grid.settings.panoptic["merge_rules"][0],
         batch_size=settings.cost_batch, repeats=settings.cost_repeats,
     )  # fmt: skip
-    for run in (cost, grid.run("panoptic", "oracle")):
-        grid.tag("detr", run)
+    grid.tag("detr", cost)
