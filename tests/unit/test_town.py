@@ -71,7 +71,7 @@ def test_settings_of_the_former_streets_are_refused():
 
 def test_an_axis_keeps_lengths_and_turns_by_its_angle():
     bend = {"straight": 5.0, "curve": -0.05, "angle": 0.8}
-    axis = Axis(128, 64, 100, 64, 32, 1.5, 0.0, x=3.0, z=2.0, heading=0.4, **bend)
+    axis = Axis(128, 64, 100, 64, 32, 1.5, x=3.0, z=2.0, heading=0.4, **bend)
     places = np.array([axis.place(0.0, s) for s in np.arange(0, 60, 0.01)])
     assert np.allclose(places[0], (3.0, 2.0))
     assert np.allclose(np.hypot(*np.diff(places, axis=0).T), 0.01, atol=1e-6)
