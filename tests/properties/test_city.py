@@ -70,7 +70,7 @@ def test_geometry_statistics_and_shapes_change_the_labels(group):
 
 
 def test_objects_of_the_target_touch_and_its_pictures_are_grey():
-    """Thresholds are below the measured values, which a hundred scenes estimate to about five points."""
+    """Thresholds are below the measured values, 0.67 to 0.82."""
     touching, count, colour = {}, {}, []
     scored = dict(zip(("person", "car", "bicycle"), CITYSCAPES.ids_of(["person", "car", "bicycle"])))
     for index in range(40):
@@ -85,8 +85,8 @@ def test_objects_of_the_target_touch_and_its_pictures_are_grey():
             touching[name] = touching.get(name, 0) + len(touched)
             count[name] = count.get(name, 0) + len(np.unique(own[own > 0]))
     shares = {name: touching[name] / count[name] for name in scored}
-    assert min(shares.values()) > 0.2, shares
-    assert np.allclose(np.mean(colour, axis=0), (0.35, 0.37, 0.35), atol=0.08), np.mean(colour, axis=0)
+    assert min(shares.values()) > 0.4, shares
+    assert np.allclose(np.mean(colour, axis=0), (0.33, 0.36, 0.33), atol=0.06), np.mean(colour, axis=0)
 
 
 @given(

@@ -181,7 +181,8 @@ def test_the_key_of_a_run_follows_the_file_of_its_weights(paper, branch, tmp_pat
     for content in (b"one", b"another"):
         path.write_bytes(content)
         section = getattr(city, branch)
-        section = {**section, "network": {**section["network"], "weights": str(path)}}
+        encoder = {**section["network"]["encoder"], "weights": str(path)}
+        section = {**section, "network": {**section["network"], "encoder": encoder}}
         settings = replace(city, **{branch: section})
         grid = Grid("city", settings, paper.profile.compute, paper.sources["city"], 0, "paper.yaml")
         baseline = grid.semantic_baseline("source_only", "synthia/train")

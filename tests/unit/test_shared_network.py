@@ -86,15 +86,17 @@ def test_a_copy_and_a_loaded_state_share_their_encoder_too():
     image = torch.randn(1, 3, 32, 32)
     for found, expected in zip(other.eval()(image), student.eval()(image)):
         torch.testing.assert_close(found, expected)
-    before = teacher.encoder.conv1.weight.clone()
+    before = teacher.encoder.stages[0][0].weight.clone()
     with torch.no_grad():
-        student.encoder.conv1.weight += 1.0
+        student.encoder.stages[0][0].weight += 1.0
     update_teacher(teacher, student, decay=0.75)  # moved once, not once for each head
-    torch.testing.assert_close(teacher.encoder.conv1.weight, before + 0.25)
+    torch.testing.assert_close(teacher.encoder.stages[0][0].weight, before + 0.25)
 
 
 def test_its_encoder_learns_at_the_encoders_rate():
-    model = build_shared(NETWORKS, N_CLASSES)
+    own = {"encoder": EncoderSpec("tf_efficientnet_lite0", "package")}  # without weights it is new, too
+    networks = SharedNetworks(replace(NETWORKS.semantic, **own), replace(NETWORKS.instance, **own))
+    model = build_shared(networks, N_CLASSES, pretrained=False)
     optimiser = replace(BASELINE.optimiser, lr=0.01, head_lr_scale=10.0)
     groups = build_optimizer(optimiser, model, encoder=training.ENCODER).param_groups
     rates = {id(p): group["lr"] for group in groups for p in group["params"]}
@@ -105,8 +107,8 @@ def test_its_encoder_learns_at_the_encoders_rate():
 
 
 def test_networks_that_cannot_share_are_refused():
-    with pytest.raises(ValueError, match="width: expected one for both networks, found 4 and 8"):
-        replace(NETWORKS, instance=replace(NETWORKS.instance, width=8))
+    with pytest.raises(ValueError, match=r"encoder: expected one for both .*frozen=0.*frozen=1"):
+        replace(NETWORKS, instance=replace(NETWORKS.instance, encoder=replace(ENCODER, frozen=1)))
     with pytest.raises(ValueError, match="x and y in the input"):
         replace(NETWORKS, instance=replace(NETWORKS.instance, coordinates="input", coordinate_length=None))
     with pytest.raises(ValueError, match="expected a DeepLab"):
@@ -159,7 +161,7 @@ def test_a_network_trains_and_trains_itself(monkeypatch):
     assert not (seen["labels"][seen["ignore"]] > 0).any()
     assert seen["coordinates"].shape == (2, 16, 24)
     for network in (student.module, teacher):
-        moved = network.encoder.conv1.weight - state["semantic.encoder.conv1.weight"]
+        moved = network.encoder.stages[0][0].weight - state["semantic.encoder.stages.0.0.weight"]
         assert moved.abs().sum() > 0
 
 
