@@ -40,7 +40,7 @@ def test_bisenet_shapes(encoder_stride, stride):
 
 def test_every_head_reaches_its_own_layers_and_a_single_image_trains():
     model = thin().train()
-    heads = model(torch.randn(1, 3, 32, 32), every_head=True)
+    heads = model(torch.randn(1, 3, 64, 64), every_head=True)
     for index, name in enumerate(("classifier", "auxiliary_fine", "auxiliary_coarse")):
         weight = getattr(model, name).weight
         (found,) = torch.autograd.grad(heads[index].sum(), weight, retain_graph=True)

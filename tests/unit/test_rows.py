@@ -121,7 +121,8 @@ def test_masks_of_a_threat_run_are_rows_with_their_share_of_truth(small):
 
 def test_values_are_those_of_the_records(cpu):
     table = report.rows(cpu, "E1", source="mix", network="v2", metric=["miou_19", "iou"])
-    assert set(table["rung"]) >= {"source_only", "self_trained", "oracle"} and set(table["seed"]) == {0, 1, 2}
+    assert set(table["rung"]) >= {"source_only", "abn", "self_trained"}
+    assert set(table["seed"]) == set(cpu.seeds)
     for row in table.sample(30, random_state=0).itertuples():
         metrics = cpu.get(row.run).metrics
         assert row.value == (metrics["iou"][row.subset] if row.subset else metrics["miou_19"])
@@ -139,17 +140,6 @@ def test_panoptic_parts_are_told_apart(cpu):
 def test_every_experiment_of_a_notebook_has_rows(cpu):
     for experiment in dict.fromkeys(tag.experiment for tag in cpu.tags):
         assert report.tagged(cpu, experiment)
-
-
-def test_counts_of_images_give_the_score_that_the_panoptic_run_of_the_same_network_recorded(cpu):
-    network = {"learned": "predicted masks", "clustered": "inside masks"}
-    counts = report.image_counts(cpu, "E5", **network, kernel=0, truth_share=0.0)
-    (score,) = report.threat_score(counts, ["truth_share"])["class_mean"]
-    recorded = report.rows(
-        cpu, "E5", branch="panoptic", seed=0, metric="threat_class_mean", instances="embeddings",
-        masks="predicted",
-    )  # fmt: skip
-    assert recorded["value"].tolist() == [pytest.approx(score)]
 
 
 # --- scores of counts ---------------------------------------------------------------------------------------

@@ -86,6 +86,8 @@ def left_out(selection, cpu):
     shares = cpu.profile.experiments.shares
     if selection.get("experiment") not in {tag.experiment for tag in cpu.tags}:
         return True
+    if selection.get("threshold") not in (None, *cpu.profile.detr["rule"]["thresholds"]):
+        return True
     workflow = selection.get("workflow")
     known = [*shares, "baseline", *(["ccm baseline"] if "ccm" in shares else [])]
     if not isinstance(workflow, str):
@@ -403,13 +405,13 @@ COLUMNS = {  # of the tidy table and of the tables of counts and curves
     "experiment", "domain", "branch", "rung", "variant", "seed", "run", "data_set", "instances", "masks",
     "leftover", "truth_share", "kernel", "style", "threshold", "metric", "subset", "class", "at",
 }  # fmt: skip
-MEASURED = {"layers", "rule", "way"}  # of what measuring runs record
+MEASURED = {"layers", "rule", "way", "ranked_by"}  # of what measuring runs record
 
 
 def test_claims_select_by_words_that_the_table_has(cpu):
     """A mistyped word would make a claim "not testable here", which is a verdict of its own."""
     tags = (*cpu.tags, *load("smoke").tags)  # which leaves no workflow out
-    words = {"experiment": {tag.experiment for tag in tags}}
+    words = {"experiment": {tag.experiment for tag in tags}, "share": {0.5, 0.75}}  # of BASE and CCM
     for tag in tags:
         for name, value in tag.values.items():  # noqa: PD011
             words.setdefault(name, set()).add(value)
