@@ -14,9 +14,11 @@ LARGEST_GROUP = 4  # instances that are joined
 
 
 def best_iou(labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
-    """float64 [K]: IoU of every mask 1 .. K with the instance that it overlaps best; 0 without one."""
-    n, m = int(labels.max(initial=0)), int(instances.max(initial=0))
-    pairs = labels.astype(np.int64) * (m + 1) + instances
+    """float64 [K]: IoU of every mask 1 .. K with the instance (any id) that it overlaps best; 0 if none."""
+    ids = np.unique(instances[instances > 0])  # ids of data sets may be large
+    n, m = int(labels.max(initial=0)), len(ids)
+    number = np.where(instances > 0, np.searchsorted(ids, instances) + 1, 0)
+    pairs = labels.astype(np.int64) * (m + 1) + number
     shared = np.bincount(pairs.ravel(), minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
     union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
     return (shared / np.maximum(union, 1))[1:, 1:].max(1, initial=0.0)

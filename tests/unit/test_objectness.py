@@ -119,6 +119,7 @@ def test_best_overlap_by_hand():
     instances = squares((0, 0, 4, 4), (0, 10, 4, 4)).numpy()
     masks = squares((0, 0, 4, 4), (0, 12, 4, 4), (10, 0, 2, 2)).numpy()
     assert best_iou(masks, instances) == pytest.approx([1.0, 8 / 24, 0.0])
+    assert best_iou(masks, 10**9 * instances) == pytest.approx([1.0, 8 / 24, 0.0]), "any ids"
     assert best_iou(masks, np.zeros_like(instances)) == pytest.approx([0, 0, 0])
     assert len(best_iou(np.zeros_like(masks), instances)) == 0
 
