@@ -45,7 +45,7 @@ from panolib.training.setup import build_instance, build_semantic
 from panolib.training.specs import InstanceNetwork
 
 RUN = "city-panoptic-source_only-s0"
-N_IMAGES = 4
+N_IMAGES = 8
 CAR, ROAD = CITYSCAPES.ids_of(("car", "road"))
 
 
@@ -338,7 +338,7 @@ def test_a_run_that_cannot_be_exported(city, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("run", "out", "message"),
     [
-        ("city-threat-icm.25-s0", "out", "ExportError: run 'city-threat-icm.25-s0' is of kind 'threat'"),
+        ("city-threat-icm.00-s0", "out", "ExportError: run 'city-threat-icm.00-s0' is of kind 'threat'"),
         ("city-performance", "out", "ExportError: run 'city-performance' is of kind 'performance'"),
         ("city-panoptic-oracle-s0", "file/below/out", "NotADirectoryError: .*file is a file"),
     ],
