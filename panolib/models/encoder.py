@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, get_args
@@ -200,7 +201,9 @@ def _check_frozen(name: str, frozen: int, n_stages: int) -> None:
 
 def _timm_features(name: str, output_stride: int, in_channels: int) -> nn.Module:
     """timm's network of feature maps. ValueError if they are not the five that decoders take."""
-    import timm  # seconds to import: only for those who build a network
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # a widget of its downloads
+        import timm  # seconds to import: only for those who build a network
 
     if not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)

@@ -192,9 +192,10 @@ def test_classes_are_learned_anew_where_there_are_others(tmp_path):
     assert kept == ["branches.0.weight", "branches.0.bias"]
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name] if name in kept else given[name])
-    wide = build_semantic(replace(SEMANTIC, width=8), 2, pretrained=False)
-    with pytest.raises(WeightsError, match=r"a\.safetensors: .* has shape .*, expected"):
-        load_start(wide, tmp_path / "a.safetensors")
+    given[next(iter(given))] = torch.zeros(1, 2)
+    (tmp_path / "b.safetensors").write_bytes(save(given))
+    with pytest.raises(WeightsError, match=r"b\.safetensors: .* has shape .*, expected"):
+        load_start(model, tmp_path / "b.safetensors")
 
 
 def test_all_that_is_wrong_is_told_at_once(cells, capsys):
