@@ -63,12 +63,16 @@ def area_under_roc(value: np.ndarray, real: np.ndarray) -> float:
 
 def roc(value: np.ndarray, real: np.ndarray) -> list[float]:
     """Share of the real clusters kept at `N_CURVE` even shares of the false ones; [] without either."""
-    good, bad = value[real], np.sort(value[~real])[::-1]
+    good, bad = np.sort(value[real]), np.sort(value[~real])
     if not len(good) or not len(bad):
         return []
-    false_share = np.concatenate([[0.0], np.arange(1, len(bad) + 1) / len(bad)])
-    kept = np.concatenate([[(good > bad[0]).mean()], [(good >= each).mean() for each in bad]])
-    return np.interp(np.linspace(0, 1, N_CURVE), false_share, kept).tolist()
+    least = np.concatenate([[np.inf], np.unique(value)[::-1]])  # of equal values all are kept, or none
+    x, y = (1 - np.searchsorted(part, least, "left") / len(part) for part in (bad, good))
+    grid = np.linspace(0, 1, N_CURVE)
+    before = np.searchsorted(x, grid, "right") - 1
+    after = np.minimum(before + 1, len(x) - 1)
+    along = (grid - x[before]) / np.maximum(x[after] - x[before], 1e-12)
+    return (y[before] + along * (y[after] - y[before])).tolist()
 
 
 def score_filters(

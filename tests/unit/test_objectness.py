@@ -213,6 +213,9 @@ def test_area_under_roc_and_thresholds_by_hand():
     curve = scoring.roc(value, real)
     assert curve[0] == pytest.approx(1 / 3) and curve[-1] == 1.0 and (np.diff(curve) >= 0).all()
     assert scoring.roc(value, np.ones(5, bool)) == []
+    even = np.linspace(0, 1, scoring.N_CURVE)
+    assert scoring.roc(np.ones(5), real) == pytest.approx(even), "what knows nothing is the diagonal"
+    assert scoring.roc(real.astype(float), real) == pytest.approx(np.ones(scoring.N_CURVE))
 
 
 def test_scores_of_filters_and_their_counts():
@@ -282,7 +285,8 @@ def test_the_classifier_reads_labels_of_the_source_and_one_setting_differs_betwe
         assert dict(classifier.parents)["instance"].rung == loaded.profile.ladders[domain].self_training_start
         trained = {name: runs["training", name, "instance"] for name in ("none", "stability", "objectness")}
         assert all(run.spec.target.endswith(":unlabelled") for run in trained.values())
-        changed = {"objectness": {"objectness": 0.3}, "stability": {"min_stability": 0.6}}
+        least = loaded.profile.objectness["least"]
+        changed = {"objectness": {"objectness": least}, "stability": {"min_stability": 0.6}}
         for name, values in changed.items():
             assert replace(trained["none"].spec, **values) == trained[name].spec
         assert dict(trained["objectness"].parents)["objectness"] is classifier
