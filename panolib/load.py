@@ -84,7 +84,7 @@ def load(
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
     for domain, section in settings.ladders.items():
-        for seed in settings.seeds:
+        for seed in section.seeds or settings.seeds:
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
             declare_ladder(grid)
             declare_embeddings(grid)
@@ -100,10 +100,15 @@ def load(
             runs |= grid.runs
             tags += grid.tags
     for domain, section in settings.target_ladders.items():
-        for seed in settings.seeds:
+        for seed in section.seeds or settings.seeds:
+            name = run_name(settings.main, "semantic", "source_only", seed)
+            if name not in runs:  # the main ladder does not take this seed
+                main = settings.ladders[settings.main]
+                of_main = Grid(settings.main, main, settings.compute, sources[settings.main], seed, where)
+                of_main.semantic_baseline("source_only", main.semantic_source)
+                runs |= of_main.runs
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
-            start = runs[run_name(settings.main, "semantic", "source_only", seed)]
-            declare_target_ladder(grid, start, sources[domain].label_set)
+            declare_target_ladder(grid, runs[name], sources[domain].label_set)
             runs |= grid.runs
             tags += grid.tags
     if settings.performance is not None:
@@ -184,7 +189,8 @@ def performance_run(settings: Profile, runs: Mapping[str, Run], sources: Mapping
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
 
     ladder = settings.ladders[settings.main]
-    network = runs[run_name(settings.main, "instance", "source_only", settings.seeds[0])]
+    seed = (ladder.seeds or settings.seeds)[0]
+    network = runs[run_name(settings.main, "instance", "source_only", seed)]
     parents = {"instance": network, "clustering": network}
     values = {"label_set": ladder.label_set, "validation": ladder.instance_selection}
     spec = from_mapping(PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance")

@@ -78,6 +78,7 @@ class Domain:
     validation: str | None = None  # data set of the scores; null: val of the target
     oracle: bool = True  # a rung that learns from labels of the target
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
+    seeds: Seeds | None = None  # those of the profile that this ladder takes; null: all
 
 
 Workflow = Literal["all", "icm", "base", "ccm"]
@@ -199,8 +200,8 @@ class Profile:
 def read_profile(path: Path) -> Profile:
     """A checked profile.
 
-    Seeds stand in one place, the key `seeds`. A section says how many of them it takes, the first ones; all
-    if it does not say.
+    Seeds stand in one place, the key `seeds`. A section says how many of them it takes, the first ones
+    (`n_seeds`), or which (`seeds`); all if it does not say.
 
     Raises
     ------
@@ -238,6 +239,8 @@ def read_profile(path: Path) -> Profile:
                 changed = {"target": name, "gap": None, **section["ladder"]}
                 settings = merged(domains[main], changed, where, f"{name}.ladder")
                 on_targets[name] = from_mapping(Domain, settings, where=f"{where}: {name}.ladder")
+    for section in (*ladders.values(), *on_targets.values()):
+        _some_of(section.seeds or seeds, seeds, f"{where}: seeds of the target {section.target}")
     return replace(
         from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}, "target_ladders": {}}, where=where),
         ladders=ladders,
@@ -276,13 +279,20 @@ class _OwnSeeds:
 
 
 def _with_seeds(section: Mapping[str, Any], keys: Mapping[str, str], seeds: tuple, where: str) -> dict:
-    """A section with its own seeds in place of how many it takes."""
+    """A section with the seeds that it takes: which ones, or how many of the first."""
+    chosen = {}
     for key, field in keys.items():
-        if field in section:
-            raise ProfileError(
-                f"{where}: {field}: unknown key, found with value {section[field]!r}; seeds are given once, "
-                f"at the top of the profile, expected {key}: how many of them"
-            )
+        if key in section and field in section:
+            raise ProfileError(f"{where}: expected {key} or {field}, found both")
+        if section.get(field) is not None:
+            chosen[field] = list(_some_of(section[field], seeds, f"{where}: {field}"))
     numbers = from_mapping(_OwnSeeds, {key: section[key] for key in keys if key in section}, where=where)
     own = {field: list(seeds[: getattr(numbers, key)]) for key, field in keys.items()}
-    return {key: value for key, value in section.items() if key not in keys} | own
+    return {key: value for key, value in section.items() if key not in keys} | own | chosen
+
+
+def _some_of(found: Any, seeds: tuple, where: str) -> tuple:
+    """Seeds that a section names, each one of the profile's."""
+    if not isinstance(found, list | tuple) or not found or set(found) - set(seeds):
+        raise ProfileError(f"{where}: expected some of the profile's seeds, {list(seeds)}, found {found!r}")
+    return tuple(found)

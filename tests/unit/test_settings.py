@@ -97,17 +97,25 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
     assert loaded.profile.experiments.consistency_seeds == (4,)
 
 
+def test_a_section_and_a_ladder_may_say_which_seeds_they_take(tmp_path):
+    changes = {"seeds": [4, 5], "detr.n_seeds": ..., "detr.seeds": [5], "city.seeds": [5], "nuclei.seeds": [4]}
+    loaded = load(tmp_path, changes)
+    found = {(name.partition("-")[0], run.spec.seed) for name, run in loaded.runs.items() if name != study.PERFORMANCE}
+    assert {("city", 5), ("nuclei", 4)} <= found and ("nuclei", 5) not in found
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"city.seeds": [3]}, r"my\.yaml: seeds of the target cityscapes: expected some of .*\[0\], found \(3,\)"),
         ({"seeds": []}, r"my\.yaml: seeds: expected a list.* with 1 or more items.*, found \[\]"),
         ({"seeds": ...}, r"my\.yaml: seeds: missing key"),
         ({"seeds": [1, 1]}, r"my\.yaml: seeds: expected .*different items, found \[1, 1\]"),
         ({"seeds": [-1]}, r"my\.yaml: seeds\[0\]: expected >= 0"),
         ({"seeds": 3}, r"my\.yaml: seeds: expected a list.*, found 3 \(int\)"),
         (
-            {"detr.seeds": [0]},
-            r"my\.yaml: detr: seeds: unknown key.*at the top of the profile, expected n_seeds",
+            {"detr.seeds": [7], "detr.n_seeds": ...},
+            r"my\.yaml: detr: seeds: expected some of the profile's seeds, \[0\], found \[7\]",
         ),
         ({"realtime.n_seeds": 0}, r"my\.yaml: realtime: n_seeds: expected >= 1, found 0"),
         (
