@@ -236,11 +236,12 @@ def _curves(folder: Path) -> pd.DataFrame:
 
 
 def _samples(folder: Path) -> dict[str, Path]:
-    """PNG files by name."""
+    """Pictures by name."""
     samples = folder / "samples"
     if samples.exists() and not samples.is_dir():
         raise DamagedRecord(f"{samples}: expected a folder of pictures, found a file")
-    files = {file.stem: file for file in sorted(samples.glob("*.png"))}
+    pictures = (file for file in sorted(samples.glob("*")) if file.suffix in (".png", ".jpg"))
+    files = {file.stem: file for file in pictures}
     for file in files.values():
         if not file.is_file():
             raise DamagedRecord(f"{file}: expected a picture, found no file")

@@ -6,7 +6,7 @@ what the training function gets: its parents' weights, checkpoints, curves, samp
 
 On disk, below the root of a store::
 
-    runs/<name>/      run.json  metrics.json  counts.npz (of runs that score)  curves.csv  samples/*.png
+    runs/<name>/      run.json  metrics.json  counts.npz (of runs that score)  curves.csv  samples/
                       checkpoint.pt (final, not in git)
     work/<name>/      a run in training: checkpoint.pt (resumable)  curves.csv  job.json (who trains it)
     work/<name>.lock  held while somebody trains it; the system frees it when the holder dies

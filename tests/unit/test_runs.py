@@ -45,7 +45,7 @@ from panolib.lab.files import (
     save_checkpoint,
     write,
 )
-from panolib.lab.job import small_png
+from panolib.lab.job import small_file
 from panolib.lab.run import MissingRun, Run, RunsFailed
 from panolib.lab.store import Store, retrain_started, retraining
 
@@ -573,14 +573,16 @@ def test_work_folder_is_never_committed(store):
 
 
 @pytest.mark.parametrize("n_colours", [1, 2, 256, 257])
-def test_pictures_are_kept_without_loss(n_colours):
+def test_label_maps_are_kept_without_loss_and_photographs_small(n_colours):
     rng = np.random.default_rng(0)
     colours = rng.permutation(2**24)[:n_colours]
     colours = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], 1).astype(np.uint8)
     picked = np.append(np.arange(n_colours), rng.integers(0, n_colours, 600 - n_colours))
     image = colours[rng.permutation(picked)].reshape(20, 30, 3)
-    png = small_png(image)
-    assert np.array_equal(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], image)
+    ending, content = small_file(image)
+    found = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert ending == (".png" if n_colours <= 256 else ".jpg")
+    assert np.array_equal(found, image) if ending == ".png" else found.shape == image.shape
 
 
 # ---- disks that are full or read-only
