@@ -101,14 +101,14 @@ def load(
             tags += grid.tags
     for domain, section in settings.target_ladders.items():
         for seed in section.seeds or settings.seeds:
-            name = run_name(settings.main, "semantic", "source_only", seed)
-            if name not in runs:  # the main ladder does not take this seed
+            source_only = run_name(settings.main, "semantic", "source_only", seed)
+            if source_only not in runs:  # the main ladder does not take this seed
                 main = settings.ladders[settings.main]
                 of_main = Grid(settings.main, main, settings.compute, sources[settings.main], seed, where)
                 of_main.semantic_baseline("source_only", main.semantic_source)
                 runs |= of_main.runs
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
-            declare_target_ladder(grid, runs[name], sources[domain].label_set)
+            declare_target_ladder(grid, runs[source_only], sources[domain].label_set)
             runs |= grid.runs
             tags += grid.tags
     if settings.performance is not None:
