@@ -319,6 +319,9 @@ class SelfTrainingSpec:
     painted: Literal["true", "predicted"] | None = later(None)  # instances on pseudo-labels
     painted_share: Share = later(1.0)  # of the instances of every image, drawn anew every iteration
     renormalise: Renormalisation | None = later(None)  # of source images
+    class_mix: bool = later(False)  # half of the classes of source crops go on the student's views
+    rare_source: Positive | None = later(None)  # temperature at which source images of rare classes are drawn
+    ego_share: Share = later(0.0)  # lowest rows of a target image, by its height, that get no pseudo-label
 
 
 @spec
@@ -467,7 +470,8 @@ class SharedSelfTrainingSpec(SelfTrainingSpec):
 
     def __post_init__(self):
         EmbeddingTrainingSpec.__post_init__(self)
-        given = [name for name in ("monitor", "painted", "renormalise") if getattr(self, name) is not None]
+        unknown = ("monitor", "painted", "renormalise", "class_mix", "rare_source", "ego_share")
+        given = [name for name in unknown if getattr(self, name)]
         if given:
             raise ValueError(f"{given[0]}: expected none in the training of a shared network")
 
