@@ -207,8 +207,8 @@ def rare_source_weights(pixels: Tensor, *, temperature: float = 0.01) -> Tensor:
 
     References
     ----------
-    Hoyer et al. 2022, arXiv:2111.14887 (DAFormer). It wants a number of pixels of the class, in the image and,
-    redrawn up to ten times, in the crop; here one in the image is enough.
+    Hoyer et al. 2022, arXiv:2111.14887 (DAFormer). It wants a number of pixels of the class, in the image
+    and, redrawn up to ten times, in the crop; here one in the image is enough.
     """
     if not pixels.any():
         raise ValueError(f"{len(pixels)} labelled images show no class, expected one pixel at least")
@@ -219,7 +219,7 @@ def rare_source_weights(pixels: Tensor, *, temperature: float = 0.01) -> Tensor:
 
 
 def ego_rows(target: Sequence[Sample], share: float) -> list[dict[str, np.ndarray]]:
-    """{"ego": uint8 [H, W]} of every image: 1 in its lowest rows, a `share` of the height, where the own car is.
+    """{"ego": uint8 [H, W]} of every image: 1 where the own car is, in the lowest `share` of its rows.
 
     References
     ----------

@@ -86,3 +86,47 @@ def paste_labels(pasted: Tensor, pseudo_labels: Tensor, confidence: Tensor) -> t
     pasted = resize_labels(pasted, pseudo_labels.shape[-2:])
     inside = pasted != VOID
     return torch.where(inside, pasted, pseudo_labels), confidence.masked_fill(inside, 1.0)
+
+
+def sure_instances(instances: Tensor, confidence: Tensor, least: float) -> Tensor:
+    """Instances int64 [B, h, w] whose mean confidence (float [B, h, w]) is `least` or more; 0 elsewhere.
+
+    References
+    ----------
+    Mansour et al. 2025, arXiv:2404.03799 (LIDAPS): masks with a score of 0.75 and more.
+    """
+    n = int(instances.max()) + 1
+    slot = (instances + n * torch.arange(len(instances), device=instances.device)[:, None, None]).flatten()
+    total = torch.bincount(slot, confidence.flatten().double(), minlength=n * len(instances))
+    sure = total / torch.bincount(slot, minlength=len(total)).clamp(min=1) >= least
+    return torch.where(sure[slot].view_as(instances), instances, 0)
+
+
+def paste_instances(
+    source: Mapping[str, Tensor], images: Tensor, instances: Tensor, semantic: Tensor
+) -> dict[str, Tensor]:
+    """Instances of the target on labelled source crops, over whatever is there.
+
+    Parameters
+    ----------
+    source : mapping of "image" float Tensor [N, 3, H, W] and "semantic", "instance", "crowd" int64 [N, H, W]
+    images : float Tensor [B, 3, H, W]
+        Target crops, as normalised as those of the source. Crop b goes on source crops b, b + B, ...
+    instances, semantic : int64 Tensor [B, h, w]
+        Instances to paste, 0 where none, and their classes.
+
+    Returns
+    -------
+    dict of Tensor
+        As `source`. A pasted instance has an id that no other has in its crop.
+    """
+    turn, size = torch.arange(len(source["image"])) % len(images), source["image"].shape[-2:]
+    instances, semantic = (resize_labels(maps, size)[turn] for maps in (instances, semantic))
+    inside = instances > 0
+    last = source["instance"].flatten(1).amax(1)[:, None, None]
+    return {
+        "image": torch.where(inside[:, None], images[turn], source["image"]),
+        "semantic": torch.where(inside, semantic, source["semantic"]),
+        "instance": torch.where(inside, instances + last, source["instance"]),
+        "crowd": source["crowd"].masked_fill(inside, 0),
+    }

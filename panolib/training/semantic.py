@@ -186,8 +186,8 @@ def taught(
 ) -> tuple[Tensor, Tensor]:
     """Pseudo-labels of the crops and their confidence, int64 and float [B * L, h, w] of `fusion_grid`.
 
-    Brings the class prior [C] up to date, in place. `maps` [B, H, W] of the images: those to paint, and "ego",
-    where no pseudo-label is to be; {} for none.
+    Brings the class prior [C] up to date, in place. `maps` [B, H, W] of the images: those to paint, and
+    "ego", where no pseudo-label is to be; {} for none.
     """
     logits = teacher(photometry.normalise(crops.clean)).float()
     return labels_of_views(spec, logits, placement_of(teacher), prior, crops, maps)
