@@ -33,15 +33,15 @@ from panolib.study.settings import Method
 from panolib.study.study import TEACHER
 
 EXPERIMENT, NONE, ALL = "method", "none", "all"
-OF_SEMANTIC, OF_INSTANCE, OF_BOTH = "semantic", "instance", "both"
+SEMANTIC, INSTANCE, BOTH = "semantic", "instance", "both"
 
 
 def declare_method(grid: Grid, settings: Method | None) -> None:
     """Every part of a domain that the settings name, beside its ladder.
 
-    Tag values: part, and `of`: the branch whose training has it, or both. Parts of the instance branch train
-    and are scored inside the masks of the ladder's self-trained network; with `of` "both" the masks are those
-    of the same part, `none` or `all`, of the semantic branch. Where the ladder scores teachers, so do these.
+    Tag values: part, and `in_branch`: the branch whose training has it, or both. Parts of the instance branch
+    train and are scored inside the masks of the ladder's self-trained network; in both branches, `none` and
+    `all` are scored inside masks of their own. Where the ladder scores teachers, so do these.
 
     Raises ProfileError for a part that trains as `none` does, and for a length that no branch has.
     """
@@ -58,7 +58,7 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
         if grid.settings.score_teachers:
             found.append(grid.semantic_scores(TEACHER, run, _variant(name), scored="teacher"))
         for each in found:
-            grid.tag(EXPERIMENT, each, of=OF_SEMANTIC, part=name)
+            grid.tag(EXPERIMENT, each, in_branch=SEMANTIC, part=name)
     if lengths.instance_iterations is None:
         return
     if not grid.has("instance", "source_only"):
@@ -73,10 +73,10 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
     _check_differ(grid, instance)
     masks = grid.run("semantic", "self_trained")
     for name, run in instance.items():
-        grid.tag(EXPERIMENT, run, of=OF_INSTANCE, part=name)
-        _panoptic(grid, masks, run, name, OF_INSTANCE)
+        grid.tag(EXPERIMENT, run, in_branch=INSTANCE, part=name)
+        _panoptic(grid, masks, run, name, INSTANCE)
     for name in (NONE, ALL):
-        _panoptic(grid, semantic[name], instance[name], name, OF_BOTH)
+        _panoptic(grid, semantic[name], instance[name], name, BOTH)
 
 
 def _recipe(parts: Mapping[str, Mapping], without: tuple[str, ...]) -> dict[str, dict]:
@@ -108,18 +108,18 @@ def _instance(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
     )  # fmt: skip
 
 
-def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, of: str) -> None:
+def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: str) -> None:
     """Scores of a pair of students, and of their teachers where the ladder scores these."""
-    clustering, variant = grid.run("instance", "source_only"), _variant(part, of)
+    clustering, variant = grid.run("instance", "source_only"), _variant(part, in_branch)
     found = [grid.panoptic("self_trained", semantic, instance, clustering, variant)]
     if grid.settings.score_teachers:
         found.append(grid.panoptic(TEACHER, semantic, instance, clustering, variant, scored="teacher"))
     for run in found:
-        grid.tag(EXPERIMENT, run, of=of, part=part)
+        grid.tag(EXPERIMENT, run, in_branch=in_branch, part=part)
 
 
-def _variant(part: str, of: str = "") -> str:
-    return f"{EXPERIMENT}.{part}" + (f".{of}" if of == OF_BOTH else "")
+def _variant(part: str, in_branch: str = "") -> str:
+    return f"{EXPERIMENT}.{part}" + (f".{BOTH}" if in_branch == BOTH else "")
 
 
 def _check_differ(grid: Grid, runs: Mapping[str, Run]) -> None:

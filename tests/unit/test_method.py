@@ -28,12 +28,12 @@ INSTANCE = (NONE, *list(CHANGES)[4:], ALL)
 
 
 def declared(folder, text=""):
-    """(study, {(domain, branch, rung, of, part): run}) of the smoke profile with more said."""
+    """(study, {(domain, branch, rung, in_branch, part): run}) of the smoke profile with more said."""
     file = folder / "few.yaml"
     file.write_text(f"extends: smoke\n{OTHERS}{text}")
     loaded = load(file, root=folder, train=False)
     tags = [(loaded.runs[tag.run], dict(tag.values)) for tag in loaded.tags if tag.experiment == EXPERIMENT]
-    return loaded, {(run.domain, run.branch, run.rung, at["of"], at["part"]): run for run, at in tags}
+    return loaded, {(run.domain, run.branch, run.rung, at["in_branch"], at["part"]): run for run, at in tags}
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +89,11 @@ def test_runs_differ_in_their_part_alone(whole, domain, branch, parts):
 
 def test_parts_are_scored_inside_the_masks_that_the_tags_say(whole):
     _, runs = whole
-    for (domain, branch, rung, of, part), run in runs.items():
+    for (domain, branch, rung, in_branch, part), run in runs.items():
         parents = dict(run.parents)
         if branch == "panoptic":
             assert parents["instance"] is runs[domain, "instance", "self_trained", "instance", part]
-            own = runs[domain, "semantic", "self_trained", "semantic", part] if of == "both" else None
+            own = runs[domain, "semantic", "self_trained", "semantic", part] if in_branch == "both" else None
             assert parents["semantic"].name == (own.name if own else f"{domain}-semantic-self_trained-s0")
         if branch in ("semantic", "panoptic") and (branch == "panoptic" or rung == TEACHER):
             assert run.spec.scored == ("teacher" if rung == TEACHER else "student")
