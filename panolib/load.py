@@ -29,6 +29,7 @@ from panolib.study.declared import one_run_for_each_key, with_versions
 from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
+from panolib.study.method import declare_method
 from panolib.study.refinement import declare_refinement
 from panolib.study.settings import Profile, read_profile
 from panolib.study.shared import declare_shared
@@ -93,6 +94,7 @@ def load(
                 declare_experiments(grid, settings.experiments)
             declare_refinement(grid, settings.refinement)
             objectness_runs.declare_objectness(grid, objectness)
+            declare_method(grid, settings.method)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
@@ -109,6 +111,7 @@ def load(
                 runs |= of_main.runs
             grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
             declare_target_ladder(grid, runs[source_only], sources[domain].label_set)
+            declare_method(grid, settings.method)
             runs |= grid.runs
             tags += grid.tags
     if settings.performance is not None:

@@ -26,7 +26,7 @@ from panolib.data.photometry import (
 from panolib.data.warping import compose_affines, sampling_grid
 from panolib.labels import VOID
 
-PADDING_VALUES = {"semantic": VOID, "instance": 0, "crowd": False, "confidence": 0}
+PADDING_VALUES = {"semantic": VOID, "instance": 0, "crowd": False, "confidence": 0, "ego": 0}
 
 
 def train_view(

@@ -54,6 +54,7 @@ def embedding_loss(
     teacher_embeddings: Tensor | None = None,
     valid: Tensor | None = None,
     coordinates: Tensor | None = None,
+    confident: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The weighted terms of the instance loss, each a mean over the images of a batch; their sum is the loss.
 
@@ -82,6 +83,10 @@ def embedding_loss(
         What was added to the first C <= E channels (`models.coordinates`). The regulariser looks at the
         offsets without it: it would pull all objects to the middle of the image. All other terms look at
         differences of embeddings.
+    confident : bool Tensor [B, H, W], optional
+        An instance weighs as the share of its pixels that are confident, in all terms but the consistency; a
+        pair of instances as the mean of both. All weigh 1 by default. Weights are not normalised: an image of
+        doubtful instances teaches less.
 
     Returns
     -------
@@ -98,6 +103,7 @@ def embedding_loss(
     References
     ----------
     Thesis eq. 5 to 11; De Brabandere et al. 2017, arXiv:1708.02551; Wolny et al. 2022, arXiv:2103.14572.
+    `confident`: Martinovic et al. 2024, arXiv:2407.14110 (MC-PanDA, mask-wide loss scaling).
     """
     _check_margin("delta_var", delta_var)
     _check_margin("delta_dist", delta_dist)
@@ -113,7 +119,7 @@ def embedding_loss(
     has_kernel = weights.object_dice > 0 or (has_teacher and weights.consistency > 0)
     # without a margin and a kernel no term looks at the width
     width = kernel_width(delta_var, kernel_threshold) if delta_var > 0 or has_kernel else 1.0
-    instances = Instances(embeddings, instance_labels, ignore)
+    instances = Instances(embeddings, instance_labels, ignore, confident)
     looks_at_distances = weights.pull > 0 or weights.object_dice > 0 or weights.unlabelled_push > 0
     sums = instances.sums(
         width if looks_at_distances else None, delta_var, delta_dist if weights.unlabelled_push > 0 else None

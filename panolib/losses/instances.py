@@ -29,13 +29,20 @@ class Instances:
     n_of_image : float Tensor [K]
         K_b of that image.
     share : float Tensor [K]
-        1 / (B K_b): a sum weighted with it is the mean over images of the means over instances.
+        1 / (B K_b): a sum weighted with it is the mean over images of the means over instances. With
+        `confident` pixels, times the share of the instance that is confident.
     n_unlabelled : float Tensor [B]
         Number of counted pixels of no instance.
     """
 
-    def __init__(self, embeddings: Tensor, instance_labels: Tensor, ignore: Tensor | None = None):
-        check_same_grid(embeddings, instance_labels=instance_labels, ignore=ignore)
+    def __init__(
+        self,
+        embeddings: Tensor,
+        instance_labels: Tensor,
+        ignore: Tensor | None = None,
+        confident: Tensor | None = None,
+    ):
+        check_same_grid(embeddings, instance_labels=instance_labels, ignore=ignore, confident=confident)
         if len(embeddings) == 0:
             raise ValueError("a batch of no image has no mean, expected at least one")
         labels = as_labels(instance_labels, "instance_labels").flatten(1).long()
@@ -55,6 +62,11 @@ class Instances:
         self.image = torch.arange(len(n), device=n.device).repeat_interleave(n)
         self.n_of_image = n.to(**real)[self.image]
         self.share = 1.0 / (len(n) * self.n_of_image)
+        if confident is not None:
+            pixels = confident.flatten(1).to(**real)
+            images = zip(self.ids, pixels, counts)
+            sure = [torch.bincount(ids, own, minlength=len(image)) for ids, own, image in images]
+            self.share *= torch.cat([image[1:] for image in sure]).to(**real) / self.sizes
 
     def sums(
         self, width: float | None = None, delta_var: float = 0.0, delta_dist: float | None = None

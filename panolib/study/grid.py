@@ -71,6 +71,10 @@ class Grid:
         """A run that was declared."""
         return self.runs[run_name(self.domain, branch, rung, self.seed, variant)]
 
+    def has(self, branch: str, rung: str) -> bool:
+        """Whether the ladder has that rung of a branch."""
+        return run_name(self.domain, branch, rung, self.seed) in self.runs
+
     def tag(self, experiment: str, run: Run, **values) -> Run:
         """Say that a run belongs to an experiment, and where in it, as plain values."""
         self.tags.append(Tag(experiment, run.name, values))

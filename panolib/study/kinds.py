@@ -234,10 +234,11 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         masks = [
             corrected(mask, target[i].semantic, spec.truth_share, seed=i) for i, mask in enumerate(masks)
         ]
-    objectness = None
-    if spec.objectness is not None:
+    objectness, confidence = None, None
+    if spec.asks_confidence:
         confidence = evaluate.predicted_confidence(guide, target, label=f"{run.name}: confidence")
-        objectness = Objectness.from_state(job.parent("objectness")["model"]), confidence
+    if spec.objectness is not None:
+        objectness = Objectness.from_state(job.parent("objectness")["model"])
     watch = unwatched
     if spec.monitor is not None:
         datasets = _monitored(sources, job)
@@ -253,6 +254,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         clustering_of(job),
         watch,
         objectness,
+        confidence,
     )
     finish(job, student, teacher if has_teacher(run) else None)
     return {}

@@ -41,6 +41,7 @@ OWN_SEEDS = {
     "peers": {"n_seeds": "seeds"},
     "refinement": {"n_seeds": "seeds"},
     "objectness": {"n_seeds": "seeds"},
+    "method": {"n_seeds": "seeds"},
 }
 
 
@@ -142,6 +143,47 @@ class Refinement:
 
 
 @spec
+class MethodDomain:
+    """How long the parts of the recipe train in a domain, and which of them it leaves out."""
+
+    semantic_iterations: Count
+    instance_iterations: Count | None = None  # null: semantic parts alone
+    without: tuple[str, ...] = ()
+
+
+@spec
+class Method:
+    """The parts of the recipe, {name: what differs from the domain's self-training of that branch}.
+
+    `method` adds `none` of them and `all` of them, which is why no two parts of a branch change one setting.
+    """
+
+    seeds: tuple[int, ...]
+    domains: Annotated[Mapping[str, MethodDomain], Field(min_length=1)]  # those that the profile has
+    semantic: Annotated[Mapping[str, Mapping], Field(min_length=1)]
+    instance: Annotated[Mapping[str, Mapping], Field(min_length=1)]
+
+    def __post_init__(self):
+        known = [*self.semantic, *self.instance]
+        for name in known:
+            if name in ("none", "all") or known.count(name) > 1:
+                raise ValueError(
+                    f"semantic, instance: expected a name of its own for each part, found {name!r}"
+                )
+        for parts in (self.semantic, self.instance):
+            changed = [key for part in parts.values() for key in part]
+            for key in changed:
+                if changed.count(key) > 1:
+                    raise ValueError(f"semantic, instance: expected one part that changes {key!r}, found two")
+        for domain, own in self.domains.items():
+            for name in own.without:
+                if name not in known:
+                    raise ValueError(
+                        f"domains.{domain}.without: expected some of {', '.join(known)}, found {name!r}"
+                    )
+
+
+@spec
 class ClusteringCostSpec:
     """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
 
@@ -180,6 +222,7 @@ class Profile:
     peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
     refinement: Refinement | None = None  # notebook 13
     objectness: Mapping | None = None  # notebook 11, `objectness.ObjectnessSettings`
+    method: Method | None = None  # notebook 16
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

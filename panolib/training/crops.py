@@ -17,18 +17,26 @@ from panolib.training.specs import Augmentation, Renormalisation
 
 @dataclass
 class LabelledBatches:
-    """Callable: iteration -> {"image" float [B, 3, h, w] normalised, and int64 label maps [B, h, w]}."""
+    """Callable: iteration -> {"image" float [B, 3, h, w] normalised, and int64 label maps [B, h, w]}.
+
+    `weights` are probabilities of the images, for example `rare_source_weights`; without, all have the same.
+    """
 
     dataset: Sequence[Sample]
     batch_size: int
     augmentation: Augmentation
     maps: tuple[str, ...] = ("semantic",)
     renormalise: Renormalisation | None = None
+    weights: Tensor | None = None  # [n_images]
 
     @record_function("images and their augmentation")
     def __call__(self, iteration: int) -> dict[str, Tensor]:
+        if self.weights is None:
+            indices = torch.randint(len(self.dataset), (self.batch_size,))
+        else:
+            indices = torch.multinomial(self.weights, self.batch_size, replacement=True)
         crops = []
-        for index in torch.randint(len(self.dataset), (self.batch_size,)).tolist():
+        for index in indices.tolist():
             sample = self.dataset[index]
             maps = {name: getattr(sample, name) for name in self.maps}
             crops.append(_crop(self.dataset, index, sample, maps, self.augmentation, self.renormalise))
@@ -166,3 +174,59 @@ def predicted_class_ratios(model: nn.Module, target: Sequence[Sample], n_classes
         labels = model(photometry.network_input(sample).to(device)).argmax(1)
         ratios.append(torch.bincount(labels.flatten(), minlength=n_classes).float() / labels.numel())
     return torch.stack(ratios).cpu()
+
+
+def class_pixels(source: Sequence[Sample], n_classes: int) -> Tensor:
+    """int64 [n_images, C]: pixels of each class in the labels of each image."""
+    counts = [np.bincount(sample.semantic.ravel(), minlength=n_classes)[:n_classes] for sample in source]
+    return torch.from_numpy(np.stack(counts))
+
+
+def rare_source_weights(pixels: Tensor, *, temperature: float = 0.01) -> Tensor:
+    """Probability of drawing each labelled image where a class is drawn first, then an image that shows it.
+
+    P(c) ~ exp((1 - f[c]) / temperature), where f is the share of the pixels of all images, for classes that
+    some image shows; all images that show c are alike.
+
+    Parameters
+    ----------
+    pixels : Tensor [n_images, C]
+        Pixels of each class in each image.
+    temperature : float
+        > 0; the higher, the more alike are the classes.
+
+    Returns
+    -------
+    float64 Tensor [n_images]
+        Sums to 1.
+
+    Raises
+    ------
+    ValueError
+        Where no image shows any class.
+
+    References
+    ----------
+    Hoyer et al. 2022, arXiv:2111.14887 (DAFormer). It wants a number of pixels of the class, in the image
+    and, redrawn up to ten times, in the crop; here one in the image is enough.
+    """
+    if not pixels.any():
+        raise ValueError(f"{len(pixels)} labelled images show no class, expected one pixel at least")
+    shown = pixels > 0
+    share = pixels.sum(0).double() / pixels.sum()
+    of_class = ((1 - share) / temperature).masked_fill(~shown.any(0), -torch.inf).softmax(0)
+    return (shown / shown.sum(0).clamp(min=1)).double() @ of_class
+
+
+def ego_rows(target: Sequence[Sample], share: float) -> list[dict[str, np.ndarray]]:
+    """{"ego": uint8 [H, W]} of every image: 1 where the own car is, in the lowest `share` of its rows.
+
+    References
+    ----------
+    Hoyer et al. 2022 (DAFormer) and Saha et al. 2023 (EDAPS) leave out the lowest 120 of 512 rows.
+    """
+    found = []
+    for height, width in (sample.image.shape[:2] for sample in target):
+        inside = np.arange(height) >= height - round(share * height)
+        found.append({"ego": np.broadcast_to(inside[:, None].astype(np.uint8), (height, width))})
+    return found

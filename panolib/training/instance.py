@@ -19,6 +19,7 @@ from panolib.data.samples import Sample
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.models.weights import load_start
+from panolib.objectness.candidates import LEVELS
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import encoder_map
 from panolib.training.batch_norm import source_statistics, train_mode
@@ -33,6 +34,7 @@ from panolib.training.instance_targets import (
     to_embedding_grid,
 )
 from panolib.training.loop import Job, Watch, begin, iterate, restore, unwatched
+from panolib.training.pasting import paste_instances, sure_instances
 from panolib.training.setup import build_instance, build_optimizer, lay_out
 from panolib.training.specs import InstanceBaselineSpec, InstanceSelfTrainingSpec
 from panolib.training.teacher import make_teacher, update_teacher
@@ -74,7 +76,8 @@ def instance_self_train(
     label_set: LabelSet,
     clustering: Mapping[str, float],
     watch: Watch = unwatched,
-    objectness: tuple[Objectness, Sequence[np.ndarray]] | None = None,
+    objectness: Objectness | None = None,
+    confidence: Sequence[np.ndarray] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Self-train the embeddings on target images, guided by predicted semantic maps; (student, teacher).
 
@@ -86,8 +89,10 @@ def instance_self_train(
 
     `masks`: uint8 [H, W] predicted train ids of every target image. `watch` (iteration, student, teacher) is
     asked before every step and once at the end; with one the curves also say the seconds of every step, and
-    those of its clusterings. `objectness`: with `spec.objectness` what judges pseudo-labels, and the
-    confidence of the masks, uint8 [H, W] of every image (`objectness.candidates.quantised`).
+    those of its clusterings. `objectness`: with `spec.objectness` what judges pseudo-labels. `confidence`: of
+    the masks, uint8 [H, W] of every image (`objectness.candidates.quantised`), where `spec.asks_confidence`.
+
+    With `spec.paste` the source crops come last, as they then show pseudo-labels of the same iteration.
     """
     fabric, state = begin(spec, job, together=True)
     model = lay_out(build_instance(spec.network, pretrained=False), spec.compute)
@@ -98,25 +103,29 @@ def instance_self_train(
     restore(parts, state)
     n_source, n_target = source_share_counts(spec.batch_size, spec.source_share)
     maps = [{"semantic": mask} for mask in masks]
-    if objectness is not None:
-        maps = [own | {"confidence": levels} for own, levels in zip(maps, objectness[1], strict=True)]
+    if confidence is not None:
+        maps = [own | {"confidence": levels} for own, levels in zip(maps, confidence, strict=True)]
     streams = (
         LabelledBatches(source, max(n_source, 1), spec.augmentation, LABELS),
         # the control still shows the target to the running statistics
         UnlabelledBatches(target, max(n_target, 1), clean_view(spec.augmentation), maps=maps),
     )
 
+    def learn_source(iteration: int, batch: Mapping[str, Tensor]) -> Tensor:
+        with source_statistics(student, spec.batch_norm):
+            embeddings = student(batch["image"])
+        terms = supervised_terms(spec, embeddings, batch, label_set, iteration)
+        loss = sum(terms.values()) * (n_source / spec.batch_size)
+        fabric.backward(loss)
+        return loss
+
     train_mode(student, spec.batch_norm)
     for iteration, source_batch, target_batch in iterate(spec, job, fabric, parts, *streams):
         scores = watch(iteration, student, teacher)
         logged: dict[str, Tensor] = {}
         began, clustering_s = time.perf_counter(), 0.0
-        if n_source > 0:
-            with source_statistics(student, spec.batch_norm):
-                embeddings = student(source_batch["image"])
-            terms = supervised_terms(spec, embeddings, source_batch, label_set, iteration)
-            logged["source_loss"] = sum(terms.values()) * (n_source / spec.batch_size)
-            fabric.backward(logged["source_loss"])
+        if n_source > 0 and spec.paste is None:
+            logged["source_loss"] = learn_source(iteration, source_batch)
 
         clean = target_batch["image"]
         noisy = photometry.photometric_noise(
@@ -136,20 +145,23 @@ def instance_self_train(
                 with nullcontext() if objectness is None else encoder_map(teacher) as feature_maps:
                     teacher_embeddings = teacher(photometry.normalise(clean)).float()
                 semantic = to_embedding_grid(target_batch["semantic"], embeddings)
+                if confidence is not None:
+                    levels = to_embedding_grid(target_batch["confidence"], embeddings)
                 asked = time.perf_counter()
                 pseudo_labels = clustered(
                     spec, label_set, clustering, iteration, semantic, teacher_embeddings, embeddings
                 )
                 if objectness is not None:
                     pseudo_labels = objects_only(
-                        objectness[0], spec.objectness, pseudo_labels, semantic,
-                        to_embedding_grid(target_batch["confidence"], embeddings), teacher_embeddings,
+                        objectness, spec.objectness, pseudo_labels, semantic, levels, teacher_embeddings,
                         embeddings, feature_maps[0], clustering["bandwidth"],
                     )  # fmt: skip
                 clustering_s = time.perf_counter() - asked
-            rotated, valid = None, None
+            rotated, valid, confident = None, None, None
             if spec.weights.consistency > 0:
                 rotated, valid = rotated_view(teacher, compared, spec.rotation)
+            if spec.confident_weight is not None:
+                confident = levels > LEVELS * spec.confident_weight
             terms = embedding_loss(
                 embeddings,
                 pseudo_labels,
@@ -157,12 +169,17 @@ def instance_self_train(
                 teacher_embeddings=rotated,
                 valid=valid,
                 coordinates=added_coordinates(spec.network, embeddings),
+                confident=confident,
                 **ring_margins(spec.margins, iteration),
             )
             logged["target_loss"] = sum(terms.values()) * (n_target / spec.batch_size)
             fabric.backward(logged["target_loss"])
             logged["pseudo_instances"] = pseudo_labels.flatten(1).amax(1).float().mean()
             logged |= terms
+            if spec.paste is not None:
+                sure = sure_instances(pseudo_labels, levels / LEVELS, spec.paste)
+                mixed = paste_instances(source_batch, photometry.normalise(clean), sure, semantic)
+                logged["source_loss"] = learn_source(iteration, mixed)
         optimizer.step()
         if watch is not unwatched:
             scores |= {"clustering_s": clustering_s, "step_s": time.perf_counter() - began}

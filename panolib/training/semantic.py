@@ -22,12 +22,16 @@ from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import (
     LabelledBatches,
     UnlabelledBatches,
+    class_pixels,
     clean_view,
+    ego_rows,
     predicted_class_ratios,
     rare_class_weights,
+    rare_source_weights,
 )
 from panolib.training.loop import Job, Watch, begin, iterate, restore, unwatched
 from panolib.training.painting import crop_maps, paint_pseudo_labels
+from panolib.training.pasting import paste_classes, paste_labels
 from panolib.training.pseudo_labels import fuse_views, semantic_pseudo_labels, update_class_prior
 from panolib.training.setup import build_optimizer, build_semantic, lay_out
 from panolib.training.specs import BaselineSpec, SelfTrainingSpec
@@ -113,9 +117,18 @@ def self_train(
     prior = torch.full((n_classes,), spec.prior_scale, device=fabric.device)  # changed in place
     parts = {"model": student, "teacher": teacher, "optimizer": optimizer, "class_prior": prior}
     restore(parts, state)
+    source_weights = None
+    if spec.rare_source is not None:
+        source_weights = rare_source_weights(class_pixels(source, n_classes), temperature=spec.rare_source)
+    maps = painted
+    if spec.ego_share > 0:
+        ego = ego_rows(target, spec.ego_share)
+        maps = ego if painted is None else [own | rows for own, rows in zip(painted, ego, strict=True)]
     streams = (
-        LabelledBatches(source, spec.batch_size, spec.augmentation, renormalise=spec.renormalise),
-        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights, painted),
+        LabelledBatches(
+            source, spec.batch_size, spec.augmentation, renormalise=spec.renormalise, weights=source_weights
+        ),
+        UnlabelledBatches(target, spec.n_target, clean_view(spec.augmentation), class_weights, maps),
     )
     placement, size = placement_of(teacher), (spec.augmentation.height, spec.augmentation.width)
     look = functools.partial(whole_image_labels, spec, teacher, prior)
@@ -135,16 +148,20 @@ def self_train(
                 student(noisy)
             target_loss = coverage = source_loss.new_zeros(())
         else:
-            grid = fusion_grid(size, spec.fusion_stride)
+            grid, pasted = fusion_grid(size, spec.fusion_stride), None
+            if spec.class_mix:  # the teacher sees the views without
+                noisy, pasted = paste_classes(noisy, source_batch, n_classes)
             student_logits = upsample_to(student(noisy), grid, placement, image_size=size)
             if iteration % spec.ema_interval == 0:
                 update_teacher(teacher, student.module, decay=spec.ema_decay)
             pseudo_labels, confidence = taught(spec, teacher, prior, crops, target_batch)
+            coverage = (pseudo_labels != VOID).float().mean()
+            if pasted is not None:
+                pseudo_labels, confidence = paste_labels(pasted, pseudo_labels, confidence)
             target_loss = spec.target_weight * self_training_loss(
                 student_logits, pseudo_labels, confidence, prior, focal_exponent=spec.focal_exponent
             )
             fabric.backward(target_loss)
-            coverage = (pseudo_labels != VOID).float().mean()
         optimizer.step()
         job.log(
             iteration,
@@ -165,14 +182,15 @@ def taught(
     teacher: nn.Module,
     prior: Tensor,
     crops: views.Views,
-    painted: Mapping[str, Tensor],
+    maps: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Pseudo-labels of the crops and their confidence, int64 and float [B * L, h, w] of `fusion_grid`.
 
-    Brings the class prior [C] up to date, in place. `painted`: maps [B, H, W] to paint, {} for none.
+    Brings the class prior [C] up to date, in place. `maps` [B, H, W] of the images: those to paint, and
+    "ego", where no pseudo-label is to be; {} for none.
     """
     logits = teacher(photometry.normalise(crops.clean)).float()
-    return labels_of_views(spec, logits, placement_of(teacher), prior, crops, painted)
+    return labels_of_views(spec, logits, placement_of(teacher), prior, crops, maps)
 
 
 def labels_of_views(
@@ -181,7 +199,7 @@ def labels_of_views(
     placement: Placement,
     prior: Tensor,
     crops: views.Views,
-    painted: Mapping[str, Tensor],
+    maps: Mapping[str, Tensor],
 ) -> tuple[Tensor, Tensor]:
     """The same from logits [B * L, C, h, w] of the clean crops, which a network of this placement gave."""
     image_size = crops.clean.shape[-2:]
@@ -193,18 +211,20 @@ def labels_of_views(
     prior.copy_(moved)
     fused, valid = fuse_views(probabilities, crops.affine, crops.inverse, crops.padding, crops.n_views)
     labels, confidence = semantic_pseudo_labels(fused, valid, prior, **thresholds(spec))
-    if not painted:
-        return labels, confidence
-    return paint_pseudo_labels(
-        labels,
-        confidence,
-        fused,
-        valid,
-        crop_maps(painted, crops, size),
-        n_views=spec.n_views,
-        thing_ids=LABEL_SETS[spec.label_set].thing_ids,
-        share=spec.painted_share,
-    )
+    painted = crop_maps(maps, crops, size)
+    ego = painted.pop("ego", None)
+    if painted:
+        labels, confidence = paint_pseudo_labels(
+            labels,
+            confidence,
+            fused,
+            valid,
+            painted,
+            n_views=spec.n_views,
+            thing_ids=LABEL_SETS[spec.label_set].thing_ids,
+            share=spec.painted_share,
+        )
+    return labels if ego is None else labels.masked_fill(ego > 0, VOID), confidence
 
 
 def thresholds(spec: SelfTrainingSpec) -> dict[str, float]:

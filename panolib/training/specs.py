@@ -319,6 +319,9 @@ class SelfTrainingSpec:
     painted: Literal["true", "predicted"] | None = later(None)  # instances on pseudo-labels
     painted_share: Share = later(1.0)  # of the instances of every image, drawn anew every iteration
     renormalise: Renormalisation | None = later(None)  # of source images
+    class_mix: bool = later(False)  # half of the classes of source crops go on the student's views
+    rare_source: Positive | None = later(None)  # temperature at which source images of rare classes are drawn
+    ego_share: Share = later(0.0)  # lowest rows of a target image, by its height, that get no pseudo-label
 
 
 @spec
@@ -413,16 +416,30 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
     guide: StudentOrTeacher = later("student")  # of the semantic parent, which predicts the masks
     objectness: Share | None = later(None)  # pseudo-labels that are less probably an object are dropped
+    # a pseudo-label weighs as the share of its pixels in which the mask is surer than this
+    confident_weight: Share | None = later(None)
+    paste: Share | None = later(None)  # pseudo-labels whose mask is as sure as this go on source crops
+
+    _ASKING = ("objectness", "confident_weight", "paste")  # fields that ask how sure the masks are
 
     def __post_init__(self):
         super().__post_init__()
-        if self.objectness is not None and not self.guided:
-            raise ValueError("objectness: expected none without masks, whose confidence it reads")
+        asking = [name for name in self._ASKING if getattr(self, name) is not None]
+        if asking and not self.guided:
+            raise ValueError(f"{asking[0]}: expected none without masks, whose confidence it reads")
+        if self.paste is not None and 0 in source_share_counts(self.batch_size, self.source_share):
+            raise ValueError(
+                f"paste: expected none where a batch has one domain, found source_share {self.source_share} "
+                f"of {self.batch_size} crops"
+            )
         if self.batch_norm == "target":
             for n_images in source_share_counts(self.batch_size, self.source_share):
                 self._check_batch_norm(n_images)
 
-
+    @property
+    def asks_confidence(self) -> bool:
+        """Whether training reads how sure the masks are."""
+        return any(getattr(self, name) is not None for name in self._ASKING)
 
 
 @spec(kw_only=True)
@@ -467,7 +484,8 @@ class SharedSelfTrainingSpec(SelfTrainingSpec):
 
     def __post_init__(self):
         EmbeddingTrainingSpec.__post_init__(self)
-        given = [name for name in ("monitor", "painted", "renormalise") if getattr(self, name) is not None]
+        unknown = ("monitor", "painted", "renormalise", "class_mix", "rare_source", "ego_share")
+        given = [name for name in unknown if getattr(self, name)]
         if given:
             raise ValueError(f"{given[0]}: expected none in the training of a shared network")
 

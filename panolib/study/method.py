@@ -1,0 +1,132 @@
+"""The recipe of later work on top of the thesis's method: every part alone, all together, and none of them.
+
+All start from the rung of the ladder from which self-training starts and train equally long, so that runs of
+one branch differ in their parts alone. `none` is the thesis's method. The section `method` of a profile names
+them:
+
+================  ==========  ===========================================================================
+part              branch      what it does
+================  ==========  ===========================================================================
+slow_teacher      semantic    teacher of decay 0.999, moved every step (Hoyer et al. 2022, DAFormer)
+class_mix         semantic    half of the classes of source crops on views of the target (Tranheden et al.
+                              2021, DACS)
+rare_source       semantic    source images of rare classes are drawn more often (DAFormer)
+ego_rows          semantic    no pseudo-label on the rows of the own car (DAFormer; Saha et al. 2023, EDAPS)
+confident_weight  instance    a pseudo-label weighs as its share of sure pixels (Martinovic et al. 2024,
+                              MC-PanDA)
+paste             instance    sure pseudo-labels on source crops (Mansour et al. 2025, LIDAPS)
+================  ==========  ===========================================================================
+
+What else the recipe has is measured elsewhere: a profile may give every network semi-convolutional
+embeddings, the shared encoder is a ladder (`shared`), the filter of objectness is in `objectness`, rounds are
+in `refinement`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from panolib.config import ProfileError
+from panolib.lab.run import Run
+from panolib.study.grid import Grid
+from panolib.study.settings import Method
+from panolib.study.study import TEACHER
+
+EXPERIMENT, NONE, ALL = "method", "none", "all"
+SEMANTIC, INSTANCE, BOTH = "semantic", "instance", "both"
+
+
+def declare_method(grid: Grid, settings: Method | None) -> None:
+    """Every part of a domain that the settings name, beside its ladder.
+
+    Tag values: part, and `in_branch`: the branch whose training has it, or both. Parts of the instance branch
+    train and are scored inside the masks of the ladder's self-trained network; in both branches, `none` and
+    `all` are scored inside masks of their own. Where the ladder scores teachers, so do these.
+
+    Raises ProfileError for a part that trains as `none` does, and for a length that no branch has.
+    """
+    if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
+        return
+    lengths = settings.domains[grid.domain]
+    semantic = {
+        name: _semantic(grid, name, lengths.semantic_iterations, changed)
+        for name, changed in _recipe(settings.semantic, lengths.without).items()
+    }
+    _check_differ(grid, semantic)
+    for name, run in semantic.items():
+        found = [run]
+        if grid.settings.score_teachers:
+            found.append(grid.semantic_scores(TEACHER, run, _variant(name), scored="teacher"))
+        for each in found:
+            grid.tag(EXPERIMENT, each, in_branch=SEMANTIC, part=name)
+    if lengths.instance_iterations is None:
+        return
+    if not grid.has("instance", "source_only"):
+        raise ProfileError(
+            f"{grid.where}: method.domains.{grid.domain}.instance_iterations: expected null, it has no "
+            f"instance branch, found {lengths.instance_iterations}"
+        )
+    instance = {
+        name: _instance(grid, name, lengths.instance_iterations, changed)
+        for name, changed in _recipe(settings.instance, lengths.without).items()
+    }
+    _check_differ(grid, instance)
+    masks = grid.run("semantic", "self_trained")
+    for name, run in instance.items():
+        grid.tag(EXPERIMENT, run, in_branch=INSTANCE, part=name)
+        _panoptic(grid, masks, run, name, INSTANCE)
+    for name in (NONE, ALL):
+        _panoptic(grid, semantic[name], instance[name], name, BOTH)
+
+
+def _recipe(parts: Mapping[str, Mapping], without: tuple[str, ...]) -> dict[str, dict]:
+    """{part: what differs from the settings of self-training}, `none` first, `all` last."""
+    alone = {name: dict(changed) for name, changed in parts.items() if name not in without}
+    together = {key: value for changed in alone.values() for key, value in changed.items()}
+    return {NONE: {}, **alone, ALL: together}
+
+
+def _semantic(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
+    settings = grid.settings
+    start = grid.run("semantic", settings.self_training_start)
+    return grid.self_training(
+        "self_trained", start, settings.semantic_source, _variant(part), iterations=iterations,
+        where=f"method.semantic.{part}", **changed,
+    )  # fmt: skip
+
+
+def _instance(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
+    start, clustering, masks = (
+        grid.run(branch, rung) for branch, rung in (
+            ("instance", grid.settings.self_training_start), ("instance", "source_only"),
+            ("semantic", "self_trained"),
+        )
+    )  # fmt: skip
+    return grid.instance_self_training(
+        "self_trained", start, clustering, masks, _variant(part), iterations=iterations,
+        where=f"method.instance.{part}", **changed,
+    )  # fmt: skip
+
+
+def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: str) -> None:
+    """Scores of a pair of students, and of their teachers where the ladder scores these."""
+    clustering, variant = grid.run("instance", "source_only"), _variant(part, in_branch)
+    found = [grid.panoptic("self_trained", semantic, instance, clustering, variant)]
+    if grid.settings.score_teachers:
+        found.append(grid.panoptic(TEACHER, semantic, instance, clustering, variant, scored="teacher"))
+    for run in found:
+        grid.tag(EXPERIMENT, run, in_branch=in_branch, part=part)
+
+
+def _variant(part: str, in_branch: str = "") -> str:
+    return f"{EXPERIMENT}.{part}" + (f".{BOTH}" if in_branch == BOTH else "")
+
+
+def _check_differ(grid: Grid, runs: Mapping[str, Run]) -> None:
+    """Raise ProfileError for a part that changes nothing."""
+    for name, run in runs.items():
+        if name not in (NONE, ALL) and run.key == runs[NONE].key:
+            raise ProfileError(
+                f"{grid.where}: method.{run.branch}.{name}: expected settings that differ from those of "
+                f"self-training of {grid.domain}"
+            )

@@ -1,0 +1,132 @@
+"""The recipe as it is declared: runs of one branch differ in their part alone, and read no target label."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from panolib.config import ProfileError, project_root
+from panolib.load import load
+from panolib.study.method import ALL, EXPERIMENT, NONE
+from panolib.study.settings import read_profile
+from panolib.study.study import TEACHER
+
+OTHERS = (
+    "experiments: null\ndetr: null\nrealtime: null\nperformance: null\nrefinement: null\nobjectness: null\n"
+)
+CHANGES = {  # of cpu and smoke, at the values below
+    "slow_teacher": {"ema_decay": 0.999},
+    "class_mix": {"class_mix": True},
+    "rare_source": {"rare_source": 0.01},
+    "ego_rows": {"ego_share": 0.08},
+    "confident_weight": {"confident_weight": 0.5},
+    "paste": {"paste": 0.3},
+}
+SEMANTIC = (NONE, *list(CHANGES)[:4], ALL)
+INSTANCE = (NONE, *list(CHANGES)[4:], ALL)
+
+
+def declared(folder, text=""):
+    """(study, {(domain, branch, rung, in_branch, part): run}) of the smoke profile with more said."""
+    file = folder / "few.yaml"
+    file.write_text(f"extends: smoke\n{OTHERS}{text}")
+    loaded = load(file, root=folder, train=False)
+    tags = [(loaded.runs[tag.run], dict(tag.values)) for tag in loaded.tags if tag.experiment == EXPERIMENT]
+    return loaded, {(run.domain, run.branch, run.rung, at["in_branch"], at["part"]): run for run, at in tags}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    domains = """
+city: {score_teachers: true}
+camvid: {ladder: {}}
+method:
+  domains:
+    nuclei: {semantic_iterations: 3, instance_iterations: 2, without: [rare_source, ego_rows]}
+    camvid: {semantic_iterations: 3, without: [ego_rows]}
+"""
+    return declared(tmp_path_factory.mktemp("method"), domains)
+
+
+def test_each_domain_has_its_parts(whole):
+    _, runs = whole
+    for domain, semantic in (
+        ("city", SEMANTIC), ("nuclei", (NONE, "slow_teacher", "class_mix", ALL)),
+        ("camvid", (NONE, "slow_teacher", "class_mix", "rare_source", ALL)),
+    ):  # fmt: skip
+        of_domain = {key[1:]: run for key, run in runs.items() if key[0] == domain}
+        expected = {("semantic", "self_trained", "semantic", part) for part in semantic}
+        if domain != "camvid":
+            expected |= {("instance", "self_trained", "instance", part) for part in INSTANCE}
+            expected |= {("panoptic", "self_trained", "instance", part) for part in INSTANCE}
+            expected |= {("panoptic", "self_trained", "both", part) for part in (NONE, ALL)}
+        scored = {(branch, TEACHER, *rest) for branch, _, *rest in expected if branch != "instance"}
+        assert set(of_domain) == expected | (scored if domain != "nuclei" else set())
+
+
+@pytest.mark.parametrize(("branch", "parts"), [("semantic", SEMANTIC), ("instance", INSTANCE)])
+@pytest.mark.parametrize("domain", ["city", "nuclei", "camvid"])
+def test_runs_differ_in_their_part_alone(whole, domain, branch, parts):
+    loaded, runs = whole
+    found = {part: runs.get((domain, branch, "self_trained", branch, part)) for part in parts}
+    found = {part: run for part, run in found.items() if run is not None}
+    together = {}
+    for part in found.keys() & CHANGES.keys():
+        assert found[part].spec == replace(found[NONE].spec, **CHANGES[part])
+        together |= CHANGES[part]
+    if domain == "camvid" and branch == "instance":
+        assert not found
+        return
+    assert found[ALL].spec == replace(found[NONE].spec, **together)
+    assert all(run.parents == found[NONE].parents and run.data == found[NONE].data for run in found.values())
+    lengths = loaded.profile.method.domains[domain]
+    assert found[NONE].spec.iterations == getattr(lengths, f"{branch}_iterations")
+    assert found[NONE].spec.target.endswith(":unlabelled") and found[NONE].spec.monitor is None
+    ladder = (loaded.profile.ladders | loaded.profile.target_ladders)[domain]
+    assert dict(found[NONE].parents)["start"].rung == ladder.self_training_start
+
+
+def test_parts_are_scored_inside_the_masks_that_the_tags_say(whole):
+    _, runs = whole
+    for (domain, branch, rung, in_branch, part), run in runs.items():
+        parents = dict(run.parents)
+        if branch == "panoptic":
+            assert parents["instance"] is runs[domain, "instance", "self_trained", "instance", part]
+            own = runs[domain, "semantic", "self_trained", "semantic", part] if in_branch == "both" else None
+            assert parents["semantic"].name == (own.name if own else f"{domain}-semantic-self_trained-s0")
+        if branch in ("semantic", "panoptic") and (branch == "panoptic" or rung == TEACHER):
+            assert run.spec.scored == ("teacher" if rung == TEACHER else "student")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: {semantic: {all: {ema_decay: 0.5}}}", "expected a name of its own .*, found 'all'"),
+        ("method: {instance: {class_mix: {paste: 0.5}}}", "expected a name of its own .*, found 'class_mix'"),
+        ("method: {semantic: {faster: {ema_decay: 0.5}}}", "expected one part that changes 'ema_decay'"),
+        (
+            "method: {domains: {city: {semantic_iterations: 1, without: [mix]}}}",
+            r"domains\.city\.without: expected some of slow_teacher, .*, found 'mix'",
+        ),
+        (
+            "camvid: {ladder: {}}\n"
+            "method: {domains: {camvid: {semantic_iterations: 1, instance_iterations: 2}}}",
+            r"method\.domains\.camvid\.instance_iterations: expected null, .*, found 2",
+        ),
+        ("method: {semantic: {same: {n_views: 2}}}", r"method\.semantic\.same: expected settings"),
+        ("method: {semantic: {odd: {n_veiws: 2}}}", r"method\.semantic\.odd: n_veiws: unknown key"),
+        ("method: {semantic: {class_mix: {class_mix: 1}}}", r"\.class_mix: class_mix: expected"),
+    ],
+)
+def test_what_is_no_part_is_one_error(tmp_path, text, message):
+    with pytest.raises(ProfileError, match=rf"few\.yaml: .*{message}"):
+        declared(tmp_path, text)
+
+
+def test_profiles_without_the_section_have_none(tmp_path):
+    loaded, runs = declared(tmp_path, "method: null")
+    assert not runs and loaded.profile.method is None
+    for name, wanted in (("cpu", True), ("smoke", True), ("gpu", False), ("paper", True)):
+        settings = read_profile(project_root() / "notebooks" / "profiles" / f"{name}.yaml").method
+        assert (settings is not None) == wanted
