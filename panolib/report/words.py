@@ -37,6 +37,10 @@ WORDS = {
     "ssl3": "SSL, 3 layers", "ssl1_image": "SSL, 1 layer, thresholds per image",
     "plain": "no augmentation", "colour": "colour policy", "colour-half": "colour policy, half the epochs",
     "mpl_old": "MPL, old minus new", "mpl_new": "MPL, new minus old", "mpl_rt": "MPL of RT",
+    # parts of the recipe
+    "slow_teacher": "slow teacher", "class_mix": "class-mix", "rare_source": "rare source",
+    "ego_rows": "rows of the own car", "confident_weight": "weight by sure pixels",
+    "paste": "pasted instances",
     # metrics
     "iou": "IoU", "ap": "AP", "ap50": "AP50", "threat_score": "threat score",
     "threat_class_mean": "threat score, class mean", "threat_pooled": "threat score, pooled",

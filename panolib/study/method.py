@@ -30,10 +30,11 @@ from panolib.config import ProfileError
 from panolib.lab.run import Run
 from panolib.study.grid import Grid
 from panolib.study.settings import Method
-from panolib.study.study import TEACHER
+from panolib.study.study import MASK_WATERSHED, TEACHER
 
 EXPERIMENT, NONE, ALL = "method", "none", "all"
-SEMANTIC, INSTANCE, BOTH = "semantic", "instance", "both"
+SEMANTIC, INSTANCE, BOTH, LADDER = "semantic", "instance", "both", "ladder"
+BESIDE = ("source_only", "control", "self_trained", TEACHER, MASK_WATERSHED, "oracle")  # rungs of the ladder
 
 
 def declare_method(grid: Grid, settings: Method | None) -> None:
@@ -41,12 +42,16 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
 
     Tag values: part, and `in_branch`: the branch whose training has it, or both. Parts of the instance branch
     train and are scored inside the masks of the ladder's self-trained network; in both branches, `none` and
-    `all` are scored inside masks of their own. Where the ladder scores teachers, so do these.
+    `all` are scored inside masks of their own. Where the ladder scores teachers, so do these. Scores
+    of the ladder have the tag, too, with `in_branch` "ladder" and no part.
 
     Raises ProfileError for a part that trains as `none` does, and for a length that no branch has.
     """
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
+    for run in grid.runs.values():
+        if run.branch in ("semantic", "panoptic") and run.rung in BESIDE and not run.variant:
+            grid.tag(EXPERIMENT, run, in_branch=LADDER)
     lengths = settings.domains[grid.domain]
     semantic = {
         name: _semantic(grid, name, lengths.semantic_iterations, changed)

@@ -73,6 +73,7 @@ NOTEBOOKS = {
     "13_refinement_rounds": (("refinement",), ("rounds",)),
     "14_performance": (("performance",), ("performance",)),
     "15_method_in_plain_sight": ((), ()),
+    "16_our_method": (("method",), ("method",)),
     "17_your_images": (("nuclei",), ()),
 }
 

@@ -8,7 +8,7 @@ import pytest
 
 from panolib.config import ProfileError, project_root
 from panolib.load import load
-from panolib.study.method import ALL, EXPERIMENT, NONE
+from panolib.study.method import ALL, EXPERIMENT, LADDER, NONE
 from panolib.study.settings import read_profile
 from panolib.study.study import TEACHER
 
@@ -33,7 +33,8 @@ def declared(folder, text=""):
     file.write_text(f"extends: smoke\n{OTHERS}{text}")
     loaded = load(file, root=folder, train=False)
     tags = [(loaded.runs[tag.run], dict(tag.values)) for tag in loaded.tags if tag.experiment == EXPERIMENT]
-    return loaded, {(run.domain, run.branch, run.rung, at["in_branch"], at["part"]): run for run, at in tags}
+    parts = [(run, at["in_branch"], at["part"]) for run, at in tags if "part" in at]
+    return loaded, {(run.domain, run.branch, run.rung, *where): run for run, *where in parts}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,15 @@ def test_each_domain_has_its_parts(whole):
             expected |= {("panoptic", "self_trained", "both", part) for part in (NONE, ALL)}
         scored = {(branch, TEACHER, *rest) for branch, _, *rest in expected if branch != "instance"}
         assert set(of_domain) == expected | (scored if domain != "nuclei" else set())
+
+
+def test_the_scores_of_the_ladder_are_beside_it(whole):
+    loaded, _ = whole
+    beside = {tag.run for tag in loaded.tags if dict(tag.values).get("in_branch") == LADDER}
+    rungs = {name.rpartition("-s0")[0] for name in beside if name.startswith("camvid")}
+    expected = ("source_only", "control", "self_trained", TEACHER, "oracle")
+    assert rungs == {f"camvid-semantic-{rung}" for rung in expected}
+    assert "city-panoptic-oracle-s0" in beside and not any("method" in name for name in beside)
 
 
 @pytest.mark.parametrize(("branch", "parts"), [("semantic", SEMANTIC), ("instance", INSTANCE)])

@@ -148,7 +148,7 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei", "17_your_images"),
               "realtime": ("09_realtime_adaptation",), "detr": ("10_detr_panoptic",),
               "performance": ("14_performance",), "refinement": ("13_refinement_rounds",),
-              "objectness": ("11_objectness",),
+              "objectness": ("11_objectness",), "method": ("16_our_method",),
               }.get(section, ())  # fmt: skip
     assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:
