@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from panolib.active.pairs import unpacked
 from panolib.clustering.corrected_masks import corrected
 from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
 from panolib.data.mixing import source_share_counts
@@ -238,6 +239,10 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
     if spec.objectness is not None:
         confidence = evaluate.predicted_confidence(guide, target, label=f"{run.name}: confidence")
         objectness = Objectness.from_state(job.parent("objectness")["model"]), confidence
+    chosen = None
+    if spec.answered_share is not None:
+        answers = {image: unpacked(png) for image, png in job.parent("answers")["labels"].items()}
+        chosen = [answers.get(image) for image in target.ids]
     watch = unwatched
     if spec.monitor is not None:
         datasets = _monitored(sources, job)
@@ -253,6 +258,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         clustering_of(job),
         watch,
         objectness,
+        chosen,
     )
     finish(job, student, teacher if has_teacher(run) else None)
     return {}

@@ -41,6 +41,7 @@ OWN_SEEDS = {
     "peers": {"n_seeds": "seeds"},
     "refinement": {"n_seeds": "seeds"},
     "objectness": {"n_seeds": "seeds"},
+    "active": {"n_seeds": "seeds"},
 }
 
 
@@ -179,6 +180,7 @@ class Profile:
     peers: Mapping | None = None  # torch-em on nuclei, `mean_teacher.runs.PeerSettings`
     refinement: Refinement | None = None  # notebook 13
     objectness: Mapping | None = None  # notebook 11, `objectness.ObjectnessSettings`
+    active: Mapping | None = None  # notebook 12, `active.ActiveSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

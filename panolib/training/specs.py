@@ -413,6 +413,8 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     noise_jitter_probability: Share = later(0.5)  # SPOCO: 0.8
     guide: StudentOrTeacher = later("student")  # of the semantic parent, which predicts the masks
     objectness: Share | None = later(None)  # pseudo-labels that are less probably an object are dropped
+    # of the target crops, of images whose instances a person chose (parent "answers") and which keep these
+    answered_share: Share | None = later(None)
 
     def __post_init__(self):
         super().__post_init__()

@@ -24,7 +24,7 @@ from panolib.study.study import MissingSection
 
 PROFILES = project_root() / "notebooks" / "profiles"
 OPTIONAL = ("nuclei", "camvid", "experiments", "detr", "performance", "realtime", "refinement",
-            "objectness")  # fmt: skip
+            "objectness", "active")  # fmt: skip
 EXPERIMENTS = ("01_dataset_mixing", "02_clustering_comparison", "03_category_models", "04_forgetting",
                "05_guided_masks", "06_instance_results")  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei", "17_your_images"),
               "realtime": ("09_realtime_adaptation",), "detr": ("10_detr_panoptic",),
               "performance": ("14_performance",), "refinement": ("13_refinement_rounds",),
-              "objectness": ("11_objectness",),
+              "objectness": ("11_objectness",), "active": ("12_active_learning",),
               }.get(section, ())  # fmt: skip
     assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:
