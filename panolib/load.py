@@ -23,6 +23,7 @@ from panolib.related.mean_teacher import kinds as peer_kinds
 from panolib.related.mean_teacher import runs as peer_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
+from panolib.study import active as active_runs
 from panolib.study import kinds, shared
 from panolib.study import objectness as objectness_runs
 from panolib.study.declared import one_run_for_each_key, with_versions
@@ -81,6 +82,7 @@ def load(
     detr = None if settings.detr is None else detr_runs.read_settings(settings.detr, where)
     peers = peer_runs.read_settings(settings, where)
     objectness = objectness_runs.read_settings(settings.objectness, where)
+    active = active_runs.read_settings(settings.active, where)
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
@@ -95,6 +97,7 @@ def load(
             declare_refinement(grid, settings.refinement)
             objectness_runs.declare_objectness(grid, objectness)
             declare_method(grid, settings.method)
+            active_runs.declare_active(grid, active)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
@@ -120,7 +123,9 @@ def load(
     if settings.realtime is not None:
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
-    modules = (kinds, shared, objectness_runs, bench_kinds, realtime_kinds, detr_kinds, peer_kinds)
+    modules = (
+        kinds, shared, objectness_runs, active_runs, bench_kinds, realtime_kinds, detr_kinds, peer_kinds,
+    )  # fmt: skip
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)

@@ -26,7 +26,10 @@ from panolib.data.photometry import (
 from panolib.data.warping import compose_affines, sampling_grid
 from panolib.labels import VOID
 
-PADDING_VALUES = {"semantic": VOID, "instance": 0, "crowd": False, "confidence": 0, "ego": 0}
+UNKNOWN = -1  # of a map of chosen instances, where nobody chose any
+PADDING_VALUES = {
+    "semantic": VOID, "instance": 0, "crowd": False, "confidence": 0, "ego": 0, "chosen": UNKNOWN
+}  # fmt: skip
 
 
 def train_view(

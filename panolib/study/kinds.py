@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from panolib.active.pairs import unpacked
 from panolib.clustering.corrected_masks import corrected
 from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
 from panolib.data.mixing import source_share_counts
@@ -239,6 +240,10 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         confidence = evaluate.predicted_confidence(guide, target, label=f"{run.name}: confidence")
     if spec.objectness is not None:
         objectness = Objectness.from_state(job.parent("objectness")["model"])
+    chosen = None
+    if spec.answered_share is not None:
+        answers = {image: unpacked(png) for image, png in job.parent("answers")["labels"].items()}
+        chosen = [answers.get(image) for image in target.ids]
     watch = unwatched
     if spec.monitor is not None:
         datasets = _monitored(sources, job)
@@ -255,6 +260,7 @@ def instance_self_training(sources: Sources, run: Run, job: Job) -> dict:
         watch,
         objectness,
         confidence,
+        chosen,
     )
     finish(job, student, teacher if has_teacher(run) else None)
     return {}

@@ -42,6 +42,7 @@ OWN_SEEDS = {
     "refinement": {"n_seeds": "seeds"},
     "objectness": {"n_seeds": "seeds"},
     "method": {"n_seeds": "seeds"},
+    "active": {"n_seeds": "seeds"},
 }
 
 
@@ -223,6 +224,7 @@ class Profile:
     refinement: Refinement | None = None  # notebook 13
     objectness: Mapping | None = None  # notebook 11, `objectness.ObjectnessSettings`
     method: Method | None = None  # notebook 16
+    active: Mapping | None = None  # notebook 12, `active.ActiveSettings`
 
     def left_out(self) -> tuple[str, ...]:
         """Names of the sections that are not there."""

@@ -54,7 +54,7 @@ class UnlabelledBatches:
     dataset: Sequence[Sample]
     batch_size: int
     augmentation: Augmentation
-    class_weights: Tensor | None = None  # [C, n_images]
+    class_weights: Tensor | None = None  # [C, n_images]; one row: the same for every draw
     maps: Sequence[Mapping[str, np.ndarray]] | None = None
     renormalise: Renormalisation | None = None
 
@@ -164,6 +164,18 @@ def draw_rare_class(weights: Tensor, index: int) -> int:
     `index`: running number of the sample; the class is `index` modulo C.
     """
     return int(torch.multinomial(weights[index % len(weights)], 1))
+
+
+def answered_weights(answered: Sequence[bool], share: float) -> Tensor:
+    """Probability of drawing each image, float64 [1, n_images], of which answered ones together have `share`.
+
+    Uniform where all have an answer, or none has.
+    """
+    known = torch.tensor(answered)
+    if known.all() or not known.any():
+        share = known.double().mean().item()
+    weights = torch.where(known, share / known.sum().clamp(min=1), (1 - share) / (~known).sum().clamp(min=1))
+    return weights.double()[None]
 
 
 @torch.inference_mode()

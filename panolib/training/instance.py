@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from panolib.data import photometry
 from panolib.data.mixing import source_share_counts
 from panolib.data.samples import Sample
+from panolib.data.views import UNKNOWN
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.models.weights import load_start
@@ -23,9 +24,10 @@ from panolib.objectness.candidates import LEVELS
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import encoder_map
 from panolib.training.batch_norm import source_statistics, train_mode
-from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
+from panolib.training.crops import LabelledBatches, UnlabelledBatches, answered_weights, clean_view
 from panolib.training.instance_targets import (
     added_coordinates,
+    chosen_instead,
     clustered,
     objects_only,
     ring_margins,
@@ -78,6 +80,7 @@ def instance_self_train(
     watch: Watch = unwatched,
     objectness: Objectness | None = None,
     confidence: Sequence[np.ndarray] | None = None,
+    chosen: Sequence[np.ndarray | None] | None = None,
 ) -> tuple[nn.Module, nn.Module]:
     """Self-train the embeddings on target images, guided by predicted semantic maps; (student, teacher).
 
@@ -91,6 +94,8 @@ def instance_self_train(
     asked before every step and once at the end; with one the curves also say the seconds of every step, and
     those of its clusterings. `objectness`: with `spec.objectness` what judges pseudo-labels. `confidence`: of
     the masks, uint8 [H, W] of every image (`objectness.candidates.quantised`), where `spec.asks_confidence`.
+    `chosen`: with `spec.answered_share` the instances [H, W] that stay the pseudo-labels of an image, None of
+    one without an answer.
 
     With `spec.paste` the source crops come last, as they then show pseudo-labels of the same iteration.
     """
@@ -105,10 +110,16 @@ def instance_self_train(
     maps = [{"semantic": mask} for mask in masks]
     if confidence is not None:
         maps = [own | {"confidence": levels} for own, levels in zip(maps, confidence, strict=True)]
+    weights = None
+    if chosen is not None:
+        weights = answered_weights([labels is not None for labels in chosen], spec.answered_share)
+        unknown = [np.broadcast_to(np.int8(UNKNOWN), mask.shape) for mask in masks]
+        chosen = [none if labels is None else labels for labels, none in zip(chosen, unknown, strict=True)]
+        maps = [own | {"chosen": labels} for own, labels in zip(maps, chosen, strict=True)]
     streams = (
         LabelledBatches(source, max(n_source, 1), spec.augmentation, LABELS),
         # the control still shows the target to the running statistics
-        UnlabelledBatches(target, max(n_target, 1), clean_view(spec.augmentation), maps=maps),
+        UnlabelledBatches(target, max(n_target, 1), clean_view(spec.augmentation), weights, maps),
     )
 
     def learn_source(iteration: int, batch: Mapping[str, Tensor]) -> Tensor:
@@ -156,6 +167,9 @@ def instance_self_train(
                         objectness, spec.objectness, pseudo_labels, semantic, levels, teacher_embeddings,
                         embeddings, feature_maps[0], clustering["bandwidth"],
                     )  # fmt: skip
+                if chosen is not None:
+                    kept = to_embedding_grid(target_batch["chosen"], embeddings)
+                    pseudo_labels = chosen_instead(pseudo_labels, kept, spec.min_area)
                 clustering_s = time.perf_counter() - asked
             rotated, valid, confident = None, None, None
             if spec.weights.consistency > 0:

@@ -16,6 +16,7 @@ from panolib.clustering.in_masks import cluster_batch_in_class_masks, cluster_ba
 from panolib.clustering.labels import drop_small_clusters
 from panolib.data import photometry, warping
 from panolib.data.images import resize_labels
+from panolib.data.views import UNKNOWN
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.models.coordinates import coordinate_grid
@@ -167,6 +168,16 @@ def objects_only(
         found = describe(labels, *parts, bandwidth=bandwidth)
         kept.append(only(labels, objectness.probability(found.values, found.pooled) >= least))
     return torch.stack(kept)
+
+
+def chosen_instead(pseudo_labels: Tensor, chosen: Tensor, min_area: int) -> Tensor:
+    """Pseudo-labels int64 [B, h, w], of answered images those that a person chose.
+
+    `chosen`: instances [B, h, w], `views.UNKNOWN` all over an image without an answer, and in the padding.
+    """
+    answered = (chosen != UNKNOWN).flatten(1).any(1)
+    kept = torch.stack([drop_small_clusters(labels, min_area) for labels in chosen.clamp(min=0)])
+    return torch.where(answered[:, None, None], kept, pseudo_labels)
 
 
 @torch.no_grad()

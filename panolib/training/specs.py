@@ -419,6 +419,8 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
     # a pseudo-label weighs as the share of its pixels in which the mask is surer than this
     confident_weight: Share | None = later(None)
     paste: Share | None = later(None)  # pseudo-labels whose mask is as sure as this go on source crops
+    # of the target crops, of images whose instances a person chose (parent "answers") and which keep these
+    answered_share: Share | None = later(None)
 
     _ASKING = ("objectness", "confident_weight", "paste")  # fields that ask how sure the masks are
 

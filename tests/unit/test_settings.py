@@ -24,7 +24,7 @@ from panolib.study.study import MissingSection
 
 PROFILES = project_root() / "notebooks" / "profiles"
 OPTIONAL = ("nuclei", "camvid", "experiments", "detr", "performance", "realtime", "refinement",
-            "objectness", "method")  # fmt: skip
+            "objectness", "method", "active")  # fmt: skip
 EXPERIMENTS = ("01_dataset_mixing", "02_clustering_comparison", "03_category_models", "04_forgetting",
                "05_guided_masks", "06_instance_results")  # fmt: skip
 
@@ -98,16 +98,17 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
 
 
 def test_a_section_and_a_ladder_may_say_which_seeds_they_take(tmp_path):
-    changes = {"seeds": [4, 5], "detr.n_seeds": ..., "detr.seeds": [5], "city.seeds": [5], "nuclei.seeds": [4]}
-    loaded = load(tmp_path, changes)
-    found = {(name.partition("-")[0], run.spec.seed) for name, run in loaded.runs.items() if name != study.PERFORMANCE}
+    changes = {"detr.n_seeds": ..., "detr.seeds": [5], "city.seeds": [5], "nuclei.seeds": [4]}
+    loaded = load(tmp_path, {"seeds": [4, 5], **changes})
+    runs = [run for name, run in loaded.runs.items() if name != study.PERFORMANCE]
+    found = {(run.domain, run.spec.seed) for run in runs}
     assert {("city", 5), ("nuclei", 4)} <= found and ("nuclei", 5) not in found
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"city.seeds": [3]}, r"my\.yaml: seeds of the target cityscapes: expected some of .*\[0\], found \(3,\)"),
+        ({"city.seeds": [3]}, r"my\.yaml: seeds of the target cityscapes: expected some of .*, found \(3,\)"),
         ({"seeds": []}, r"my\.yaml: seeds: expected a list.* with 1 or more items.*, found \[\]"),
         ({"seeds": ...}, r"my\.yaml: seeds: missing key"),
         ({"seeds": [1, 1]}, r"my\.yaml: seeds: expected .*different items, found \[1, 1\]"),
@@ -148,7 +149,8 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei", "17_your_images"),
               "realtime": ("09_realtime_adaptation",), "detr": ("10_detr_panoptic",),
               "performance": ("14_performance",), "refinement": ("13_refinement_rounds",),
-              "objectness": ("11_objectness",), "method": ("16_our_method",),
+              "objectness": ("11_objectness",), "active": ("12_active_learning",),
+              "method": ("16_our_method",),
               }.get(section, ())  # fmt: skip
     assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:

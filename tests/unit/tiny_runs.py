@@ -98,6 +98,9 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "semantic_scores": "semantic-teacher-s0",
         "objectness": "objectness-s0",
         "objectness_ranking": "objectness-self_trained-s0",
+        "active_candidates": "candidates-active.disagreement.2.1-s0",
+        "active_answers": "answers-active.disagreement.2.1-s0",
+        "active_labels": "answers-active.full_labels.2.1-s0",
         "clustering_cost": "clustering_cost-s0",
         "performance": "performance",
         "adversarial_adaptation": "semantic-ssl1-bisenet-s0",
@@ -130,7 +133,7 @@ def _from_untrained(run: Run) -> Run:
 
 def _untrained(run: Run) -> Run:
     """The baseline that a run goes back to, of no iteration."""
-    if run.kind == "objectness":  # what is learned here is no network
+    if run.kind in ("objectness", "active_candidates"):  # what they hand on is no network
         return _from_untrained(run)
     while start := {"start", "labels"} & dict(run.parents).keys():
         run = dict(run.parents)[start.pop()]

@@ -1,0 +1,174 @@
+"""A session: pairs in the order in which they are asked, and the answers, kept in a file of JSON lines.
+
+A line is an answer, `{"image": .., "shown": [left, right], "choice": left, right or null, "seconds": ..}`,
+or takes one back, `{"undo": image}`. Lines are only ever added, so that a kill loses no answer; who opens the
+file again goes on where it stopped. Both front ends (`widget`, `napari_plugin`) work on this object alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from panolib.errors import UserError
+
+KEYS = {"1": 0, "2": 1, "0": None}  # of both front ends: the first, the second, neither
+
+
+class DamagedAnswers(UserError, ValueError):
+    """A file of answers holds a line that is none."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two segmentations of one image as they are shown.
+
+    Attributes
+    ----------
+    name : str
+        Of the image.
+    image : uint8 array [H, W, 3]
+    labels : pair of int array [H, W]
+        0 or ids >= 1, the first (left) and the second.
+    shown : pair of str
+        What made them. It stays hidden, and who builds pairs draws the order.
+    """
+
+    name: str
+    image: np.ndarray
+    labels: tuple[np.ndarray, np.ndarray]
+    shown: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was chosen for an image: what made the chosen one, or None for neither; and how long it took."""
+
+    image: str
+    choice: str | None
+    seconds: float
+
+
+class Session:
+    """Asks about each pair once.
+
+    Parameters
+    ----------
+    pairs : sequence of Pair
+        In the order in which they are asked; looked at one by one, so they may be made when they are wanted.
+    names : sequence of str
+        Of the images of `pairs`.
+    file : Path
+        Is made with the first answer. Answers about other images in it stay as they are.
+    clock : function () -> float
+        Seconds.
+
+    Raises
+    ------
+    DamagedAnswers
+        Naming file and line. A last line without an end, which a kill can leave, is dropped.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        names: Sequence[str],
+        file: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        if len(pairs) != len(names) or len(set(names)) != len(names):
+            raise ValueError(f"{len(pairs)} pairs and {len(set(names))} different names, expected as many")
+        self._pairs, self._clock, self.file = pairs, clock, Path(file)
+        self._numbers = {name: number for number, name in enumerate(names)}
+        self._answers = _read(self.file)
+        self._began = clock()
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @property
+    def answers(self) -> dict[str, Answer]:
+        """{image: answer} of the pairs of this session, in the order in which they were given."""
+        return {name: answer for name, answer in self._answers.items() if name in self._numbers}
+
+    @property
+    def current(self) -> Pair | None:
+        """The first pair without an answer; None where all have one."""
+        left = [number for name, number in self._numbers.items() if name not in self._answers]
+        return self._pairs[left[0]] if left else None
+
+    @property
+    def seconds_per_answer(self) -> float:
+        """Median, as a person also goes for coffee; nan before the first answer."""
+        seconds = [answer.seconds for answer in self.answers.values()]
+        return float(np.median(seconds)) if seconds else float("nan")
+
+    def choose(self, key: str) -> None:
+        """Answer the current pair with a key of `KEYS`; nothing happens after the last one.
+
+        Raises
+        ------
+        ValueError
+            For any other key.
+        """
+        if key not in KEYS:
+            raise ValueError(f"key {key!r}: expected one of {', '.join(KEYS)}")
+        pair = self.current
+        if pair is None:
+            return
+        choice = None if KEYS[key] is None else pair.shown[KEYS[key]]
+        seconds = round(self._clock() - self._began, 3)
+        line = {"image": pair.name, "shown": list(pair.shown), "choice": choice, "seconds": seconds}
+        self._write(line)
+        self._answers[pair.name] = Answer(pair.name, choice, seconds)
+
+    def undo(self) -> None:
+        """Take the last answer of this session's pairs back; its pair is asked again. Nothing without one."""
+        given = list(self.answers)
+        if given:
+            self._write({"undo": given[-1]})
+            del self._answers[given[-1]]
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._began = self._clock()
+
+
+def _read(file: Path) -> dict[str, Answer]:
+    """The answers of a file that were not taken back; {} for no file."""
+    if not file.exists():
+        return {}
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        os.truncate(file, len(whole.encode()))
+    answers: dict[str, Answer] = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            said = json.loads(line)
+            if "undo" in said:
+                del answers[said["undo"]]
+                continue
+            answer = Answer(said["image"], said["choice"], float(said["seconds"]))
+            if answer.choice is not None and answer.choice not in said["shown"]:
+                raise ValueError(f"choice {answer.choice!r} was not shown")
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamagedAnswers(
+                f"{file}: line {number}: expected an answer with image, shown, choice and seconds, or an "
+                f"undo, found {line[:80]!r} ({error})"
+            ) from error
+        answers.pop(answer.image, None)  # an answer given again is the last one
+        answers[answer.image] = answer
+    return answers
