@@ -27,6 +27,7 @@ from panolib.clustering.distances import (
 from panolib.clustering.labels import drop_small_clusters, merge_close_clusters, relabel_consecutive
 from panolib.clustering.mean_shift import mean_shift_plus, mean_shift_plus_of_sets
 from panolib.clustering.peeling import mean_shift_grid, mean_shift_peel
+from panolib.clustering.seeds import seeds
 
 
 def cluster(
@@ -48,8 +49,8 @@ def cluster(
     mask : bool Tensor [H, W]
         Pixels to cluster, on the device of `embeddings`.
     algorithm : str
-        A key of `ALGORITHMS`; of `IMAGE_ALGORITHMS`, which see where the pixels lie; or
-        "connected_components", which looks at the mask only.
+        A key of `ALGORITHMS`; of `IMAGE_ALGORITHMS`, which see where the pixels lie;
+        "connected_components", which looks at the mask only; or "seeds", for networks that learn a bandwidth.
     bandwidth : float
         Radius of mean shift, selection epsilon of HDBSCAN; agglomerative does not use it. Embedding units.
     delta_dist : float or None
@@ -127,7 +128,7 @@ def cluster_masks(
 
 def find_algorithm(algorithm: str, options: Mapping) -> tuple[Callable[..., Tensor], list[str]]:
     """The function of an algorithm and the names of its options; errors of `cluster` for unknown ones."""
-    functions = ALGORITHMS | IMAGE_ALGORITHMS | {"connected_components": connected_components}
+    functions = ALGORITHMS | IMAGE_ALGORITHMS | {"connected_components": connected_components, SEEDS: seeds}
     if algorithm not in functions:
         raise ValueError(f"algorithm is {algorithm!r}; expected one of {list(functions)}")
     accepted = list(inspect.signature(functions[algorithm]).parameters)
@@ -301,5 +302,6 @@ ALGORITHMS: dict[str, Callable[..., Tensor]] = {
     "mean_shift_peel": mean_shift_peel,
 }
 IMAGE_ALGORITHMS: dict[str, Callable[..., Tensor]] = {"mean_shift_grid": mean_shift_grid}
+SEEDS = "seeds"  # no profile names it: it reads channels that only networks with a learned bandwidth have
 SET_ALGORITHMS = {"mean_shift_plus": mean_shift_plus_of_sets}  # of `ALGORITHMS`, for several sets of points
 Algorithm = Literal[(*ALGORITHMS, *IMAGE_ALGORITHMS, "connected_components")]  # what a profile may name

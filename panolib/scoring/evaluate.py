@@ -201,8 +201,6 @@ def score_panoptic(
     dataset: Sequence[Sample],
     label_set: LabelSet,
     *,
-    bandwidth: float,
-    delta_dist: float,
     min_size: int,
     merge_rules: Sequence[str],
     opening: int,
@@ -211,6 +209,7 @@ def score_panoptic(
     save_sample: Callable[[str, np.ndarray], None],
     save_counts: SaveCounts = not_kept,
     label: str = "",
+    **clustering,
 ) -> dict:
     """Every score of one pair of networks, and a few pictures.
 
@@ -219,8 +218,8 @@ def score_panoptic(
 
     Parameters
     ----------
-    bandwidth, delta_dist, min_size
-        Clustering settings, chosen on the training domain; `min_size` in pixels of the embedding grid.
+    min_size : int
+        Smallest instance, in pixels of the embedding grid.
     merge_rules : sequence of str
         Panoptic merge rules; the first one is the headline, the others are reported beside it.
     opening : int
@@ -229,6 +228,8 @@ def score_panoptic(
         Smallest true instance of the official AP, pixels.
     n_samples : int
         Pictures of the first images: image, truth, prediction.
+    **clustering
+        Of `clustering.cluster`, chosen on the training domain: bandwidth and delta_dist, or the algorithm.
     """
     panoptic = {rule: PanopticStats(label_set) for rule in merge_rules}
     component_panoptic = PanopticStats(label_set)
@@ -241,7 +242,7 @@ def score_panoptic(
     first = merge_rules[0]
     common = {"min_size": min_size, "opening": opening}
     options = {
-        "embedding": {**common, "bandwidth": bandwidth, "delta_dist": delta_dist},
+        "embedding": {**common, **clustering},
         "connected_components": {**common, "algorithm": "connected_components"},
     }
 

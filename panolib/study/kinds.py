@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from panolib.active.pairs import unpacked
+from panolib.clustering.algorithms import SEEDS
 from panolib.clustering.corrected_masks import corrected
 from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
 from panolib.data.mixing import source_share_counts
@@ -215,6 +216,8 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
     label_set = LABEL_SETS[spec.label_set]
     model = instance.train_instance_baseline(spec, job, open_data(sources, job, spec.source), label_set)
     model = finish(job, model)
+    if spec.network.learns_bandwidth:
+        return {}
     return chosen_clustering(sources, job, parent_network(job, "semantic"), model)
 
 
@@ -557,7 +560,9 @@ def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
     return launch(compute).to_device(model)
 
 
-def clustering_of(job: Job, role: str = "clustering") -> dict[str, float]:
-    """Clustering settings that were chosen on the training domain."""
+def clustering_of(job: Job, role: str = "clustering") -> dict[str, float | str]:
+    """Clustering settings that were chosen on the training domain; of a learned bandwidth the algorithm."""
+    if getattr(parent_spec(job, role).network, "bandwidth", None) == "learned":
+        return {"algorithm": SEEDS}
     chosen = job.parent_record(role).metrics
     return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}

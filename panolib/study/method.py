@@ -30,11 +30,13 @@ from panolib.config import ProfileError
 from panolib.lab.run import Run
 from panolib.study.grid import Grid
 from panolib.study.settings import Method
-from panolib.study.study import MASK_WATERSHED, TEACHER
+from panolib.study.study import MASK_WATERSHED, OTSU_WATERSHED, TEACHER
 
 EXPERIMENT, NONE, ALL = "method", "none", "all"
 SEMANTIC, INSTANCE, BOTH, LADDER = "semantic", "instance", "both", "ladder"
-BESIDE = ("source_only", "control", "self_trained", TEACHER, MASK_WATERSHED, "oracle")  # rungs of the ladder
+BESIDE = (  # rungs of the ladder
+    "source_only", "control", "self_trained", TEACHER, OTSU_WATERSHED, MASK_WATERSHED, "oracle",
+)  # fmt: skip
 
 
 def declare_method(grid: Grid, settings: Method | None) -> None:

@@ -2,8 +2,8 @@
 
 A notebook calls `load(profile)`, asks for runs by name and gets their records: replayed where they
 were recorded, trained where they were not. `grid.py` declares the ladder, `experiments.py` the thesis's
-experiments beside it, `refinement.py` rounds that go on from it; `kinds.py` says how a run of each kind is
-executed.
+experiments beside it, `refinement.py` rounds that go on from it, `method.py` later ideas in its
+self-training; `kinds.py` says how a run of each kind is executed.
 
 The ladder of rungs, the same in both domains (city, nuclei):
 
@@ -52,7 +52,8 @@ GAP_RUNGS = ("source_only", "abn")
 # where a profile asks for them:
 TEACHER = "teacher"  # rung beside self_trained, which is its student
 WITH_TEACHER = (*RUNGS[:-1], TEACHER, RUNGS[-1])  # in the order of tables
-OTSU_RUNGS = {"otsu_components": "connected_components", "otsu_watershed": "watershed"}  # without any network
+OTSU_WATERSHED = "otsu_watershed"
+OTSU_RUNGS = {"otsu_components": "connected_components", OTSU_WATERSHED: "watershed"}  # without any network
 MASK_WATERSHED = "mask_watershed"  # in the masks of the last network; variant "source_only": of the first
 
 

@@ -19,6 +19,7 @@ from panolib.data.images import resize_labels
 from panolib.data.views import UNKNOWN
 from panolib.labels import VOID, LabelSet
 from panolib.losses.embedding import embedding_loss
+from panolib.losses.learned_bandwidth import learned_bandwidth_loss
 from panolib.models.coordinates import coordinate_grid
 from panolib.objectness.candidates import LEVELS, only
 from panolib.objectness.classifier import Objectness
@@ -66,9 +67,14 @@ def supervised_terms(
     label_set: LabelSet,
     iteration: int,
 ) -> dict[str, Tensor]:
-    """The terms of `embedding_loss` for embeddings [B, E, h, w] of a labelled batch."""
+    """The terms of `embedding_loss` for embeddings [B, E, h, w] of a labelled batch.
+
+    Of a network that learns its bandwidth [B, E + 2, h, w] those of `learned_bandwidth_loss`.
+    """
     class_ids = None if spec.classes is None else learned_ids(spec, label_set)
     labels, ignore = source_targets(batch, embeddings, spec.min_area, class_ids)
+    if isinstance(spec.network, InstanceNetwork) and spec.network.learns_bandwidth:
+        return learned_bandwidth_loss(embeddings, labels, ignore=ignore)
     margins = ring_margins(spec.margins, iteration)
     added = added_coordinates(spec.network, embeddings)
     return embedding_loss(

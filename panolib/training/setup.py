@@ -124,7 +124,7 @@ def build_shared(networks: SharedNetworks, n_classes: int, *, pretrained: bool =
 def _embedding_unet(encoder: Encoder, network: InstanceNetwork) -> EmbeddingUNet:
     return EmbeddingUNet(
         encoder,
-        network.embedding_dim,
+        network.n_channels,
         decoder_channels=network.decoder_channels,
         output_stride=network.output_stride,
         coordinates=network.sees_coordinates,

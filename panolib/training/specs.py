@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from panolib.clustering.algorithms import Algorithm
+from panolib.clustering.seeds import N_EXTRA
 from panolib.config import (
     Count,
     Natural,
@@ -110,6 +111,8 @@ class InstanceNetwork:
     alignment: Alignment = later("cell_centre")  # of the maps inside the decoder
     input_width: Count | None = later(None)  # pixels to which whole images are resized; None: as they are
     coordinate_length: Positive | None = later(None)
+    # "learned": two more channels and another loss, without `weights` and `margins`; of baselines only
+    bandwidth: Literal["chosen", "learned"] = later("chosen")
 
     encoder_stride = 32  # largest of the encoder's maps, in pixels: it is not dilated
 
@@ -135,6 +138,16 @@ class InstanceNetwork:
         """Whether x and y are channels of its input."""
         return self.coordinates in (True, "input")
 
+    @property
+    def learns_bandwidth(self) -> bool:
+        """Whether it says how wide an instance is, and where one is to be looked for (`clustering.seeds`)."""
+        return self.bandwidth == "learned"
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of its output."""
+        return self.embedding_dim + (N_EXTRA if self.learns_bandwidth else 0)
+
 
 @spec
 class SharedNetworks:
@@ -152,6 +165,8 @@ class SharedNetworks:
                 "expected a DeepLab and embeddings without x and y in the input, whose decoders take the "
                 f"encoder's maps alone, found {self.semantic.version!r} and {self.instance.coordinates!r}"
             )
+        if self.instance.learns_bandwidth:
+            raise ValueError("bandwidth: expected 'chosen' in a shared network, found 'learned'")
 
     @property
     def coordinate_length(self) -> float | None:
@@ -426,6 +441,8 @@ class InstanceSelfTrainingSpec(EmbeddingTrainingSpec):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.network.learns_bandwidth:
+            raise ValueError("network.bandwidth: expected 'chosen' in self-training, found 'learned'")
         asking = [name for name in self._ASKING if getattr(self, name) is not None]
         if asking and not self.guided:
             raise ValueError(f"{asking[0]}: expected none without masks, whose confidence it reads")
