@@ -69,7 +69,7 @@ def ladder_table() -> str:
     over = "the images of one seed" if len(study.seeds) == 1 else f"{len(study.seeds)} seeds and the images"
     again = [
         f"{100 * json.loads(file.read_text())['miou_19']:.1f} {word(study.runs[file.parent.name].rung)}"
-        for file in sorted((study.results / "trained_again").glob("*/metrics.json"))
+        for file in sorted((study.results / "trained_again").glob("city-*/metrics.json"))
     ]
     return "\n".join([
         *lines, "", f"**{said}** (interval above zero, over {over}).", "",
