@@ -37,13 +37,18 @@ def use_style() -> None:
     })  # fmt: skip
 
 
+def as_png(fig: Figure, dpi: int = DPI) -> bytes:
+    """The PNG of a figure, byte for byte the same for the same figure."""
+    content = io.BytesIO()
+    fig.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    return content.getvalue()
+
+
 def save_figure(fig: Figure, study: Study, name: str) -> Path:
-    """Write figures/<profile>/<name>.png, byte for byte the same for the same figure; returns its path."""
+    """Write figures/<profile>/<name>.png; returns its path."""
     path = study.figures / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    fig.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
-    write(path, content.getvalue())
+    write(path, as_png(fig))
     return path
 
 
