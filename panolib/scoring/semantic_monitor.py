@@ -44,7 +44,7 @@ class SemanticMonitor:
     job : Job
         Takes the pictures.
     datasets : mapping of name to labelled data set
-        In the order of `monitor.data`.
+        Those of `monitor.data`, in its order.
     label_set : LabelSet
     stop : int
         Iterations of the run.
@@ -52,7 +52,7 @@ class SemanticMonitor:
     Raises
     ------
     ValueError
-        If the data sets are not those of the monitor, or a picture of one has no labels.
+        If an image of a data set has no labels.
     """
 
     def __init__(
@@ -63,9 +63,6 @@ class SemanticMonitor:
         label_set: LabelSet,
         stop: int,
     ):
-        wanted = monitor.data if monitor is not None else ()
-        if tuple(datasets) != tuple(wanted):
-            raise ValueError(f"monitored data sets {list(datasets)}, expected {list(wanted)}")
         self.monitor, self.job, self.label_set, self.stop = monitor, job, label_set, stop
         self.samples = {
             name: [dataset[i] for i in range(min(monitor.n_images, len(dataset)))]
@@ -75,12 +72,6 @@ class SemanticMonitor:
             if any(sample.semantic is None for sample in samples):
                 raise ValueError(f"{name} was opened without labels, expected them for the monitor")
 
-    def due(self, iteration: int) -> bool:
-        """Whether this iteration is scored."""
-        if self.monitor is None:
-            return False
-        return iteration % self.monitor.interval == 0 or iteration == self.stop
-
     def __call__(
         self, iteration: int, network: nn.Module, pseudo_labels: PseudoLabels | None = None
     ) -> dict[str, float]:
@@ -88,7 +79,7 @@ class SemanticMonitor:
 
         Scores that do not exist (no labelled pixel) are left out.
         """
-        if not self.due(iteration):
+        if self.monitor is None or (iteration % self.monitor.interval and iteration != self.stop):
             return {}
         scores = {}
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
