@@ -28,8 +28,6 @@ def confusion_matrix(truth, prediction, n_classes: int) -> np.ndarray:
     truth, prediction : integer array or Tensor [...]
         Train ids 0 .. n_classes - 1, or ``VOID``. Any shape, the same for both. Tensors are counted on the
         device of `prediction`.
-    n_classes : int
-        Number of classes, at most 255.
 
     Returns
     -------

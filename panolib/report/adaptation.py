@@ -86,14 +86,9 @@ def collapse_warnings(
 ) -> list[str]:
     """What speaks for a self-training that went astray, a line each.
 
-    Parameters
-    ----------
-    before, after : Findings
-        Of the networks that saw the source only, and of the self-trained ones, on the same target images.
-    agreed : mapping
-        Of `agreement`, between student and teacher.
-    curves : mapping of str to values
-        By what they count: pseudo-labels over the iterations, which should not dwindle.
+    `before` and `after` are of the networks that saw the source only, and of the self-trained ones, on the
+    same target images; `agreed` is the `agreement` of student and teacher; `curves` has, by what they count,
+    pseudo-labels over the iterations, which should not dwindle.
     """
     lines = []
     for name, share in before.shares.items():

@@ -49,14 +49,8 @@ def picture_grid(
 ) -> Figure:  # fmt: skip
     """Pictures uint8 [H, W, 3] in rows with their names at the left, headings above, and the class legend.
 
-    Parameters
-    ----------
-    width : int
-        Pictures narrower than this are enlarged (nearest), so that outlines stay visible.
-    inches : float
-        Breadth of a row.
-    label_set : LabelSet, optional
-        Whose colours stand below.
+    Pictures narrower than `width` are enlarged (nearest), so that outlines stay visible. `inches` is the
+    breadth of a row; `label_set` is the one whose colours stand below.
     """
     n_columns = max(map(len, rows.values()))
     height, breadth = next(iter(rows.values()))[0].shape[:2]

@@ -163,12 +163,7 @@ def measured(study: Study, experiment: str, **wanted) -> pd.DataFrame:
 def threat_score(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Threat score TP / (TP + FP + FN) of every group, averaged in three ways.
 
-    Parameters
-    ----------
-    counts : DataFrame
-        What `image_counts` returns, or a part of it.
-    by : sequence of str
-        Columns that tell groups apart.
+    `counts` is what `image_counts` returns, or a part of it; the columns `by` tell groups apart.
 
     Returns
     -------
