@@ -34,7 +34,7 @@ def votes(
         with torch.inference_mode():
             outputs = head_logits(model, image)
         size, placement = image.shape[-2:], placement_of(model)
-        heads = tuple(probabilities(logits, size, placement) for logits in outputs[: max(layers)])
+        heads = [probabilities(logits.float(), size, placement) for logits in outputs[: max(layers)]]
         for n, (labels, confidence) in found.items():
             winner, sure = vote(heads[:n])
             labels.append(winner[0].to(torch.uint8).cpu().numpy())
