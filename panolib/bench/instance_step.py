@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from panolib.bench.specs import InstanceStepSpec
-from panolib.bench.step import Clock
+from panolib.bench.step import Clock, sac_augmentation
 from panolib.data.mixing import source_share_counts
 from panolib.data.photometry import normalise
 from panolib.data.render import city
@@ -20,7 +20,6 @@ from panolib.training.crops import UnlabelledBatches, clean_view
 from panolib.training.instance import instance_self_train, train_instance_baseline
 from panolib.training.instance_targets import clustered, rotated_view, to_embedding_grid
 from panolib.training.specs import (
-    Augmentation,
     Compute,
     InstanceBaselineSpec,
     InstanceSelfTrainingSpec,
@@ -51,10 +50,7 @@ def instance_step_rows(spec: InstanceStepSpec, *, repeats: int, seed: int) -> li
          for i in range(N_IMAGES)]
         for style in (spec.source_style, spec.target_style)
     )  # fmt: skip
-    augmentation = Augmentation(
-        **size, scale=(0.5, 1.0), scale_of="window", hflip=0.5, jitter=0.5, jitter_probability=0.5,
-        blur=(0.05, 0.8),
-    )  # fmt: skip
+    augmentation = sac_augmentation(**size)
     common = {
         "label_set": spec.label_set, "source": "", "network": spec.network, "augmentation": augmentation,
         "optimiser": Optimiser("adamw", 1e-3, 0.0005, 0.9, 1.0, "constant", 0), "margins": MARGINS,

@@ -25,6 +25,7 @@ from panolib.data.photometry import network_input
 from panolib.data.render import city
 from panolib.inference.instances import predict_instances
 from panolib.inference.panoptic import panoptic_truth
+from panolib.inference.predict import one_by_one
 from panolib.lab.measuring import (
     Measurement,
     Timer,
@@ -156,16 +157,13 @@ def real_embedding_rows(
 ) -> list[dict]:  # fmt: skip
     """Quality and time of clusterings of a trained network's embeddings inside true class masks.
 
-    Parameters
-    ----------
-    options : mapping of str to mapping
-        What `inference.predict_instances` takes, by the name of the row.
+    `options`: what `inference.predict_instances` takes, by the name of the row.
     """
     scores = {name: ThreatScore(label_set) for name in options}
     times: dict[str, list[float]] = {name: [] for name in options}
     model.eval()
     with set_torch_threads(1):
-        for sample in tqdm(dataset, desc=label, leave=False):
+        for sample in one_by_one(dataset, label):
             with torch.inference_mode():
                 embeddings = model(network_input(sample))[0].float()
             truth, masks = panoptic_truth(sample, label_set), torch.from_numpy(sample.semantic)

@@ -163,8 +163,7 @@ def _training(spec, step: StepSpec, n_classes: int) -> _Training:
     training = SelfTrainingSpec(
         label_set=spec.label_set, source="", target="", validation="", network=step.network,
         optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
-        augmentation=Augmentation(**size, scale=(0.5, 1.0), scale_of="window", hflip=0.5, jitter=0.5,
-                                  jitter_probability=0.5, blur=(0.05, 0.8)),
+        augmentation=sac_augmentation(**size),
         iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target,
         n_views=step.n_views, zoom=(0.5, 1.0), noise_blur=(0.1, 1.0), fusion_stride=2, target_weight=1.0,
         focal_exponent=3.0, threshold_scale=0.75, prior_scale=0.001, prior_momentum=0.99,
@@ -173,6 +172,14 @@ def _training(spec, step: StepSpec, n_classes: int) -> _Training:
     )  # fmt: skip
     torch.manual_seed(spec.seed)
     return _Training(training, build_semantic(step.network, n_classes).state_dict(), images, n_classes)
+
+
+def sac_augmentation(height: int, width: int) -> Augmentation:
+    """Crops as SAC augments them."""
+    return Augmentation(
+        height, width, scale=(0.5, 1.0), scale_of="window", hflip=0.5, jitter=0.5, jitter_probability=0.5,
+        blur=(0.05, 0.8),
+    )  # fmt: skip
 
 
 class Clock:

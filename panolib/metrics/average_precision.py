@@ -10,28 +10,29 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from panolib.data.label_maps import as_labels
 from panolib.labels import LabelSet
-from panolib.metrics.averages import as_class_ids, mean_of_defined
-from panolib.metrics.segments import as_id_map, check_categories, compare_segments
+from panolib.metrics.averages import mean_of_defined
+from panolib.metrics.segments import compare_segments
 
 IOU_THRESHOLDS = np.arange(0.5, 1.0, 0.05)  # written as in cityscapesScripts: its rounding decides ties
 
 
 @dataclass(frozen=True)
 class CityscapesAPResult:
-    """Official AP of the classes `class_ids`, as fractions.
+    """Official AP of some classes, as fractions.
 
-    `ap` [n] averages over the thresholds 0.50, 0.55 ... 0.95, `ap50` [n] is the first of them,
-    `per_threshold` [n, 10] holds all. NaN for a class without true instances, 0 for one without predictions.
-    The means run over the classes that are not NaN.
+    `per_threshold` [n, 10] holds the thresholds 0.50, 0.55 ... 0.95, `ap` [n] is their mean, `ap50` [n] the
+    first of them. NaN for a class without true instances, 0 for one without predictions. The means run over
+    the classes that are not NaN.
     """
 
-    class_ids: tuple[int, ...]
-    ap: np.ndarray
-    ap50: np.ndarray
     per_threshold: np.ndarray
-    mean_ap: float
-    mean_ap50: float
+
+    ap = property(lambda self: self.per_threshold.mean(1))
+    ap50 = property(lambda self: self.per_threshold[:, 0])
+    mean_ap = property(lambda self: mean_of_defined(self.ap))
+    mean_ap50 = property(lambda self: mean_of_defined(self.ap50))
 
 
 @dataclass
@@ -47,8 +48,8 @@ class CityscapesAP:
         Its things are scored.
     min_region : int
         Smaller true instances are no targets. Pixels (100 for images of 1024 x 2048).
-    n_truth : int64 [n_classes]
-        True instances that are targets.
+    n_truth : list of int64 [n_classes]
+        True instances of every image that are targets.
     records : list of float64 arrays [K, 5]
         Per prediction: class, confidence, best IoU with a true region of its class, whether that is a target
         (0 for a group or one that is too small) and share of its pixels on ignored regions.
@@ -60,12 +61,8 @@ class CityscapesAP:
 
     label_set: LabelSet
     min_region: int = 100
-    n_truth: np.ndarray | None = None
+    n_truth: list[np.ndarray] = field(default_factory=list)
     records: list[np.ndarray] = field(default_factory=list)
-
-    def __post_init__(self):
-        if self.n_truth is None:
-            self.n_truth = np.zeros(self.label_set.n_classes, np.int64)
 
     def update(
         self, truth_map, truth_segments: Sequence[dict], instance_map, instances: Sequence[dict], *, void=None
@@ -74,14 +71,8 @@ class CityscapesAP:
 
         Parameters
         ----------
-        truth_map : integer array or Tensor [H, W]
-            Segment ids, 0 = void.
-        truth_segments : list of dict
-            `id`, `category_id` (train id) and, optional, `iscrowd` (a group) of every segment.
-        instance_map : integer array or Tensor [H, W]
-            Predicted ids, 0 = nothing.
-        instances : list of dict
-            `id`, `category_id` and, for things, `confidence` of every id. Stuff is not scored.
+        truth_map, truth_segments, instance_map, instances
+            As of `compare_segments`. Instances of things have a `confidence`; stuff is not scored.
         void : bool array [H, W], optional
             Void pixels of the truth if not those of id 0. The official tool reads void from raw pixel values,
             so single caravans and trailers (ids 29xxx, 30xxx) are *not* void to it.
@@ -89,35 +80,30 @@ class CityscapesAP:
         Raises
         ------
         ValueError
-            As `segments.compare_segments`; for a category that `label_set` does not have; for a thing without
-            a finite confidence; for `void` of another shape.
+            As `compare_segments`; for a thing without a finite confidence; for `void` of another shape.
         """
-        overlaps = compare_segments(truth_map, truth_segments, instance_map, instances)
-        check_categories(overlaps, self.label_set)
-        confidence_of = {int(instance["id"]): instance.get("confidence") for instance in instances}
-        is_thing = np.isin(overlaps.prediction.category, self.label_set.thing_ids)
-        ids = overlaps.prediction.ids[is_thing].tolist()
-        confidence = _confidences([confidence_of[i] for i in ids], ids)
+        overlaps = compare_segments(truth_map, truth_segments, instance_map, instances, self.label_set)
+        truth, prediction = overlaps.truth, overlaps.prediction
+        is_thing = np.isin(prediction.category, self.label_set.thing_ids)
+        confidence = _confidences(instances, prediction.ids[is_thing])
 
-        shared = np.zeros((overlaps.prediction.ids.size, overlaps.truth.ids.size))
+        shared = np.zeros((prediction.ids.size, truth.ids.size))
         shared[overlaps.prediction_row, overlaps.truth_row] = overlaps.pixels
         on_void = shared[:, 0]
         if void is not None:
-            instance_ids = as_id_map(instance_map, "prediction")
-            instance_ids = instance_ids[_void_map(void, instance_ids.shape)]
-            on_void = np.bincount(
-                np.searchsorted(overlaps.prediction.ids, instance_ids), minlength=len(shared)
-            )
-        shared, on_void = shared[is_thing], on_void[is_thing]
-        category = overlaps.prediction.category[is_thing]
-        truth, area = overlaps.truth, shared.sum(1)
+            instance_map = as_labels(instance_map, "prediction map").cpu().numpy()
+            if void.shape != instance_map.shape:  # numpy might broadcast it
+                raise ValueError(f"void is {void.shape}, expected {instance_map.shape} as the maps")
+            row = np.searchsorted(prediction.ids, instance_map[np.asarray(void, bool)])
+            on_void = np.bincount(row, minlength=len(shared))
+        shared, on_void, category = shared[is_thing], on_void[is_thing], prediction.category[is_thing]
+        area = shared.sum(1)
         small = truth.area < self.min_region
         is_target = np.isin(truth.category, self.label_set.thing_ids) & ~truth.crowd & ~small
-        self.n_truth += np.bincount(truth.category[is_target], minlength=self.label_set.n_classes)
+        self.n_truth.append(np.bincount(truth.category[is_target], minlength=self.label_set.n_classes))
         if not len(shared):
             return
-        same_class = truth.category == category[:, None]
-        shared_same = np.where(same_class, shared, 0.0)
+        shared_same = np.where(truth.category == category[:, None], shared, 0.0)
         iou = shared_same / (truth.area + area[:, None] - shared_same)
         best = iou.argmax(1)
         # a small group counts twice: the official tool adds groups and small regions one after the other
@@ -130,17 +116,13 @@ class CityscapesAP:
     def result(self, class_ids: Sequence[int] | None = None) -> CityscapesAPResult:
         """AP of some classes (default: the things of the label set) and their means."""
         ids = self.label_set.thing_ids if class_ids is None else class_ids
-        ids = as_class_ids(ids, self.label_set.n_classes)
         records = np.concatenate([np.zeros((0, 5)), *self.records])
-        per_threshold = np.zeros((len(ids), len(IOU_THRESHOLDS)))
-        for row, class_id in enumerate(ids):
-            of_class = records[records[:, 0] == class_id]
-            for column, threshold in enumerate(IOU_THRESHOLDS):
-                per_threshold[row, column] = _average_precision(of_class, self.n_truth[class_id], threshold)
-        ap, ap50 = per_threshold.mean(1), per_threshold[:, 0]
-        return CityscapesAPResult(
-            tuple(ids.tolist()), ap, ap50, per_threshold, mean_of_defined(ap), mean_of_defined(ap50)
-        )
+        n_truth = sum(self.n_truth, np.zeros(self.label_set.n_classes, np.int64))
+        per_threshold = [
+            [_average_precision(records[records[:, 0] == i], n_truth[i], at) for at in IOU_THRESHOLDS]
+            for i in ids
+        ]
+        return CityscapesAPResult(np.array(per_threshold).reshape(-1, len(IOU_THRESHOLDS)))
 
 
 def _average_precision(records: np.ndarray, n_truth: int, threshold: float) -> float:
@@ -162,17 +144,10 @@ def _average_precision(records: np.ndarray, n_truth: int, threshold: float) -> f
     return float(precision @ (padded[:-2] - padded[2:]) / 2)
 
 
-def _void_map(void, shape: tuple[int, ...]) -> np.ndarray:
-    """bool [H, W]; raises ValueError for another shape, which numpy might broadcast."""
-    void = np.asarray(void.cpu() if hasattr(void, "cpu") else void, bool)
-    if void.shape != shape:
-        raise ValueError(f"void is {void.shape}, expected {shape} as the maps")
-    return void
-
-
-def _confidences(confidences, ids) -> np.ndarray:
-    """float64 [K]; raises ValueError naming the instance without a finite confidence."""
-    values = np.array([np.nan if value is None else float(value) for value in confidences], np.float64)
+def _confidences(instances: Sequence[dict], ids: np.ndarray) -> np.ndarray:
+    """float64 [K] of the instances `ids`; raises ValueError naming the one without a finite confidence."""
+    by_id = {int(instance["id"]): instance.get("confidence") for instance in instances}
+    values = np.array([by_id[i] for i in ids.tolist()], np.float64)  # None becomes nan
     for i, value in zip(ids, values):
         if not np.isfinite(value):
             raise ValueError(f"instance {i} has confidence {value}, expected a finite number")

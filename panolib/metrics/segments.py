@@ -46,7 +46,11 @@ class Matches(NamedTuple):
 
 
 def compare_segments(
-    truth_map, truth_segments: Sequence[dict], prediction_map, prediction_segments: Sequence[dict]
+    truth_map,
+    truth_segments: Sequence[dict],
+    prediction_map,
+    prediction_segments: Sequence[dict],
+    label_set: LabelSet,
 ) -> Overlaps:
     """Table of the overlaps between the true and the predicted segments of one image.
 
@@ -63,10 +67,11 @@ def compare_segments(
     Raises
     ------
     ValueError
-        If the shapes differ, an id of a map is negative or not listed, or a listed id is absent, 0 or listed
-        twice.
+        If the shapes differ, an id of a map is negative or not listed, a listed id is absent, 0 or listed
+        twice, or a category is no train id of `label_set`.
     """
-    truth_map, prediction_map = as_id_map(truth_map, "truth"), as_id_map(prediction_map, "prediction")
+    maps = ((truth_map, "truth map"), (prediction_map, "prediction map"))
+    truth_map, prediction_map = (as_labels(ids, name).cpu().numpy() for ids, name in maps)
     if truth_map.shape != prediction_map.shape:
         raise ValueError(f"truth map is {truth_map.shape} but prediction map is {prediction_map.shape}")
     t, p = truth_map.ravel(), prediction_map.ravel()
@@ -85,48 +90,28 @@ def compare_segments(
     pixels = sum_by(pair, lengths, pairs.size).astype(np.int64)
     t, p = pairs >> 31, pairs & (2**31 - 1)
     t, p = (ids if table is None else table[ids] for ids, table in zip((t, p), names))
-    truth, truth_row = _segments(t, pixels, truth_segments, "truth")
-    prediction, prediction_row = _segments(p, pixels, prediction_segments, "prediction")
+    truth, truth_row = _segments(t, pixels, truth_segments, label_set, "truth")
+    prediction, prediction_row = _segments(p, pixels, prediction_segments, label_set, "prediction")
     return Overlaps(truth, prediction, truth_row, prediction_row, pixels)
 
 
-def match_segments(
-    overlaps: Overlaps, *, iou_threshold: float = 0.5, ignore_void: bool = True, min_truth_area: int = 0
-) -> Matches:
+def match_segments(overlaps: Overlaps) -> Matches:
     """Match segments of the same class and sort the rest into missed, false and ignored.
 
-    A pair matches if its IoU exceeds the threshold; as that is at least one half, a segment has at most one
-    partner. An unmatched prediction is ignored, not false, if more than half of it lies on void or on regions
-    of its own class that are no targets.
-
-    Parameters
-    ----------
-    overlaps : Overlaps
-    iou_threshold : float
-        At least 0.5.
-    ignore_void : bool
-        True is the panoptic rule: pixels with void truth do not count in the union, and crowd segments are no
-        targets. False counts void as background and a crowd as one object, as SPOCO does.
-    min_truth_area : int
-        Smaller true segments are no targets. Pixels.
+    A pair matches if its IoU exceeds one half, so a segment has at most one partner. Pixels with void truth
+    do not count in the union, and crowd segments are no targets. An unmatched prediction is ignored, not
+    false, if more than half of it lies on void or on crowds of its own class.
 
     References
     ----------
     Kirillov et al. 2019, arXiv:1801.00868; panopticapi.
     """
-    if not iou_threshold >= 0.5:  # nor nan
-        raise ValueError(f"iou_threshold is {iou_threshold}, expected >= 0.5: matches are not unique below")
     truth, prediction = overlaps.truth, overlaps.prediction
-    target = np.arange(truth.ids.size) > 0
-    target &= truth.area >= min_truth_area
-    if ignore_void:
-        target &= ~truth.crowd
-    t, p, pixels, iou = same_class_pairs(overlaps, ignore_void=ignore_void)
-    ignored_area = sum_by(p, pixels * ~target[t], prediction.ids.size)
-    if ignore_void:
-        ignored_area += _void_area(overlaps)
+    target = (np.arange(truth.ids.size) > 0) & ~truth.crowd
+    t, p, pixels, iou = same_class_pairs(overlaps)
+    ignored_area = sum_by(p, pixels * ~target[t], prediction.ids.size) + _void_area(overlaps)
 
-    matched = target[t] & (iou > iou_threshold)
+    matched = target[t] & (iou > 0.5)
     missed, false = target, 2 * ignored_area <= prediction.area
     missed[t[matched]] = False
     false[p[matched]] = False
@@ -134,25 +119,20 @@ def match_segments(
     return Matches(t[matched], p[matched], iou[matched], np.flatnonzero(missed), np.flatnonzero(false))
 
 
-def check_categories(overlaps: Overlaps, label_set: LabelSet) -> None:
-    """Raise ValueError if a segment has a category that is no train id of `label_set`."""
-    for name, segments in (("truth", overlaps.truth), ("prediction", overlaps.prediction)):
-        bad = (segments.category < 0) | (segments.category >= label_set.n_classes)
-        bad[0] = False
-        if bad.any():
-            row = np.flatnonzero(bad)[0]
-            raise ValueError(
-                f"{name} segment {segments.ids[row]} has category_id {segments.category[row]}, "
-                f"expected a train id 0 .. {label_set.n_classes - 1} of {label_set.name}"
-            )
+def class_counts(overlaps: Overlaps, matches: Matches, n_classes: int) -> np.ndarray:
+    """int64 [n_classes, 3]: matched, false and missed segments (TP, FP, FN) of every class."""
+    truth, prediction = overlaps.truth.category, overlaps.prediction.category
+    found = (truth[matches.truth_row], prediction[matches.false], truth[matches.missed])
+    return np.stack([np.bincount(category, minlength=n_classes) for category in found], axis=1)
 
 
-def as_id_map(labels, name: str) -> np.ndarray:
-    """An id map (array or Tensor on any device) as numpy array; raises ValueError if it is not integer."""
-    labels = labels.detach().cpu().numpy() if hasattr(labels, "detach") else np.asarray(labels)
-    if labels.dtype.kind not in "iub":
-        raise ValueError(f"{name} map is {labels.dtype}, expected integer segment ids")
-    return as_labels(labels, f"{name} map").numpy() if labels.dtype.name == "uint64" else labels
+def same_class_pairs(overlaps: Overlaps):
+    """(truth row, prediction row, shared pixels, IoU) of the overlapping pairs of one class."""
+    truth, prediction, t, p, pixels = overlaps
+    pair = (t > 0) & (truth.category[t] == prediction.category[p])
+    t, p, pixels = t[pair], p[pair], pixels[pair]
+    union = truth.area[t] + prediction.area[p] - pixels - _void_area(overlaps)[p]
+    return t, p, pixels, pixels / union
 
 
 def sum_by(group: np.ndarray, values: np.ndarray, n_groups: int) -> np.ndarray:
@@ -168,19 +148,8 @@ def _void_area(overlaps: Overlaps) -> np.ndarray:
     return sum_by(overlaps.prediction_row[on_void], overlaps.pixels[on_void], n_rows)
 
 
-def same_class_pairs(overlaps: Overlaps, *, ignore_void: bool):
-    """(truth row, prediction row, shared pixels, IoU) of the overlapping pairs of one class."""
-    truth, prediction, t, p, pixels = overlaps
-    pair = (t > 0) & (truth.category[t] == prediction.category[p])
-    t, p, pixels = t[pair], p[pair], pixels[pair]
-    union = truth.area[t] + prediction.area[p] - pixels
-    if ignore_void:
-        union = union - _void_area(overlaps)[p]
-    return t, p, pixels, pixels / union
-
-
 def _segments(
-    ids: np.ndarray, pixels: np.ndarray, listed: Sequence[dict], name: str
+    ids: np.ndarray, pixels: np.ndarray, listed: Sequence[dict], label_set: LabelSet, name: str
 ) -> tuple[Segments, np.ndarray]:
     """Segment table of one map, and for each entry of `ids` its row in it."""
     found = np.unique(np.append(ids, 0))
@@ -193,6 +162,12 @@ def _segments(
     if by_id.keys() - present:
         raise ValueError(f"{name} segments list id {sorted(by_id.keys() - present)} that is not in the map")
     in_order = [by_id[i] for i in found[1:].tolist()]
+    for segment in in_order:
+        if not 0 <= segment["category_id"] < label_set.n_classes:
+            raise ValueError(
+                f"{name} segment {segment['id']} has category_id {segment['category_id']}, "
+                f"expected a train id 0 .. {label_set.n_classes - 1} of {label_set.name}"
+            )
     row = np.searchsorted(found, ids)
     return Segments(
         ids=found,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
-from panolib.metrics.averages import as_class_ids, ratio
+from panolib.metrics.averages import ratio
 
 MAX_EXACT = 2**24  # pixels at a time: OpenCV counts in float32
 
@@ -28,8 +28,6 @@ def confusion_matrix(truth, prediction, n_classes: int) -> np.ndarray:
     truth, prediction : integer array or Tensor [...]
         Train ids 0 .. n_classes - 1, or ``VOID``. Any shape, the same for both. Tensors are counted on the
         device of `prediction`.
-    n_classes : int
-        Number of classes, at most 255.
 
     Returns
     -------
@@ -81,29 +79,9 @@ def _count_pairs(a: Tensor, b: Tensor) -> np.ndarray:
 
 
 def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
-    """Intersection over union of each evaluated class.
+    """Intersection over union of each evaluated class, float64 [n]; parameters as of `pixel_counts`.
 
-    Parameters
-    ----------
-    confusion : int64 array [n_classes + 1, n_classes + 1]
-        From `confusion_matrix`, summed over the images.
-    class_ids : sequence of int, length n
-        The evaluated classes. False positives of a class are counted on pixels whose truth is one of these,
-        so the IoU of a class can differ between subsets.
-
-    Returns
-    -------
-    float64 array [n]
-        Fractions; NaN for a class without any true or falsely predicted pixel.
-
-    Raises
-    ------
-    ValueError
-        For an id that is no class.
-
-    References
-    ----------
-    cityscapesScripts, evalPixelLevelSemanticLabeling.
+    NaN for a class without any true or falsely predicted pixel.
     """
     counts = pixel_counts(confusion, class_ids)
     return ratio(counts[:, 0], counts.sum(1))
@@ -112,13 +90,19 @@ def iou_per_class(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray
 def pixel_counts(confusion: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
     """Pixels behind the IoU of each evaluated class; those of several images add up.
 
-    Parameters and errors as in `iou_per_class`.
+    Parameters
+    ----------
+    confusion : int64 array [n_classes + 1, n_classes + 1]
+        From `confusion_matrix`, also summed over images.
+    class_ids : sequence of int, length n
+        The evaluated classes. False positives of a class are counted on pixels whose truth is one of these,
+        so the IoU of a class can differ between subsets.
 
     Returns
     -------
     int64 array [n, 3]
         Right, false and missed pixels (TP, FP, FN).
     """
-    ids = as_class_ids(class_ids, len(confusion) - 1)
+    ids = list(class_ids)
     hit = confusion[ids, ids]
     return np.stack([hit, confusion[np.ix_(ids, ids)].sum(0) - hit, confusion[ids].sum(1) - hit], axis=1)

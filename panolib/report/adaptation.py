@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import html
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +19,7 @@ from panolib.inference.panoptic import panoptic_truth
 from panolib.inference.tiles import same_objects
 from panolib.labels import VOID, LabelSet
 from panolib.metrics.panoptic import PanopticStats
+from panolib.report.plots import as_png
 from panolib.study.apply import PanopticResult
 from panolib.study.packaged import PanopticNetworks
 
@@ -86,14 +86,9 @@ def collapse_warnings(
 ) -> list[str]:
     """What speaks for a self-training that went astray, a line each.
 
-    Parameters
-    ----------
-    before, after : Findings
-        Of the networks that saw the source only, and of the self-trained ones, on the same target images.
-    agreed : mapping
-        Of `agreement`, between student and teacher.
-    curves : mapping of str to values
-        By what they count: pseudo-labels over the iterations, which should not dwindle.
+    `before` and `after` are of the networks that saw the source only, and of the self-trained ones, on the
+    same target images; `agreed` is the `agreement` of student and teacher; `curves` has, by what they count,
+    pseudo-labels over the iterations, which should not dwindle.
     """
     lines = []
     for name, share in before.shares.items():
@@ -128,24 +123,20 @@ def curves_figure(curves: Mapping[str, pd.DataFrame]) -> bytes:
 
     `curves`: by the title of its panel a table with "iteration" and the columns to draw.
     """
-    fig, axes = plt.subplots(
-        -(-len(curves) // 2), 2, figsize=(11, 3 * -(-len(curves) // 2)), squeeze=False, layout="constrained"
-    )
+    n_lines = -(-len(curves) // 2)
+    fig, axes = plt.subplots(n_lines, 2, figsize=(11, 3 * n_lines), squeeze=False, layout="constrained")
     for ax in axes.flat[len(curves) :]:
         ax.axis("off")
     for ax, (title, table) in zip(axes.flat, curves.items()):
-        for number, name in enumerate(column for column in table if column != "iteration"):
-            colour = f"C{number}"
-            ax.plot(table["iteration"], table[name], color=colour, alpha=0.25, linewidth=0.8)
+        for name in table.columns.drop("iteration"):
             smooth = table[name].rolling(SMOOTH, min_periods=1).mean()
-            ax.plot(table["iteration"], smooth, color=colour, label=name)
-        ax.set_title(title)
-        ax.set_xlabel("iteration")
+            (line,) = ax.plot(table["iteration"], smooth, label=name)
+            ax.plot(table["iteration"], table[name], color=line.get_color(), alpha=0.25, linewidth=0.8)
+        ax.set(title=title, xlabel="iteration")
         ax.legend(frameon=False)
-    content = io.BytesIO()
-    fig.savefig(content, format="png", dpi=90)
+    content = as_png(fig, dpi=90)
     plt.close(fig)
-    return content.getvalue()
+    return content
 
 
 STYLE = (

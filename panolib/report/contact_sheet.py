@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
@@ -12,10 +11,11 @@ from panolib.data.images import resize_image, resize_labels
 from panolib.inference.pictures import panoptic_picture
 from panolib.labels import LabelSet
 from panolib.report.pictures import instance_picture, with_class_legend
+from panolib.report.plots import as_png
 from panolib.study.apply import PanopticResult
 
 LONGEST = 512  # pixels of a preview's image
-COLUMNS, INCHES, DPI = 2, 6.0, 100
+COLUMNS, INCHES = 2, 6.0
 
 
 def preview(image: np.ndarray, result: PanopticResult, label_set: LabelSet) -> np.ndarray:
@@ -50,7 +50,6 @@ def contact_sheet(previews: Mapping[str, np.ndarray], label_set: LabelSet, *, n_
     fig.suptitle(f"{len(previews)} of {n_images} images")
     if len(label_set.things) > 1:
         with_class_legend(fig, label_set)
-    content = io.BytesIO()
-    fig.savefig(content, format="png", dpi=DPI)
+    content = as_png(fig)
     plt.close(fig)
-    return content.getvalue()
+    return content

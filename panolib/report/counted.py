@@ -13,6 +13,7 @@ import numpy as np
 from panolib.lab.records import Record
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.metrics import from_counts
+from panolib.metrics.from_counts import class_mean
 
 NAMES = {  # words of the table -> of the counts, where they differ
     "embeddings": "embedding", "connected components": "connected_components", "Otsu": "otsu",
@@ -26,17 +27,10 @@ METRIC = re.compile(rf"({'|'.join((*PIXELS, *OBJECTS, *SEGMENTS))})(?:_(\w+))?")
 
 @dataclass(frozen=True)
 class Counted:
-    """What every image counts for a value, and how the value comes of the sums.
+    """What every image counts for a value, and how the value comes of the sums."""
 
-    Attributes
-    ----------
-    counts : int64 [n_images, n_classes, n_counts]
-    score : function
-        Counts summed over images [..., n_classes, n_counts] to values [...].
-    """
-
-    counts: np.ndarray
-    score: Callable[[np.ndarray], np.ndarray]
+    counts: np.ndarray  # int64 [n_images, n_classes, n_counts]
+    score: Callable[[np.ndarray], np.ndarray]  # sums over images [..., n_classes, n_counts] to values [...]
 
     def value(self, times: np.ndarray) -> np.ndarray:
         """The value [...] where every image counts so many times, float [..., n_images]."""
@@ -45,16 +39,10 @@ class Counted:
 
 
 def counted(record: Record, at: Mapping[str, Any], metric: str, subset: str) -> Counted | None:
-    """The counts of one row of `rows.rows`; None where the record has none of this metric.
+    """The counts of one row of `rows.rows`, in the record of its run; None where there are none.
 
-    Parameters
-    ----------
-    record : Record
-        Of the run of the row.
-    at : mapping
-        The columns of the row that tell scores of one run apart.
-    metric, subset : str
-        As in the row: a metric says its classes after a "_", or `subset` is one class.
+    `at` has the columns that tell scores of one run apart. A metric says its classes after a "_", or `subset`
+    is one class.
     """
     if metric == "precision_90":  # of clusters that a filter keeps, at this recall
         counts = record.counts.get(f"objectness.{at['data_set']}.{at['ranked_by']}")
@@ -101,12 +89,9 @@ def _segment_score(kind: str, label_set: LabelSet, classes: tuple[str, ...]) -> 
     if kind == "pq_plus":
         return functools.partial(from_counts.pq_plus, is_thing=np.isin(classes, label_set.things))
     if kind == "sq_rq":
-        return lambda counts: _means_product(counts)[..., None]
+        factors = (from_counts.sq, from_counts.rq)
+        return lambda counts: np.prod([class_mean(score(counts)) for score in factors], axis=0)[..., None]
     return getattr(from_counts, kind)
-
-
-def _means_product(counts: np.ndarray) -> np.ndarray:
-    return from_counts.class_mean(from_counts.sq(counts)) * from_counts.class_mean(from_counts.rq(counts))
 
 
 def _of_classes(
@@ -116,7 +101,7 @@ def _of_classes(
     if counts is None or not wanted or not set(wanted) <= set(known):
         return None
     index = [known.index(name) for name in wanted]
-    return Counted(counts[:, index], lambda sums: from_counts.class_mean(score(sums)))
+    return Counted(counts[:, index], lambda sums: class_mean(score(sums)))
 
 
 def _name(record: Record, at: Mapping[str, Any], family: str, last: str) -> str:

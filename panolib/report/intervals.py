@@ -33,23 +33,16 @@ BATCH = 200  # resamples at once
 class Interval:
     """An estimate, its 95 % interval, and what it is over.
 
-    Attributes
-    ----------
-    estimate, low, high : float
-        In one unit. `low` and `high` are NaN where one seed without counts of several images says nothing,
-        and where the variance is not known.
-    n_seeds, n_images : int
-        `n_images` is 0 where only seeds vary.
-    samples : str
-        What the images are, in words.
+    `low` and `high` are NaN where one seed without counts of several images says nothing, and where the
+    variance is not known.
     """
 
     estimate: float
     low: float
     high: float
     n_seeds: int
-    n_images: int = 0
-    samples: str = "images"
+    n_images: int = 0  # 0 where only seeds vary
+    samples: str = "images"  # what these are, in words
 
     @property
     def over(self) -> str:
@@ -61,33 +54,24 @@ class Interval:
 
 
 def interval(differences, image_variance: float = 0.0, *, n_images: int = 0) -> Interval:
-    """The mean of paired differences and its interval.
+    """The mean of paired differences, one for every seed that both sides have, and its interval.
 
     Parameters
     ----------
-    differences : sequence of float
-        One for every seed that both sides have.
     image_variance : float
         Variance of the mean difference over images, the differences' unit squared; 0 where it is not known.
     n_images : int
         Number of these images; 0 where they are not known. One says nothing.
-
-    Raises
-    ------
-    ValueError
-        Without any difference.
     """
     differences = np.asarray(differences, np.float64)
-    n = len(differences)
+    n, n_images = len(differences), n_images if n_images > 1 else 0
     if n == 0:
         raise ValueError("no seed that both sides have; expected one at least")
-    estimate, n_images = float(differences.mean()), n_images if n_images > 1 else 0
+    estimate = float(differences.mean())
     parts = [(differences.var(ddof=1) / n, n - 1)] if n > 1 else []  # variance, its degrees of freedom
     parts += [(image_variance, n_images - 1)] if n_images else []
-    if not parts:
-        return Interval(estimate, np.nan, np.nan, n)
     variance = sum(part for part, _ in parts)
-    if not np.isfinite(variance):
+    if not parts or not np.isfinite(variance):
         return Interval(estimate, np.nan, np.nan, n, n_images)
     weighted = sum(part * stats.t.ppf((1 + LEVEL) / 2, free) for part, free in parts)
     half = weighted / np.sqrt(variance) if variance > 0 else 0.0
@@ -109,14 +93,14 @@ def paired_over_images(
     seed : int
         Of the resampling.
     """
-    if b is not None and a.shape != b.shape:
+    sides = [a] if b is None else [a, b]
+    if len({side.shape for side in sides}) > 1:
         raise ValueError(f"counts of both sides: expected one shape, found {a.shape} and {b.shape}")
 
     def compared(times: np.ndarray) -> np.ndarray:
-        scores = [score(np.tensordot(times, side, axes=(-1, 1))) for side in (a, b) if side is not None]
-        return scores[0] - sum(scores[1:])
+        first, *second = (score(np.tensordot(times, side, axes=(-1, 1))) for side in sides)
+        return first - sum(second)
 
-    sides = [side for side in (a, b) if side is not None]
     counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
     if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
         return interval(compared(np.ones(a.shape[1])))
@@ -131,9 +115,6 @@ def over_images(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, 
     compared : function
         How many times every image counts, float [..., n_images], to the difference of every seed
         [..., n_seeds].
-    n_images : int
-    seed : int
-        Of the resampling.
     """
     variance = image_variance(compared, n_images, seed=seed)
     return interval(compared(np.ones(n_images)), variance, n_images=n_images)
@@ -236,9 +217,9 @@ def verdict(found: Interval, expected: str, smallest: float) -> str:
         "holds" (beyond zero in the expected direction), "contradicted" (beyond zero in the other one), "no
         difference" (within the smallest effect), or "undecided". For "same": "holds" within the smallest
         effect, "contradicted" where the interval is beyond it. For "not higher": "holds" below the smallest
-        effect, "contradicted" beyond zero. What another seed changes is not in the
-        interval of one seed: it has to lie beyond the smallest effect, not only beyond zero, and never shows
-        that there is no difference.
+        effect, "contradicted" beyond zero. What another seed changes is not in the interval of one seed: it
+        has to lie beyond the smallest effect, not only beyond zero, and never shows that there is no
+        difference.
     """
     low, high = (found.low, found.high) if expected != "lower" else (-found.high, -found.low)
     if np.isnan(low):

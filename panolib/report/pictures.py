@@ -20,13 +20,7 @@ from panolib.labels import LabelSet
 def label_picture(
     semantic_labels: np.ndarray, label_set: LabelSet, instance_labels: np.ndarray | None = None
 ) -> np.ndarray:
-    """uint8 [H, W, 3]: class colours, void black, white outlines of the instances.
-
-    Parameters
-    ----------
-    semantic_labels, instance_labels : int array [H, W]
-        Instance 0 is none.
-    """
+    """uint8 [H, W, 3]: class colours, void black, white outlines of the instances (int [H, W], 0 none)."""
     picture = label_set.colourise(semantic_labels)
     if instance_labels is not None:
         picture[find_boundaries(instance_labels, mode="inner")] = 255
@@ -42,12 +36,9 @@ def instance_picture(instance_labels: np.ndarray) -> np.ndarray:
     return picture
 
 
-def map_picture(
-    values: np.ndarray, *, low: float = 0.0, high: float = 1.0, colours: str = "viridis"
-) -> np.ndarray:
-    """uint8 [H, W, 3]: a map of numbers in a colour map; NaN white."""
-    scaled = (np.clip(values, low, high) - low) / (high - low)
-    picture = (255 * plt.get_cmap(colours)(np.nan_to_num(scaled))[..., :3]).astype(np.uint8)
+def map_picture(values: np.ndarray, *, colours: str = "viridis") -> np.ndarray:
+    """uint8 [H, W, 3]: a map of numbers in [0, 1] in a colour map; NaN white."""
+    picture = (255 * plt.get_cmap(colours)(np.nan_to_num(values.clip(0, 1)))[..., :3]).astype(np.uint8)
     picture[np.isnan(values)] = 255
     return picture
 
@@ -58,14 +49,8 @@ def picture_grid(
 ) -> Figure:  # fmt: skip
     """Pictures uint8 [H, W, 3] in rows with their names at the left, headings above, and the class legend.
 
-    Parameters
-    ----------
-    width : int
-        Pictures narrower than this are enlarged (nearest), so that outlines stay visible.
-    inches : float
-        Breadth of a row.
-    label_set : LabelSet, optional
-        Whose colours stand below.
+    Pictures narrower than `width` are enlarged (nearest), so that outlines stay visible. `inches` is the
+    breadth of a row; `label_set` is the one whose colours stand below.
     """
     n_columns = max(map(len, rows.values()))
     height, breadth = next(iter(rows.values()))[0].shape[:2]
@@ -76,7 +61,8 @@ def picture_grid(
         for ax in line:
             ax.axis("off")
         for ax, picture in zip(line, pictures):
-            ax.imshow(_enlarged(picture, width))
+            factor = max(1, -(-width // picture.shape[1]))
+            ax.imshow(picture.repeat(factor, axis=0).repeat(factor, axis=1))
         line[0].axis("on")
         line[0].set_ylabel(name)
         line[0].set(xticks=[], yticks=[])
@@ -89,12 +75,9 @@ def picture_grid(
 
 
 def panoptic_gallery(
-    records: Mapping[str, Record],
-    label_set: LabelSet,
-    *,
-    indices: Iterable[int] | None = None,
+    records: Mapping[str, Record], label_set: LabelSet, *, indices: Iterable[int] | None = None,
     by_instance: bool = False,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Recorded pictures of panoptic runs on the same images: image, truth, the prediction of each method.
 
     `by_instance`: things have the colours of their instances instead of shades of that of their class, and
@@ -178,8 +161,3 @@ def recorded_picture(record: Record, name: str, *, outlined: bool = False) -> np
         picture[find_boundaries(colour, mode="inner", background=-1)] = 255
     return picture
 
-
-def _enlarged(picture: np.ndarray, width: int) -> np.ndarray:
-    """A picture repeated by a whole factor until it is at least `width` wide."""
-    factor = max(1, -(-width // picture.shape[1]))
-    return picture.repeat(factor, axis=0).repeat(factor, axis=1)

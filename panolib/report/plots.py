@@ -37,36 +37,33 @@ def use_style() -> None:
     })  # fmt: skip
 
 
+def as_png(fig: Figure, dpi: int = DPI) -> bytes:
+    """The PNG of a figure, byte for byte the same for the same figure."""
+    content = io.BytesIO()
+    fig.savefig(content, format="png", dpi=dpi, metadata={"Software": None})
+    return content.getvalue()
+
+
 def save_figure(fig: Figure, study: Study, name: str) -> Path:
-    """Write figures/<profile>/<name>.png, byte for byte the same for the same figure; returns its path."""
+    """Write figures/<profile>/<name>.png; returns its path."""
     path = study.figures / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = io.BytesIO()
-    fig.savefig(content, format="png", dpi=DPI, metadata={"Software": None})
-    write(path, content.getvalue())
+    write(path, as_png(fig))
     return path
 
 
-def ladder(rows: pd.DataFrame, *, y: str = "rung", panels: str = "metric", label: str = "%") -> Figure:
+def ladder(rows: pd.DataFrame, *, y: str = "rung", label: str = "%") -> Figure:
     """Scores of methods, a panel for every metric: seeds as dots, their mean as a bar, in percent.
 
-    Rungs have their colours, other methods share one.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        Tidy rows; columns `y`, `panels`, seed, value.
-    y, panels : str
-        Columns whose values become the lines and the panels, in the order in which they come.
-    label : str
-        Of the x axes, after the name of the panel.
+    Methods (column `y`) and metrics stand in the order of the rows. Rungs have their colours, other methods
+    share one. `label` goes after the metric.
     """
-    methods, names = (list(dict.fromkeys(rows[column])) for column in (y, panels))
+    methods, names = (list(dict.fromkeys(rows[column])) for column in (y, "metric"))
     size = (4.6 * len(names) + 2.4, 0.55 * len(methods) + 1.6)
     fig, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False)
     for ax, name in zip(axes[0], names):
         for place, method in enumerate(methods):
-            found = 100 * rows[(rows[panels] == name) & (rows[y] == method)].groupby("seed")["value"].mean()
+            found = 100 * rows[(rows["metric"] == name) & (rows[y] == method)].groupby("seed")["value"].mean()
             ax.barh(place, found.mean(), 0.62, color=COLOURS.get(method, OKABE_ITO[2]), alpha=0.85)
             if len(found) > 1:
                 ax.plot(found, np.full(len(found), place), "o", color="black", markersize=5, alpha=0.7)
@@ -194,10 +191,8 @@ def cost_quality(
 def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
     """The differences behind the claims of a notebook with their 95 % intervals, coloured by verdict.
 
-    Parameters
-    ----------
-    verdicts : DataFrame
-        What `report.verdicts.verdicts` returns. Claims of another unit, or without numbers, are left out.
+    `verdicts` is what `report.verdicts.verdicts` returns; claims of another unit, or without numbers, are
+    left out.
     """
     table = verdicts[(verdicts["unit"] == unit) & verdicts["difference"].notna()]
     found = {"holds": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2",

@@ -30,6 +30,7 @@ NUMBERS = {  # that a reader of the thesis knows; what differs in kind, not in s
 }  # fmt: skip
 
 CROPS = ("source crops", "target views")
+COORDINATES = ("domain", "branch", "rung", "variant")
 IMAGES = {  # of the thesis (chapters 5 and 8.1), by data set
     "mix/train": 10349, "synthia/train": 9400, "cityscapes/train": 2975, "cityscapes/train:unlabelled": 2975,
     "cityscapes/val": 500,
@@ -108,10 +109,7 @@ def crops_seen(spec: Mapping) -> dict[str, int]:
 def budgets(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     """How long every training of an experiment takes, on how many images, with which switches.
 
-    Parameters
-    ----------
-    **wanted
-        As for `rows.tagged`.
+    `wanted` as for `rows.tagged`.
 
     Returns
     -------
@@ -123,10 +121,9 @@ def budgets(study: Study, experiment: str, **wanted) -> pd.DataFrame:
     lines: dict[tuple, dict] = {}
     for run, at in tagged(study, experiment, **wanted):
         spec = to_plain(run.spec)
-        crops = crops_seen(spec)
-        if not crops:
+        if not (crops := crops_seen(spec)):
             continue
-        setting = tuple(at[name] for name in ("domain", "branch", "rung", "variant"))
+        setting = tuple(at[name] for name in COORDINATES)
         line = lines.setdefault(setting, {"images": "", "n_seeds": 0})
         images = _images(study, [run.name])
         line |= {
@@ -137,7 +134,7 @@ def budgets(study: Study, experiment: str, **wanted) -> pd.DataFrame:
             "min_stability": _said(spec.get("min_stability", "")),
             "n_seeds": line["n_seeds"] + 1,
         }
-    index = pd.MultiIndex.from_tuples(lines, names=["domain", "branch", "rung", "variant"])
+    index = pd.MultiIndex.from_tuples(lines, names=COORDINATES)
     return pd.DataFrame(list(lines.values()), index=index).reset_index()
 
 
@@ -155,15 +152,12 @@ def _filled(section: str, profile: Mapping) -> dict:
 
 
 def _with_defaults(cls: type, settings: Mapping) -> dict:
-    types = get_type_hints(cls)
-    fields = [field for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING]
-    defaults = {field.name: field.default for field in fields}
-    return {
-        name: _with_defaults(types[name], value)
-        if isinstance(value, Mapping) and dataclasses.is_dataclass(types.get(name))
-        else value
-        for name, value in (defaults | dict(settings)).items()
-    }
+    types, fields = get_type_hints(cls), dataclasses.fields(cls)
+    filled = {f.name: f.default for f in fields if f.default is not dataclasses.MISSING} | dict(settings)
+    for name, value in filled.items():
+        if isinstance(value, Mapping) and dataclasses.is_dataclass(types.get(name)):
+            filled[name] = _with_defaults(types[name], value)
+    return filled
 
 
 def _left_out(name: str, ours: Mapping, theirs: Mapping) -> bool:

@@ -38,11 +38,8 @@ class NotInProfile(LookupError):
 def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str, Any]]]:
     """Runs of an experiment with their tag values and coordinates, in the order of the grid.
 
-    Parameters
-    ----------
-    **wanted
-        Value, or list of allowed values, of tag values and coordinates. A run that lacks one is left out,
-        and one that is neither recorded nor has its images here (`unavailable` names these).
+    `wanted`: value, or list of allowed values, of tag values and coordinates. A run that lacks one is left
+    out, and one that is neither recorded nor has its images here (`unavailable` names these).
 
     Raises
     ------
@@ -54,9 +51,8 @@ def tagged(study: Study, experiment: str, **wanted) -> list[tuple[Run, dict[str,
         if tag.experiment == experiment:
             run = study.runs[tag.run]
             seed = getattr(run.spec, "seed", None)
-            at = dict(tag.values)
-            at |= {"domain": run.domain, "branch": run.branch, "rung": run.rung, "variant": run.variant}
-            at |= {"seed": seed, "run": run.name}
+            at = {**dict(tag.values), "domain": run.domain, "branch": run.branch, "rung": run.rung}
+            at |= {"variant": run.variant, "seed": seed, "run": run.name}
             known.append(at)
             fits = all(name in at and at[name] in _several(value) for name, value in wanted.items())
             if fits and is_available(study, run.name):
@@ -77,12 +73,7 @@ def unavailable(study: Study, experiment: str) -> list[str]:
 
 
 def rows(study: Study, experiment: str, **wanted) -> pd.DataFrame:
-    """Every score of the runs of an experiment.
-
-    Parameters
-    ----------
-    **wanted
-        As for `tagged`, and values of the further columns.
+    """Every score of the runs of an experiment; `wanted` as for `tagged`, and values of further columns.
 
     Returns
     -------
@@ -115,9 +106,9 @@ def image_counts(study: Study, experiment: str, **wanted) -> pd.DataFrame:
         for variant in metrics["variants"]:
             for thing in metrics["things"]:
                 counts = {name: np.array(variant[name][thing].split(), np.int64) for name in COUNTS}
-                inside = {"truth_share": variant["truth_share"], "kernel": variant["kernel"]}
-                index = {"image": range(metrics["n_images"]), "class": thing}
-                parts.append(pd.DataFrame({**index, **counts}).assign(**{**at, **inside}))
+                part = pd.DataFrame({"image": range(metrics["n_images"]), "class": thing, **counts})
+                inside = {name: variant[name] for name in ("truth_share", "kernel")}
+                parts.append(part.assign(**{**at, **inside}))
     return _where(pd.concat(parts, ignore_index=True), of_rows, experiment)
 
 
@@ -172,12 +163,7 @@ def measured(study: Study, experiment: str, **wanted) -> pd.DataFrame:
 def threat_score(counts: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Threat score TP / (TP + FP + FN) of every group, averaged in three ways.
 
-    Parameters
-    ----------
-    counts : DataFrame
-        What `image_counts` returns, or a part of it.
-    by : sequence of str
-        Columns that tell groups apart.
+    `counts` is what `image_counts` returns, or a part of it; the columns `by` tell groups apart.
 
     Returns
     -------
@@ -275,26 +261,26 @@ def _classical(record: Record) -> Iterator[Part]:
 
 def _merged(record: Record, inside: Mapping[str, str]) -> Iterator[Part]:
     """Scores of one kind of instances: all with the first merge rule, panoptic ones with the others."""
-    metrics, (first, *others) = record.metrics, record.metrics["merge"]
     at = {"data_set": record.run.spec.validation, **inside}
     left_out = ("merge", "connected_components", "threat", "n_images", "n_instances", "chosen")
-    yield {**at, "leftover": first}, {k: value for k, value in metrics.items() if k not in left_out}
-    for rule in others:
-        yield {**at, "leftover": rule}, metrics["merge"][rule]
+    everything = {name: value for name, value in record.metrics.items() if name not in left_out}
+    for i, (rule, scores) in enumerate(record.metrics["merge"].items()):
+        yield {**at, "leftover": rule}, scores if i else everything
 
 
 def _threat_scores(record: Record) -> Iterator[Part]:
     at = {"data_set": record.run.spec.validation}
     for name, scores in record.metrics["threat"].items():
         instances, masks = INSTANCES[name]
-        means = {"threat_pooled": scores["pooled"], "threat_class_mean": scores["class_mean"],
-                 "threat_image_mean": scores["class_mean_of_image_means"]}  # fmt: skip
-        counts = {f"threat_{key}": scores[key] for key in COUNTS}
         found = scores["tp"] + scores["fp"]
-        means["threat_false"] = scores["fp"] / found if found else np.nan  # share of the objects found
         yield {**at, "instances": instances, "masks": masks, "leftover": ""}, {
-            **means, **counts, "threat_score": scores["per_class"],
-        }  # fmt: skip
+            "threat_pooled": scores["pooled"],
+            "threat_class_mean": scores["class_mean"],
+            "threat_image_mean": scores["class_mean_of_image_means"],
+            "threat_false": scores["fp"] / found if found else np.nan,  # share of the objects found
+            **{f"threat_{name}": scores[name] for name in COUNTS},
+            "threat_score": scores["per_class"],
+        }
 
 
 def _threat(record: Record) -> Iterator[Part]:
@@ -321,10 +307,9 @@ def _objectness_ranking(record: Record) -> Iterator[Part]:
     for name, values in record.metrics["ap"].items():
         yield {**at, "ranked_by": name}, values
     for name, values in record.metrics["kept"].items():  # by what drops detections; "none" drops none
-        kept = {**at, "instances": name, "masks": "predicted"}
-        threat = {metric: value for metric, value in values.items() if metric.startswith("threat")}
-        yield {**kept, "leftover": "void"}, {k: value for k, value in values.items() if k not in threat}
-        yield {**kept, "leftover": ""}, threat
+        for leftover, start in (("void", "pq"), ("", "threat")):
+            scores = {metric: value for metric, value in values.items() if metric.startswith(start)}
+            yield {**at, "instances": name, "masks": "predicted", "leftover": leftover}, scores
 
 
 def _detr_scores(record: Record) -> Iterator[Part]:

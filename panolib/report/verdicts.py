@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -49,84 +49,47 @@ class Requirement:
 
 @spec
 class Claim:
-    """One claim.
+    """One claim: a selection a of the tidy table beside a selection b.
 
-    Attributes
-    ----------
-    claim, source : str
-        The sentence, and where it stands.
-    published : str
-        The published numbers as they are printed; "" for a claim without numbers.
-    metric : str
-        Of `report.rows`; "threat_score" for counts of every image; "curve: <column>" for a training curve;
-        "monitored: <column>" for what its monitor counted; "measured: <column>" for what a measuring run
-        recorded.
-    of : mapping
-        Selection that both sides share: experiment, tag values, coordinates, columns of the table.
-    a, b : mapping, or sequence of mappings
-        What each side selects beside it. Of several mappings the side is the one with the highest mean over
-        the seeds that all of both sides have; of none it is 0 (b only). In a curve `at` is the part of the
-        training: 0 the first value, 1 the last; or "mean" or "median".
-    expected : str
-        What is claimed of a beside b.
-    smallest : float
-        Smallest effect of interest, in the unit.
-    at_least : float
-        a exceeds b by this much, in the unit. Such a claim is never "no difference".
-    unit : str
-        "points": 100 times a fraction; "ratio": 100 times the natural logarithm of a / b, shown as a
-        ratio; any other word: the value as it is.
-    requires : tuple of Requirement
-    not_testable : str
-        Why nothing here can decide; "" if it can.
-    given : bool
-        The notebook hands over the interval, or a truth value for arithmetic on published numbers.
-    each : mapping of str to mapping
-        The same claim for several things: their name, which goes before the claim and after the id, and what
-        they change: `of` is added to, any other key replaces that of the claim.
+    Of several mappings the side is the one with the highest mean over the seeds that all of both sides have;
+    of none it is 0 (b only).
     """
 
-    claim: str
-    source: str
-    published: str = ""
+    claim: str  # the sentence
+    source: str  # where it stands
+    published: str = ""  # numbers as they are printed
+    # Of `report.rows`; "threat_score" for counts of every image; "curve: <column>" of a training, "monitored:
+    # <column>" of what its monitor counted, "measured: <column>" of what a measuring run recorded.
     metric: str = ""
-    of: Mapping | None = None
+    of: Mapping | None = None  # what both sides select: experiment, tag values, coordinates, columns
+    # What each side selects beside it. In a curve `at` is the part of the training: 0 the first value, 1 the
+    # last; or "mean" or "median".
     a: Mapping | tuple[Mapping, ...] = ()
     b: Mapping | tuple[Mapping, ...] = ()
-    expected: Literal["higher", "lower", "same", "not higher"] = "higher"
-    smallest: float = 1.0
-    at_least: float = 0.0
+    expected: Literal["higher", "lower", "same", "not higher"] = "higher"  # of a beside b
+    smallest: float = 1.0  # effect of interest, in the unit
+    at_least: float = 0.0  # by which a exceeds b, in the unit; such a claim is never "no difference"
+    # "points": 100 times a fraction; "ratio": 100 times the natural logarithm of a / b, shown as a ratio; any
+    # other word: the value as it is
     unit: str = "points"
     requires: tuple[Requirement, ...] = ()
-    not_testable: str = ""
-    given: bool = False
+    not_testable: str = ""  # why nothing here can decide
+    given: bool = False  # by the notebook: the interval, or a truth value for arithmetic on published numbers
+    # The same claim for several things: their name, which goes before the claim and after the id, and what
+    # they change: `of` is added to, any other key replaces that of the claim.
     each: Mapping[str, Mapping] | None = None
 
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: a value for every seed, and what every image counts where that is known.
+    """One side of a comparison: a value for every seed, and what every image counts where that is known."""
 
-    Attributes
-    ----------
-    by_seed : Series
-        Index: seed.
-    terms : mapping of seed to sequence of Counted, optional
-        What the images count for the values whose mean is the value of the seed.
-    images : tuple
-        Which images these are: domain, data set and their number. Those of two sides are paired.
-    curve : DataFrame, optional
-        Index: seed, columns: iteration. Values whose `statistic` (mean or median) is the value of the side.
-    fixed : bool
-        The value is given: neither other seeds nor other images would change it.
-    """
-
-    by_seed: pd.Series
-    terms: Mapping[int, Sequence[Counted]] | None = None
-    images: tuple = ()
-    curve: pd.DataFrame | None = None
-    statistic: str = ""
-    fixed: bool = False
+    by_seed: pd.Series  # index: seed
+    terms: Mapping[int, Sequence[Counted]] | None = None  # by seed: the value is the mean of theirs
+    images: tuple = ()  # domain, data set, number; those of two sides are paired where these are the same
+    curve: pd.DataFrame | None = None  # index: seed, columns: iteration; the value is their `statistic`
+    statistic: str = ""  # mean or median
+    fixed: bool = False  # a given value, which neither other seeds nor other images would change
 
     def values(self, seeds: Sequence[int], times: np.ndarray) -> np.ndarray:
         """Values [..., n_seeds] where every image counts so many times, float [..., n_images]."""
@@ -238,24 +201,23 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
     seeds = a.by_seed.index.intersection(b.by_seed.index)
     if seeds.empty:
         raise NotInProfile("no seed that both sides have")
+    scale = _log_percent if unit == "ratio" else np.asarray
+    sides = [side for side in (a, b) if not side.fixed]
     if a.curve is not None and b.curve is not None:
         statistic = getattr(np, a.statistic)
         both = pd.concat([x.curve.loc[seeds] for x in (a, b)], keys=("a", "b")).dropna(axis=1)
         if both.empty:
             raise NotInProfile("no iteration that both sides have")
         values = [both.loc[name].to_numpy() for name in ("a", "b")]
-        if unit == "ratio":
-            found = paired_over_iterations(lambda v, axis: 100 * np.log(statistic(v, axis)), *values)
-        else:
-            found = paired_over_iterations(statistic, *values)
-        return _scaled(found, 100.0 if unit == "points" else 1.0, at_least)
-    scale = _log_percent if unit == "ratio" else np.asarray
+        found = paired_over_iterations(lambda v, axis: scale(statistic(v, axis)), *values)
+    elif unit in ("points", "ratio") and all(side.terms is not None for side in sides):
+        found = _over_images(sides, seeds, scale)
+    else:
+        first, second = (scale(x.by_seed.reindex(seeds).to_numpy(np.float64)) for x in (a, b))
+        found = interval(first - second)
     factor = 100.0 if unit == "points" else 1.0
-    sides = [side for side in (a, b) if not side.fixed]
-    if unit in ("points", "ratio") and all(side.terms is not None for side in sides):
-        return _scaled(_over_images(sides, seeds, scale), factor, at_least)
-    first, second = (scale(x.by_seed.reindex(seeds).to_numpy(np.float64)) for x in (a, b))
-    return _scaled(interval(first - second), factor, at_least)
+    ends = {name: factor * getattr(found, name) - at_least for name in ("estimate", "low", "high")}
+    return replace(found, **ends)
 
 
 def _log_percent(values: np.ndarray) -> np.ndarray:
@@ -267,40 +229,39 @@ def _log_percent(values: np.ndarray) -> np.ndarray:
 def _over_images(sides: Sequence[Side], seeds: pd.Index, scale: Callable) -> Interval:
     """The first side minus the second, if there is one (else 0 is), over seeds and images."""
 
-    def value(side: Side, times: np.ndarray) -> np.ndarray:
-        return scale(side.values(seeds, times))
-
-    def difference(times: np.ndarray) -> np.ndarray:
-        first, *second = (value(side, times) for side in sides)
+    def difference(times: Sequence[np.ndarray]) -> np.ndarray:
+        first, *second = (scale(side.values(seeds, some)) for side, some in zip(sides, times))
         return first - sum(second)
 
-    if len({side.images for side in sides}) == 1:
-        return over_images(difference, sides[0].images[-1])
     numbers = [side.images[-1] for side in sides]
-    variances = [image_variance(functools.partial(value, side), n) for side, n in zip(sides, numbers)]
-    first, second = (value(side, np.ones(n)) for side, n in zip(sides, numbers))
-    return interval(first - second, sum(variances), n_images=min(numbers))
+    if len({side.images for side in sides}) == 1:
+        return over_images(lambda times: difference([times] * len(sides)), numbers[0])
+    variance = sum(
+        image_variance(lambda times, side=side: scale(side.values(seeds, times)), n)
+        for side, n in zip(sides, numbers)
+    )
+    return interval(difference([np.ones(n) for n in numbers]), variance, n_images=min(numbers))
 
 
 def decide(study: Study, claim: Claim, given: Interval | bool | None = None) -> dict[str, Any]:
     """One line of `verdicts`: what is claimed, our numbers, the verdict."""
-    at = {"claim": claim.claim, "source": claim.source, "published": claim.published, "unit": claim.unit}
-    empty = {"ours": "", "difference": np.nan, "low": np.nan, "high": np.nan, "over": "", "reason": ""}
+    line = {"claim": claim.claim, "source": claim.source, "published": claim.published, "unit": claim.unit}
+    line |= {"ours": "", "difference": np.nan, "low": np.nan, "high": np.nan, "over": ""}
+    line |= {"reason": claim.not_testable, "verdict": NOT_TESTABLE}
     if claim.not_testable:
-        return {**at, **empty, "verdict": NOT_TESTABLE, "reason": claim.not_testable}
+        return line
     try:
-        return at | empty | _found(study, claim, given)
+        return line | _found(study, claim, given)
     except NotInProfile as error:
-        return {**at, **empty, "verdict": NOT_TESTABLE, "reason": f"not in this profile ({error})"}
+        return line | {"reason": f"not in this profile ({error})"}
 
 
 def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[str, Any]:
     """Numbers and verdict of a claim. NotInProfile where a side has no value."""
     if isinstance(given, bool):
         return {"over": "no sample", "verdict": HOLDS if given else CONTRADICTED}
-    if given is not None:
-        ours, found = "", given
-    else:
+    ours, found = "", given
+    if given is None:
         both = [_sides(study, claim, selections) for selections in (claim.a, claim.b) if selections]
         seeds = functools.reduce(pd.Index.intersection, (x.by_seed.index for some in both for x in some))
         a, *others = (_best(some, seeds) for some in both)
@@ -313,9 +274,9 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
     numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,
                "over": found.over}  # fmt: skip
     for needed in claim.requires:
-        sides = [side(study, claim.metric, {**(claim.of or {}), **part}) for part in (needed.a, needed.b)]
-        if not sides[0].by_seed.mean() > sides[1].by_seed.mean():
-            return {**numbers, "verdict": NOT_TESTABLE, "reason": needed.otherwise}
+        above, below = (_sides(study, claim, part)[0] for part in (needed.a, needed.b))
+        if not above.by_seed.mean() > below.by_seed.mean():
+            return {**numbers, "reason": needed.otherwise}
     decided = verdict(found, claim.expected, claim.smallest)
     if claim.at_least and decided == NO_DIFFERENCE:  # beside the bound, which says nothing of a beside b
         decided = UNDECIDED
@@ -347,18 +308,10 @@ def _counted(study: Study, experiment: str, wanted: Mapping) -> Side:
     found = image_counts(study, experiment, **{"truth_share": 0.0, "kernel": 0, **wanted})
     seeds, counts = stacked(found)
     terms = {seed: [Counted(of_seed, class_mean_threat_score)] for seed, of_seed in zip(seeds, counts)}
-    data = {(at["domain"], study.runs[at["run"]].spec.validation) for at in _runs_of(found)}
+    runs = found[["domain", "run"]].drop_duplicates().itertuples()
+    data = {(at.domain, study.runs[at.run].spec.validation) for at in runs}
     images = (*data.pop(), counts.shape[1]) if len(data) == 1 else ()
     return Side(pd.Series(class_mean_threat_score(counts.sum(1)), seeds), terms if images else None, images)
-
-
-def _runs_of(found: pd.DataFrame) -> list[dict]:
-    return found[["domain", "run"]].drop_duplicates().to_dict("records")
-
-
-def _scaled(found: Interval, factor: float, at_least: float) -> Interval:
-    values = (factor * x - at_least for x in (found.estimate, found.low, found.high))
-    return Interval(*values, found.n_seeds, found.n_images, found.samples)
 
 
 def _value_text(value: float, unit: str) -> str:

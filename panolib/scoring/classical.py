@@ -7,7 +7,7 @@ predicts. Settings are chosen on labelled images of the training domain, like th
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,6 @@ from panolib.clustering.labels import drop_small_clusters
 from panolib.clustering.watershed import watershed
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
-from panolib.inference.pictures import panoptic_picture
 from panolib.inference.predict import one_by_one, predict_image
 from panolib.labels import LabelSet
 from panolib.metrics.panoptic import PanopticStats
@@ -28,8 +27,10 @@ from panolib.metrics.semantic import confusion_matrix
 from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import (
     SaveCounts,
+    SaveSample,
     not_kept,
     panoptic_scores,
+    save_pictures,
     save_semantic_counts,
     semantic_scores,
     threat_scores,
@@ -122,12 +123,14 @@ def choose_setting(
             semantic = two_classes(masks[setting.smoothing], label_set)
             instances = drop_small_clusters(whole[setting.of_any_size()], setting.min_size)
             stats[setting].update(*truth, *merge_panoptic(semantic, instances, label_set))
-    grid = [
-        {**setting._asdict(), "pq": found.result(label_set.thing_ids).mean_pq}
-        for setting, found in stats.items()
-    ]
-    best = max(range(len(grid)), key=lambda i: np.nan_to_num(grid[i]["pq"]))
+    best, grid = best_by_pq([setting._asdict() for setting in settings], stats.values())
     return settings[best], grid
+
+
+def best_by_pq(settings: Sequence[Mapping], stats: Iterable[PanopticStats]) -> tuple[int, list[dict]]:
+    """Which setting has the best PQ of things, and all settings with their "pq"."""
+    pq = [found.result(found.label_set.thing_ids).mean_pq for found in stats]
+    return int(np.argmax(np.nan_to_num(pq))), [{**s, "pq": value} for s, value in zip(settings, pq)]
 
 
 def two_classes(mask: np.ndarray, label_set: LabelSet) -> np.ndarray:
@@ -146,23 +149,16 @@ def score_classical(
     label_set: LabelSet,
     *,
     algorithm: ClassicalAlgorithm,
-    masks: str,
     settings: Sequence[Setting],
-    merge_rules: Sequence[str],
-    n_samples: int,
-    save_sample: Callable[[str, np.ndarray], None],
-    save_counts: SaveCounts = not_kept,
     label: str = "",
+    **options,
 ) -> dict:
-    """Scores of the setting that is best on `selection`, as those of `evaluate.score_panoptic`.
-
-    `masks` is what the masks are called in "threat" and in the names of counts.
+    """Scores of the setting that is best on `selection`; options as of `score_instances`.
 
     Returns
     -------
     dict
-        "chosen": the setting; "grid": see `choose_setting`; the panoptic scores with the first merge rule,
-        those of all under "merge"; "threat"; semantic scores; "n_images".
+        "chosen": the setting; "grid": see `choose_setting`; and what `score_instances` returns.
     """
     chosen, grid = choose_setting(mask_of, selection, label_set, algorithm, settings, label=label)
 
@@ -170,10 +166,7 @@ def score_classical(
         mask = mask_of(sample, chosen.smoothing)
         return two_classes(mask, label_set), cut(mask, algorithm, chosen)
 
-    scores = score_instances(
-        find, dataset, label_set, algorithm=algorithm, masks=masks, merge_rules=merge_rules,
-        n_samples=n_samples, save_sample=save_sample, save_counts=save_counts, label=label,
-    )  # fmt: skip
+    scores = score_instances(find, dataset, label_set, algorithm=algorithm, label=label, **options)
     return {"chosen": chosen._asdict(), "grid": grid, **scores}
 
 
@@ -186,7 +179,7 @@ def score_instances(
     masks: str,
     merge_rules: Sequence[str],
     n_samples: int,
-    save_sample: Callable[[str, np.ndarray], None],
+    save_sample: SaveSample,
     save_counts: SaveCounts = not_kept,
     label: str = "",
 ) -> dict:
@@ -194,6 +187,12 @@ def score_instances(
 
     `find` gives train ids uint8 [H, W] and instances int64 [H, W], 0 or 1 .. K; `algorithm` and `masks` are
     what these are called in "threat" and in the names of counts.
+
+    Returns
+    -------
+    dict
+        The panoptic scores with the first merge rule, those of all under "merge"; "threat"; semantic scores;
+        "n_images".
     """
     panoptic = {rule: PanopticStats(label_set) for rule in merge_rules}
     threat, confusions = ThreatScore(label_set), []
@@ -206,17 +205,17 @@ def score_instances(
         table = [{"id": i, "category_id": label_set.thing_ids[0]} for i in range(1, int(instances.max()) + 1)]
         threat.update(*truth, instances, table)
         if index < n_samples:
-            save_sample(f"{index:02d}-image", sample.image)
-            save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
-            save_sample(f"{index:02d}-prediction", panoptic_picture(*merged[merge_rules[0]], label_set))
+            maps = {"truth": truth, "prediction": merged[merge_rules[0]]}
+            save_pictures(save_sample, index, sample, label_set, maps)
 
     save_semantic_counts(confusions, label_set, save_counts)
     for rule, stats in panoptic.items():
         save_counts(f"panoptic.{algorithm}.{rule}", stats.counts())
     save_counts(f"threat.{algorithm}.{masks}", threat.counts())
+    merge = {rule: panoptic_scores(stats) for rule, stats in panoptic.items()}
     return {
-        **panoptic_scores(panoptic[merge_rules[0]]),
-        "merge": {rule: panoptic_scores(stats) for rule, stats in panoptic.items()},
+        **merge[merge_rules[0]],
+        "merge": merge,
         "threat": {f"{algorithm} in {masks} masks": threat_scores(threat)},
         "n_images": len(dataset),
         **semantic_scores(sum(confusions), label_set),

@@ -12,7 +12,7 @@ threat.<instances>.<masks>          instances of thing classes: TP, FP, FN
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -20,17 +20,19 @@ from torch import nn
 
 from panolib.data.samples import Sample
 from panolib.inference.instances import found_instances, predict_instances
-from panolib.inference.panoptic import merge_panoptic, panoptic_truth, predict_panoptic
+from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.inference.pictures import panoptic_picture
-from panolib.inference.predict import one_by_one, predict
+from panolib.inference.predict import one_by_one, predict, predict_image
 from panolib.labels import LabelSet, merged_ids
 from panolib.metrics.average_precision import CityscapesAP
+from panolib.metrics.from_counts import pooled_ratio
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix, iou_per_class, pixel_counts
 from panolib.metrics.threat_score import ThreatScore
 from panolib.objectness.candidates import quantised
 
 SaveCounts = Callable[[str, np.ndarray], None]
+SaveSample = Callable[[str, np.ndarray], None]  # name, picture uint8 [H, W, 3]
 
 
 def not_kept(name: str, counts: np.ndarray) -> None:
@@ -113,8 +115,8 @@ def save_semantic_counts(
 
 def semantic_scores(confusion: np.ndarray, label_set: LabelSet) -> dict:
     """Scores of a confusion matrix, for every subset of the label set."""
-    everything = tuple(range(label_set.n_classes))
-    scores: dict = {"iou": dict(zip(label_set.classes, iou_per_class(confusion, everything).tolist()))}
+    everything = iou_per_class(confusion, range(label_set.n_classes))
+    scores: dict = {"iou": dict(zip(label_set.classes, everything.tolist()))}
     for subset in label_set.subsets:
         scores[f"miou_{subset}"] = float(np.nanmean(iou_per_class(confusion, label_set.subset_ids(subset))))
     return scores
@@ -143,31 +145,25 @@ def choose_clustering(
     dict
         {"bandwidth", "delta_dist", "grid": [{"bandwidth", "delta_dist", "threat_score"}]}
     """
-    settings = [(h, d) for h in bandwidths for d in merge_distances]
-    scores = {setting: ThreatScore(label_set) for setting in settings}
+    settings = [{"bandwidth": h, "delta_dist": d} for h in bandwidths for d in merge_distances]
+    scores = [ThreatScore(label_set) for _ in settings]
+    options = {"min_size": min_size, "thing_ids": thing_ids}
     for prediction in predict(semantic_model, instance_model, dataset, label=label):
         truth = panoptic_truth(prediction.sample, label_set)
-        for bandwidth, delta_dist in settings:
-            options = {"bandwidth": bandwidth, "delta_dist": delta_dist, "min_size": min_size}
-            options["thing_ids"] = thing_ids
-            scores[bandwidth, delta_dist].update(
-                *truth, *predict_instances(prediction.embeddings, prediction.semantic, label_set, **options)
-            )
-    grid = [
-        {"bandwidth": h, "delta_dist": d, "threat_score": threat_scores(scores[h, d], thing_ids)["pooled"]}
-        for h, d in settings
-    ]
-    best = max(grid, key=lambda row: row["threat_score"])
-    return {"bandwidth": best["bandwidth"], "delta_dist": best["delta_dist"], "grid": grid}
+        maps = (prediction.embeddings, prediction.semantic, label_set)
+        for setting, score in zip(settings, scores):
+            score.update(*truth, *predict_instances(*maps, **setting, **options))
+    found = [threat_scores(score, thing_ids)["pooled"] for score in scores]
+    grid = [{**setting, "threat_score": score} for setting, score in zip(settings, found)]
+    return {**settings[found.index(max(found))], "grid": grid}
 
 
 def threat_scores(score: ThreatScore, class_ids: Sequence[int] | None = None) -> dict:
     """Threat score over thing classes (default: all), as class mean, and per class with its counts."""
     result = score.result(class_ids)
     names = [score.label_set.classes[class_id] for class_id in result.class_ids]
-    counted = int(result.tp.sum() + result.fp.sum() + result.fn.sum())
     return {
-        "pooled": float(result.tp.sum() / counted) if counted else float("nan"),
+        "pooled": float(pooled_ratio(np.stack([result.tp, result.fp, result.fn], 1))),
         "class_mean": result.mean_pooled,
         "class_mean_of_image_means": result.mean_image_mean,
         "per_class": dict(zip(names, result.pooled.tolist(), strict=True)),
@@ -181,17 +177,21 @@ def panoptic_scores(stats: PanopticStats) -> dict:
     scores: dict = {}
     for subset in stats.label_set.subsets:
         result = stats.result(stats.label_set.subset_ids(subset))
-        scores |= {
-            f"pq_{subset}": result.mean_pq,
-            f"sq_{subset}": result.mean_sq,
-            f"sq_matched_{subset}": result.mean_sq_matched,
-            f"rq_{subset}": result.mean_rq,
-            f"pq_plus_{subset}": result.mean_pq_plus,
-        }
+        for name in ("pq", "sq", "sq_matched", "rq", "pq_plus"):
+            scores[f"{name}_{subset}"] = getattr(result, f"mean_{name}")
     everything = stats.result()
     for name in ("pq", "sq", "rq", "pq_plus", "tp", "fp", "fn"):
         scores[name] = dict(zip(stats.label_set.classes, getattr(everything, name).tolist(), strict=True))
     return scores
+
+
+def save_pictures(
+    save_sample: SaveSample, index: int, sample: Sample, label_set: LabelSet, maps: Mapping[str, tuple]
+) -> None:
+    """Save "<index>-image", and panoptic maps as "<index>-<name>"."""
+    save_sample(f"{index:02d}-image", sample.image)
+    for name, found in maps.items():
+        save_sample(f"{index:02d}-{name}", panoptic_picture(*found, label_set))
 
 
 @torch.inference_mode()
@@ -206,7 +206,7 @@ def score_panoptic(
     opening: int,
     min_region: int,
     n_samples: int,
-    save_sample: Callable[[str, np.ndarray], None],
+    save_sample: SaveSample,
     save_counts: SaveCounts = not_kept,
     label: str = "",
     **clustering,
@@ -231,62 +231,50 @@ def score_panoptic(
     **clustering
         Of `clustering.cluster`, chosen on the training domain: bandwidth and delta_dist, or the algorithm.
     """
-    panoptic = {rule: PanopticStats(label_set) for rule in merge_rules}
-    component_panoptic = PanopticStats(label_set)
-    methods = ("embedding", "connected_components")
-    threat = {(method, mask): ThreatScore(label_set) for method in methods for mask in ("predicted", "true")}
-    average_precision = CityscapesAP(label_set, min_region=min_region)
-    confusions = []
-    n_instances = np.zeros(label_set.n_classes, np.int64)
-
-    first = merge_rules[0]
-    common = {"min_size": min_size, "opening": opening}
+    first, common = merge_rules[0], {"min_size": min_size, "opening": opening}
     options = {
         "embedding": {**common, **clustering},
         "connected_components": {**common, "algorithm": "connected_components"},
     }
+    merges = [*(("embedding", rule) for rule in merge_rules), ("connected_components", first)]
+    panoptic = {merge: PanopticStats(label_set) for merge in merges}
+    threat = {(method, mask): ThreatScore(label_set) for method in options for mask in ("predicted", "true")}
+    average_precision = CityscapesAP(label_set, min_region=min_region)
+    confusions = []
 
     for index, sample in enumerate(one_by_one(dataset, label)):
-        found = predict_panoptic(
-            semantic_model, instance_model, sample, label_set, rule=first, **options["embedding"]
-        )
-        truth, semantic = panoptic_truth(sample, label_set), found.outputs.semantic
+        outputs = predict_image(semantic_model, instance_model, sample)
+        truth, true_masks = panoptic_truth(sample, label_set), torch.from_numpy(sample.semantic)
+        semantic = outputs.semantic
         confusions.append(confusion_matrix(sample.semantic, semantic.cpu().numpy(), label_set.n_classes))
-        for segment in truth[1]:
-            n_instances[segment["category_id"]] += segment["isthing"] and not segment["iscrowd"]
-        average_precision.update(*truth, *found.instances, void=sample.ignored)
-        for rule in merge_rules:
-            merged = found.panoptic
-            if rule != first:
-                merged = merge_panoptic(semantic, found.instances[0], label_set, rule=rule)
-            panoptic[rule].update(*truth, *merged)
-
-        components = found_instances(found.outputs, semantic, label_set, **options["connected_components"])
-        component_panoptic.update(*truth, *merge_panoptic(semantic, components[0], label_set, rule=first))
-        threat["embedding", "predicted"].update(*truth, *found.instances)
-        threat["connected_components", "predicted"].update(*truth, *components)
-        for method in methods:
-            inside = found_instances(
-                found.outputs, torch.from_numpy(sample.semantic), label_set, **options[method]
-            )
+        instances = {}
+        for method, own in options.items():
+            instances[method] = found_instances(outputs, semantic, label_set, **own)
+            threat[method, "predicted"].update(*truth, *instances[method])
+            inside = found_instances(outputs, true_masks, label_set, **own)
             threat[method, "true"].update(*truth, *inside)
+        average_precision.update(*truth, *instances["embedding"], void=sample.ignored)
+        merged = {
+            (method, rule): merge_panoptic(semantic, instances[method][0], label_set, rule=rule)
+            for method, rule in merges
+        }
+        for merge, found in merged.items():
+            panoptic[merge].update(*truth, *found)
         if index < n_samples:
-            save_sample(f"{index:02d}-image", sample.image)
-            save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
-            save_sample(f"{index:02d}-prediction", panoptic_picture(*found.panoptic, label_set))
+            maps = {"truth": truth, "prediction": merged["embedding", first]}
+            save_pictures(save_sample, index, sample, label_set, maps)
 
     save_semantic_counts(confusions, label_set, save_counts)
-    for rule, stats in panoptic.items():
-        save_counts(f"panoptic.embedding.{rule}", stats.counts())
-    save_counts(f"panoptic.connected_components.{first}", component_panoptic.counts())
+    for (method, rule), stats in panoptic.items():
+        save_counts(f"panoptic.{method}.{rule}", stats.counts())
     for (method, mask), score in threat.items():
         save_counts(f"threat.{method}.{mask}", score.counts())
 
-    ap = average_precision.result()
+    ap, counts = average_precision.result(), threat["embedding", "predicted"].counts().sum(0)  # [T, 3]
     return {
-        **panoptic_scores(panoptic[first]),
-        "merge": {rule: panoptic_scores(stats) for rule, stats in panoptic.items()},
-        "connected_components": panoptic_scores(component_panoptic),
+        **panoptic_scores(panoptic["embedding", first]),
+        "merge": {rule: panoptic_scores(panoptic["embedding", rule]) for rule in merge_rules},
+        "connected_components": panoptic_scores(panoptic["connected_components", first]),
         "threat": {
             f"{method} in {mask} masks": threat_scores(score) for (method, mask), score in threat.items()
         },
@@ -294,8 +282,6 @@ def score_panoptic(
         "ap50": ap.mean_ap50,
         "ap50_per_class": dict(zip(label_set.things, ap.ap50.tolist(), strict=True)),
         "n_images": len(dataset),
-        "n_instances": dict(
-            zip(label_set.things, n_instances[list(label_set.thing_ids)].tolist(), strict=True)
-        ),
+        "n_instances": dict(zip(label_set.things, (counts[:, 0] + counts[:, 2]).tolist(), strict=True)),
         **semantic_scores(sum(confusions), label_set),
     }

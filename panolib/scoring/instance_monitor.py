@@ -7,7 +7,7 @@ the monitor reads never reach the training, and asking it changes nothing: no we
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +25,7 @@ from panolib.inference.predict import evaluating, to_input_width
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
 from panolib.metrics.threat_score import ThreatScore
-from panolib.scoring.evaluate import predicted_masks
+from panolib.scoring.evaluate import SaveSample, predicted_masks
 from panolib.training.instance_targets import (
     added_coordinates,
     clustering_options,
@@ -55,19 +55,10 @@ class InstanceMonitor:
     the classes that the run learns (IoU > 0.5); and "loss", the embedding loss of the student with true
     instances, at the margins without rings. A teacher that nobody updates is the start of the run.
 
-    Parameters
-    ----------
-    spec : InstanceSelfTrainingSpec
-        With `monitor`.
-    datasets : mapping of name to labelled data set
-    guide : Module
-        Predicts the masks, once.
-    label_set : LabelSet
-    clustering : dict
-        "bandwidth" and "delta_dist" that were chosen on the training domain.
-    save_sample : function (name, picture)
-        At the end takes pictures of the first images of the second data set, the target's validation images:
-        "00-image", "00-embeddings" (see `embedding_picture`), "00-clusters".
+    `datasets` are labelled. `guide` predicts the masks, once. `clustering` is "bandwidth" and "delta_dist" as
+    chosen on the training domain. At the end `save_sample` takes pictures of the first images of the second
+    data set, the target's validation images: "00-image", "00-embeddings" (`embedding_picture`),
+    "00-clusters".
     """
 
     def __init__(
@@ -77,7 +68,7 @@ class InstanceMonitor:
         guide: nn.Module,
         label_set: LabelSet,
         clustering: dict[str, float],
-        save_sample: Callable[[str, np.ndarray], None],
+        save_sample: SaveSample,
     ):
         self.spec, self.label_set, self.clustering = spec, label_set, clustering
         self.save_sample = save_sample
@@ -101,10 +92,8 @@ class InstanceMonitor:
             torch.manual_seed(iteration_seed(self.spec.seed, iteration, "monitor"))
             for place, (name, images) in enumerate(self.images.items()):
                 pictured = N_PICTURES if last and place == min(1, len(self.images) - 1) else 0
-                columns |= {
-                    f"{column} {name}": value
-                    for column, value in self._score(images, iteration, student, teacher, pictured).items()
-                }
+                scores = self._score(images, iteration, student, teacher, pictured)
+                columns |= {f"{column} {name}": value for column, value in scores.items()}
         return columns
 
     def _score(
@@ -154,16 +143,9 @@ def undisturbed(*models: nn.Module) -> Iterator[None]:
 
 
 def embedding_picture(embeddings: Tensor) -> np.ndarray:
-    """The three main directions of the embeddings of an image as red, green and blue.
+    """The three main directions of embeddings [E, h, w] as red, green and blue, uint8 [h, w, 3].
 
-    Parameters
-    ----------
-    embeddings : float Tensor [E, h, w]
-
-    Returns
-    -------
-    uint8 array [h, w, 3]
-        Each channel stretched from its 1 % to its 99 % quantile; 0 for a direction that is not there.
+    Each channel is stretched from its 1 % to its 99 % quantile; 0 for a direction that is not there.
     """
     points = embeddings.flatten(1).T.double().numpy()  # [N, E]
     points = points - points.mean(0)

@@ -26,12 +26,14 @@ from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.inference.predict import one_by_one, predict_image
 from panolib.labels import LabelSet
 from panolib.metrics.average_precision import CityscapesAP
+from panolib.metrics.averages import ratio
+from panolib.metrics.from_counts import false_share, pooled_ratio
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.threat_score import ThreatScore
 from panolib.objectness.candidates import Candidates, clusters, only, view
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import NAMES
-from panolib.scoring.evaluate import SaveCounts
+from panolib.scoring.evaluate import SaveCounts, panoptic_scores
 
 FILTERS = ("boosting", "head", "size", "stability", "confidence")
 RECALLS = (0.95, 0.9, 0.8)  # shares of the real clusters that are kept
@@ -98,17 +100,13 @@ def score_filters(
         for recall in RECALLS:
             kept = value >= threshold_at(value, real, recall)
             at = f"{100 * recall:.0f}"
-            scores[filter_name][f"precision_{at}"] = _share((kept & real).sum(), kept.sum())
-            scores[filter_name][f"false_kept_{at}"] = _share((kept & ~real).sum(), (~real).sum())
+            scores[filter_name][f"precision_{at}"] = float(ratio((kept & real).sum(), kept.sum()))
+            scores[filter_name][f"false_kept_{at}"] = float(ratio((kept & ~real).sum(), (~real).sum()))
             if recall == COMPARED:
                 parts = (kept & real, kept & ~real, ~kept & real)
                 counts = [np.bincount(image[part], minlength=found.n_images) for part in parts]
                 save_counts(f"objectness.{name}.{filter_name}", np.stack(counts, 1)[:, None])
     return {"n_clusters": len(real), "n_real": int(real.sum()), "filters": scores, "roc": curves}
-
-
-def _share(part: float, whole: float) -> float:
-    return float(part / whole) if whole else float("nan")
 
 
 @torch.inference_mode()
@@ -185,14 +183,11 @@ def _at_full_size(labels, table: Sequence[dict], semantic):
 
 def _kept_scores(panoptic: PanopticStats, threat: ThreatScore) -> dict:
     """PQ of every subset and class; pooled threat score, false share and counts."""
-    found = {f"pq_{subset}": panoptic.result(panoptic.label_set.subset_ids(subset)).mean_pq
-             for subset in panoptic.label_set.subsets}  # fmt: skip
-    everything, result = panoptic.result(), threat.result()
-    tp, fp, fn = (int(getattr(result, name).sum()) for name in ("tp", "fp", "fn"))
+    scores, counts = panoptic_scores(panoptic), threat.counts().sum(0)
+    names = [f"pq_{subset}" for subset in panoptic.label_set.subsets]
     return {
-        **found,
-        "pq": dict(zip(panoptic.label_set.classes, everything.pq.tolist(), strict=True)),
-        "threat_pooled": _share(tp, tp + fp + fn),
-        "threat_false": _share(fp, tp + fp),
-        **{f"threat_{name}": count for name, count in (("tp", tp), ("fp", fp), ("fn", fn))},
+        **{name: scores[name] for name in (*names, "pq")},
+        "threat_pooled": float(pooled_ratio(counts)),
+        "threat_false": float(false_share(counts)),
+        **dict(zip(("threat_tp", "threat_fp", "threat_fn"), counts.sum(0).tolist())),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from panolib.inference.predict import predict, predict_image
 from panolib.labels import VOID, LabelSet
 from panolib.metrics.semantic import confusion_matrix, iou_per_class
 from panolib.metrics.threat_score import ThreatScore
+from panolib.scoring.evaluate import SaveSample
 
 N_PICTURES = 2
 
@@ -49,7 +50,7 @@ def score_threat(
     truth_shares: Sequence[float],
     kernels: Sequence[int],
     guided: bool,
-    save_sample: Callable[[str, np.ndarray], None],
+    save_sample: SaveSample,
     label: str = "",
 ) -> dict:
     """Counts behind the threat score of networks that share the thing classes, and what the vote changes.
@@ -60,7 +61,6 @@ def score_threat(
     ----------
     semantic_model : Module
         Predicts the masks.
-    networks : sequence of Network
     min_size : int
         Smallest mask and smallest instance, pixels of the embedding grid.
     truth_shares : sequence of float
@@ -88,23 +88,20 @@ def score_threat(
         sample, predicted = prediction.sample, prediction.semantic.cpu().numpy()
         truth = panoptic_truth(sample, label_set)
         embeddings = [predict_image(None, network.model, sample).embeddings for network in networks]
+        maps = (networks, embeddings)
         for share in truth_shares:
             semantic = corrected(predicted, sample.semantic, share, seed=index)
             confusions[share] += confusion_matrix(sample.semantic, semantic, label_set.n_classes)
-            instances, table = fused_instances(
-                networks, embeddings, semantic, label_set, min_size=min_size, guided=guided
-            )
+            fused = fused_instances(*maps, semantic, label_set, min_size=min_size, guided=guided)
             for kernel in kernels:
-                found = opened(instances, table, kernel)
+                found = opened(*fused, kernel)
                 variants[share, kernel].append(image_counts(truth, *found, label_set))
                 if index < N_PICTURES and (share, kernel) == (truth_shares[0], kernels[0]):
                     save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
                     merged = merge_panoptic(semantic, found[0], label_set)
                     save_sample(f"{index:02d}-result", panoptic_picture(*merged, label_set))
         if guided:
-            votes.append(
-                voted_pixels(networks, embeddings, predicted, sample.semantic, label_set, min_size=min_size)
-            )
+            votes.append(voted_pixels(*maps, predicted, sample.semantic, label_set, min_size=min_size))
 
     return {
         "things": list(label_set.things),
@@ -162,12 +159,7 @@ def mask_quality(confusion: np.ndarray) -> dict[str, float]:
 
 
 def count_votes(before: np.ndarray, after: np.ndarray, truth: np.ndarray, n_classes: int) -> dict:
-    """Pixels of one image that the vote repairs and spoils.
-
-    Parameters
-    ----------
-    before, after, truth : integer array [H, W]
-        Train ids; void of the truth does not count.
+    """Pixels of one image that the vote repairs and spoils, of train ids [H, W]; void truth does not count.
 
     Returns
     -------
@@ -176,15 +168,9 @@ def count_votes(before: np.ndarray, after: np.ndarray, truth: np.ndarray, n_clas
         "spoiled" (right, then wrong): int64 [n_classes], by true class.
     """
     changed = (before != after) & (truth != VOID)
-
-    def by_class(chosen: np.ndarray) -> np.ndarray:
-        return np.bincount(truth[chosen], minlength=n_classes)
-
-    return {
-        "changed": int(changed.sum()),
-        "repaired": by_class(changed & (after == truth)),
-        "spoiled": by_class(changed & (before == truth)),
-    }
+    chosen = {"repaired": changed & (after == truth), "spoiled": changed & (before == truth)}
+    by_class = {name: np.bincount(truth[pixels], minlength=n_classes) for name, pixels in chosen.items()}
+    return {"changed": int(changed.sum()), **by_class}
 
 
 def voted_pixels(
@@ -220,9 +206,7 @@ def voted_pixels(
     return {**maps, **count_votes(**maps, n_classes=label_set.n_classes)}
 
 
-def _finish_votes(
-    votes: list[dict | None], label_set: LabelSet, save_sample: Callable[[str, np.ndarray], None]
-) -> dict:
+def _finish_votes(votes: list[dict | None], label_set: LabelSet, save_sample: SaveSample) -> dict:
     """Sums of `count_votes` over images by thing; saves the images with the most changed pixels."""
     if not votes or votes[0] is None:
         return {}
@@ -231,18 +215,16 @@ def _finish_votes(
     for place, index in enumerate(most):
         for name in ("before", "after", "truth"):
             save_sample(f"vote-{place}-{name}", label_set.colourise(votes[index][name]))
-
-    def by_thing(name: str) -> dict[str, int]:
-        total = sum(vote[name] for vote in votes)
-        return {thing: int(total[i]) for thing, i in zip(label_set.things, label_set.thing_ids, strict=True)}
-
     things = list(label_set.thing_ids)
+    by_thing = {
+        name: dict(zip(label_set.things, sum(vote[name] for vote in votes)[things].tolist()))
+        for name in ("repaired", "spoiled")
+    }
     return {
         "images": most,
         "changed": int(changed.sum()),
         "thing_pixels": int(sum(np.isin(vote["truth"], things).sum() for vote in votes)),
-        "repaired": by_thing("repaired"),
-        "spoiled": by_thing("spoiled"),
+        **by_thing,
     }
 
 

@@ -83,13 +83,13 @@ def segments(instance_map):
 def panoptic_scores(semantic_map, instance_map):
     stats = PanopticStats(CITYSCAPES)
     stats.update(instance_map, segments(instance_map), np.roll(instance_map, 1, 1), segments(instance_map))
-    return [np.nan_to_num(part).tolist() for part in (stats.tp, stats.fp, stats.fn, stats.iou_sum)]
+    return stats.images[0].tolist()
 
 
 def threat_scores(semantic_map, instance_map):
     score = ThreatScore(CITYSCAPES)
     score.update(instance_map, segments(instance_map), np.roll(instance_map, 1, 0), segments(instance_map))
-    return [part.tolist() for part in (score.tp, score.fp, score.fn)]
+    return score.images[0].tolist()
 
 
 def average_precision(semantic_map, instance_map):

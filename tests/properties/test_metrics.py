@@ -143,7 +143,6 @@ def test_scores_are_those_of_the_summed_counts_of_images(images):
         threat.update(*image)
     found, counts = stats.result(), stats.counts()
     assert counts.shape == (len(images), 3, 5) and counts.dtype == np.int64
-    assert np.array_equal(counts.sum(0)[:, 0] + counts.sum(0)[:, 2], stats.n_truth)
     sums = counts.sum(0)
     is_thing = np.isin(range(3), LABELS.thing_ids)
     for name in ("pq", "sq", "rq"):
@@ -171,9 +170,10 @@ def test_truth_void_hides_what_is_predicted_there(pair):
     shown, without = PanopticStats(LABELS), PanopticStats(LABELS)
     shown.update(*pair)
     without.update(truth, segments, hidden, left)
+    shown, without = shown.result(), without.result()
     np.testing.assert_array_equal(shown.tp, without.tp)
     np.testing.assert_array_equal(shown.fn, without.fn)
-    np.testing.assert_allclose(shown.result().pq_plus[0], without.result().pq_plus[0])
+    np.testing.assert_allclose(shown.pq_plus[0], without.pq_plus[0])
 
 
 @examples

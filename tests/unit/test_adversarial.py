@@ -20,7 +20,7 @@ from panolib.related.realtime.adversarial import (
     PseudoLabelSpec,
     adversarial_train,
     discriminator_loss,
-    fooling_loss,
+    domain_loss,
 )
 from panolib.related.realtime.discriminator import Discriminator
 from panolib.related.realtime.meta_pseudo_labels import (
@@ -117,8 +117,8 @@ def test_losses_by_hand():
     nn.init.zeros_(constant.weight)
     nn.init.constant_(constant.bias, math.log(3))
     image = torch.rand(2, 2, 4, 4)
-    assert fooling_loss(constant, image, 1).item() == pytest.approx(-math.log(0.75))
-    assert fooling_loss(constant, image, 0).item() == pytest.approx(-math.log(0.25))
+    assert domain_loss(constant, image, 1).item() == pytest.approx(-math.log(0.75))
+    assert domain_loss(constant, image, 0).item() == pytest.approx(-math.log(0.25))
     expected = -(math.log(0.75) + math.log(0.25)) / 2
     assert discriminator_loss(constant, image, image, 0).item() == pytest.approx(expected)
     assert discriminator_loss(constant, image, image, 1).item() == pytest.approx(expected)

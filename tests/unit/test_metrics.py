@@ -213,16 +213,16 @@ def test_panoptic_names_what_is_wrong(truth, truth_segments, prediction, predict
 
 def test_maps_must_hold_ids():
     with pytest.raises(ValueError, match="float"):
-        compare_segments(np.zeros((2, 2)), [], np.zeros((2, 2), int), [])
+        compare_segments(np.zeros((2, 2)), [], np.zeros((2, 2), int), [], CITYSCAPES)
     with pytest.raises(ValueError, match="-3"):
-        compare_segments(np.full((2, 2), -3), [], np.zeros((2, 2), int), [])
+        compare_segments(np.full((2, 2), -3), [], np.zeros((2, 2), int), [], CITYSCAPES)
 
 
 # threat score
 
 
-def threat(truth, truth_segments, prediction, instances, **options):
-    score = ThreatScore(CITYSCAPES, **options)
+def threat(truth, truth_segments, prediction, instances):
+    score = ThreatScore(CITYSCAPES)
     score.update(row(truth), truth_segments, row(prediction), instances)
     return score
 
@@ -245,29 +245,10 @@ def test_threat_score_crowd_and_void_rules():
     crowd = [segment(1, CAR, iscrowd=1)]
     result = threat("1111", crowd, "1111", [segment(1, CAR)]).result((CAR,))
     assert math.isnan(result.pooled[0]) and math.isnan(result.image_mean[0])
-    result = threat("1111", crowd, "1111", [segment(1, CAR)], ignore_void=False).result((CAR,))
-    assert result.tp[0] == 1  # SPOCO: a crowd is one object
     on_void = ("....", [], "1111", [segment(1, CAR)])
     assert threat(*on_void).result((CAR,)).fp[0] == 0
-    assert threat(*on_void, ignore_void=False).result((CAR,)).fp[0] == 1
     beside_void = ("11..", [segment(1, CAR)], "1111", [segment(1, CAR)])
     assert threat(*beside_void).result((CAR,)).tp[0] == 1
-    assert threat(*beside_void, ignore_void=False).result((CAR,)).tp[0] == 0
-
-
-@pytest.mark.parametrize("ignore_void", [True, False])
-def test_threat_score_small_truth_is_no_target(ignore_void):
-    truth = [segment(1, CAR), segment(2, CAR)]
-    for min_truth_area, n_found in ((2, 2), (3, 1), (4, 1), (5, 0)):
-        options = {"min_truth_area": min_truth_area, "ignore_void": ignore_void}
-        score = threat("112222", truth, "112222", truth, **options)
-        result = score.result((CAR,))
-        assert (result.tp[0], result.fp[0], result.fn[0]) == (n_found, 0, 0)
-
-
-def test_threat_score_options_are_checked():
-    with pytest.raises(ValueError, match=r"0\.4"):
-        threat("1", [segment(1, CAR)], "1", [segment(1, CAR)], iou_threshold=0.4)
 
 
 # official average precision

@@ -19,7 +19,6 @@ from panolib.inference import instances, predict
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.average_precision import CityscapesAP
-from panolib.metrics.threat_score import ThreatScore
 from panolib.related.realtime import layered_pseudo_labels
 from panolib.training import crops, pseudo_labels
 
@@ -125,11 +124,6 @@ def test_void_of_another_shape_is_not_broadcast():
     score, void = CityscapesAP(CITYSCAPES, min_region=1), np.zeros((1, 1), bool)
     with pytest.raises(ValueError, match=r"void is \(1, 1\), expected \(6, 7\)"):
         score.update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS, void=void)
-
-
-def test_a_threshold_that_is_no_number_is_refused():
-    with pytest.raises(ValueError, match="iou_threshold is nan"):
-        ThreatScore(CITYSCAPES, iou_threshold=math.nan).update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS)
 
 
 def test_a_discount_that_is_switched_off_leaves_the_thresholds():

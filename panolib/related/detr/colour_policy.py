@@ -27,47 +27,29 @@ class ColourPolicy:
 
 
 def change_colours(image: Tensor, policy: ColourPolicy) -> Tensor:
-    """Change one of `CHANGES` of an image, drawn at random with its strength; or nothing.
+    """Change one of `CHANGES` of a uint8 image [3, H, W], drawn at random with its strength; or nothing.
 
-    Draws from torch's global generator, as many numbers whatever is chosen.
-
-    Parameters
-    ----------
-    image : uint8 Tensor [3, H, W]
-    policy : ColourPolicy
-
-    Returns
-    -------
-    uint8 Tensor [3, H, W]
-        The same tensor where nothing is changed.
+    Draws from torch's global generator, as many numbers whatever is chosen. The same tensor where nothing is
+    changed.
     """
     applied, choice, strength = torch.rand(3).tolist()
     if applied >= policy.probability:
         return image
     change = CHANGES[min(int(choice * len(CHANGES)), len(CHANGES) - 1)]
-    low, high = policy.quality if change == "quality" else policy.factors
     if change == "quality":
+        low, high = policy.quality
         return adjust(image, change, low + min(int(strength * (high - low + 1)), high - low))
+    low, high = policy.factors
     return adjust(image, change, low + strength * (high - low))
 
 
 def adjust(image: Tensor, change: str, strength: float) -> Tensor:
-    """Apply one of `CHANGES` with its factor, or its JPEG quality, to a uint8 image [3, H, W].
-
-    Raises
-    ------
-    KeyError
-        For an unknown change.
-    """
+    """A uint8 image [3, H, W] with its brightness, contrast or saturation times a factor, or as JPEG."""
+    if change == "quality":
+        return compress(image, strength)
     from torchvision.transforms.v2 import functional  # slow to import, and only for those who train
 
-    functions = {
-        "brightness": functional.adjust_brightness,
-        "contrast": functional.adjust_contrast,
-        "saturation": functional.adjust_saturation,
-        "quality": compress,
-    }
-    return functions[change](image, strength)
+    return getattr(functional, f"adjust_{change}")(image, strength)
 
 
 def compress(image: Tensor, quality: int) -> Tensor:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth, predict_panoptic
+from panolib.inference.predict import one_by_one
 from panolib.lab.measuring import measure_seconds, with_peak_memory
 from panolib.labels import LabelSet
 from panolib.losses.embedding import embedding_loss
@@ -47,22 +47,11 @@ class System:
     forward: Callable[[], Any]
 
 
-@dataclass
-class Measured:
-    """Seconds and MiB of repeated calls."""
-
-    seconds: list[float] = field(default_factory=list)
-    mib: list[float] = field(default_factory=list)
-
-    def call(self, function: Callable[[], Any]) -> Any:
-        """Call it once; its result."""
-        results = []
-        seconds, mib = with_peak_memory(
-            lambda: measure_seconds(lambda: results.append(function())), timed=True
-        )
-        self.seconds.append(seconds)
-        self.mib.append(mib)
-        return results[0]
+def _measured(function: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
+    """What a call returns, and its seconds and MiB."""
+    results = []
+    cost = with_peak_memory(lambda: measure_seconds(lambda: results.append(function())), timed=True)
+    return results[0], cost
 
 
 def detr_system(
@@ -97,16 +86,16 @@ def our_system(
     semantic: nn.Module,
     instance: nn.Module,
     specs: tuple[BaselineSpec, InstanceBaselineSpec],
-    clustering: Mapping[str, float],
-    min_size: int,
-    merge_rule: str,
     train: Sequence[Sample],
     label_set: LabelSet,
     n: int,
+    **options,
 ) -> System:
-    """Our two supervised networks, each with its own step on `n` crops; the networks are changed."""
-    device = next(semantic.parameters()).device
-    maps = ("semantic", "instance", "crowd")
+    """Our two supervised networks, each with its own step on `n` crops; the networks are changed.
+
+    `options`: of `inference.panoptic.predict_panoptic`.
+    """
+    device, maps = next(semantic.parameters()).device, ("semantic", "instance", "crowd")
     batches = [LabelledBatches(train, n, spec.augmentation, maps)(0) for spec in specs]
     batches = [{name: values.to(device) for name, values in batch.items()} for batch in batches]
     optimizers = [build_optimizer(spec.optimiser, model) for spec, model in zip(specs, (semantic, instance))]
@@ -117,9 +106,8 @@ def our_system(
         embeddings = instance(batches[1]["image"])
         labels, ignore = source_targets(batches[1], embeddings, specs[1].min_area, None)
         margins = ring_margins(specs[1].margins, 0)
-        yield sum(
-            embedding_loss(embeddings, labels, weights=specs[1].weights, ignore=ignore, **margins).values()
-        )
+        terms = embedding_loss(embeddings, labels, weights=specs[1].weights, ignore=ignore, **margins)
+        yield sum(terms.values())
 
     def step() -> None:
         semantic.train(), instance.train()
@@ -129,7 +117,6 @@ def our_system(
             optimizer.step()
 
     def infer(sample: Sample) -> tuple:
-        options = {"rule": merge_rule, "min_size": min_size, **clustering}
         return predict_panoptic(semantic, instance, sample, label_set, **options).panoptic
 
     def forward() -> None:
@@ -157,27 +144,24 @@ def compare(
         pixels to map}}
     """
     stats = {name: PanopticStats(label_set) for name in systems}
-    infer = {name: Measured() for name in systems}
-    train = {name: Measured() for name in systems}
-    for index in tqdm(range(len(validation)), desc=label or "compare", leave=False, disable=not label):
-        truth = panoptic_truth(validation[index], label_set)
+    infer, train = ({name: [] for name in systems} for _ in range(2))
+    for sample in one_by_one(validation, label):
+        truth = panoptic_truth(sample, label_set)
         for name, system in systems.items():
-            found = infer[name].call(functools.partial(system.infer, validation[index]))
+            found, cost = _measured(functools.partial(system.infer, sample))
+            infer[name].append(cost)
             stats[name].update(*truth, *found)
     flops = {name: _flops(system, batch_size) for name, system in systems.items()}
     for _ in range(repeats + 1):
         for name, system in systems.items():
-            train[name].call(system.step)
+            train[name].append(_measured(system.step)[1])
     return {
         name: {
             "scores": panoptic_scores(stats[name]),
             "parameters": sum(map(n_parameters, system.networks)),
             **flops[name],
-            **{
-                f"{stage}_{unit}": _quartiles(getattr(measured[name], found)[1:])
-                for stage, measured in (("train", train), ("infer", infer))
-                for unit, found in (("s", "seconds"), ("mib", "mib"))
-            },
+            **_quartiles("train", train[name][1:]),
+            **_quartiles("infer", infer[name][1:]),
         }
         for name, system in systems.items()
     }
@@ -192,10 +176,10 @@ def _flops(system: System, batch_size: int) -> dict[str, float]:
     return {"forward_gflop": forward / 1e9, "step_gflop": count_operations(system.step) / 1e9 / batch_size}
 
 
-def _quartiles(values: Sequence[float]) -> dict[str, float]:
-    low, median, high = (
-        statistics.quantiles(values, n=4, method="inclusive")
-        if len(values) > 1
-        else (*values, *values, *values)
-    )
-    return {"median": median, "low": low, "high": high}
+def _quartiles(stage: str, calls: Sequence[tuple[float, float]]) -> dict[str, dict[str, float]]:
+    """Those of the seconds and MiB of some calls."""
+    found = np.quantile(calls, (0.25, 0.5, 0.75), axis=0)  # [3, 2]
+    return {
+        f"{stage}_{unit}": dict(zip(("low", "median", "high"), found[:, i].tolist()))
+        for i, unit in enumerate(("s", "mib"))
+    }

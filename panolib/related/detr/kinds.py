@@ -87,17 +87,10 @@ def detr_scores(sources: Sources, run: Run, job: Job) -> dict:
     for name in spec.validation:
         dataset = open_data(sources, job, name)
         metrics[name] = score_detr(
-            model,
-            dataset,
-            label_set,
-            spec.rule,
-            size=parent_spec(job, "detr").size,
-            scored_as=dataset.label_set,
-            n_samples=spec.n_samples if name == spec.validation[0] else 0,
-            save_sample=job.save_sample,
-            save_counts=in_part(job.save_counts, f"{name}."),
-            label=f"{run.name}: {name}",
-        )
+            model, dataset, label_set, spec.rule, size=parent_spec(job, "detr").size,
+            n_samples=spec.n_samples if name == spec.validation[0] else 0, save_sample=job.save_sample,
+            save_counts=in_part(job.save_counts, f"{name}."), label=f"{run.name}: {name}",
+        )  # fmt: skip
     job.finish({})
     return metrics
 
@@ -110,18 +103,14 @@ def detr_cost(sources: Sources, run: Run, job: Job) -> dict:
     fabric = launch(spec.compute)
     train = open_data(sources, job, spec.train)
     torch.manual_seed(spec.seed)
+    images, detr_spec = (train, label_set, spec.batch_size), parent_spec(job, "detr")
+    roles = ("semantic", "instance")
+    networks, specs = ([ask(job, role) for role in roles] for ask in (parent_network, parent_spec))
+    options = {"rule": spec.merge_rule, "min_size": spec.min_size, **clustering_of(job)}
     systems = {
-        DETR: cost.detr_system(
-            fabric.to_device(_parent_detr(job)), parent_spec(job, "detr"), spec.rule, train, label_set,
-            spec.batch_size,
-        ),
-        OURS: cost.our_system(
-            parent_network(job, "semantic"),
-            parent_network(job, "instance"),
-            (parent_spec(job, "semantic"), parent_spec(job, "instance")),
-            clustering_of(job), spec.min_size, spec.merge_rule, train, label_set, spec.batch_size,
-        ),
-    }  # fmt: skip
+        DETR: cost.detr_system(fabric.to_device(_parent_detr(job)), detr_spec, spec.rule, *images),
+        OURS: cost.our_system(*networks, specs, *images, **options),
+    }
     with set_torch_threads(1):
         measured = cost.compare(
             systems, open_data(sources, job, spec.validation), label_set,

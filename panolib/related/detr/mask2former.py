@@ -47,15 +47,8 @@ class MaskOutputs:
 class Mask2Former(nn.Module):
     """DETR's queries with masks as products of query and pixel embeddings, and attention inside these masks.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        Its maps from stride 4 on are read; masks are predicted at stride 4.
-    n_classes : int
-    decoder_layers : int
-        Each has a loss of its own, as have the queries before the first one.
-    sizes
-        By the names in `CONFIGURED`.
+    The encoder's maps from stride 4 on are read; masks are predicted at stride 4. Each decoder layer has a
+    loss of its own, as have the queries before the first one. `sizes` by the names in `CONFIGURED`.
     """
 
     def __init__(self, encoder: Encoder, n_classes: int, *, decoder_layers: int, **sizes):
@@ -93,12 +86,9 @@ class Mask2Former(nn.Module):
         outputs = MaskOutputs(found.class_queries_logits, found.masks_queries_logits)
         if labels is None:
             return outputs
+        targets = ([label[name] for label in labels] for name in ("masks", "class_labels"))
         terms = self.network.get_loss_dict(
-            outputs.pred_masks,
-            outputs.logits,
-            [label["masks"] for label in labels],
-            [label["class_labels"] for label in labels],
-            found.auxiliary_logits,
+            outputs.pred_masks, outputs.logits, *targets, found.auxiliary_logits
         )
         outputs.loss = self.network.get_loss(terms)
         outputs.loss_dict = {name.replace("cross_entropy", "ce"): value for name, value in terms.items()}

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from panolib.config import Natural, Share, spec
 from panolib.data.photometry import network_input
 from panolib.data.samples import Sample, resize_sample
 from panolib.inference.panoptic import panoptic_truth
-from panolib.inference.pictures import panoptic_picture
-from panolib.inference.predict import evaluating
+from panolib.inference.predict import evaluating, one_by_one
 from panolib.labels import VOID, LabelSet, merged_ids
 from panolib.metrics.panoptic import PanopticStats
 from panolib.metrics.semantic import confusion_matrix
@@ -24,9 +22,11 @@ from panolib.models.geometry import upsample_to
 from panolib.related.detr.targets import panoptic_from_queries
 from panolib.scoring.evaluate import (
     SaveCounts,
+    SaveSample,
     in_part,
     not_kept,
     panoptic_scores,
+    save_pictures,
     save_semantic_counts,
     semantic_scores,
 )
@@ -62,18 +62,15 @@ def score_detr(
     rule: QueryRule,
     *,
     size: tuple[int, int] | None,
-    scored_as: LabelSet | None = None,
     n_samples: int = 0,
-    save_sample: Callable[[str, np.ndarray], None] | None = None,
+    save_sample: SaveSample | None = None,
     save_counts: SaveCounts = not_kept,
     label: str = "",
 ) -> dict[str, dict]:
-    """Scores of one data set for every threshold.
+    """Scores of one data set for every threshold, in its own classes, into which predictions are merged.
 
     Parameters
     ----------
-    scored_as : LabelSet, optional
-        Classes of the data set where they are not the network's; predictions are merged into them.
     n_samples : int
         Pictures of the first images that `save_sample` gets: image, truth and prediction by threshold.
     save_counts : function (name, counts)
@@ -86,19 +83,16 @@ def score_detr(
         and the scores of `evaluate.semantic_scores`, whose predicted map is the panoptic one; where the data
         set tells objects apart also those of `evaluate.panoptic_scores`}}
     """
-    scored_as = scored_as or label_set
+    scored_as = dataset.label_set
     merged = np.append(merged_ids(label_set, scored_as), VOID)
     panoptic = {threshold: PanopticStats(label_set) for threshold in rule.thresholds}
     confusions = {threshold: [] for threshold in rule.thresholds}
     n_segments, void = dict.fromkeys(rule.thresholds, 0), dict.fromkeys(rule.thresholds, 0.0)
     with evaluating(model), torch.inference_mode():
-        for index in tqdm(range(len(dataset)), desc=label or "score", leave=False, disable=not label):
-            sample = dataset[index]
+        for index, sample in enumerate(one_by_one(dataset, label)):
             queries = predict_queries(model, sample, size)
             truth = panoptic_truth(sample, label_set) if dataset.has_instances else None
-            if index < n_samples:
-                save_sample(f"{index:02d}-image", sample.image)
-                save_sample(f"{index:02d}-truth", panoptic_picture(*truth, label_set))
+            maps = {"truth": truth}
             for threshold in rule.thresholds:
                 found = panoptic_from_queries(
                     *queries, label_set, threshold=threshold, min_area=rule.min_area
@@ -110,8 +104,9 @@ def score_detr(
                 void[threshold] += float((found[0] == 0).mean())
                 if truth is not None:
                     panoptic[threshold].update(*truth, *found)
-                if index < n_samples:
-                    save_sample(f"{index:02d}-prediction-{threshold:g}", panoptic_picture(*found, label_set))
+                maps[f"prediction-{threshold:g}"] = found
+            if index < n_samples:
+                save_pictures(save_sample, index, sample, label_set, maps)
     for threshold in rule.thresholds:
         part = in_part(save_counts, f"{threshold:g}.")
         save_semantic_counts(confusions[threshold], scored_as, part)

@@ -12,21 +12,10 @@ from panolib.labels import LabelSet
 
 
 def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict[str, Tensor]:
-    """Segments of one image as matcher and loss want them.
+    """Segments of one image as matcher and loss want them: "class_labels" int64 [T], "masks" float [T, H, W].
 
-    Stuff and things alike are one mask. Crowds are no targets; their pixels, like void, belong to no mask.
-
-    Parameters
-    ----------
-    panoptic_map : integer array [H, W]
-        Segment ids, 0 = void.
-    segments_info : list of dict
-        `id`, `category_id` and, optional, `iscrowd`. A segment without a pixel is left out.
-
-    Returns
-    -------
-    dict
-        "class_labels" int64 [T], "masks" float [T, H, W] in {0, 1}. T may be 0.
+    Stuff and things alike are one mask in {0, 1}. Crowds are no targets; their pixels, like void, belong to
+    no mask. A segment without a pixel is left out; T may be 0.
     """
     panoptic_map = torch.from_numpy(np.ascontiguousarray(panoptic_map, dtype=np.int64))
     objects = [segment for segment in segments_info if not segment.get("iscrowd", 0)]
@@ -40,12 +29,7 @@ def detr_target(panoptic_map: np.ndarray, segments_info: Sequence[dict]) -> dict
 
 
 def panoptic_from_queries(
-    logits: Tensor,
-    masks: Tensor,
-    label_set: LabelSet,
-    *,
-    threshold: float = 0.85,
-    min_area: int = 4,
+    logits: Tensor, masks: Tensor, label_set: LabelSet, *, threshold: float = 0.85, min_area: int = 4
 ) -> tuple[np.ndarray, list[dict]]:
     """Panoptic map of one image: every pixel goes to the surest mask among the queries that are kept.
 
@@ -59,7 +43,6 @@ def panoptic_from_queries(
         Class scores; the last one is "no object".
     masks : float Tensor [Q, H, W]
         Mask logits at the size of the map.
-    label_set : LabelSet
     threshold : float
         In [0, 1).
     min_area : int
@@ -67,9 +50,8 @@ def panoptic_from_queries(
 
     Returns
     -------
-    panoptic_map : int32 array [H, W]
-    segments_info : list of dict
-        As `inference.merge_panoptic`.
+    panoptic_map, segments_info
+        As of `inference.panoptic.merge_panoptic`.
 
     Raises
     ------

@@ -80,23 +80,22 @@ def chosen_images(n_all: int, n_wanted: int | None, seed: int) -> list[int]:
     """
     if n_wanted is not None and not 1 <= n_wanted <= n_all:
         raise ValueError(f"{n_wanted} training images wanted, {n_all} are there")
-    generator = torch.Generator().manual_seed(iteration_seed(seed, 0, "training images"))
-    return torch.randperm(n_all, generator=generator)[:n_wanted].tolist()
+    return _permutation(n_all, seed, 0, "training images")[:n_wanted]
 
 
 def epoch_position(position: int, n_images: int, seed: int) -> int:
     """Which image comes at a position of an endless stream of epochs, each a permutation of its own."""
     epoch, place = divmod(position, n_images)
-    generator = torch.Generator().manual_seed(iteration_seed(seed, epoch, "epoch"))
-    return int(torch.randperm(n_images, generator=generator)[place])
+    return _permutation(n_images, seed, epoch, "epoch")[place]
+
+
+def _permutation(n: int, *seed) -> list[int]:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(iteration_seed(*seed))).tolist()
 
 
 def coarse_masks(masks: Tensor, stride: int) -> Tensor:
     """float [T, H, W] -> [T, ceil(H / stride), ceil(W / stride)]: share of each cell that is covered."""
-    if stride == 1 or not len(masks):
-        height, width = (-(-side // stride) for side in masks.shape[-2:])
-        return masks if len(masks) else masks.new_zeros(0, height, width)
-    return F.avg_pool2d(masks[None], stride, ceil_mode=True)[0]
+    return F.avg_pool2d(masks[:, None], stride, ceil_mode=True)[:, 0]
 
 
 def loss_terms(loss_dict: dict[str, Tensor]) -> dict[str, Tensor]:

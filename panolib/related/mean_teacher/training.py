@@ -28,7 +28,7 @@ from panolib.lab.job import Job
 from panolib.lab.seeding import seeded
 from panolib.related.mean_teacher.library import PeerNetwork, build_peer, grey, torch_em
 from panolib.related.mean_teacher.watershed import WatershedGrid
-from panolib.training.loop import begin
+from panolib.training.loop import begin, restore
 from panolib.training.specs import Compute
 
 
@@ -148,14 +148,11 @@ def train_peer(
 ) -> nn.Module:
     """Supervised training; the network of the best epoch by the Dice loss on `selection`.
 
-    `start`: weights to go on from, None for random ones.
+    `start`: weights to go on from.
     """
-    te = torch_em()
-    dice = te.loss.DiceLoss()
-    loaders = {
-        "train_loader": _source_batches(spec, source, start),
-        "val_loader": _validation(spec, selection),
-    }
+    te, dice = torch_em(), torch_em().loss.DiceLoss()
+    batches, crops = _source_batches(spec, source, start), _validation(spec, selection)
+    loaders = {"train_loader": batches, "val_loader": crops}
     return _fit(spec, job, te.trainer.DefaultTrainer, start, loaders, {"loss": dice, "metric": dice})["model"]
 
 
@@ -214,13 +211,15 @@ def _fit(spec, job: Job, trainer_class: type, start: dict | None, loaders: dict,
     def networks(trainer) -> dict[str, nn.Module]:
         return {name: getattr(trainer, name) for name in ("model", "teacher") if hasattr(trainer, name)}
 
+    def parts(trainer) -> dict:
+        return {**networks(trainer), "optimizer": optimizer, "schedule": schedule}
+
     def after_epoch(trainer, loss: float) -> None:
         job.log(trainer.iteration, selection_loss=loss)
-        weights = {name: network.state_dict() for name, network in networks(trainer).items()}
+        states = {name: part.state_dict() for name, part in parts(trainer).items()}
         if loss < best["loss"]:
-            best.update(loss=loss, **copy.deepcopy(weights))
-        parts = {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(), "best": dict(best)}
-        job.checkpoint(lambda: {**weights, **parts, "epoch": trainer.epoch}, trainer.iteration)
+            best.update(loss=loss, **copy.deepcopy({name: states[name] for name in networks(trainer)}))
+        job.checkpoint(lambda: {**states, "best": dict(best), "epoch": trainer.epoch}, trainer.iteration)
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = _recorded(trainer_class, job, spec.iterations, after_epoch)(
@@ -237,11 +236,8 @@ def _fit(spec, job: Job, trainer_class: type, start: dict | None, loaders: dict,
             **loaders,
             **options,
         )
+        restore(parts(trainer), state)
         if state is not None:
-            for name, network in networks(trainer).items():
-                network.load_state_dict(state[name])
-            optimizer.load_state_dict(state["optimizer"])
-            schedule.load_state_dict(state["schedule"])
             best.update(state["best"])
             trainer._iteration, trainer._epoch = job.start, state["epoch"] + 1
             for loader in loaders.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import numpy as np
@@ -19,8 +19,7 @@ from panolib.inference.predict import evaluating, one_by_one
 from panolib.labels import LabelSet
 from panolib.metrics.panoptic import PanopticStats
 from panolib.related.mean_teacher.library import grey, torch_em
-from panolib.scoring.classical import score_instances, two_classes
-from panolib.scoring.evaluate import SaveCounts, not_kept
+from panolib.scoring.classical import best_by_pq, score_instances, two_classes
 
 PACKAGE = {"seeds": 0.5, "mask": 0.5, "min_size": 50}  # defaults of torch-em's function
 Setting = Mapping[str, float]
@@ -73,36 +72,26 @@ def choose_watershed(
     dict
         {"chosen": {"seeds", "mask", "min_size"}, "grid": [{the same and "pq"}]}
     """
-    stats = [(setting, PanopticStats(label_set)) for setting in grid.settings()]
+    settings = grid.settings()
+    stats = [PanopticStats(label_set) for _ in settings]
     for sample in one_by_one(dataset, label):
         truth, prediction = panoptic_truth(sample, label_set), predict_peer(model, sample)
-        for setting, found in stats:
+        for setting, found in zip(settings, stats):
             instances = watershed(prediction, setting)
             semantic = two_classes((instances > 0).numpy(), label_set)
             found.update(*truth, *merge_panoptic(semantic, instances, label_set))
-    rows = [{**setting, "pq": found.result(label_set.thing_ids).mean_pq} for setting, found in stats]
-    best = max(range(len(rows)), key=lambda i: np.nan_to_num(rows[i]["pq"]))
-    return {"chosen": stats[best][0], "grid": rows}
+    best, rows = best_by_pq(settings, stats)
+    return {"chosen": settings[best], "grid": rows}
 
 
 def score_peer(
-    model: nn.Module,
-    dataset: Sequence[Sample],
-    label_set: LabelSet,
-    setting: Setting,
-    *,
-    n_samples: int,
-    save_sample: Callable[[str, np.ndarray], None],
-    save_counts: SaveCounts = not_kept,
-    label: str = "",
+    model: nn.Module, dataset: Sequence[Sample], label_set: LabelSet, setting: Setting, **options
 ) -> dict:
-    """Scores in the form of the classical controls (`scoring.classical`)."""
+    """Scores and options of `scoring.classical.score_instances`."""
 
     def find(sample: Sample) -> tuple[np.ndarray, Tensor]:
         instances = watershed(predict_peer(model, sample), setting)
         return two_classes((instances > 0).numpy(), label_set), instances
 
-    return score_instances(
-        find, dataset, label_set, algorithm="watershed", masks="predicted", merge_rules=("void",),
-        n_samples=n_samples, save_sample=save_sample, save_counts=save_counts, label=label,
-    )  # fmt: skip
+    names = {"algorithm": "watershed", "masks": "predicted", "merge_rules": ("void",)}
+    return score_instances(find, dataset, label_set, **names, **options)

@@ -70,18 +70,19 @@ class AdversarialSpec:
     seed: Seed
 
 
-def fooling_loss(discriminator: nn.Module, target: Tensor, source_label: int) -> Tensor:
-    """Binary cross-entropy of target probabilities [B, C, H, W] with the label of the *source*."""
-    return _domain_loss(discriminator(target), source_label)
+def domain_loss(discriminator: nn.Module, probabilities: Tensor, label: int) -> Tensor:
+    """Binary cross-entropy of probabilities [B, C, H, W] with the label of a domain.
+
+    To fool the discriminator, those of the target are given the label of the *source*.
+    """
+    logits = discriminator(probabilities)
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))
 
 
 def discriminator_loss(discriminator: nn.Module, source: Tensor, target: Tensor, source_label: int) -> Tensor:
-    """Binary cross-entropy of both domains with their own labels, halves averaged."""
-    halves = (
-        _domain_loss(discriminator(source), source_label),
-        _domain_loss(discriminator(target), 1 - source_label),
-    )
-    return sum(halves) / 2
+    """`domain_loss` of both domains with their own labels, halves averaged."""
+    of_source = domain_loss(discriminator, source, source_label)
+    return (of_source + domain_loss(discriminator, target, 1 - source_label)) / 2
 
 
 def probabilities(logits: Tensor, size: tuple[int, int], placement: Placement = CELL_CENTRES) -> Tensor:
@@ -112,13 +113,8 @@ def adversarial_train(
     discriminator that should take it for the source, plus cross-entropy with pseudo-labels, all heads; then
     the discriminator on the detached probabilities of both; one step of each.
 
-    Parameters
-    ----------
-    start_state : state dict
-    source : data set with labels
-    target : data set, read without labels
-    pseudo_labels : sequence of uint8 [H, W], optional
-        One for every target image, `VOID` where there is none.
+    `target` is read without labels; `pseudo_labels`, uint8 [H, W] for every target image, are `VOID` where
+    there is none.
     """
     fabric, state = begin(spec, job)
     model = lay_out(build_semantic(spec.network, n_classes, pretrained=False), spec.compute)
@@ -127,8 +123,8 @@ def adversarial_train(
     model, optimizer = fabric.setup(model, build_optimizer(spec.optimiser, model))
     adversary = spec.adversary
     discriminator, judge_optimizer = build_adversary(fabric, adversary, n_classes)
-    parts = {"model": model, "optimizer": optimizer}
-    parts |= {"discriminator": discriminator, "judge_optimizer": judge_optimizer}
+    parts = {"model": model, "optimizer": optimizer, "discriminator": discriminator}
+    parts["judge_optimizer"] = judge_optimizer
     restore(parts, state)
     maps = None if pseudo_labels is None else [{"semantic": labels} for labels in pseudo_labels]
     streams = (
@@ -147,7 +143,7 @@ def adversarial_train(
 
         outputs = head_logits(model, photometry.normalise(target_batch["image"]))
         target_seen = probabilities(outputs[0], size, placement)
-        fooling = fooling_loss(discriminator, target_seen, adversary.source_label)
+        fooling = domain_loss(discriminator, target_seen, adversary.source_label)
         target_loss = adversary.weight * fooling
         if maps is not None:
             target_loss = target_loss + supervised_loss(outputs, target_batch["semantic"], placement)
@@ -158,16 +154,7 @@ def adversarial_train(
         fabric.backward(judging)
         optimizer.step()
         judge_optimizer.step()
-        job.log(
-            iteration,
-            loss=source_loss + target_loss,
-            source_loss=source_loss,
-            target_loss=target_loss,
-            fooling=fooling,
-            judging=judging,
-        )
+        terms = {"source_loss": source_loss, "target_loss": target_loss, "fooling": fooling}
+        job.log(iteration, loss=source_loss + target_loss, **terms, judging=judging)
     return model
 
-
-def _domain_loss(logits: Tensor, label: int) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, label))

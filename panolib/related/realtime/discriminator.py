@@ -15,20 +15,8 @@ class Discriminator(nn.Module):
     """Says for every pixel of a map of class probabilities which domain it comes from, as one logit.
 
     Five 4x4 convolutions of stride 2 with LeakyReLU 0.2 between them, then bilinear upsampling. In the light
-    version every convolution is a depthwise one and a pointwise one, without bias.
-
-    Parameters
-    ----------
-    n_classes : int
-        Channels of the input.
-    kind : {"fcd", "light"}
-    width : int
-        Channels after the first convolution, 64 in the sources; doubled by each of the next three.
-
-    Raises
-    ------
-    ValueError
-        For another kind.
+    version every convolution is a depthwise one and a pointwise one, without bias. The first has `width`
+    channels, 64 in the sources, which each of the next three doubles.
 
     References
     ----------

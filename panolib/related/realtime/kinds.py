@@ -50,13 +50,7 @@ class GallerySpec:
 
 
 # raised with what a kind computes, see panolib/study/kinds.py
-VERSIONS = {
-    "adversarial_adaptation": 1,
-    "meta_labels": 1,
-    "label_quality": 1,
-    "gallery": 1,
-    "latency": 1,
-}
+VERSIONS = {"adversarial_adaptation": 1, "meta_labels": 1, "label_quality": 1, "gallery": 1, "latency": 1}
 
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
@@ -70,35 +64,20 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     spec, target = run.spec, open_data(sources, job, run.spec.target)
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
-        wanted = spec.pseudo_labels
-        network = parent_network(job, "labels")
-        found = labelling.votes(network, target, (wanted.n_layers,), label=f"{run.name}: labels")
-        labels = select_labels(
-            *found[wanted.n_layers], n_classes, rule=wanted.rule, threshold=wanted.threshold
-        )
-    model = adversarial.adversarial_train(
-        spec,
-        job,
-        job.parent("start")["model"],
-        open_data(sources, job, spec.source),
-        target,
-        n_classes,
-        pseudo_labels=labels,
-    )
+        n, rule = spec.pseudo_labels.n_layers, spec.pseudo_labels.rule
+        found = labelling.votes(parent_network(job, "labels"), target, (n,), label=f"{run.name}: labels")
+        labels = select_labels(*found[n], n_classes, rule=rule, threshold=spec.pseudo_labels.threshold)
+    start, source = job.parent("start")["model"], open_data(sources, job, spec.source)
+    model = adversarial.adversarial_train(spec, job, start, source, target, n_classes, pseudo_labels=labels)
     return semantic_metrics(sources, job, finish(job, model))
 
 
 def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
     """Meta Pseudo Labels; metrics of the student, and of the teacher under "teacher"."""
-    spec = run.spec
-    student, teacher = meta_pseudo_labels.meta_train(
-        spec,
-        job,
-        job.parent("start")["model"],
-        open_data(sources, job, spec.source),
-        open_data(sources, job, spec.target),
-        LABEL_SETS[spec.label_set].n_classes,
-    )
+    spec, n_classes = run.spec, LABEL_SETS[run.spec.label_set].n_classes
+    source, target = (open_data(sources, job, name) for name in (spec.source, spec.target))
+    start = job.parent("start")["model"]
+    student, teacher = meta_pseudo_labels.meta_train(spec, job, start, source, target, n_classes)
     return self_trained_metrics(sources, job, student, teacher)
 
 
@@ -107,13 +86,8 @@ def label_quality(sources: Sources, run: Run, job: Job) -> dict:
     spec, target = run.spec, open_data(sources, job, run.spec.target)
     network = parent_network(job, "labels")
     found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
-    rows = labelling.quality_rows(
-        found,
-        [target[i].semantic for i in range(len(target))],
-        LABEL_SETS[spec.label_set],
-        target.label_set,
-        threshold=spec.threshold,
-    )
+    truth, label_sets = [sample.semantic for sample in target], (LABEL_SETS[spec.label_set], target.label_set)
+    rows = labelling.quality_rows(found, truth, *label_sets, threshold=spec.threshold)
     job.finish({})
     return {"rows": rows, "n_images": len(target)}
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import nn
 
 from panolib.data import photometry
 from panolib.data.samples import Sample
+from panolib.inference.predict import one_by_one
 from panolib.labels import VOID, LabelSet, merged_ids
+from panolib.metrics.averages import mean_of_defined, ratio
 from panolib.models.geometry import placement_of
 from panolib.related.realtime.adversarial import probabilities
 from panolib.related.realtime.layered_pseudo_labels import RULES, select_labels, vote
@@ -24,15 +25,16 @@ SWEEP = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)  # constant thresholds that are compared
 def votes(
     model: nn.Module, dataset: Sequence[Sample], layers: Sequence[int], *, label: str = ""
 ) -> dict[int, tuple[list[np.ndarray], list[np.ndarray]]]:
-    """What 1, 2 or 3 heads say of every image.
-
-    Returns
-    -------
-    dict of number of heads to (labels, confidence)
-        Lists of uint8 and float32 arrays [H, W], one for every image.
-    """
+    """{1, 2 or 3 heads: what they say of every image}, labels uint8 [H, W] and confidence float32 [H, W]."""
     found: dict[int, tuple[list, list]] = {n: ([], []) for n in layers}
-    for heads in _head_probabilities(model, dataset, max(layers), label):
+    device = next(model.parameters()).device
+    model.eval()
+    for sample in one_by_one(dataset, label):
+        image = photometry.network_input(sample).to(device)
+        with torch.inference_mode():
+            outputs = head_logits(model, image)
+        size, placement = image.shape[-2:], placement_of(model)
+        heads = [probabilities(logits.float(), size, placement) for logits in outputs[: max(layers)]]
         for n, (labels, confidence) in found.items():
             winner, sure = vote(heads[:n])
             labels.append(winner[0].to(torch.uint8).cpu().numpy())
@@ -50,13 +52,9 @@ def quality_rows(
 ) -> list[dict]:
     """Coverage and accuracy of pseudo-labels by number of layers and rule, over the pixels of all images.
 
-    Parameters
-    ----------
-    found : what `votes` returns
-    truth : sequence of uint8 [H, W]
-        In the classes of `scored_as`, into which predictions are merged.
-    threshold : float
-        The constant, or the cap of the medians. The constants of `SWEEP` are tried beside it.
+    `found` is what `votes` returns; `truth`, uint8 [H, W], has the classes of `scored_as`, into which
+    predictions are merged; `threshold` is the constant, or the cap of the medians, and the constants of
+    `SWEEP` are tried beside it.
 
     Returns
     -------
@@ -67,8 +65,7 @@ def quality_rows(
     """
     merged = np.full(256, VOID, np.uint8)
     merged[: label_set.n_classes] = merged_ids(label_set, scored_as)
-    constants = sorted({*SWEEP, threshold})
-    cases = [("constant", value) for value in constants]
+    cases = [("constant", value) for value in sorted({*SWEEP, threshold})]
     cases += [(rule, threshold) for rule in RULES if rule != "constant"]
     rows = []
     for layers, (labels, confidence) in found.items():
@@ -82,30 +79,10 @@ def quality_rows(
                 for row, which in zip(counts, (known, known & (image != VOID), known & (image == real))):
                     row += np.bincount(real[which], minlength=256)
             pixels, covered, right = counts.sum(1)
-            present = counts[0] > 0
             rows.append({
                 "layers": layers, "rule": rule, "threshold": value,
-                "coverage": _share(covered, pixels), "accuracy": _share(right, covered),
-                "class_coverage": float(np.mean(counts[1, present] / counts[0, present])) if pixels
-                else float("nan"),
+                "coverage": float(ratio(covered, pixels)), "accuracy": float(ratio(right, covered)),
+                "class_coverage": mean_of_defined(ratio(counts[1], counts[0])),
                 "classes": int((labelled[:VOID] > 0).sum()),
             })  # fmt: skip
     return rows
-
-
-def _share(part: int, whole: int) -> float:
-    return float(part / whole) if whole else float("nan")
-
-
-def _head_probabilities(
-    model: nn.Module, dataset: Sequence[Sample], n_heads: int, label: str
-) -> Iterator[tuple[Tensor, ...]]:
-    """Probabilities [1, C, H, W] of the first heads at the size of each image."""
-    device = next(model.parameters()).device
-    model.eval()
-    for index in tqdm(range(len(dataset)), desc=label or "labels", leave=False, disable=not label):
-        image = photometry.network_input(dataset[index]).to(device)
-        with torch.inference_mode():
-            outputs = head_logits(model, image)
-        size, placement = image.shape[-2:], placement_of(model)
-        yield tuple(probabilities(logits.float(), size, placement) for logits in outputs[:n_heads])

@@ -22,12 +22,12 @@ def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Class of every pixel by the vote of several heads, each with its confidence.
 
     Every head votes for its best class with the probability of it; the class with the largest sum wins, and
-    among equal ones that of the first head.
+    among equal ones that of the first head. With one head this is the usual argmax.
 
     Parameters
     ----------
     probabilities : sequence of float Tensor [B, C, H, W]
-        One a head. With one head this is the usual argmax.
+        One a head, at least one.
 
     Returns
     -------
@@ -35,22 +35,12 @@ def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     confidence : float Tensor [B, H, W]
         Mean probability of the winner over the heads that voted for it.
 
-    Raises
-    ------
-    ValueError
-        Without a head.
-
     References
     ----------
     Bartoletti et al., section III.D (which leaves the details open).
     """
-    if not probabilities:
-        raise ValueError("no head votes, expected at least one")
-    best = [head.max(1) for head in probabilities]
-    confidence, labels = (torch.stack(parts) for parts in zip(*best))  # [heads, B, H, W]
-    if len(best) == 1:
-        return labels[0], confidence[0]
-    agreeing = (labels[:, None] == labels[None]).to(confidence.dtype)  # [heads, heads, ...]
+    confidence, labels = (torch.stack(parts) for parts in zip(*(head.max(1) for head in probabilities)))
+    agreeing = (labels[:, None] == labels[None]).to(confidence.dtype)  # [heads, heads, B, H, W]
     total = torch.einsum("ij...,j...->i...", agreeing, confidence)
     winner = total.argmax(0, keepdim=True)
     mean = total / agreeing.sum(1)
@@ -60,26 +50,10 @@ def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def median_thresholds(
     labels: np.ndarray, confidence: np.ndarray, n_classes: int, *, cap: float = 0.9
 ) -> np.ndarray:
-    """Threshold of every class: the median confidence of its pixels, at most `cap`.
+    """Threshold of every class, float64 [n_classes]: the median confidence of its pixels, at most `cap`.
 
-    Parameters
-    ----------
-    labels : integer array
-        Predicted classes of an image or of a whole set, of any shape.
-    confidence : float array
-        Their probabilities.
-    n_classes : int
-    cap : float
-
-    Returns
-    -------
-    float64 array [n_classes]
-        `cap` for a class that is never predicted.
-
-    Raises
-    ------
-    ValueError
-        For a label that is none of the classes.
+    `labels` and `confidence` are those of an image or of a whole set, of any shape. `cap` for a class that is
+    never predicted.
 
     References
     ----------
@@ -95,22 +69,16 @@ def median_thresholds(
 def reference_thresholds(
     labels: np.ndarray, confidence: np.ndarray, n_classes: int, *, cap: float = 0.9
 ) -> np.ndarray:
-    """Thresholds of one image as the reference code computes them, for comparison only.
+    """Thresholds of one image as the reference code computes them, float64 [n_classes], for comparison only.
 
     For a class that is not there it appends 0, and then the median of the empty set as well, which is NaN and
     keeps every pixel. All later classes use the threshold of a neighbour.
-
-    Returns
-    -------
-    float64 array [n_classes]
     """
     labels, confidence = _classes(labels, n_classes).ravel(), np.asarray(confidence).ravel()
     thresholds: list[float] = []
     for class_id in range(n_classes):
         own = confidence[labels == class_id]
-        if not own.size:
-            thresholds.append(0.0)
-        thresholds.append(min(cap, float(np.median(own))) if own.size else np.nan)
+        thresholds += [min(cap, float(np.median(own)))] if own.size else [0.0, np.nan]
     return np.array(thresholds[:n_classes])
 
 
@@ -133,40 +101,25 @@ def select_labels(
     rule: str,
     threshold: float = 0.9,
 ) -> list[np.ndarray]:
-    """Pseudo-labels of a set of images.
+    """Pseudo-labels of a set of images, uint8 [H, W], from what `vote` says of each.
 
     Parameters
     ----------
     labels, confidence : sequence of arrays [H, W]
-        What `vote` says of every image.
-    n_classes : int
     rule : {"constant", "set", "image", "reference"}
         One threshold for all classes; the median of every class over all images; over each image; the same
         with the bug of the reference.
     threshold : float
         The constant, or the cap of the medians.
-
-    Returns
-    -------
-    list of uint8 [H, W]
-
-    Raises
-    ------
-    ValueError
-        For an unknown rule.
     """
     if rule not in RULES:
         raise ValueError(f"rule of pseudo-labels is {rule!r}, expected one of {RULES}")
-    if rule == "constant":
-        every = np.full(n_classes, threshold)
-    elif rule == "set":
+    of_image = {"image": median_thresholds, "reference": reference_thresholds}.get(rule)
+    if of_image is not None:
+        every = [of_image(*image, n_classes, cap=threshold) for image in zip(labels, confidence)]
+    elif rule == "set" and len(labels):
         joined = (np.concatenate([part.ravel() for part in parts]) for parts in (labels, confidence))
-        every = median_thresholds(*joined, n_classes, cap=threshold) if len(labels) else None
-    selected = []
-    for found, sure in zip(labels, confidence, strict=True):
-        if rule == "image":
-            every = median_thresholds(found, sure, n_classes, cap=threshold)
-        elif rule == "reference":
-            every = reference_thresholds(found, sure, n_classes, cap=threshold)
-        selected.append(keep_confident(found, sure, every))
-    return selected
+        every = [median_thresholds(*joined, n_classes, cap=threshold)] * len(labels)
+    else:
+        every = [np.full(n_classes, threshold)] * len(labels)
+    return [keep_confident(*image) for image in zip(labels, confidence, every, strict=True)]

@@ -24,7 +24,7 @@ from panolib.related.realtime.adversarial import (
     AdversarySpec,
     build_adversary,
     discriminator_loss,
-    fooling_loss,
+    domain_loss,
     probabilities,
 )
 from panolib.related.realtime.layered_pseudo_labels import select_labels
@@ -98,9 +98,7 @@ def hard_labels(
 def noise_rectangles(image: Tensor, *, probability: float = 0.5) -> Tensor:
     """Add N(0, 1) noise to a random rectangle of each image [B, C, H, W] with a probability."""
     batch, _, height, width = image.shape
-    corners = (
-        torch.rand(batch, 2, 2).sort(2).values.flatten(1)
-    )  # top, bottom, left, right; shares of the side
+    corners = torch.rand(batch, 2, 2).sort(2).values.flatten(1)  # top, bottom, left, right: shares of sides
     drawn = torch.rand(batch) < probability
     rows, columns = torch.arange(height) / height, torch.arange(width) / width
     down = (rows >= corners[:, :1]) & (rows < corners[:, 1:2])
@@ -188,25 +186,18 @@ def meta_train(
         if spec.mode == "rt":
             discriminator.requires_grad_(False)
             seen = probabilities(outputs[0], size, placement)
-            fooling = fooling_loss(discriminator, seen, adversary.source_label)
+            fooling = domain_loss(discriminator, seen, adversary.source_label)
             teacher_loss = teacher_loss + adversary.weight * fooling
         fabric.backward(teacher_loss)
         if spec.mode == "rt":
             discriminator.requires_grad_(True)
             source_seen = probabilities(source_outputs[0].detach(), size, placement)
-            fabric.backward(
-                discriminator_loss(discriminator, source_seen, seen.detach(), adversary.source_label)
-            )
+            both = (source_seen, seen.detach())
+            fabric.backward(discriminator_loss(discriminator, *both, adversary.source_label))
             optimizers["discriminator"].step()
         optimizers["teacher"].step()
-        job.log(
-            iteration,
-            loss=pseudo_loss,
-            teacher_loss=teacher_loss,
-            source_loss=source_loss,
-            feedback=weight,
-            coverage=(labels != VOID).float().mean(),
-        )
+        terms = {"teacher_loss": teacher_loss, "source_loss": source_loss, "feedback": weight}
+        job.log(iteration, loss=pseudo_loss, **terms, coverage=(labels != VOID).float().mean())
     return student, teacher
 
 

@@ -30,6 +30,7 @@ from panolib.related.realtime.meta_pseudo_labels import FEEDBACK, MetaSpec
 from panolib.related.realtime.speed import SpeedSpec
 from panolib.study.grid import Grid
 from panolib.study.study import Profile, Tag, run_name
+from panolib.training.specs import SemanticNetwork
 
 BISENET = "bisenet"  # variant of all names here
 PER_IMAGE = "ssl1_image"  # thresholds per image, on the city only
@@ -64,23 +65,19 @@ def declare_realtime(
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
     for seed in settings.seeds:
-        for domain in domains_of(profile):
+        for domain in (profile.main, *profile.targets):
             grid = _grid(domain, profile, settings, sources[domain], seed, where)
             _declare_methods(grid, settings, runs, profile.main)
             for run in grid.runs.values():
                 grid.tag("realtime", run, **({"method": run.rung} if run.branch == "semantic" else {}))
             runs |= grid.runs
             tags += grid.tags
-    latency = _latency(profile, settings, {**ladder, **runs}, where)
-    own = own_networks(profile, settings, {**ladder, **runs})
+    known = {**ladder, **runs}
+    own = own_networks(profile, settings, known)
+    latency = _latency(profile, settings, {name: known[run].spec.network for name, run in own.items()}, where)
     tags.append(Tag("speed", latency.name, {}))
     tags += [Tag("speed", run, {"name": name}) for name, run in own.items()]
     return runs | {latency.name: latency}, tags
-
-
-def domains_of(profile: Profile) -> tuple[str, ...]:
-    """The targets that a profile has."""
-    return (profile.main, *profile.targets)
 
 
 def method_name(domain: str, method: str, seed: int) -> str:
@@ -177,15 +174,14 @@ def own_networks(profile: Profile, settings: Realtime, runs: Mapping[str, Run]) 
     return names
 
 
-def _latency(profile: Profile, settings: Realtime, runs: Mapping[str, Run], where: str) -> Run:
-    """The one run that measures time."""
-    own = own_networks(profile, settings, runs)
+def _latency(profile: Profile, settings: Realtime, own: Mapping[str, SemanticNetwork], where: str) -> Run:
+    """The one run that measures time, of our `own` networks too."""
     augmentation = profile.ladders[profile.main].semantic_baseline["augmentation"]
     values = {
         "own_height": augmentation["height"], "own_width": augmentation["width"], **settings.speed,
         "label_set": profile.ladders[profile.main].label_set, "compute": dict(profile.compute),
         "seed": settings.seeds[0],
-        "own": {label: to_plain(runs[run].spec.network) for label, run in own.items()},
+        "own": {name: to_plain(network) for name, network in own.items()},
     }  # fmt: skip
     name = run_name(profile.main, "latency", "", settings.seeds[0])
     spec = from_mapping(SpeedSpec, values, where=f"{where}.speed")

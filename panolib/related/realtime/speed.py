@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,26 +85,25 @@ def timed_rows(cases: Sequence[Case], device: torch.device, spec: SpeedSpec) -> 
         "network", "way", "height", "width", "parameters", "multiply_adds", "n" (timed calls), "median_ms",
         "p95_ms", "images_per_s" (one image at a time), "note": why a way is not timed, with NaN beside it.
     """
-    calls: dict[int, Callable[[], Tensor]] = {}
-    notes: dict[int, str] = {}
-    for number, case in enumerate(cases):
+    rows, timed = [], []
+    for case in cases:
+        rows.append(_facts(case) | {"note": ""})
         try:
             call = _call(case, device)
             measure_seconds(call)  # libraries prepare themselves, and compilers compile
-            calls[number] = call
+            timed.append((rows[-1], call, []))
         except Exception as error:  # a way that this machine does not have is a row, not the end of the run
-            notes[number] = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    times: dict[int, list[float]] = {number: [] for number in calls}
+            rows[-1]["note"] = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
     began = time.perf_counter()
     for repeat in range(spec.repeats):
         if repeat >= 1 and time.perf_counter() - began > spec.limit_s:
             break
-        for number, call in calls.items():
-            times[number].append(1e3 * measure_seconds(call))
-    return [
-        _facts(case) | _latency(times.get(number, [])) | {"note": notes.get(number, "")}
-        for number, case in enumerate(cases)
-    ]
+        for _, call, times in timed:
+            times.append(1e3 * measure_seconds(call))
+    for row, _, times in timed:
+        median, late = np.percentile(times, (50, 95)).tolist()
+        row |= {"n": len(times), "median_ms": median, "p95_ms": late, "images_per_s": 1e3 / median}
+    return rows
 
 
 def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
@@ -126,18 +125,11 @@ def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
 
 
 def _facts(case: Case) -> dict:
-    """What a case is, and what it has to do."""
+    """What a case is, and what it has to do; no time yet."""
     shape = tuple(case.image.shape)
     return {
         "network": case.network, "way": case.way, "height": shape[-2], "width": shape[-1],
         "parameters": n_parameters(case.model),
         "multiply_adds": n_operations(case.model, shape, convention="multiply-adds"),
+        "n": 0, "median_ms": np.nan, "p95_ms": np.nan, "images_per_s": np.nan,
     }  # fmt: skip
-
-
-def _latency(times: list[float]) -> Mapping[str, float]:
-    if not times:
-        nothing = float("nan")
-        return {"n": 0, "median_ms": nothing, "p95_ms": nothing, "images_per_s": nothing}
-    median, late = np.percentile(times, (50, 95)).tolist()
-    return {"n": len(times), "median_ms": median, "p95_ms": late, "images_per_s": 1e3 / median}
