@@ -10,7 +10,7 @@ from PIL import Image
 
 from panolib.data.any_image import Page, n_pages, read_page
 from panolib.data.errors import DataError
-from panolib.data.images import stretch_intensity, write_png16
+from panolib.data.images import stretch_intensity, write_png
 from panolib.data.intensity import as_colour, to_eight_bits
 
 RNG = np.random.default_rng(0)
@@ -47,9 +47,9 @@ def two_sizes(path):
 
 KINDS = {  # name of the file -> how it is written, the images in it
     "grey.png": (png(GREY), [repeated(GREY)]),
-    "grey16.png": (lambda path: write_png16(path, WIDE), [repeated(WIDE)]),
+    "grey16.png": (lambda path: write_png(path, WIDE), [repeated(WIDE)]),
     "colour.PNG": (png(COLOUR), [COLOUR]),
-    "colour16.png": (lambda path: write_png16(path, WIDE_COLOUR), [WIDE_COLOUR]),
+    "colour16.png": (lambda path: write_png(path, WIDE_COLOUR), [WIDE_COLOUR]),
     "alpha.png": (png(np.concatenate([COLOUR, ALPHA], 2)), [COLOUR]),
     "grey_alpha.png": (png(np.concatenate([GREY[..., None], ALPHA], 2)), [repeated(GREY)]),
     "palette.png": (PALETTE.save, [np.asarray(PALETTE.convert("RGB"))]),

@@ -23,7 +23,7 @@ from tiny_packages import write_tiny
 
 from panolib.__main__ import main
 from panolib.config import project_root
-from panolib.data.images import write_png16
+from panolib.data.images import write_png
 from panolib.data.render import city
 from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.study.packaged import ENTRY
@@ -81,7 +81,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     if path.suffix == ".tif":
         tifffile.imwrite(path, pixels, photometric="minisblack")
     elif pixels.dtype == np.uint16:
-        write_png16(path, pixels)
+        write_png(path, pixels)
     else:
         Image.fromarray(pixels).save(path)
     return path

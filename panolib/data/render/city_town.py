@@ -10,9 +10,10 @@ import math
 from dataclasses import fields, replace
 
 from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles
+from panolib.data.render.city_looks import Look
 from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_streets import Axis, Street
-from panolib.data.render.city_styles import Look, Style
+from panolib.data.render.city_styles import Style
 from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
