@@ -79,12 +79,8 @@ def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.nda
         Grey or RGB as in the file, 8 or 16 bits; labels also of other types. Alpha is dropped, a photograph
         stands as its EXIF entry says, one bit becomes 0 and 255, and black is 0.
 
-    Raises
-    ------
-    DataError
-        Naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another number of
-        channels, and without bioio where it is needed.
-    FileNotFoundError, OSError
+    Raises DataError naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another
+    number of channels, and without bioio where it is needed.
     """
     path = Path(path)
     suffix = path.suffix.lower()

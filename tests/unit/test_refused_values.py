@@ -13,7 +13,6 @@ from torch import nn
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
-from panolib.data import photometry, views, warping
 from panolib.data.images import resize_labels
 from panolib.inference import instances, predict
 from panolib.labels import CITYSCAPES
@@ -104,15 +103,6 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (
             lambda: pseudo_labels.pseudo_label_quality(LABELS, LABELS[0]),
             r"pseudo_labels are \[6, 7\], truth \[7\]",
-        ),
-        (lambda: views.train_view(torch.zeros(3, 4, 5), {}, size=(0, 3)), r"size is \(0, 3\)"),
-        (lambda: views.train_view(torch.zeros(3, 0, 5), {}, size=(2, 3)), "at least one pixel"),
-        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), jitter=-1.0), "jitter is -1.0"),
-        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), jitter=math.nan), "jitter is nan"),
-        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), hue=-0.1), "hue is -0.1"),
-        (
-            lambda: warping.warp_labels(torch.zeros(1, 0, 4).long(), torch.eye(2, 3)[None], size=(2, 2)),
-            "at least one pixel",
         ),
     ],
 )

@@ -25,27 +25,13 @@ SMALLEST = 50 / (256 * 512)  # share of the picture; a smaller instance is part 
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered image with its exact labels.
+    """A rendered image with its exact labels."""
 
-    Attributes
-    ----------
-    image : uint8 array [H, W, 3]
-        RGB.
-    semantic : uint8 array [H, W]
-        Train ids, 255 is void.
-    instance : int32 array [H, W]
-        0 = no instance, otherwise an id >= 1 that no other object of the image has.
-    crowd : bool array [H, W]
-        Thing pixels of groups, which are not one object.
-    label_id : uint8 array [H, W]
-        Cityscapes label ids: also tells kinds of void apart (ego vehicle, static).
-    """
-
-    image: np.ndarray
-    semantic: np.ndarray
-    instance: np.ndarray
-    crowd: np.ndarray
-    label_id: np.ndarray
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    semantic: np.ndarray  # uint8 [H, W], train ids, 255 is void
+    instance: np.ndarray  # int32 [H, W], 0 = none, otherwise an id >= 1 that no other object has
+    crowd: np.ndarray  # bool [H, W], thing pixels of groups, which are not one object
+    label_id: np.ndarray  # uint8 [H, W], of Cityscapes: also tells kinds of void apart (ego vehicle, static)
 
 
 def render(style: Style | str, *, seed: int, index: int, height: int, width: int) -> Scene:

@@ -34,24 +34,14 @@ GROUND, BACKDROP, OBJECTS, OVERLAY = range(4)
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera above the ground.
-
-    Attributes
-    ----------
-    width, height : int
-        Picture in (supersampled) pixels.
-    focal, centre, horizon : float
-        Focal length, principal column and row of the horizon, in pixels.
-    level : float
-        Height above the road, metres.
-    """
+    """Pinhole camera above the ground; all in (supersampled) pixels, but for its level."""
 
     width: int
     height: int
-    focal: float
-    centre: float
-    horizon: float
-    level: float
+    focal: float  # focal length
+    centre: float  # principal column
+    horizon: float  # its row
+    level: float  # height above the road, metres
 
     def place(self, u: float, z: float) -> Point:
         """(x, z) in space of a point of the ground given along an axis; here that is the camera's own."""
