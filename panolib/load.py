@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -46,20 +47,14 @@ def load(
         Name of a file in `notebooks/profiles` without ".yaml", or the path of another profile, whose results
         then lie in the folder of its own name.
     retrain : bool
-        What was recorded before now counts as missing. A notebook's parameter.
+        What was recorded before now counts as missing. A notebook's parameter. Anything but True or False is
+        a TypeError: papermill's `-p retrain false` is a text, and every text is true.
     root : Path, optional
         Folder that holds `cache`, `results` and `figures`; the project's by default.
     train : bool
         False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
         instead of being trained.
-
-    Raises
-    ------
-    TypeError
-        For a profile of another type, and where `retrain` is neither True nor False: papermill's
-        `-p retrain false` is a text; every text is true, and would train what is recorded again.
     """
-
     if not isinstance(profile, str | Path):
         raise TypeError(f"profile is {profile!r}, expected its name as a text, such as 'cpu', or a path")
     if not isinstance(retrain, bool):
@@ -83,9 +78,13 @@ def load(
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
-    for domain, section in settings.ladders.items():
-        for seed in settings.seeds:
-            grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
+    ladders = {**settings.ladders, **settings.target_ladders}
+    for (domain, section), seed in itertools.product(ladders.items(), settings.seeds):
+        grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
+        if domain in settings.target_ladders:
+            start = runs[run_name(settings.main, "semantic", "source_only", seed)]
+            declare_target_ladder(grid, start, sources[domain].label_set)
+        else:
             declare_ladder(grid)
             declare_embeddings(grid)
             declare_shared(grid)
@@ -97,15 +96,8 @@ def load(
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
                 peer_runs.declare_peers(grid, peers)
-            runs |= grid.runs
-            tags += grid.tags
-    for domain, section in settings.target_ladders.items():
-        for seed in settings.seeds:
-            grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
-            start = runs[run_name(settings.main, "semantic", "source_only", seed)]
-            declare_target_ladder(grid, start, sources[domain].label_set)
-            runs |= grid.runs
-            tags += grid.tags
+        runs |= grid.runs
+        tags += grid.tags
     if settings.performance is not None:
         runs[PERFORMANCE] = performance_run(settings, runs, sources, where)
         tags.append(Tag("performance", PERFORMANCE, {}))
@@ -182,7 +174,6 @@ def check_data_sets(
 
 def performance_run(settings: Profile, runs: Mapping[str, Run], sources: Mapping, where: str) -> Run:
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
-
     ladder = settings.ladders[settings.main]
     network = runs[run_name(settings.main, "instance", "source_only", settings.seeds[0])]
     parents = {"instance": network, "clustering": network}
