@@ -50,10 +50,7 @@ def find_label_set(name: str, root: Path) -> LabelSet:
 def read_label_set(path: Path) -> LabelSet:
     """The label set of a YAML file, known by its name from now on: that of the file, if it says none.
 
-    Raises
-    ------
-    ProfileError, DataError
-        Naming file, key, value and what was expected.
+    Raises ProfileError or DataError naming file, key, value and what was expected.
     """
     found = from_mapping(_File, load_yaml(path), where=path)
     for key in ("things", "colours"):

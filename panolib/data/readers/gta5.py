@@ -20,7 +20,6 @@ class GTA5(FolderSet):
 
     Parameters
     ----------
-    root : path
     split : str
         "val" is the last `n_val` frames in name order, "train" the others, "all" both.
     n_val : int
@@ -28,7 +27,6 @@ class GTA5(FolderSet):
     allow_missing : int
         How many frames may lack their image or their label. They are left out and listed in `missing`; by
         default one such frame is an error. Some downloads miss 25 frames.
-    with_labels : bool
 
     References
     ----------

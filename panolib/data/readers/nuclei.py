@@ -133,18 +133,11 @@ class Nuclei(FolderSet):
 
 
 def modality_of(image: np.ndarray) -> str:
-    """The kind of microscopy that an image comes from, by colour alone: a guess.
+    """The kind of microscopy that an image, uint8 [H, W, 3], comes from, by colour alone: a guess.
 
-    Parameters
-    ----------
-    image : uint8 array [H, W, 3]
-
-    Returns
-    -------
-    str
-        "histology_colour" where the channels differ anywhere; else "brightfield_grey" where the median is at
-        least 128 and "fluorescence_grey" below. In stage 1 the groups are well apart: the median of its grey
-        images is at most 44 or at least 226.
+    "histology_colour" where the channels differ anywhere; else "brightfield_grey" where the median is at
+    least 128 and "fluorescence_grey" below. In stage 1 the groups are well apart: the median of its grey
+    images is at most 44 or at least 226.
     """
     if (image != image[..., :1]).any():
         return "histology_colour"
