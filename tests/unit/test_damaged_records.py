@@ -186,7 +186,7 @@ def test_weights_alone_are_no_record(store):
     ("written", "found"),
     [
         ("{", "expected JSON"),
-        ("[]", "expected the keys of"),
+        ("[]", "top level: expected the keys of"),
         ("{}", "key: missing key, expected str"),
         (None, "expected a file, found a folder"),
     ],
