@@ -86,7 +86,7 @@ class Sources(ABC):
     Settings: type  # what the section of a profile says; `memory_gb` bounds the decoded samples of a process
     own: tuple[str, ...]  # names of its data sets, without those of `source`
     source_domain: str | None = None
-    opened: tuple[str, ...] = (".png",)  # suffixes of the files that enter fingerprints
+    suffixes: tuple[str, ...] = (".png",)  # of the files that enter fingerprints
     stretched = False  # whether intensities of each image are stretched to percentiles (`stretch_intensity`)
     own_scale = False  # whether a pixel has a size of its own, as under a microscope; else the image has it
     has_styles = False  # whether scenes are rendered in styles whose parts can be swapped (`GapSpec`)
@@ -180,7 +180,7 @@ class Sources(ABC):
         return known
 
     def _fingerprint_now(self, folder: Path) -> str:
-        return remembered(folder, self._cache / "fingerprints", self.opened)
+        return remembered(folder, self._cache / "fingerprints", self.suffixes)
 
     def _check_unchanged(self, folder: Path) -> None:
         """Raise ValueError if a folder is not what it was when it entered the keys of runs."""

@@ -70,7 +70,7 @@ def photometric_noise(
 
     Parameters
     ----------
-    image : float Tensor [B, 3, H, W] or [3, H, W] in [0, 1]
+    image : float Tensor [B, 3, H, W] or [3, H, W] in [0, 1], or uint8
     jitter : float
         Brightness, contrast and saturation factors are drawn from U(1 - jitter, 1 + jitter).
     hue : float
@@ -89,7 +89,7 @@ def photometric_noise(
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    images = image.float() if image.ndim == 4 else image[None].float()
+    images = as_unit_float(image if image.ndim == 4 else image[None])
     if blur is not None:
         images = gaussian_blur(images, uniform(blur, len(images)), max_sigma=blur[1])
     images = random_jitter(images, jitter, hue, jitter_probability)

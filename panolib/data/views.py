@@ -191,7 +191,7 @@ def multi_view_crops(
 
     Parameters
     ----------
-    images : float Tensor [B, 3, H, W] in [0, 1]
+    images : float Tensor [B, 3, H, W] in [0, 1], or uint8
     n_views : int
         L >= 1, copy 0 included.
     zoom, reference_scale : (low, high)
@@ -217,7 +217,7 @@ def multi_view_crops(
 
     grid = sampling_grid(sampling, size)
     padding = (grid.abs() > 1).any(-1)
-    repeated = images.float().repeat_interleave(n_views, 0)
+    repeated = as_unit_float(images).repeat_interleave(n_views, 0)
     clean = F.grid_sample(repeated, grid, padding_mode="border", align_corners=False)
     clean = torch.where(padding[:, None], per_channel(IMAGENET_MEAN, clean), clean)
     return Views(clean, padding, affine, inverse, sampling, n_views)

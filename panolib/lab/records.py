@@ -94,7 +94,7 @@ def read_record(folder: Path, run: Run) -> Record | None:
             record = Record(
                 run, info, _metrics(folder), _curves(folder), _samples(folder), _counts(folder, info)
             )
-            if _json(folder / "run.json", _Info) == info:
+            if repr(_json(folder / "run.json", _Info)) == repr(info):
                 return record
         except DamagedRecord as error:
             damage = error

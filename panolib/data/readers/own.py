@@ -96,7 +96,7 @@ class OwnSources(Sources):
     Settings = OwnData
     own = ("source/train", "source/val", "target/train", "target/val")
     own_scale = True  # no image is resized but those of the source
-    opened = (*IMAGES, ".json")
+    suffixes = (*IMAGES, ".json")
 
     def __init__(self, settings: OwnData, root: Path, source: Sources | None = None):
         super().__init__(settings, root, source)
