@@ -84,22 +84,12 @@ def adapt(
         A name or a YAML file (`data.label_sets`).
     diameter : float, optional
         Median diameter of objects in the target, pixels, to which the source is rescaled.
-    workers : int
-        Processes that train.
     rehearse : bool
         False: no short training says beforehand how many minutes all of it takes.
 
-    Returns
-    -------
-    int
-        1 if an image of the target could not be predicted, else 0.
-
-    Raises
-    ------
-    AdaptError
-        With all that is wrong with the folders, a line each, and for a folder of other settings.
-    UserError, OSError
-        Also for a folder that cannot be written and a disk that is too small, before anything is trained.
+    Returns 1 if an image of the target could not be predicted, else 0. Raises AdaptError with all that is
+    wrong with the folders, a line each, and for a folder of other settings; UserError or OSError for a folder
+    that cannot be written and a disk that is too small, before anything is trained.
     """
     check_writable(out)
     settings = _settings(source, target, profile, label_set, diameter)

@@ -46,11 +46,11 @@ def list_runs(options: Namespace) -> None:
     rows = [("run", "kind", "state", "age", "wall", "result")]
     damaged = []
     for name, run in loaded.runs.items():
-        try:
+        if damage := loaded.store.damage(run):
+            rows.append((name, run.kind, "damaged", "-", "-", damage.partition(";")[0]))
+            damaged.append(damage)
+        else:
             rows.append(_describe_run(loaded, name))
-        except DamagedRecord as error:
-            rows.append((name, run.kind, "damaged", "-", "-", str(error).partition(";")[0]))
-            damaged.append(str(error))
     _print_table(rows)
     states = [row[2] for row in rows[1:]]
     print(
@@ -73,8 +73,7 @@ def train(options: Namespace) -> None:
         )
     _check_devices(chosen, options)
     check_disk(loaded, chosen, workers=options.workers)
-    needed = with_parents(missing_runs(loaded.store, chosen))
-    loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
+    _prepare(loaded, missing_runs(loaded.store, chosen), n_workers=options.workers)
     with _deadline(options.minutes) as over:
         get_all(loaded.store, chosen, _workers(options))
     if over():
@@ -144,8 +143,7 @@ def reproduce(options: Namespace) -> int:
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
         _check_devices(runs, options)
         check_disk(loaded, runs, workers=options.workers)
-        needed = with_parents(runs) if options.notebook else loaded.runs.values()
-        loaded.prepare_data(n_workers=options.workers, domains=dict.fromkeys(run.domain for run in needed))
+        _prepare(loaded, runs if options.notebook else loaded.runs.values(), n_workers=options.workers)
         get_all(loaded.store, runs, _workers(options))
         if follows():
             return 0  # the first process of several does the rest
@@ -179,7 +177,7 @@ def bench(options: Namespace) -> None:
     loaded = load(options.profile)
     loaded.section("performance")
     run = loaded.runs[PERFORMANCE]
-    loaded.prepare_data(domains=[run.domain])
+    _prepare(loaded, [run])
     before = loaded.store.load(run)
     record = loaded.store.get(run, anew=True)
     rows = write_csv(pairs(record), loaded.results / "tables" / "performance.csv")
@@ -195,7 +193,7 @@ def export(options: Namespace) -> None:
     run = _named_run(loaded, options.run)
     check_exportable(run)  # before data is rendered and networks are trained
     check_free(options.out, options.overwrite)
-    _prepare(loaded, run)
+    _prepare(loaded, [run])
     _say_trained_first(loaded, untrained(loaded.store, loaded.sources, run))
     written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
     _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
@@ -212,7 +210,7 @@ def weights(options: Namespace) -> None:
     check_writable(options.out.parent)
     missing = without_weights(loaded.store, networks)
     if missing or loaded.store.load(run) is None:
-        _prepare(loaded, run)
+        _prepare(loaded, [run])
         _say_trained_first(loaded, missing)
     recipe = write_package(loaded.store, loaded.sources, run, options.out, small=options.small)
     card = options.out.with_suffix(".md")
@@ -300,9 +298,9 @@ def _named_run(loaded: Study, name: str) -> Run:
     return loaded.runs[name]
 
 
-def _prepare(loaded: Study, run: Run) -> None:
-    """Write the data of a run and of its parents that is not there yet."""
-    loaded.prepare_data(domains=dict.fromkeys(needed.domain for needed in with_parents([run])))
+def _prepare(loaded: Study, runs: Iterable[Run], n_workers: int = 1) -> None:
+    """Write the data of runs and of their parents that is not there yet."""
+    loaded.prepare_data(n_workers=n_workers, domains=dict.fromkeys(run.domain for run in with_parents(runs)))
 
 
 def _say_trained_first(loaded: Study, missing: Sequence[Run]) -> None:
@@ -350,8 +348,6 @@ def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
 def _describe_run(loaded: Study, name: str) -> tuple[str, ...]:
     """One line of the list of runs."""
     run = loaded.runs[name]
-    if damage := loaded.store.damage(run):
-        raise DamagedRecord(damage)
     state, record = loaded.store.state(run), loaded.store.load(run)
     shared = "" if run.name == name else f"that of {run.name}"
     if record is None:

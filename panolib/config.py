@@ -76,10 +76,7 @@ def spec(cls: type[T] | None = None, **options) -> type[T]:
 def project_root(start: str | Path | None = None) -> Path:
     """The folder of this project, searched from `start` (default: the working folder) upwards.
 
-    Raises
-    ------
-    FileNotFoundError
-        If no folder on the way up holds a pyproject.toml that names panolib.
+    Raises FileNotFoundError if no folder on the way up holds a pyproject.toml that names panolib.
     """
     start = Path(start or Path.cwd()).resolve()
     for folder in (start, *start.parents):
@@ -95,10 +92,7 @@ def project_root(start: str | Path | None = None) -> Path:
 def expand_path(text: str) -> Path:
     """A path of a profile: "~" and variables of the environment ($NAME) are replaced.
 
-    Raises
-    ------
-    ProfileError
-        Naming a variable that is not set, or a user ("~name") who has no home folder here.
+    Raises ProfileError naming a variable that is not set, or a user ("~name") without a home folder here.
     """
     expanded = os.path.expandvars(text)
     unset = re.search(r"\$(\w+|\{\w*\})", expanded)
@@ -120,18 +114,10 @@ def profile_names() -> list[str]:
 def find_profile(profile: str | Path, *, near: Path | None = None) -> Path:
     """The file of a profile.
 
-    Parameters
-    ----------
-    profile : str or Path
-        Name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file, searched from the
-        working folder and from the project's.
-    near : Path, optional
-        The file that extends this one: "base" is then a name too, and paths are searched from its folder.
-
-    Raises
-    ------
-    ProfileError
-        For an unknown name, listing the known ones, and for a path without a file.
+    `profile` is the name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file,
+    searched from the working folder and from the project's. `near` is the file that extends this one: "base"
+    is then a name too, and paths are searched from its folder. Raises ProfileError for an unknown name,
+    listing the known ones, and for a path without a file.
     """
     text = str(profile)
     if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
@@ -157,13 +143,9 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Two traps of plain YAML are closed: a key given twice is an error, and ``1e-3`` is a number. The head of
     `notebooks/profiles/base.yaml` says how a file changes the one that it `extends`.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file; the message lists the profiles beside it.
-    ProfileError
-        If the text is no YAML, a key is given twice, the top level is no mapping, the extended file is not
-        there or extends this one, a mapping holds itself, or a key is to be removed that is not there.
+    Raises FileNotFoundError if there is no such file, listing the profiles beside it. Raises ProfileError if
+    the text is no YAML, a key is given twice, the top level is no mapping, the extended file is not there or
+    extends this one, a mapping holds itself, or a key is to be removed that is not there.
     """
     try:
         return _load_merged(Path(path), ())
@@ -227,12 +209,8 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path)
     """Build a (nested) spec from a mapping of plain values, without any guess.
 
     Lists become tuples and a whole number is accepted for a float; nothing else is converted. A field with a
-    default may be left out. A field of type Mapping is kept as it is, for whoever reads it.
-
-    Raises
-    ------
-    ProfileError
-        Naming the file `where`, key path, value found and what was expected.
+    default may be left out. A field of type Mapping is kept as it is, for whoever reads it. Raises
+    ProfileError naming the file `where`, key path, value found and what was expected.
     """
     try:
         text = json.dumps(_plain(mapping, "", everything=True))
@@ -264,10 +242,7 @@ def respelt(default: Any, old: Mapping[Any, Any]) -> Any:
 def to_plain(value: Any) -> Any:
     """Dataclasses to dicts and tuples to lists, recursively: the inverse of `from_mapping`, ready for JSON.
 
-    Raises
-    ------
-    TypeError
-        Naming the key path, for anything but numbers, strings, booleans, None and containers of these.
+    Raises TypeError naming the key path, for anything but numbers, strings, booleans, None and containers.
     """
     return _plain(value, "spec", everything=True)
 

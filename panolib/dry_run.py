@@ -47,14 +47,8 @@ class DiskFull(UserError, OSError):
 class Plan:
     """What would be done.
 
-    Attributes
-    ----------
-    rows : list of tuple of str
-        A table by domain and kind of run, headings first.
-    lines : list of str
-        Data, disk, memory and time in all, and what would be left out.
-    problems : list of str
-        What keeps it from running, a line each.
+    `rows` is a table by domain and kind of run, headings first; `lines` say data, disk, memory and time in
+    all, and what would be left out; `problems` what keeps it from running.
     """
 
     rows: list[tuple[str, ...]]
@@ -71,19 +65,9 @@ class _Size:
 
 
 def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
-    """What recording some runs, and those that they start from, would take.
+    """What recording some runs, and those that they start from, would take, `workers` of them at a time.
 
-    Parameters
-    ----------
-    study : Study
-    runs : iterable of Run
-    workers : int
-        Runs at a time.
-
-    Raises
-    ------
-    OSError
-        For results that are not there and cannot be made.
+    Raises OSError for results that are not there and cannot be made.
     """
     _check_no_file(study.results)
     runs = with_parents(runs)
@@ -100,24 +84,13 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     hours = {run.name: _expected_hours(run, recorded) for run in missing}
     n_iterations = sum(map(_iterations, missing))
     total = f"{len(runs)} runs, {len(missing)} of them to do, {n_iterations:,} iterations"
-    lines = [
-        total,
-        *data_lines,
-        disk_line,
-        _memory_line(missing, recorded, sizes, workers),
-        _time_line(hours),
-    ]
+    memory_line = _memory_line(missing, recorded, sizes, workers)
+    lines = [total, *data_lines, disk_line, memory_line, _time_line(hours)]
     return Plan(_rows(runs, sizes, hours), lines, list(dict.fromkeys(problems)))
 
 
 def check_disk(study: Study, runs: Iterable[Run], *, workers: int) -> None:
-    """Whether the disk takes what training some runs, and those that they start from, will write.
-
-    Raises
-    ------
-    OSError
-        For results that cannot be written, and for fewer free bytes than `make_plan` counts.
-    """
+    """Raise OSError unless the disk takes what training some runs, and those they start from, will write."""
     _check_no_file(study.results)
     missing = missing_runs(study.store, runs)
     if not missing:
@@ -136,13 +109,9 @@ def check_disk(study: Study, runs: Iterable[Run], *, workers: int) -> None:
 def _to_train(study: Study, runs: Sequence[Run], records: Mapping[str, Record | None]) -> list[Run]:
     """Runs without a record, and those that they start from whose record is here without its weights."""
     missing = {run.name: run for run in runs if records[run.name] is None}
-    parents = [
-        parent
-        for run in missing.values()
-        for role, parent in run.parents
-        if role.partition(".")[0] != "clustering"
-    ]
-    return list((missing | {run.name: run for run in without_weights(study.store, parents)}).values())
+    parents = [part for run in missing.values() for part in run.parents]
+    needed = [parent for role, parent in parents if role.partition(".")[0] != "clustering"]
+    return list((missing | {run.name: run for run in without_weights(study.store, needed)}).values())
 
 
 # --- networks ---------------------------------------------------------------------------------------------
@@ -279,12 +248,9 @@ def _disk(
     study: Study, missing: Sequence[Run], sizes: Mapping[str, _Size], to_render: Mapping, workers: int
 ) -> tuple[str, list[str]]:
     """What is written in all, and a problem if it does not fit."""
-    checkpoints = sum(
-        (1 + has_teacher(run)) * sizes[run.name].n_bytes for run in missing if run.name in sizes
-    )
-    resumable = workers * max(
-        (_training_bytes(run, sizes[run.name]) for run in missing if run.name in sizes), default=0
-    )
+    trained = [(run, sizes[run.name]) for run in missing if run.name in sizes]
+    checkpoints = sum((1 + has_teacher(run)) * size.n_bytes for run, size in trained)
+    resumable = workers * max((_training_bytes(run, size) for run, size in trained), default=0)
     rendered = BYTES_PER_PIXEL * sum(pixels for _, pixels in to_render.values())
     wanted = checkpoints + resumable + rendered
     folder = next(folder for folder in (study.results, *study.results.parents) if folder.exists())
@@ -327,23 +293,17 @@ def _memory_line(
 ) -> str:
     """What the largest run needs: counted for weights, measured for everything where runs are recorded."""
     trained = [run for run in missing if run.name in sizes and hasattr(run.spec, "optimiser")]
+    need = {run.name: _training_bytes(run, sizes[run.name]) + sizes[run.name].n_bytes for run in trained}
     counted = "nothing is left to train"
-    if trained:
-
-        def need(run: Run) -> int:
-            return _training_bytes(run, sizes[run.name]) + sizes[run.name].n_bytes  # and gradients
-
-        run = max(trained, key=need)
+    if need:
+        largest = max(need, key=need.get)
         counted = (
-            f"{_gb(need(run))} for weights, gradients, optimiser and teacher of {run.name}, {workers} run(s) "
-            "at a time; activations come on top"
+            f"{_gb(need[largest])} for weights, gradients, optimiser and teacher of {largest}, {workers} "
+            "run(s) at a time; activations come on top"
         )
-    peaks = [
-        (record.info["peak_memory_mb"], record.run.name)
-        for record in recorded
-        if record.info.get("peak_memory_mb")
-    ]
-    measured = f"{_gb(2**20 * max(peaks)[0])} in {max(peaks)[1]}" if peaks else NOT_MEASURED
+    peaks = {record.run.name: record.info.get("peak_memory_mb") or 0 for record in recorded}
+    highest = max(peaks, key=peaks.get, default="")
+    measured = f"{_gb(2**20 * peaks[highest])} in {highest}" if peaks.get(highest) else NOT_MEASURED
     return f"memory: {counted}; largest peak of a recorded run: {measured}"
 
 

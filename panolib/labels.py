@@ -16,42 +16,19 @@ VOID = 255
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Classes of a data set.
-
-    Attributes
-    ----------
-    name : str
-    classes : tuple of str
-        Class names; the position is the train id.
-    colours : tuple of (r, g, b)
-        One 8-bit colour per class.
-    things : tuple of str
-        Names of the classes with countable instances; all others are stuff.
-    file_ids : tuple of int
-        Class id in the official files of the data set (Cityscapes "label id"), per train id.
-    groups : mapping of str to tuple of str
-        Thing groups that share one instance model (thesis 8.3).
-    subsets : mapping of str to tuple of str
-        Named lists of classes over which scores are averaged.
-    connected_things : bool
-        Every object is one connected region (cells under a microscope); False where objects hide parts
-        of each other (streets).
-    merges : mapping of str to mapping of str to tuple of str
-        By another label set: which of its classes each class here takes, to score its predictions.
-    void_file_id : int
-        What the official files hold where there is no class; 255 where the data set has no id for it.
-    """
+    """Classes of a data set."""
 
     name: str
-    classes: tuple[str, ...]
-    colours: tuple[tuple[int, int, int], ...]
-    things: tuple[str, ...]
-    file_ids: tuple[int, ...]
-    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    connected_things: bool = False
+    classes: tuple[str, ...]  # names; the position is the train id
+    colours: tuple[tuple[int, int, int], ...]  # 8-bit (r, g, b) of each
+    things: tuple[str, ...]  # names of the classes with countable instances; all others are stuff
+    file_ids: tuple[int, ...]  # of each class in the official files of the data set (Cityscapes "label id")
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # things of one model (thesis 8.3)
+    subsets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # over which scores are averaged
+    connected_things: bool = False  # every object is one region, as cells are; objects of streets hide others
+    # by another label set: which of its classes each class here takes, to score its predictions
     merges: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
-    void_file_id: int = VOID
+    void_file_id: int = VOID  # what the files hold where there is no class; 255: they have no id for it
 
     @property
     def n_classes(self) -> int:
@@ -90,12 +67,12 @@ class LabelSet:
         """uint8 [H, W, 3] picture of a train-id map [H, W]."""
         return self.palette()[semantic]
 
-    def file_id_table(self, void: int | None = None) -> np.ndarray:
-        """uint8 [256]: file id per train id; `void` elsewhere (default: `void_file_id`).
+    def file_id_table(self) -> np.ndarray:
+        """uint8 [256]: file id per train id; that of void elsewhere.
 
         Raises ValueError for a file id that 8 bits do not hold, and for a void that is a class.
         """
-        void = self.void_file_id if void is None else void
+        void = self.void_file_id
         for file_id in (*self.file_ids, void):
             if not 0 <= file_id <= 255:
                 raise ValueError(f"{self.name}: file id {file_id}, expected 0 .. 255 for an 8-bit image")
@@ -213,14 +190,8 @@ def register_label_set(label_set: LabelSet) -> LabelSet:
 def merged_ids(labels: LabelSet, into: LabelSet) -> np.ndarray:
     """Train id of `into` for every train id of `labels`: how predictions are scored on another data set.
 
-    Returns
-    -------
-    uint8 [labels.n_classes]
-
-    Raises
-    ------
-    ValueError
-        If nothing says how the classes of `labels` are merged into those of `into`, or some have no place.
+    Returns uint8 [labels.n_classes]. Raises ValueError if nothing says how the classes of `labels` are merged
+    into those of `into`, or some have no place.
     """
     if labels.name == into.name:
         return np.arange(labels.n_classes, dtype=np.uint8)

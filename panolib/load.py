@@ -48,20 +48,14 @@ def load(
         Name of a file in `notebooks/profiles` without ".yaml", or the path of another profile, whose results
         then lie in the folder of its own name.
     retrain : bool
-        What was recorded before now counts as missing. A notebook's parameter.
+        What was recorded before now counts as missing. A notebook's parameter. Anything but True or False is
+        a TypeError: papermill's `-p retrain false` is a text, and every text is true.
     root : Path, optional
         Folder that holds `cache`, `results` and `figures`; the project's by default.
     train : bool
         False, or the environment variable PANOLIB_TRAIN set to 0: a run that is not recorded is an error
         instead of being trained.
-
-    Raises
-    ------
-    TypeError
-        For a profile of another type, and where `retrain` is neither True nor False: papermill's
-        `-p retrain false` is a text; every text is true, and would train what is recorded again.
     """
-
     if not isinstance(profile, str | Path):
         raise TypeError(f"profile is {profile!r}, expected its name as a text, such as 'cpu', or a path")
     if not isinstance(retrain, bool):
@@ -86,9 +80,20 @@ def load(
     check_data_sets(settings, () if detr is None else detr.elsewhere, sources, where)
     runs: dict[str, Run] = {}
     tags: list[Tag] = []
-    for domain, section in settings.ladders.items():
-        for seed in section.seeds or settings.seeds:
-            grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
+    ladders = {**settings.ladders, **settings.target_ladders}
+    chosen = [(name, section, seed) for name, section in ladders.items()
+              for seed in section.seeds or settings.seeds]  # fmt: skip
+    for domain, section, seed in chosen:
+        grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
+        if domain in settings.target_ladders:
+            source_only = run_name(settings.main, "semantic", "source_only", seed)
+            if source_only not in runs:  # the main ladder does not take this seed
+                main = settings.ladders[settings.main]
+                of_main = Grid(settings.main, main, settings.compute, sources[settings.main], seed, where)
+                of_main.semantic_baseline("source_only", main.semantic_source)
+                runs |= of_main.runs
+            declare_target_ladder(grid, runs[source_only], sources[domain].label_set)
+        else:
             declare_ladder(grid)
             declare_embeddings(grid)
             declare_shared(grid)
@@ -96,27 +101,14 @@ def load(
                 declare_experiments(grid, settings.experiments)
             declare_refinement(grid, settings.refinement)
             objectness_runs.declare_objectness(grid, objectness)
-            declare_method(grid, settings.method)
             active_runs.declare_active(grid, active)
             if domain == settings.main and detr is not None:
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
                 peer_runs.declare_peers(grid, peers)
-            runs |= grid.runs
-            tags += grid.tags
-    for domain, section in settings.target_ladders.items():
-        for seed in section.seeds or settings.seeds:
-            source_only = run_name(settings.main, "semantic", "source_only", seed)
-            if source_only not in runs:  # the main ladder does not take this seed
-                main = settings.ladders[settings.main]
-                of_main = Grid(settings.main, main, settings.compute, sources[settings.main], seed, where)
-                of_main.semantic_baseline("source_only", main.semantic_source)
-                runs |= of_main.runs
-            grid = Grid(domain, section, settings.compute, sources[domain], seed, where)
-            declare_target_ladder(grid, runs[source_only], sources[domain].label_set)
-            declare_method(grid, settings.method)
-            runs |= grid.runs
-            tags += grid.tags
+        declare_method(grid, settings.method)
+        runs |= grid.runs
+        tags += grid.tags
     if settings.performance is not None:
         runs[PERFORMANCE] = performance_run(settings, runs, sources, where)
         tags.append(Tag("performance", PERFORMANCE, {}))
@@ -195,7 +187,6 @@ def check_data_sets(
 
 def performance_run(settings: Profile, runs: Mapping[str, Run], sources: Mapping, where: str) -> Run:
     """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
-
     ladder = settings.ladders[settings.main]
     seed = (ladder.seeds or settings.seeds)[0]
     network = runs[run_name(settings.main, "instance", "source_only", seed)]

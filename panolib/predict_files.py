@@ -15,8 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ import tifffile
 from PIL import Image
 from tqdm import tqdm
 
-from panolib.data.any_image import IMAGES, n_pages, read_page
+from panolib.data.any_image import IMAGES, Page, n_pages
 from panolib.data.intensity import as_colour
 from panolib.errors import UserError
 from panolib.inference.exports import (
@@ -50,15 +49,6 @@ class PredictError(UserError, ValueError):
     """Images or a folder of results with which `predict` cannot begin."""
 
 
-@dataclass(frozen=True)
-class Picture:
-    """One image of a file; `page` counts those of a stack from 0. Its id is the path of its results."""
-
-    id: str
-    path: Path
-    page: int = 0
-
-
 def predict_files(
     images: Sequence[str], weights: str, out: Path, *, overwrite: bool = False, scale: float | None = None,
     tile: int = TILE,
@@ -71,28 +61,13 @@ def predict_files(
     `records/*.json`, `summary.csv` and `contact_sheet.png`. The last three files are about all images that
     the folder holds.
 
-    Parameters
-    ----------
-    images : sequence of str
-        Files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif".
-    weights, scale, tile
-        As in `panolib.predict`; weights are a name or a path.
-    out : Path
-        A folder that no image lies in.
-    overwrite : bool
-        Replace what is there and is not of these images, weights and settings. Else that is an error.
+    `images` are files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif"; `out`
+    is a folder that none of them lies in. `weights`, `scale` and `tile` are as in `panolib.predict`. What is
+    there and is not of these images, weights and settings is an error, or replaced to `overwrite` it.
 
-    Returns
-    -------
-    list of str
-        One line for each image that could not be read or predicted; the others are written.
-
-    Raises
-    ------
-    PredictError
-        For no image, one that is not there, and results of other origin.
-    UserError, OSError
-        For weights that are none, a folder or disk that cannot be written.
+    Returns a line for each image that could not be read or predicted; the others are written. Raises
+    PredictError for no image, one that is not there, and results of other origin; UserError or OSError for
+    weights that are none, and a folder or disk that cannot be written.
     """
     check_writable(out)
     file = weights_file(weights)
@@ -102,27 +77,29 @@ def predict_files(
     digest = functools.cache(_digest)  # a stack is read once
     try:
         done = _claim(out, pictures, origin, overwrite, networks.label_set, digest)
-        for picture in _progress(pictures, done):
+        left = {image_id: page for image_id, page in pictures.items() if image_id not in done}
+        bar = tqdm(left.items(), total=len(pictures), initial=len(done), unit="image", disable=not left)
+        for image_id, page in bar:
             try:
                 began = time.monotonic()
-                image = as_colour(read_page(picture.path, picture.page), picture.path)
+                image = as_colour(page.read(), page.path)
                 result = predict(image, networks, scale=scale, tile=tile)
                 seconds = time.monotonic() - began
             except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                broken.append(f"{picture.id}: {str(error) or type(error).__name__}")
+                broken.append(f"{image_id}: {str(error) or type(error).__name__}")
                 continue
-            record = {"origin": origin, "image": [digest(picture.path), picture.page]}
-            record["row"] = _summary_row(picture.id, result, networks.label_set, seconds)
+            record = {"origin": origin, "image": [digest(page.path), page.number]}
+            record["row"] = _summary_row(image_id, result, networks.label_set, seconds)
             drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
-            _write_image(out, picture.id, result, drawn, networks.label_set, record)
+            _write_image(out, image_id, result, drawn, networks.label_set, record)
         _write_overview(out, networks.label_set)
     finally:
         remove_folder(out / STAGING)
     return broken
 
 
-def find_pictures(images: Sequence[str]) -> tuple[list[Picture], list[str]]:
-    """The images that arguments name, sorted, and a line for each file whose pages cannot be counted.
+def find_pictures(images: Sequence[str]) -> tuple[dict[str, Page], list[str]]:
+    """The images that arguments name, by id, and a line for each file whose pages cannot be counted.
 
     An id is the path below the folder that all files share, without its suffix unless another file differs by
     that alone; pages of a stack have their number added.
@@ -133,7 +110,8 @@ def find_pictures(images: Sequence[str]) -> tuple[list[Picture], list[str]]:
     shared = os.path.commonpath([path.parent for path in files])
     names = {path: path.relative_to(shared) for path in files}
     stems = Counter(name.with_suffix("") for name in names.values())
-    pictures, broken = [], []
+    pictures: dict[str, Page] = {}
+    broken = []
     for path, name in names.items():
         stem = (name if stems[name.with_suffix("")] > 1 else name.with_suffix("")).as_posix()
         try:
@@ -141,13 +119,12 @@ def find_pictures(images: Sequence[str]) -> tuple[list[Picture], list[str]]:
         except (UserError, OSError) as error:
             broken.append(f"{stem}: {error}")
             continue
-        pictures += [
-            Picture(f"{stem}_p{page + 1:04d}" if n_found > 1 else stem, path, page) for page in range(n_found)
-        ]
-    twice = [name for name, count in Counter(picture.id for picture in pictures).items() if count > 1]
-    if twice:
-        found = " and ".join(str(picture.path) for picture in pictures if picture.id == twice[0])
-        raise PredictError(f"{found}: both would be written as {twice[0]!r}, expected different names")
+        for number in range(n_found):
+            image_id = f"{stem}_p{number + 1:04d}" if n_found > 1 else stem
+            if image_id in pictures:
+                both = f"{pictures[image_id].path} and {path}"
+                raise PredictError(f"{both}: both would be written as {image_id!r}, expected different names")
+            pictures[image_id] = Page(path, number)
     return pictures, broken
 
 
@@ -169,7 +146,7 @@ def _files_of(argument: str) -> list[Path]:
 
 
 def _claim(
-    out: Path, pictures: Sequence[Picture], origin: dict, overwrite: bool, label_set: LabelSet,
+    out: Path, pictures: Mapping[str, Page], origin: dict, overwrite: bool, label_set: LabelSet,
     digest: Callable[[Path], str],
 ) -> set[str]:  # fmt: skip
     """Ids of the images whose results are whole and of this origin, once nothing else is in the way.
@@ -177,7 +154,7 @@ def _claim(
     PredictError unless what else is there may be replaced.
     """
     out.mkdir(parents=True, exist_ok=True)
-    if any(picture.path.is_relative_to(os.path.abspath(out)) for picture in pictures):
+    if any(page.path.is_relative_to(os.path.abspath(out)) for page in pictures.values()):
         raise PredictError(f"--out {out}: images to predict lie there, expected another folder")
     remove_folder(out / STAGING)
     (out / STAGING).mkdir()  # a folder that cannot be written is told now
@@ -194,19 +171,19 @@ def _claim(
                 raise PredictError(f"{out}: holds predictions with other {', '.join(differs)}, {advice}")
             _remove(out, image_id, records.pop(image_id))
     done = set()
-    for picture in pictures:
-        record = records.get(picture.id)
+    for image_id, page in pictures.items():
+        record = records.get(image_id)
         if record is None:
-            taken = [path for path in _planned(out, picture.id, label_set) if path.exists()]
+            taken = [path for path in _planned(out, image_id, label_set) if path.exists()]
             if taken and not overwrite:
                 raise PredictError(f"{taken[0]}: was not written by this command, {advice}")
             continue
-        if record["image"] != [digest(picture.path), picture.page]:
+        if record["image"] != [digest(page.path), page.number]:
             if not overwrite:
-                raise PredictError(f"{out}: holds predictions of another image {picture.id!r}, {advice}")
-            _remove(out, picture.id, record)
+                raise PredictError(f"{out}: holds predictions of another image {image_id!r}, {advice}")
+            _remove(out, image_id, record)
         elif _is_whole(out, record):
-            done.add(picture.id)
+            done.add(image_id)
     return done
 
 
@@ -244,12 +221,6 @@ def _remove(out: Path, image_id: str, record: dict) -> None:
     for name in record["files"]:
         (out / name).unlink(missing_ok=True)
     (out / RECORDS / f"{file_stem(image_id)}.json").unlink(missing_ok=True)
-
-
-def _progress(pictures: Sequence[Picture], done: set[str]) -> Iterable[Picture]:
-    """The images that are left, under a bar that counts all."""
-    left = [picture for picture in pictures if picture.id not in done]
-    return tqdm(left, total=len(pictures), initial=len(done), unit="image", disable=not left)
 
 
 def _write_image(

@@ -79,12 +79,8 @@ def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.nda
         Grey or RGB as in the file, 8 or 16 bits; labels also of other types. Alpha is dropped, a photograph
         stands as its EXIF entry says, one bit becomes 0 and 255, and black is 0.
 
-    Raises
-    ------
-    DataError
-        Naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another number of
-        channels, and without bioio where it is needed.
-    FileNotFoundError, OSError
+    Raises DataError naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another
+    number of channels, and without bioio where it is needed.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -95,16 +91,8 @@ def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.nda
     if suffix in TIFFS:
         return _tiff_page(path, number, as_stored)
     if suffix in BIOIMAGES:
-        frames = _frames_of_bioimage(path, path.stat().st_mtime_ns)
-        _check_number(path, number, len(frames))
-        return frames[number].copy()
-    _check_number(path, number, 1)
+        return _frames_of_bioimage(path, path.stat().st_mtime_ns)[number].copy()
     return _photo(path, PHOTOS[suffix]) if suffix in PHOTOS else rgb_of_opencv(decode(path))
-
-
-def _check_number(path: Path, number: int, n: int) -> None:
-    if not 0 <= number < n:
-        raise DataError(f"{path}: page {number}, expected 0 .. {n - 1}")
 
 
 def _photo(path: Path, kind: str) -> np.ndarray:
@@ -122,12 +110,9 @@ def _photo(path: Path, kind: str) -> np.ndarray:
 
 def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
     with _opened_tiff(path) as file:
-        if n := _n_stacked(file):
-            _check_number(path, number, n)
+        if _n_stacked(file):
             return _frames(file.series[0].asarray(), file.series[0].axes, path)[number]
-        pages = _full_pages(file)
-        _check_number(path, number, len(pages))
-        page = pages[number]
+        page = _full_pages(file)[number]
         try:
             pixels = page.asarray()
         except ValueError as error:

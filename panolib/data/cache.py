@@ -24,16 +24,12 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
     Parameters
     ----------
     folder : path
-        Replaced if an earlier call wrote it with another fingerprint.
+        Replaced if an earlier call wrote it with another fingerprint. One that holds files but no fingerprint
+        is somebody's own: a FileExistsError.
     fingerprint : mapping
         Everything the content depends on, as JSON values. Stored in fingerprint.json.
     write : callable
         Gets the empty folder to fill.
-
-    Raises
-    ------
-    FileExistsError
-        If `folder` holds files but no fingerprint: they are somebody's own and stay.
     """
     folder = Path(folder).absolute()
     wanted = json.loads(json.dumps(dict(fingerprint)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,6 @@ from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet
 from panolib.data.readers.folders import PagedSet
 from panolib.data.readers.own import OwnSources, diameters
-from panolib.data.samples import Sample
 
 EDGES = (0, 4, 8, 16, 32, 64, 128, np.inf)  # of the histogram of diameters, pixels
 SMALLEST = 3.0  # pixels of diameter that an object has where Otsu's threshold finds it
@@ -26,14 +26,8 @@ FAR = 2.0  # ratio of the median diameters from which on a network meets objects
 class FolderCheck:
     """What `check_folders` found.
 
-    Attributes
-    ----------
-    table : DataFrame
-        A row a property, as text; columns "source" and "target".
-    problems : list of str
-        What keeps a training from running, a line each that names the file.
-    warnings : list of str
-        What will make it worse.
+    `table` has a row a property, as text, and columns "source" and "target". `problems` keep a training from
+    running, a line each that names the file; `warnings` will make it worse.
     """
 
     table: pd.DataFrame
@@ -54,71 +48,62 @@ def check_folders(sources: OwnSources) -> FolderCheck:
     columns, problems, medians = {}, [], {}
     for kind in ("source", "target"):
         labelled = kind == "source" or sources.settings.target_labels
-        found = _Found()
+        images: list[_Image] = []
         for split in ("train", "val") if labelled else ("train",):
             try:
-                data = sources.on_disk(kind, split, labelled)
+                images += _readable(sources.on_disk(kind, split, labelled), problems)
             except (DataError, OSError) as error:
                 problems.append(str(error))
-                continue
-            for sample, raw in _readable(data, problems):
-                found.add(sample, raw)
-        columns[kind] = found.rows(labelled)
-        if found.diameters:
-            medians[kind] = float(np.median(np.concatenate(found.diameters)))
+        columns[kind] = _described(images, labelled)
+        if images:
+            medians[kind] = float(np.median(np.concatenate([image.diameters for image in images])))
     warnings = [] if len(medians) < 2 or problems else _scale_warnings(sources, medians)
     return FolderCheck(pd.DataFrame(columns), list(dict.fromkeys(problems)), warnings)
 
 
-def _readable(data: FolderSet, problems: list[str]) -> Iterator[tuple[Sample, np.ndarray]]:
-    """(sample, image as in its file) of every image; what cannot be read is added to `problems`."""
+class _Image(NamedTuple):
+    """What counts of one image."""
+
+    id: str
+    size: str
+    pixels: str
+    diameters: np.ndarray
+    largest_id: int
+
+
+def _readable(data: FolderSet, problems: list[str]) -> Iterator[_Image]:
+    """Every image that can be read; of the others a line is added to `problems`."""
     for index in range(len(data)):
         try:
             sample = data[index]
-            yield sample, data.raw(index) if isinstance(data, PagedSet) else sample.image
+            raw = data.raw(index) if isinstance(data, PagedSet) else sample.image
         except (DataError, OSError) as error:
             problems.append(str(error))
+            continue
+        objects = otsu_objects(raw) if sample.instance is None else sample.instance
+        pixels = f"{raw.dtype} {'grey' if raw.ndim == 2 else 'RGB'}"
+        size = f"{raw.shape[0]} x {raw.shape[1]}"
+        yield _Image(sample.id, size, pixels, diameters(objects), int(objects.max()))
 
 
-class _Found:
-    """Counts over the images of one folder."""
-
-    def __init__(self):
-        self.sizes: Counter[tuple[int, int]] = Counter()
-        self.types: Counter[str] = Counter()
-        self.diameters: list[np.ndarray] = []
-        self.empty: list[str] = []
-        self.largest_id = 0
-
-    def add(self, sample: Sample, raw: np.ndarray) -> None:
-        self.sizes[raw.shape[:2]] += 1
-        self.types[f"{raw.dtype} {'grey' if raw.ndim == 2 else 'RGB'}"] += 1
-        instance = sample.instance
-        if instance is None:
-            instance = otsu_objects(raw)
-        else:
-            self.largest_id = max(self.largest_id, int(instance.max()))
-        sizes = diameters(instance)
-        if not len(sizes):
-            self.empty.append(sample.id)
-        self.diameters.append(sizes)
-
-    def rows(self, labelled: bool) -> dict[str, str]:
-        sizes = np.concatenate([*self.diameters, np.zeros(0)])
-        counts = np.histogram(sizes, EDGES)[0]
-        shown = ", ".join(self.empty[:3]) + (" ..." if len(self.empty) > 3 else "")
-        return {
-            "images": str(sum(self.sizes.values())),
-            "height x width": _most_common([f"{h} x {w}" for h, w in self.sizes.elements()]),
-            "pixels": _most_common(list(self.types.elements())),
-            "objects": f"{len(sizes)}" + ("" if labelled else " (Otsu)"),
-            "largest id": str(self.largest_id) if labelled else "no labels",
-            "images without objects": f"{len(self.empty)}" + (f": {shown}" if shown else ""),
-            "median diameter, pixels": f"{np.median(sizes):.1f}" if len(sizes) else "",
-        } | {
-            f"diameter {low:g} .. {high:g}": str(count)
-            for low, high, count in zip(EDGES, EDGES[1:], counts.tolist())
-        }
+def _described(images: Sequence[_Image], labelled: bool) -> dict[str, str]:
+    """One column of the table."""
+    sizes = np.concatenate([*(image.diameters for image in images), np.zeros(0)])
+    counts = np.histogram(sizes, EDGES)[0]
+    empty = [image.id for image in images if not len(image.diameters)]
+    shown = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
+    return {
+        "images": str(len(images)),
+        "height x width": _most_common([image.size for image in images]),
+        "pixels": _most_common([image.pixels for image in images]),
+        "objects": f"{len(sizes)}" + ("" if labelled else " (Otsu)"),
+        "largest id": str(max((i.largest_id for i in images), default=0)) if labelled else "no labels",
+        "images without objects": f"{len(empty)}" + (f": {shown}" if shown else ""),
+        "median diameter, pixels": f"{np.median(sizes):.1f}" if len(sizes) else "",
+    } | {
+        f"diameter {low:g} .. {high:g}": str(count)
+        for low, high, count in zip(EDGES, EDGES[1:], counts.tolist())
+    }
 
 
 def otsu_objects(image: np.ndarray) -> np.ndarray:

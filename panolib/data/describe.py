@@ -10,14 +10,7 @@ from tqdm import tqdm
 
 
 def describe(dataset: Sequence, *, progress: bool = False) -> dict[str, pd.DataFrame]:
-    """Count one data set, in one pass over its samples.
-
-    Parameters
-    ----------
-    dataset : ImageSet
-        Opened with labels.
-    progress : bool
-        Show a tqdm bar.
+    """Count one data set that was opened with labels, in one pass over its samples.
 
     Returns
     -------
@@ -28,10 +21,7 @@ def describe(dataset: Sequence, *, progress: bool = False) -> dict[str, pd.DataF
         ``presence``: class_id, class, n_images, image_share; one row per class (thesis ch. 5 fig. 2).
         ``instances``: image_id, class_id, class, area_px; one row per object (thesis ch. 5 fig. 1).
 
-    Raises
-    ------
-    ValueError
-        If the data set was opened without labels.
+    Raises ValueError for a data set without labels.
     """
     label_set = dataset.label_set
     n_classes = label_set.n_classes

@@ -16,7 +16,7 @@ from typing import Any
 
 from panolib.config import NonNegative, Size, expand_path, from_mapping, spec, to_plain
 from panolib.data.errors import DataError, MissingData
-from panolib.data.fingerprints import folder_fingerprint, remembered
+from panolib.data.fingerprints import remembered
 from panolib.data.intensity import STRETCHED
 from panolib.data.samples import ImageSet, InMemory, Memory, Sample
 
@@ -38,23 +38,11 @@ def open_domains(
 ) -> dict[str, Sources]:
     """The data sets of domains; no image is read.
 
-    Parameters
-    ----------
-    sections : mapping of str to (str, mapping)
-        By domain: where in which file its settings stand, for messages, and the settings as plain values. The
-        variable PANOLIB_<DOMAIN>_ROOT of the environment takes the place of the setting `root`.
-    root : Path
-        Folder that relative paths start from, and that holds `cache`.
-
-    other : class, optional
-        Of a domain that nobody registered.
-
-    Raises
-    ------
-    ProfileError
-        For settings that the domain does not have.
-    ValueError
-        If the domain from which networks come is not among them.
+    `sections` gives for each domain where in which file its settings stand (for messages), and these as plain
+    values. The variable PANOLIB_<DOMAIN>_ROOT of the environment takes the place of the setting `root`.
+    Relative paths start from `root`, which holds `cache`. `other` is the class of a domain that nobody
+    registered. Raises ProfileError for settings that the domain does not have, DataError if the domain from
+    which networks come is not among them.
     """
     found: dict[str, Sources] = {}
     classes = {domain: DOMAINS.get(domain, other) for domain in sections}
@@ -74,15 +62,9 @@ def open_domains(
 class Rendering:
     """A data set that is drawn, written and then read like any other.
 
-    Attributes
-    ----------
-    name : str
-        How the names of its data sets begin.
-    folder : Path
-    write, is_written : callable
-        Of the renderer: (folder, **arguments). `write` also takes `n_workers` and `progress`.
-    arguments : mapping
-        Sizes, seed and split.
+    `name` is how the names of its data sets begin, `arguments` are sizes, seed and split. `write` and
+    `is_written` are functions (folder, **arguments) of the renderer; the first also takes `n_workers` and
+    `progress`.
     """
 
     name: str
@@ -97,49 +79,24 @@ class Rendering:
 
 
 class Sources(ABC):
-    """The data sets of one domain.
-
-    Parameters
-    ----------
-    settings : instance of `Settings`
-    root : Path
-        Folder that relative paths start from; its `cache` remembers what was found in large folders.
-    source : Sources, optional
-        Those of the domain that networks come from; they can be opened here, too.
-
-    Attributes
-    ----------
-    domain, label_set : str
-        Names. Labels of `own` data sets are those of `label_set`.
-    Settings : frozen dataclass
-        What the section of a profile says; its `memory_gb` bounds the decoded samples of one process.
-    own : tuple of str
-        Names of its data sets, without those of `source`.
-    source_domain : str or None
-    stretched : bool
-        Whether each image is opened with its intensities stretched to percentiles (`stretch_intensity`).
-    own_scale : bool
-        Whether a pixel has a size of its own, as under a microscope; else what counts is the size of a whole
-        image.
-    has_styles : bool
-        Whether its scenes are rendered in styles whose parts can be swapped (`GapSpec`).
-    folders : dict of str to Path
-        Where the data lies, by what lies there.
-    """
+    """The data sets of one domain, and those of `source`, the domain that networks come from."""
 
     domain: str
-    label_set: str
-    Settings: type
-    own: tuple[str, ...]
+    label_set: str  # name of the one of `own` data sets
+    Settings: type  # what the section of a profile says; `memory_gb` bounds the decoded samples of a process
+    own: tuple[str, ...]  # names of its data sets, without those of `source`
     source_domain: str | None = None
-    stretched = own_scale = has_styles = False
+    suffixes: tuple[str, ...] = (".png",)  # of the files that enter fingerprints
+    stretched = False  # whether intensities of each image are stretched to percentiles (`stretch_intensity`)
+    own_scale = False  # whether a pixel has a size of its own, as under a microscope; else the image has it
+    has_styles = False  # whether scenes are rendered in styles whose parts can be swapped (`GapSpec`)
 
     def __init__(self, settings: Any, root: Path, source: Sources | None = None):
         self.settings, self._source = settings, source
         self._cache, self._memory = root / "cache", Memory(settings.memory_gb * 1e9)
         self._opened: dict[str, Sequence[Sample]] = {}
         self._fingerprints: dict[Path, str] = {}
-        self.folders: dict[str, Path] = {}
+        self.folders: dict[str, Path] = {}  # where the data lies, by what lies there
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -199,10 +156,7 @@ class Sources(ABC):
             part.write(part.folder, **part.arguments, n_workers=n_workers, progress=progress)
 
     def to_render(self) -> dict[str, tuple[int, int]]:
-        """{how the names of data sets begin that `prepare` would write: (images, pixels)}.
-
-        Raises ValueError where another data set lies in its place.
-        """
+        """{how names begin that `prepare` would write: (images, pixels)}. DataError for other data there."""
         found = {} if self._source is None else self._source.to_render()
         for part in self.renderings():
             if not part.is_there():
@@ -226,7 +180,7 @@ class Sources(ABC):
         return known
 
     def _fingerprint_now(self, folder: Path) -> str:
-        return remembered(folder, self._cache / "fingerprints", folder_fingerprint)
+        return remembered(folder, self._cache / "fingerprints", self.suffixes)
 
     def _check_unchanged(self, folder: Path) -> None:
         """Raise ValueError if a folder is not what it was when it entered the keys of runs."""

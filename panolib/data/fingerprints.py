@@ -30,27 +30,19 @@ def folder_fingerprint(folder: Path, suffixes: tuple[str, ...] = (".png",)) -> s
     copy has the hash of its original. Other files, and names that begin with a dot, are read by nobody.
     Larger PNGs count with size, first and last 4 KiB, as a PNG ends in the checksum of all its pixels; other
     files with all their bytes.
-
-    Raises
-    ------
-    FileNotFoundError
-        For a link that leads nowhere.
+    A link that leads nowhere is a FileNotFoundError.
     """
     folder = Path(folder)
     return _hash_tree(folder, _content, suffixes).hex()[:16] if folder.is_dir() else "missing"
 
 
-def remembered(
-    folder: Path, cache: Path, fingerprint: Callable[[Path], str], suffixes: tuple[str, ...] = (".png",)
-) -> str:
-    """`fingerprint(folder)`, or what it was when names, sizes and times of all files were the same.
-
-    `suffixes` are those of the files that it reads.
+def remembered(folder: Path, cache: Path, suffixes: tuple[str, ...] = (".png",)) -> str:
+    """`folder_fingerprint`, or what it was when names, sizes and times of all files were the same.
 
     Kept as one small file below `cache`. A folder that changed within the last seconds is not remembered.
     """
     if not folder.is_dir():
-        return fingerprint(folder)
+        return folder_fingerprint(folder, suffixes)
     times = [0.0]
 
     def stamp(path: str, info: os.stat_result) -> bytes:
@@ -64,7 +56,7 @@ def remembered(
         known = json.loads(path.read_text())
         if isinstance(known, dict) and known == found | {"fingerprint": known.get("fingerprint")}:
             return known["fingerprint"]
-    value = fingerprint(folder)
+    value = folder_fingerprint(folder, suffixes)
     if time.time() - times[0] > _SETTLED_S:
         remember(path, json.dumps(found | {"fingerprint": value}).encode())
     return value

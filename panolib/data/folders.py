@@ -28,27 +28,23 @@ def is_thing(semantic: np.ndarray, label_set: LabelSet) -> np.ndarray:
     return table[semantic]
 
 
-def list_images(folder: Path, pattern: str, suffix: str, what: str) -> dict[str, Path]:
-    """Id -> path of the PNG files below `folder`, in id order; an id is a file's name without `suffix`.
+def list_images(folder: Path, pattern: str, what: str) -> dict[str, Path]:
+    """Id -> path of the PNG files below `folder`, in id order; an id is what "*" stands for.
 
-    `suffix` is met in upper case, too. Names that begin with a dot belong to the operating system.
-
-    Parameters
-    ----------
-    pattern : str
-        "*.png" for files in `folder`; "*/*_x.png" or "*/images/*.png" for files in folders below it.
+    `pattern` is "*.png" for files in `folder`; "*/*_x.png" or "*/images/*.png" for files in folders below it.
+    The end is met in upper case, too. Names that begin with a dot belong to the operating system.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, and for a link that leads nowhere.
-    ValueError
+    DataError
         If there is no such file, two files have one id, a folder is named like an image, or an image is of
         another format.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected {what}")
-    below = pattern.rpartition("/")[0]
+    below, suffix = pattern.rpartition("/")[0], pattern.rpartition("*")[2]
     folders = _folders_below(folder, below.split("/")[1:], what) if below else [folder]
     images: dict[str, Path] = {}
     for path in (path for parent in folders for path in png_files(parent, suffix, what)):
@@ -104,18 +100,22 @@ def check_pairs(images: Collection[str], labels: Collection[str], where: Path, k
 
 
 def label_files(
-    images: Collection[str], folder: Path, pattern: str, suffix: str, what: str, kind: str = "label"
+    images: Collection[str], folder: Path, pattern: str, what: str, kind: str = "label"
 ) -> dict[str, tuple[Path, ...]]:
     """Id -> (path,) of the labels of images; errors as of `list_images` and `check_pairs`."""
-    labels = list_images(folder, pattern, suffix, what)
+    labels = list_images(folder, pattern, what)
     check_pairs(images, labels, folder, kind)
     return {i: (path,) for i, path in labels.items()}
 
 
-def split_tail(ids: Sequence[str], split: str, n_val: int, where: Path) -> list[str]:
-    """The last `n_val` ids are "val", the others "train"."""
+def _check_split(split: str, where: Path) -> None:
     if split not in ("train", "val", "all"):
         raise DataError(f"{where}: split {split!r}, expected 'train', 'val' or 'all'")
+
+
+def split_tail(ids: Sequence[str], split: str, n_val: int, where: Path) -> list[str]:
+    """The last `n_val` ids are "val", the others "train"."""
+    _check_split(split, where)
     if split == "all":
         return list(ids)
     n_train = len(ids) - n_val
@@ -134,8 +134,7 @@ def split_by_hash(ids: Iterable[str], split: str, where: Path) -> list[str]:
     The order stays. Raises ValueError for another split, and for one without an id.
     """
     ids = list(ids)
-    if split not in ("train", "val", "all"):
-        raise DataError(f"{where}: split {split!r}, expected 'train', 'val' or 'all'")
+    _check_split(split, where)
     ranked = sorted(ids, key=lambda i: hashlib.sha256(i.encode()).digest())
     val = set(ranked[: max(1, round(len(ranked) / 5))])
     chosen = [i for i in ids if split == "all" or (i in val) == (split == "val")]
@@ -145,15 +144,9 @@ def split_by_hash(ids: Iterable[str], split: str, where: Path) -> list[str]:
 
 
 class FolderSet(ImageSet):
-    """Samples whose image and label files are known by path.
+    """Samples whose image and label files are known by path."""
 
-    Attributes
-    ----------
-    class_of_id : mapping of int to str or None
-        Class name by id in the label files; None is void.
-    """
-
-    class_of_id: Mapping[int, str | None]
+    class_of_id: Mapping[int, str | None]  # class name by id in the label files; None is void
 
     def __init__(
         self,

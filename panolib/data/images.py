@@ -20,14 +20,7 @@ def read_checked(path: Path) -> bytes:
     """The bytes of a PNG file, after the checksum of each of its chunks.
 
     Decoders differ in what they check: Pillow reads palette images without, so that a flipped bit is another
-    class. A cut file and a file of another format are refused here as well.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such file, or a folder in its place.
-    ValueError
-        If the file is not a whole, undamaged PNG.
+    class. A cut or damaged file and a file of another format are a DataError, no file a FileNotFoundError.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,18 +82,9 @@ def rgb_of_opencv(pixels: np.ndarray) -> np.ndarray:
 
 
 def read_png16(path: Path) -> np.ndarray:
-    """Read a 16-bit PNG. Pillow cannot: it keeps the high byte of 16-bit RGB only.
+    """uint16 [H, W] or [H, W, 3] (R, G, B) of a PNG of 16 bits a channel; another one is a DataError.
 
-    Returns
-    -------
-    uint16 array [H, W] or [H, W, 3]
-        Channels in file order (R, G, B).
-
-    Raises
-    ------
-    FileNotFoundError
-    ValueError
-        If the file is not a readable image or does not have 16 bits a channel.
+    Pillow cannot: it keeps the high byte of 16-bit RGB only.
     """
     pixels = decode(path)
     if pixels.dtype != np.uint16:
@@ -108,25 +92,18 @@ def read_png16(path: Path) -> np.ndarray:
     return rgb_of_opencv(pixels)
 
 
-def write_png16(path: Path, pixels: np.ndarray) -> None:
-    """Write uint16 [H, W] or [H, W, 3] (R, G, B) as a 16-bit PNG. Raises ValueError for other types."""
-    if pixels.dtype != np.uint16:
-        raise DataError(f"{path}: cannot write {pixels.dtype} as 16-bit PNG, expected uint16")
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 or uint16 [H, W] or [H, W, 3] (R, G, B); folders on the way are made."""
     stored = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
-    if not cv2.imwrite(str(path), stored):
-        raise OSError(f"{path}: could not be written")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(".png", stored)[1])
 
 
 def read_indices(path: Path) -> np.ndarray:
     """uint8 [H, W] of a palette or grey PNG: the stored indices, never the palette's colours.
 
     Tools that shrink files store few ids in 1, 2 or 4 bits; decoders then spread grey values over 0 .. 255,
-    which is undone here.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        As `read_checked`, and for colours or 16 bits.
+    which is undone here. Errors as of `read_checked`, and a DataError for colours or 16 bits.
     """
     content = read_checked(path)
     try:
@@ -172,19 +149,9 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -> np.ndarray:
-    """Spread the intensities of one image over 0 .. 255; fluorescence images are often nearly black.
+    """`scale_intensity` of what lies between two percentiles over all pixels and channels of an image.
 
-    Parameters
-    ----------
-    image : uint8 or uint16 array [H, W] or [H, W, 3]
-        A single channel is treated as grey repeated three times.
-    low, high : float
-        Percentiles over all pixels and channels that become 0 and 255; values beyond are clipped.
-
-    Returns
-    -------
-    uint8 array [H, W, 3]
-        All zero for an image without contrast between the two percentiles.
+    Fluorescence images are often nearly black.
     """
     return scale_intensity(image, *np.percentile(image, (low, high)))
 
@@ -192,17 +159,8 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
 def scale_intensity(image: np.ndarray, floor: float, ceiling: float) -> np.ndarray:
     """Bring the intensities floor .. ceiling to 0 .. 255; values beyond are clipped.
 
-    Parameters
-    ----------
-    image : uint8 or uint16 array [H, W] or [H, W, 3]
-        A single channel is treated as grey repeated three times.
-    floor, ceiling : float
-        In the units of the image.
-
-    Returns
-    -------
-    uint8 array [H, W, 3]
-        All zero where the ceiling is not above the floor.
+    `image` is uint8 or uint16, [H, W] or [H, W, 3]. Returns uint8 [H, W, 3], all 0 where the ceiling is not
+    above the floor.
     """
     scaled = np.zeros_like(image, np.uint8)
     if ceiling > floor:

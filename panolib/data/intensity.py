@@ -35,12 +35,9 @@ STRETCHED = Intensity()
 
 
 def percentiles_of(images: Iterable[np.ndarray], percentiles: Limits) -> Limits:
-    """Percentiles of the values of all images together, as of `numpy.percentile`, in little memory.
+    """Percentiles of the values of all uint8 or uint16 images together, as of `numpy.percentile`.
 
-    Parameters
-    ----------
-    images : iterable of uint8 or uint16 arrays
-    percentiles : (low, high)
+    In little memory: values are counted, not kept.
     """
     counts = np.zeros(1 << 16, np.int64)
     for image in images:
@@ -84,19 +81,9 @@ def to_rgb(
 ) -> np.ndarray:
     """uint8 [H, W, 3] of an image [H, W] or [H, W, 3] of 8 or 16 bits.
 
-    Parameters
-    ----------
-    where : object
-        File, for messages.
-    intensity : Intensity or None
-        None leaves 8-bit images as they are, and takes no others.
-    limits : (floor, ceiling), optional
-        Intensities of a whole set that become 0 and 255; by default those of this image.
-
-    Raises
-    ------
-    DataError
-        For another type, and 16 bits without `intensity`.
+    None for `intensity` leaves 8-bit images as they are, and takes no others. `limits` are intensities of a
+    whole set that become 0 and 255; by default those of this image. Raises DataError, with the file `where`,
+    for another type, and 16 bits without `intensity`.
     """
     check_depth(pixels, where)
     if intensity is None:

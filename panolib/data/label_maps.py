@@ -30,10 +30,7 @@ def as_labels(labels, name: str, *, device: torch.device | None = None) -> Tenso
         bool, uint8 or a signed type; unsigned types of 16 bits and more become the next wider signed one.
         Shares memory with `labels` where torch can.
 
-    Raises
-    ------
-    ValueError
-        For values that are not integers, or that int64 cannot hold.
+    Raises ValueError for values that are not integers, or that int64 cannot hold.
     """
     if not torch.is_tensor(labels):
         array = np.asarray(labels)
@@ -55,17 +52,12 @@ def as_labels(labels, name: str, *, device: torch.device | None = None) -> Tenso
     return labels.to(device)
 
 
-def as_ids(
-    labels, name: str, *, highest: int | None = None, device: torch.device | None = None
-) -> Tensor:
+def as_ids(labels, name: str, *, highest: int | None = None) -> Tensor:
     """int64 Tensor of labels that are 0 or more, and at most `highest`; parameters as in `as_labels`.
 
-    Raises
-    ------
-    ValueError
-        As `as_labels`, and naming the first bound that is broken.
+    Raises ValueError as `as_labels`, and naming the first bound that is broken.
     """
-    labels = as_labels(labels, name, device=device)
+    labels = as_labels(labels, name)
     fits = labels.dtype in (torch.bool, torch.uint8) and (highest is None or highest >= 255)
     labels = labels.long()
     if labels.numel() and not fits:
@@ -80,26 +72,9 @@ def as_ids(
 def consecutive(labels, name: str = "labels") -> tuple[Tensor, Tensor]:
     """Ids 1 .. K in the order of the old ones; 0 stays 0, by value.
 
-    Memory grows with the number of pixels, not with the ids.
-
-    Parameters
-    ----------
-    labels : integer Tensor or array
-        0 or ids >= 1, any shape.
-    name : str
-        What messages call it.
-
-    Returns
-    -------
-    labels : int64 Tensor
-        Of the same shape.
-    ids : int64 Tensor [K + 1]
-        The old id of each new one; 0 first.
-
-    Raises
-    ------
-    ValueError
-        For an id that is negative or not an integer.
+    Memory grows with the number of pixels, not with the ids. `labels` are 0 or ids >= 1, of any shape.
+    Returns int64 labels of this shape, and int64 [K + 1], the old id of each new one, 0 first. Raises
+    ValueError for an id that is negative or not an integer.
     """
     labels = as_labels(labels, name).long()
     flat = labels.flatten()

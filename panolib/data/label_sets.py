@@ -19,11 +19,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from panolib.config import Different, Natural, from_mapping, load_yaml, spec
+from panolib.config import Different, from_mapping, load_yaml, spec
 from panolib.data.errors import DataError
 from panolib.labels import LABEL_SETS, VOID, LabelSet, register_label_set
 
-Colour = tuple[Natural, Natural, Natural]
+Byte = Annotated[int, Field(ge=0, le=VOID)]
 MOST_CLASSES = 254  # 254 and 255 mark pixels without a class
 
 
@@ -31,9 +31,9 @@ MOST_CLASSES = 254  # 254 and 255 mark pixels without a class
 class _File:
     classes: Annotated[tuple[str, ...], Field(min_length=2, max_length=MOST_CLASSES), Different]
     things: Annotated[tuple[str, ...], Different] = ()
-    ids: Annotated[tuple[Natural, ...], Different] | None = None
-    void: Natural = VOID
-    colours: Mapping[str, Colour] | None = None
+    ids: Annotated[tuple[Byte, ...], Different] | None = None
+    void: Byte = VOID
+    colours: Mapping[str, tuple[Byte, Byte, Byte]] | None = None
     connected: bool = False
     name: str | None = None
 
@@ -50,10 +50,7 @@ def find_label_set(name: str, root: Path) -> LabelSet:
 def read_label_set(path: Path) -> LabelSet:
     """The label set of a YAML file, known by its name from now on: that of the file, if it says none.
 
-    Raises
-    ------
-    ProfileError, DataError
-        Naming file, key, value and what was expected.
+    Raises ProfileError or DataError naming file, key, value and what was expected.
     """
     found = from_mapping(_File, load_yaml(path), where=path)
     for key in ("things", "colours"):
@@ -63,18 +60,12 @@ def read_label_set(path: Path) -> LabelSet:
     ids = found.ids or tuple(range(len(found.classes)))
     if len(ids) != len(found.classes):
         raise DataError(f"{path}: ids: expected one a class, {len(found.classes)}, found {len(ids)}")
-    for key, values in (("ids", ids), ("void", (found.void,))):
-        if max(values) > VOID:
-            raise DataError(f"{path}: {key}: expected 0 .. {VOID}, found {max(values)}")
     if found.void in ids:
         raise DataError(f"{path}: void: expected an id that is no class, found {found.void}")
     name = found.name or Path(path).stem
     if not re.fullmatch(r"\w+", name):  # names of scores end in it
         raise DataError(f"{path}: name: expected letters, digits and _, found {name!r}")
     colours = found.colours or {}
-    for class_name, colour in colours.items():
-        if max(colour) > 255:
-            raise DataError(f"{path}: colours.{class_name}: expected three of 0 .. 255, found {list(colour)}")
     return _registered(
         path, name, found.classes, tuple(colours.get(c) for c in found.classes), found.things, ids,
         void_file_id=found.void, connected_things=found.connected,

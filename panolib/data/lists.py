@@ -15,10 +15,7 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 def read_text(path: Path) -> str:
     """Text in UTF-8, or in the encoding that its byte order mark names; all line ends become newlines.
 
-    Raises
-    ------
-    ValueError
-        Naming file, line and byte of what is no UTF-8, and for a null, which marks other encodings.
+    Raises DataError naming file, line and byte of what is no UTF-8, and for a null: of another encoding.
     """
     content = Path(path).read_bytes()
     encoding = next((name for mark, name in _MARKS.items() if content.startswith(mark)), "utf-8")
@@ -39,10 +36,7 @@ def read_text(path: Path) -> str:
 def read_ids(path: Path) -> list[str]:
     """The ids of a list, one a line; spaces around an id and empty lines do not count.
 
-    Raises
-    ------
-    ValueError
-        As `read_text`, and for an id that is listed twice.
+    Raises DataError as `read_text`, and for an id that is listed twice.
     """
     first_line: dict[str, int] = {}
     for number, line in enumerate(read_text(path).split("\n"), start=1):
@@ -59,17 +53,9 @@ def read_ids(path: Path) -> list[str]:
 def read_column(path: Path, key: str, column: str) -> dict[str, str]:
     """Two columns of a table with a header, as a mapping; separated by commas, semicolons or tabs.
 
-    Parameters
-    ----------
-    path : path
-    key, column : str
-        Names in the header: what is looked up, which must be unique, and what is found there.
-
-    Raises
-    ------
-    ValueError
-        As `read_text`; for a missing column, a row that does not have as many fields as the header, an empty
-        field in one of the two columns, and a key that is there twice.
+    `key` and `column` are names in the header: what is looked up and what is found there. Raises DataError as
+    `read_text`; for a missing column, a row that does not have as many fields as the header, an empty field
+    in one of the two columns, and a key that is there twice.
     """
     text = read_text(path)
     header = text.partition("\n")[0]

@@ -40,16 +40,9 @@ def batches(
 ) -> DataLoader:
     """Loader of the batches of iterations start .. stop - 1, in order.
 
-    Parameters
-    ----------
-    make_batch : callable
-        iteration -> dict of tensors. It draws from torch's global generator, which is seeded before
-        each call. Must be picklable when `workers` > 0.
-    seed : int
-    start, stop : int
-        Iterations; `start` > 0 resumes.
-    workers : int
-        Loader processes; 0 loads in this one. The batches do not depend on it.
+    `make_batch` makes a dict of tensors of an iteration. It draws from torch's global generator, which is
+    seeded before each call, and must be picklable for `workers` > 0: loader processes, on which the batches
+    do not depend; 0 loads in this one.
     """
     return DataLoader(
         _Iterations(make_batch, seed, stop),

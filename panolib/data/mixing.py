@@ -15,27 +15,10 @@ from panolib.data.samples import ImageSet, Sample
 
 
 def class_presence(dataset: ImageSet, *, n_workers: int = 1, progress: bool = False) -> np.ndarray:
-    """Which classes the labels of each image show, one pixel being enough.
+    """bool [images, classes]: which classes the labels of each image show, one pixel being enough.
 
-    Only labels are read, at the size of their files.
-
-    Parameters
-    ----------
-    dataset : ImageSet
-        Opened with labels.
-    n_workers : int
-        Threads that decode labels.
-    progress : bool
-        Show a tqdm bar.
-
-    Returns
-    -------
-    bool array [images, classes]
-
-    Raises
-    ------
-    ValueError
-        If the data set was opened without labels.
+    Only labels are read, at the size of their files, by `n_workers` threads. Raises ValueError for a data set
+    that was opened without labels.
     """
 
     def classes_of(index: int) -> np.ndarray:
@@ -55,80 +38,41 @@ def class_presence(dataset: ImageSet, *, n_workers: int = 1, progress: bool = Fa
 
 
 class Concatenation(ImageSet):
-    """Several data sets of one label set, one after the other, each whole or in part.
+    """Several data sets of one label set, one after the other.
 
     The parts may differ in whether they know instances: a sample without them has `instance` all 0 and
     its thing pixels in `crowd`. `has_instances` is True only if all parts know them. Ids become
-    "{part name}/{id}".
-
-    Parameters
-    ----------
-    datasets : sequence of ImageSet
-    indices : sequence of (sequence of int or None), optional
-        Positions taken from each data set; None takes all.
-
-    Raises
-    ------
-    ValueError
-        If there is no data set, the numbers of data sets and index lists differ, label sets differ, or
-        no sample is left.
-    IndexError
-        For a position outside its data set.
+    "{part name}/{id}". Raises ValueError unless all have the same label set.
     """
 
-    def __init__(self, datasets: Sequence[ImageSet], indices: Sequence[Sequence[int] | None] | None = None):
-        indices = [None] * len(datasets) if indices is None else list(indices)
-        if not datasets or len(indices) != len(datasets):
-            raise ValueError(f"{len(datasets)} data sets, {len(indices)} index lists, expected one for each")
-        label_sets = {dataset.label_set.name: dataset.label_set for dataset in datasets}
+    def __init__(self, datasets: Sequence[ImageSet]):
+        label_sets = {dataset.label_set.name for dataset in datasets}
         if len(label_sets) != 1:
             raise ValueError(f"label sets {sorted(label_sets)}, expected one for all data sets")
-
-        self._datasets = list(datasets)
-        self._places = [
-            (part, operator.index(i))
-            for part, (dataset, chosen) in enumerate(zip(datasets, indices))
-            for i in (range(len(dataset)) if chosen is None else chosen)
-        ]
+        self._places = [(dataset, i) for dataset in datasets for i in range(len(dataset))]
         self.name = "+".join(dataset.name for dataset in datasets)
         self.label_set = datasets[0].label_set
-        if not self._places:
-            raise ValueError(f"{self.name}: no sample left, expected at least one")
-        self.ids = [f"{datasets[part].name}/{datasets[part].ids[i]}" for part, i in self._places]
-        self.has_instances = all(datasets[part].has_instances for part, _ in self._places)
+        self.ids = [f"{dataset.name}/{dataset.ids[i]}" for dataset, i in self._places]
+        self.has_instances = all(dataset.has_instances for dataset in datasets)
 
     def __getitem__(self, index: int) -> Sample:
-        part, i = self._places[operator.index(index)]
-        return replace(self._datasets[part][i], id=self.ids[index])
+        dataset, i = self._places[operator.index(index)]
+        return replace(dataset[i], id=self.ids[index])
 
     def semantic(self, index: int) -> np.ndarray | None:
-        part, i = self._places[operator.index(index)]
-        return self._datasets[part].semantic(i)
+        dataset, i = self._places[operator.index(index)]
+        return dataset.semantic(i)
 
     def origin(self, index: int) -> str:
-        part, i = self._places[operator.index(index)]
-        return self._datasets[part].origin(i)
+        dataset, i = self._places[operator.index(index)]
+        return dataset.origin(i)
 
 
 def source_share_counts(batch_size: int, share: float) -> tuple[int, int]:
     """How many samples of a self-training batch come from the source, and from the target.
 
-    Parameters
-    ----------
-    batch_size : int
-        B >= 1.
-    share : float
-        p in [0, 1], the share of source samples.
-
-    Returns
-    -------
-    (n_source, n_target) : tuple of int
-        round(p B), halves up, and the rest.
-
-    Raises
-    ------
-    ValueError
-        For values outside these ranges.
+    These are round(share * batch_size), halves up, and the rest. Raises ValueError for a batch size below 1
+    or a share outside [0, 1].
 
     References
     ----------

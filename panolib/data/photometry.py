@@ -6,7 +6,7 @@ gets the same draws on every device.
 
 from __future__ import annotations
 
-from math import ceil, inf
+from math import ceil
 
 import numpy as np
 import torch
@@ -20,23 +20,13 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(image: Tensor, padding: Tensor | None = None) -> Tensor:
-    """ImageNet-normalised image, float32.
+def normalise(image: Tensor) -> Tensor:
+    """ImageNet-normalised image, float32, of uint8 [..., 3, H, W] in 0..255 or float in [0, 1].
 
-    Parameters
-    ----------
-    image : uint8 Tensor [..., 3, H, W] in 0..255, or float Tensor in [0, 1]
-    padding : bool Tensor [..., H, W], optional
-        Pixels that become exactly 0.
-
-    Raises
-    ------
-    ValueError
-        For integers other than uint8, whose range nobody knows.
+    Raises ValueError for integers other than uint8, whose range nobody knows.
     """
     image = as_unit_float(image)
-    result = (image - per_channel(IMAGENET_MEAN, image)) / per_channel(IMAGENET_STD, image)
-    return result if padding is None else result.masked_fill(padding.unsqueeze(-3), 0.0)
+    return (image - per_channel(IMAGENET_MEAN, image)) / per_channel(IMAGENET_STD, image)
 
 
 def to_image(sample: Sample) -> Tensor:
@@ -58,7 +48,8 @@ def as_unit_float(image: Tensor) -> Tensor:
     """float32 image in [0, 1] from uint8 in 0..255; a float image keeps its values. Errors of `normalise`."""
     if image.dtype == torch.uint8:
         return image.float() / 255
-    check_float(image)
+    if not image.is_floating_point():
+        raise ValueError(f"image is {image.dtype}; expected float in [0, 1]")
     return image.float()
 
 
@@ -79,7 +70,7 @@ def photometric_noise(
 
     Parameters
     ----------
-    image : float Tensor [B, 3, H, W] or [3, H, W] in [0, 1]
+    image : float Tensor [B, 3, H, W] or [3, H, W] in [0, 1], or uint8
     jitter : float
         Brightness, contrast and saturation factors are drawn from U(1 - jitter, 1 + jitter).
     hue : float
@@ -94,20 +85,12 @@ def photometric_noise(
     -------
     float32 Tensor, same shape, in [0, 1]
 
-    Raises
-    ------
-    ValueError
-        If the image is no float image of three channels, or `blur` is no range of numbers >= 0.
-
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    check_image(image, (3, 4))
-    check_float(image)
-    images = image.float() if image.ndim == 4 else image[None].float()
+    images = as_unit_float(image if image.ndim == 4 else image[None])
     if blur is not None:
-        check_range("blur", blur)
         images = gaussian_blur(images, uniform(blur, len(images)), max_sigma=blur[1])
     images = random_jitter(images, jitter, hue, jitter_probability)
     if grayscale > 0:
@@ -119,18 +102,10 @@ def photometric_noise(
 def adjust_colours(
     images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
 ) -> Tensor:
-    """Change colours with one factor per image; 1, 1, 1, 0 change nothing.
+    """Change colours of float images [B, 3, H, W] in [0, 1], with one factor [B] each; 1, 1, 1, 0 are none.
 
-    Parameters
-    ----------
-    images : float Tensor [B, 3, H, W] in [0, 1]
-    brightness, contrast, saturation : float Tensor [B]
-    hue : float Tensor [B], turns in [-0.5, 0.5]
-
-    Returns
-    -------
-    float Tensor [B, 3, H, W] in [0, 1]
-        As torchvision's ``adjust_brightness``, ``_contrast``, ``_saturation`` and ``_hue``, in this order.
+    `hue` is in turns, -0.5 .. 0.5. As torchvision's ``adjust_brightness``, ``_contrast``, ``_saturation`` and
+    ``_hue``, in this order.
     """
     contrast, saturation = _per_image(contrast, images), _per_image(saturation, images)
     images = (images * _per_image(brightness, images)).clamp(0, 1)
@@ -142,15 +117,9 @@ def adjust_colours(
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor, *, max_sigma: float) -> Tensor:
-    """Gaussian blur with one standard deviation per image and repeated edge pixels.
+    """Gaussian blur of [B, C, H, W] with one standard deviation per image and repeated edge pixels.
 
-    Parameters
-    ----------
-    images : float Tensor [B, C, H, W]
-    sigma : float Tensor [B]
-        Pixels; >= 0, and 0 leaves an image as it is.
-    max_sigma : float
-        Bound of `sigma`; the kernel reaches 3 `max_sigma`.
+    `sigma` [B], pixels, is 0 .. `max_sigma`; 0 leaves an image as it is, the kernel reaches 3 `max_sigma`.
     """
     n, c, h, w = images.shape
     radius = max(1, ceil(3 * max_sigma))
@@ -165,9 +134,6 @@ def gaussian_blur(images: Tensor, sigma: Tensor, *, max_sigma: float) -> Tensor:
 
 def random_jitter(images: Tensor, jitter: float, hue: float, probability: float) -> Tensor:
     """Colour jitter of [B, 3, H, W] with a draw per image."""
-    for name, value in (("jitter", jitter), ("hue", hue)):
-        if not 0 <= value < inf:
-            raise ValueError(f"{name} is {value}; expected a finite number >= 0")
     if jitter <= 0 and hue <= 0:
         return images
     applied = torch.rand(len(images)) < probability
@@ -208,26 +174,3 @@ def per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
 def _per_image(values: Tensor, images: Tensor) -> Tensor:
     """One value per image, [B, 1, 1, 1] on the device of the images."""
     return values.to(images.device, non_blocking=True).view(-1, 1, 1, 1)
-
-
-def check_range(name: str, bounds: tuple[float, float], *, positive: bool = False) -> None:
-    """ValueError unless `bounds` are (low, high) with 0 <= low <= high; `positive`: 0 < low."""
-    low, high = bounds
-    if not (0 <= low <= high < inf) or (positive and low == 0):
-        what = "positive" if positive else "finite, not negative"
-        raise ValueError(f"{name} is {tuple(bounds)}; expected (low, high), {what}, with low <= high")
-
-
-def check_float(image: Tensor) -> None:
-    """ValueError unless the values are floating-point numbers."""
-    if not image.is_floating_point():
-        raise ValueError(f"image is {image.dtype}; expected float in [0, 1]")
-
-
-def check_image(image: Tensor, ndims: tuple[int, ...]) -> None:
-    """ValueError unless the image is [3, H, W] or [B, 3, H, W], as `ndims` allows."""
-    if image.ndim not in ndims or image.shape[-3] != 3:
-        expected = " or ".join({3: "[3, H, W]", 4: "[B, 3, H, W]"}[n] for n in ndims)
-        raise ValueError(f"image has shape {list(image.shape)}; expected {expected}")
-    if 0 in image.shape[-2:]:
-        raise ValueError(f"image has shape {list(image.shape)}; expected at least one pixel")

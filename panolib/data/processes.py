@@ -32,10 +32,7 @@ def leave_unguarded_import() -> None:
 def map_in_processes(job: Callable[[int], T], n: int, n_workers: int) -> Iterator[T]:
     """job(0) .. job(n - 1) in order, from this process or from `n_workers` of one thread each.
 
-    Raises
-    ------
-    RuntimeError
-        If a worker process ends before its work is done.
+    Raises RuntimeError if a worker process ends before its work is done.
     """
     if n_workers <= 1 or n == 1:
         yield from map(job, range(n))

@@ -16,50 +16,25 @@ from panolib.labels import LabelSet
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its labels.
+    """One image with its labels; these are None if the data set was opened without."""
 
-    Attributes
-    ----------
-    image : uint8 array [H, W, 3]
-        RGB.
-    semantic : uint8 array [H, W] or None
-        Train ids, 255 is void. None (with the next two) if the data set was opened without labels.
-    instance : int32 array [H, W] or None
-        0 = no instance, otherwise an id >= 1 that no other object of the image has.
-    crowd : bool array [H, W] or None
-        Thing pixels that are not one object: groups, or objects whose instances are not known.
-    id : str
-    ignored : bool array [H, W] or None
-        Pixels on which the official instance evaluation of the data set counts no false instance. None where
-        these are the void pixels. Cityscapes is the exception: a single caravan or trailer is void, and yet
-        its tool counts predictions there.
-    """
-
-    image: np.ndarray
-    semantic: np.ndarray | None
-    instance: np.ndarray | None
-    crowd: np.ndarray | None
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    semantic: np.ndarray | None  # uint8 [H, W], train ids, 255 is void
+    instance: np.ndarray | None  # int32 [H, W], 0 = none, otherwise an id >= 1 that no other object has
+    crowd: np.ndarray | None  # bool [H, W], thing pixels of groups, or of objects not told apart
     id: str
+    # bool [H, W], pixels on which the official instance evaluation counts no false instance; None: the void
+    # ones. Cityscapes is the exception: a single trailer is void, and yet its tool counts predictions there.
     ignored: np.ndarray | None = None
 
 
 class ImageSet(Sequence[Sample]):
-    """A sequence of samples; base of every data set here.
-
-    Attributes
-    ----------
-    name : str
-    label_set : LabelSet
-    ids : list of str
-        Sample ids in order.
-    has_instances : bool
-        Whether `instance` tells objects apart. False without labels and where the data set knows none.
-    """
+    """A sequence of samples; base of every data set here."""
 
     name: str
     label_set: LabelSet
-    ids: list[str]
-    has_instances: bool
+    ids: list[str]  # of the samples, in order
+    has_instances: bool  # whether `instance` tells objects apart; False without labels
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -89,10 +64,7 @@ class Memory:
     The bound holds for one process. A copy in another process (pickled) starts empty; loader workers that are
     forked share what was decoded before and add their own.
 
-    Parameters
-    ----------
-    max_bytes : float, optional
-        Of all samples kept; None keeps everything. A sample larger than this is decoded each time.
+    `max_bytes` is of all samples kept; None keeps everything. A sample larger than this is decoded each time.
     """
 
     def __init__(self, max_bytes: float | None = None):
@@ -140,17 +112,9 @@ class InMemory(ImageSet):
     Everything is decoded at once where it fits, so that a damaged file is found before hours are spent and
     forked loader workers share the pixels. A set that does not fit is decoded as it is asked for.
 
-    Parameters
-    ----------
-    dataset : ImageSet
-    size : (height, width), optional
-        Resize every sample: image by area mean (bilinear where it grows), labels by the nearest pixel at
-        each output pixel's centre, so both stay aligned. Small instances may vanish.
-    transform : callable, optional
-        uint8 image [H, W, 3] -> uint8 image [H, W, 3], applied once to each image as read, before resizing;
-        for example `stretch_intensity`.
-    memory : Memory, optional
-        What bounds the samples kept, of this and perhaps other data sets. By default all are kept.
+    Images are changed by `transform` (uint8 [H, W, 3] to the same) and then, with their labels, brought to
+    `size` (`resize_sample`): small instances may vanish. `memory` bounds the samples kept, of this and
+    perhaps other data sets; by default all are kept.
     """
 
     def __init__(

@@ -15,9 +15,6 @@ from panolib.data.label_maps import as_labels
 from panolib.data.photometry import (
     IMAGENET_MEAN,
     as_unit_float,
-    check_float,
-    check_image,
-    check_range,
     gaussian_blur,
     per_channel,
     random_jitter,
@@ -63,12 +60,8 @@ def train_view(
         Windows that reach over the image are padded.
     hflip : float
         Probability of a horizontal flip.
-    jitter, jitter_probability
-        As in `photometric_noise`.
-    hue : float, optional
-        As in `photometric_noise`; the smaller of 0.5 and `jitter` by default (SAC).
-    blur : (low, high), optional
-        As in `photometric_noise`; no blur by default.
+    jitter, jitter_probability, hue, blur
+        As in `photometric_noise`. Without `hue` it is the smaller of 0.5 and `jitter` (SAC).
     recolour : (gain, offset), optional
         Three numbers each, one a channel, applied last: gain * value + offset. Padding is not touched.
 
@@ -79,33 +72,11 @@ def train_view(
     labels : dict of Tensor [h, w]
         Same keys; int64, but bool for "crowd". Padding is `VOID` in "semantic", else 0 and False.
 
-    Raises
-    ------
-    ValueError
-        If a label map has another height or width than the image, an unknown name, or is not of integers; if
-        `scale_of` is unknown; if `scale` is no range of positive numbers or `blur` none of numbers >= 0.
-
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097, reference code.
     """
-    check_image(image, (3,))
-    for name, values in labels.items():
-        if name not in PADDING_VALUES:
-            raise ValueError(f"unknown label map {name!r}; expected some of {sorted(PADDING_VALUES)}")
-        if values.shape != image.shape[1:]:
-            raise ValueError(
-                f"label map {name!r} has shape {tuple(values.shape)}, the image has {tuple(image.shape[1:])}"
-            )
-    if scale_of not in ("window", "image"):
-        raise ValueError(f"scale_of is {scale_of!r}; expected 'window' or 'image'")
-    check_range("scale", scale, positive=True)
-    if blur is not None:
-        check_range("blur", blur)
-
     (height, width), (h, w) = image.shape[1:], size
-    if min(size) < 1:
-        raise ValueError(f"size is {tuple(size)}; expected at least one pixel")
     drawn, flipped = uniform(scale, 1).item(), torch.rand(()).item() < hflip
     zoom = drawn * min(height / h, width / w) if scale_of == "window" else 1 / drawn
     rows, columns = _random_window(height, h, zoom), _random_window(width, w, zoom)
@@ -170,31 +141,14 @@ def _random_window(size: int, length: int, zoom: float) -> _Window:
 
 @dataclass(frozen=True)
 class Views:
-    """L crops of each of B images; crop l of image b has index b * L + l.
+    """L crops of each of B images; crop l of image b has index b * L + l."""
 
-    Attributes
-    ----------
-    clean : float32 Tensor [B * L, 3, H, W]
-        Crops without photometric noise, in the value range of the images.
-    padding : bool Tensor [B * L, H, W]
-        Pixels outside of the image.
-    affine : float32 Tensor [B * L, 2, 3]
-        A: position on the reference canvas to position in the crop; ``warp(crop, affine)`` gives the canvas.
-    inverse : float32 Tensor [B * L, 2, 3]
-        Inverse of A; ``warp(canvas, inverse)`` gives the crop.
-    sampling : float32 Tensor [B * L, 2, 3]
-        Position in the crop to position in the input image; ``warp_labels(labels, sampling)`` gives the
-        labels of the crops, where `labels` repeats each image's map L times.
-    n_views : int
-        L.
-    """
-
-    clean: Tensor
-    padding: Tensor
-    affine: Tensor
-    inverse: Tensor
-    sampling: Tensor
-    n_views: int
+    clean: Tensor  # float32 [B * L, 3, H, W], without photometric noise, in the value range of the images
+    padding: Tensor  # bool [B * L, H, W], pixels outside of the image
+    affine: Tensor  # float32 [B * L, 2, 3], canvas to crop: ``warp(crop, affine)`` gives the canvas
+    inverse: Tensor  # of `affine`: ``warp(canvas, inverse)`` gives the crop
+    sampling: Tensor  # crop to input image: ``warp_labels(labels repeated L times, sampling)``
+    n_views: int  # L
 
 
 def view_affines(zoom: Tensor, offset: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,11 +167,7 @@ def view_affines(zoom: Tensor, offset: Tensor, flip: Tensor) -> tuple[Tensor, Te
     -------
     affine, inverse : float Tensor [N, 2, 3]
         Canvas to crop, x_crop = (f x - d) / s, and crop to canvas, x = f (s x_crop + d), where f = -1 for a
-        mirrored crop.
-
-    References
-    ----------
-    Araslanov & Roth 2021, arXiv:2105.00097.
+        mirrored crop. Araslanov & Roth 2021.
     """
     sign = 1.0 - 2.0 * flip.to(zoom)
     shift = offset * (1 - zoom)[:, None]
@@ -244,7 +194,7 @@ def multi_view_crops(
 
     Parameters
     ----------
-    images : float Tensor [B, 3, H, W] in [0, 1]
+    images : float Tensor [B, 3, H, W] in [0, 1], or uint8
     n_views : int
         L >= 1, copy 0 included.
     zoom, reference_scale : (low, high)
@@ -252,27 +202,10 @@ def multi_view_crops(
     hflip : float
         Probability of a horizontal flip, of the canvas and of each copy.
 
-    Returns
-    -------
-    Views
-        Padding has the ImageNet mean, which `normalise` turns into 0.
-
-    Raises
-    ------
-    ValueError
-        If `images` is not [B, 3, H, W] float, `n_views` < 1 or a range is not positive.
-
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    check_image(images, (4,))
-    check_float(images)
-    if n_views < 1:
-        raise ValueError(f"n_views is {n_views}; expected at least 1")
-    check_range("zoom", zoom, positive=True)
-    check_range("reference_scale", reference_scale, positive=True)
-
     n, size = len(images), images.shape[-2:]
     _, canvas_to_image = view_affines(
         1 / uniform(reference_scale, n), uniform((-1, 1), n, 2), torch.rand(n) < hflip
@@ -287,7 +220,7 @@ def multi_view_crops(
 
     grid = sampling_grid(sampling, size)
     padding = (grid.abs() > 1).any(-1)
-    repeated = images.float().repeat_interleave(n_views, 0)
+    repeated = as_unit_float(images).repeat_interleave(n_views, 0)
     clean = F.grid_sample(repeated, grid, padding_mode="border", align_corners=False)
     clean = torch.where(padding[:, None], per_channel(IMAGENET_MEAN, clean), clean)
     return Views(clean, padding, affine, inverse, sampling, n_views)

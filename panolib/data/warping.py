@@ -16,18 +16,9 @@ from panolib.labels import VOID
 
 
 def sampling_grid(affine: Tensor, size: tuple[int, int]) -> Tensor:
-    """Sampling positions of every pixel centre of a [h, w] canvas, for ``grid_sample``.
+    """Sampling positions [N, h, w, 2] of the pixel centres of a canvas of `size` (h, w), for ``grid_sample``.
 
     Written element by element: ``affine_grid`` is a matrix product, which autocast rounds to bfloat16.
-
-    Parameters
-    ----------
-    affine : float Tensor [N, 2, 3]
-    size : (height, width)
-
-    Returns
-    -------
-    float Tensor [N, h, w, 2]
     """
     y, x = ((2 * torch.arange(n, dtype=affine.dtype, device=affine.device) + 1) / n - 1 for n in size)
     a = affine[..., None, None]                                                           # [N, 2, 3, 1, 1]
@@ -40,29 +31,13 @@ def compose_affines(outer: Tensor, inner: Tensor) -> Tensor:
     return torch.cat([linear[..., :2], linear[..., 2:] + outer[..., 2:]], dim=-1)
 
 
-def warp(
-    x: Tensor, affine: Tensor, mode: str = "bilinear", *, size=None, padding_mode: str = "zeros"
-) -> Tensor:
-    """Resample maps at the positions of an affine.
+def warp(x: Tensor, affine: Tensor, mode: str = "bilinear", *, padding_mode: str = "zeros") -> Tensor:
+    """Resample maps, float [N, C, H, W], at the positions of an affine [N, 2, 3] from output to input.
 
-    Parameters
-    ----------
-    x : float Tensor [N, C, H, W]
-        Half precision is computed and returned as float32.
-    affine : float Tensor [N, 2, 3]
-        Output position to input position, normalised.
-    mode : "bilinear" or "nearest"
-    size : (height, width), optional
-        Of the output; that of `x` by default.
-    padding_mode : "zeros" or "border"
-        Value outside of `x`.
-
-    Returns
-    -------
-    float Tensor [N, C, h, w]
+    `mode` and `padding_mode` are those of ``grid_sample``. Half precision becomes float32.
     """
     x = x if x.dtype == torch.float64 else x.float()
-    grid = sampling_grid(affine.to(x), tuple(size or x.shape[-2:]))
+    grid = sampling_grid(affine.to(x), tuple(x.shape[-2:]))
     return F.grid_sample(x, grid, mode=mode, padding_mode=padding_mode, align_corners=False)
 
 
@@ -74,18 +49,9 @@ def warp_labels(labels: Tensor, affine: Tensor, *, fill: int | bool = VOID, size
     labels : integer or bool Tensor [N, H, W]
     affine : float Tensor [N, 2, 3]
     fill : int or bool
-        Value outside of the map; must be representable in the type of `labels`.
+        Value outside of the map; must be representable in the type of `labels`, else a ValueError.
     size : (height, width), optional
-        Of the output; that of `labels` by default.
-
-    Returns
-    -------
-    Tensor [N, h, w], type of `labels`
-
-    Raises
-    ------
-    ValueError
-        For labels that are not integers, or a `fill` that their type cannot hold.
+        Of the result, which has the type of `labels`; that of `labels` by default.
     """
     labels = labels if torch.is_tensor(labels) else as_labels(labels, "labels")
     dtype, labels = labels.dtype, as_labels(labels, "labels")
@@ -93,8 +59,6 @@ def warp_labels(labels: Tensor, affine: Tensor, *, fill: int | bool = VOID, size
     if not low <= fill <= high:
         raise ValueError(f"fill is {fill}, expected {low} .. {high} for labels of {dtype}")
     n, height, width = labels.shape
-    if height * width == 0:
-        raise ValueError(f"labels are {list(labels.shape)}, expected at least one pixel")
     grid = sampling_grid(affine, tuple(size or (height, width)))
     column = ((grid[..., 0] + 1) * (width / 2)).floor().long()
     row = ((grid[..., 1] + 1) * (height / 2)).floor().long()
@@ -115,12 +79,9 @@ def rotation_affine(shape: tuple[int, int], degrees: Tensor) -> Tensor:
 
 
 def rotate(image: Tensor, degrees: Tensor | float) -> Tensor:
-    """Turn maps counter-clockwise about their centre; bilinear, 0 outside, size unchanged.
+    """Turn maps [B, C, H, W] counter-clockwise about their centre; bilinear, 0 outside, size unchanged.
 
-    Parameters
-    ----------
-    image : float Tensor [B, C, H, W]
-    degrees : float Tensor [B] or float
+    `degrees` is a float, or float [B].
     """
     return warp(image, rotation_affine(image.shape[-2:], _angles(degrees, image)))
 
@@ -131,17 +92,9 @@ def unrotate(field: Tensor, degrees: Tensor | float) -> Tensor:
 
 
 def rotation_validity(shape: tuple[int, int], degrees: Tensor | float) -> Tensor:
-    """Pixels whose value survives `rotate` and `unrotate`.
+    """bool [B, *shape]: pixels whose value survives `rotate` and `unrotate`.
 
-    Parameters
-    ----------
-    shape : (H, W)
-    degrees : float Tensor [B] or float
-
-    Returns
-    -------
-    bool Tensor [B, H, W]
-        True where no sample of either turn lay outside of the canvas.
+    True where no sample of either turn lay outside of the canvas.
     """
     degrees = torch.as_tensor(degrees, dtype=torch.float32).reshape(-1)
     ones = torch.ones(len(degrees), 1, *shape, device=degrees.device)

@@ -7,17 +7,16 @@ written as %XX (`file_stem`). A value that a format cannot hold is one `ExportEr
 from __future__ import annotations
 
 import json
-import operator
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import cv2
 import numpy as np
-import scipy  # loads its parts when they are used
+from skimage.measure import regionprops
 
 from panolib.errors import UserError
 from panolib.labels import VOID, LabelSet
@@ -46,12 +45,9 @@ def file_stem(image_id: str) -> str:
     the folder to which it is joined: ".." becomes "%2E%2E". Spaces and letters of all alphabets stay,
     because the official tools look for files by the name of the image.
 
-    Raises
-    ------
-    ExportError
-        For an empty id or an empty part of it, such as the one before the first "/" of an absolute path.
+    An empty id, or an empty part such as the one before the first "/" of an absolute path, is an ExportError.
     """
-    if not isinstance(image_id, str) or not all(image_id.split("/")):
+    if not all(image_id.split("/")):
         raise ExportError(
             f"image id {image_id!r}: expected a name, or names that a single '/' joins; it becomes a file"
         )
@@ -63,18 +59,8 @@ def write_cityscapes_semantic(
 ) -> Path:
     """8-bit PNG of the label ids of the data set (not train ids), for the pixel-level tool.
 
-    Parameters
-    ----------
-    path : path
-        Ends in ".png".
-    semantic_labels : integer Tensor or array [H, W]
-        Train ids; 255 is void and becomes `label_set.void_file_id`.
-    label_set : LabelSet
-
-    Raises
-    ------
-    ExportError
-        For a train id that the label set does not have, and for another suffix.
+    `semantic_labels` are train ids, integers [H, W]; 255 is void and becomes `label_set.void_file_id`. A
+    train id that the label set does not have is an ExportError.
     """
     path = Path(path)
     semantic = _as_ids(semantic_labels, str(path))
@@ -109,7 +95,6 @@ def write_cityscapes_instances(
         0 = no instance.
     table : sequence of mappings
         `id`, `category_id` (train id) and `confidence` of every instance, as of `predict_instances`.
-    label_set : LabelSet
 
     Returns
     -------
@@ -119,8 +104,7 @@ def write_cityscapes_instances(
     Raises
     ------
     ExportError
-        For an instance of the map that is not listed, one that is listed twice or has no pixel, an id below
-        1, a category that the label set does not have, or a confidence that is not finite.
+        Unless map and table hold the same ids, each once and from 1 on, and for an unknown category.
     """
     where = f"image {image_id!r}"
     path = Path(folder) / f"{file_stem(image_id)}_pred.txt"
@@ -129,17 +113,9 @@ def write_cityscapes_instances(
     stem = quote(path.name.removesuffix("_pred.txt"), safe="%", errors="surrogateescape")
     lines = []
     for row in table:
-        name, confidence = f"masks/{stem}_{int(row['id'])}.png", row.get("confidence")
-        try:
-            finite = np.isfinite(float(confidence))
-        except (TypeError, ValueError):
-            finite = False
-        if not finite:
-            raise ExportError(
-                f"{where}: segment {row['id']} has confidence {confidence!r}, expected a finite number"
-            )
+        name = f"masks/{stem}_{int(row['id'])}.png"
         _write_png(path.parent / name, (labels == row["id"]).astype(np.uint8) * 255)
-        digits = np.format_float_positional(float(confidence), min_digits=6)  # no two become equal
+        digits = np.format_float_positional(row["confidence"], min_digits=6)  # no two become equal
         lines.append(f"{name} {label_set.file_ids[row['category_id']]} {digits}\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(lines), encoding="ascii", newline="\n")
@@ -165,7 +141,6 @@ def write_coco_panoptic(
         0 = void, else the id of a segment, at most 2**24 - 1.
     segments_info : sequence of mappings
         `id`, `category_id` (train id) and, optional, `iscrowd` of every segment. Areas are counted.
-    label_set : LabelSet
 
     Returns
     -------
@@ -176,8 +151,7 @@ def write_coco_panoptic(
     Raises
     ------
     ExportError
-        For a segment of the map that is not listed, one that is listed twice or has no pixel, an id outside
-        1 .. 2**24 - 1, or a category that the label set does not have.
+        As `write_cityscapes_instances`, and for ids above 2**24 - 1.
     """
     where = f"image {image_id!r}"
     name = f"{file_stem(image_id)}_panoptic.png"
@@ -186,21 +160,19 @@ def write_coco_panoptic(
     ids = ids.astype(np.int32)
     _write_png(Path(folder) / name, np.stack([ids >> 16, ids >> 8 & 255, ids & 255], 2))  # B, G, R
 
-    found, place, area = np.unique(ids, return_inverse=True, return_counts=True)
-    boxes = scipy.ndimage.find_objects(place.reshape(ids.shape) + 1)
-    row_of = {segment_id: row for row, segment_id in enumerate(found.tolist())}
+    found, place = np.unique(ids, return_inverse=True)
+    regions = dict(zip(found.tolist(), regionprops(place.reshape(ids.shape) + 1)))
     entries = []
     for segment in segments_info:
-        row = row_of[int(segment["id"])]
-        entries.append(
-            {
-                "id": int(segment["id"]),
-                "category_id": label_set.file_ids[segment["category_id"]],
-                "area": int(area[row]),
-                "bbox": _bounding_box(boxes[row]),
-                "iscrowd": int(segment.get("iscrowd", 0)),
-            }
-        )
+        region = regions[segment["id"]]
+        top, left, bottom, right = region.bbox
+        entries.append({
+            "id": int(segment["id"]),
+            "category_id": label_set.file_ids[segment["category_id"]],
+            "area": int(region.num_pixels),
+            "bbox": [left, top, right - left, bottom - top],  # x, y, width, height
+            "iscrowd": int(segment.get("iscrowd", 0)),
+        })  # fmt: skip
     return {"image_id": image_id, "file_name": name, "segments_info": entries}
 
 
@@ -209,7 +181,7 @@ def write_coco_panoptic_json(path: Path | str, annotations: Sequence[Mapping], l
 
     Raises ExportError for an image that is annotated twice.
     """
-    twice = _repeated(entry["image_id"] for entry in annotations)
+    twice = [image for image, n in Counter(entry["image_id"] for entry in annotations).items() if n > 1]
     if twice:
         raise ExportError(f"{path}: image {twice[0]!r} is annotated twice, expected every image once")
     things = set(label_set.things)
@@ -244,36 +216,22 @@ def _check_segments(
     ids: np.ndarray, listed: Sequence[Mapping], label_set: LabelSet, where: str, largest: int
 ) -> None:
     """Raise ExportError unless the map holds the listed segments and 0, and the format can hold them."""
-    numbers = []
-    for segment in listed:
-        try:
-            number, category = operator.index(segment["id"]), operator.index(segment["category_id"])
-        except (KeyError, TypeError) as error:
+    times, present = Counter(segment["id"] for segment in listed), set(np.unique(ids).tolist()) - {0}
+    for number in sorted({*times, *present}):
+        if not 1 <= number <= largest:
+            raise ExportError(f"{where}: segment id {number}, expected 1 .. {largest} (0 is void)")
+        if times[number] != 1 or number not in present:
+            drawn = "drawn" if number in present else "not drawn"
             raise ExportError(
-                f"{where}: segment {dict(segment)}, expected an integer id and category_id"
-            ) from error
-        if not 0 <= category < label_set.n_classes:
-            raise ExportError(
-                f"{where}: segment {number} has category_id {category}, expected a train id "
-                f"0 .. {label_set.n_classes - 1} of {label_set.name}"
+                f"{where}: segment {number} is listed {times[number]} times and {drawn}, expected it listed "
+                "once and drawn"
             )
-        numbers.append(number)
-    present = set(np.unique(ids).tolist()) - {0}
-    beyond = sorted(number for number in {*numbers, *present} if not 1 <= number <= largest)
-    if beyond:
-        raise ExportError(f"{where}: segment id {beyond[0]}, expected 1 .. {largest} (0 is void)")
-    for wrong, what in (
-        (_repeated(numbers), "is listed twice, expected once"),
-        (sorted(present - set(numbers)), "is in the map but not listed, expected it among the segments"),
-        (sorted(set(numbers) - present), "is listed but has no pixel, expected it in the map"),
-    ):
-        if wrong:
-            raise ExportError(f"{where}: segment {wrong[0]} {what} ({len(wrong)} such segments)")
-
-
-def _repeated(values: Iterable) -> list:
-    """Values that come more than once, in order."""
-    return [value for value, count in Counter(values).items() if count > 1]
+    for segment in listed:
+        if not 0 <= segment["category_id"] < label_set.n_classes:
+            raise ExportError(
+                f"{where}: segment {segment['id']} has category_id {segment['category_id']}, expected a "
+                f"train id 0 .. {label_set.n_classes - 1} of {label_set.name}"
+            )
 
 
 def _percent(match: re.Match) -> str:
@@ -281,16 +239,8 @@ def _percent(match: re.Match) -> str:
     return "".join(f"%{ord(character):02X}" for character in match[0])
 
 
-def _bounding_box(box: tuple[slice, slice]) -> list[int]:
-    """[x, y, width, height] of a pair of slices."""
-    rows, columns = box
-    return [columns.start, rows.start, columns.stop - columns.start, rows.stop - rows.start]
-
-
 def _write_png(path: Path, image: np.ndarray) -> Path:
-    """Write an 8-bit image (channels in OpenCV's order). Raises OSError if that fails."""
-    if path.suffix.lower() != ".png":
-        raise ExportError(f"{path}: expected a name that ends in .png; other formats change label ids")
+    """Write an 8-bit image (channels in OpenCV's order)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image, np.uint8))[1])
     return path

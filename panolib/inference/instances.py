@@ -71,17 +71,9 @@ def predict_instances(
     if guided:
         labels = torch.where(category[labels] == semantic, labels, 0)
     area = torch.bincount(labels.flatten(), minlength=len(category))
-    if probabilities is None:
-        confidence = torch.ones(len(category))
-    else:
-        if not torch.is_tensor(probabilities):
-            probabilities = torch.as_tensor(np.ascontiguousarray(probabilities))  # torch cannot flip
-        probabilities = probabilities.to(device)
-        if probabilities.shape[1:] != semantic.shape:
-            raise ValueError(
-                f"probabilities are {list(probabilities.shape)} and semantic_labels {list(semantic.shape)}; "
-                "expected [C, H, W] and [H, W]"
-            )
+    confidence = torch.ones(len(category))
+    if probabilities is not None:
+        probabilities = torch.as_tensor(probabilities, device=device)
         y, x = torch.nonzero(labels, as_tuple=True)
         ids = labels[y, x]
         own = probabilities[category[ids], y, x].double()
@@ -103,19 +95,9 @@ def clean_instances(instance_labels: Tensor | np.ndarray, *, kernel: int = 3) ->
     Parameters
     ----------
     instance_labels : integer Tensor or array [H, W]
-        0 or ids >= 1.
+        0 or ids >= 1; the result is of the same kind.
     kernel : int
-        Side of the square structuring element in pixels, odd.
-
-    Returns
-    -------
-    Tensor or array [H, W]
-        As the input, which stays unchanged.
-
-    Raises
-    ------
-    ValueError
-        For an even kernel, or an id that is negative or not an integer.
+        Side of the square structuring element in pixels, odd; else a ValueError.
 
     References
     ----------
@@ -150,18 +132,10 @@ def clean_instances(instance_labels: Tensor | np.ndarray, *, kernel: int = 3) ->
 def found_instances(
     prediction: Prediction, semantic: Tensor, label_set: LabelSet, *, opening: int, **options
 ) -> tuple[Tensor, list[dict]]:
-    """`predict_instances` of one image with confidences, after the morphological clean-up.
+    """`predict_instances` of one image, with confidences, then `clean_instances` with the kernel `opening`.
 
-    Parameters
-    ----------
-    prediction : Prediction
-        With embeddings.
-    semantic : integer Tensor [H, W]
-        Class masks in which instances are looked for: the predicted ones, or the true ones.
-    opening : int
-        Kernel of `clean_instances`, pixels; 0 switches it off. Rows of instances that vanish are left out.
-    **options
-        As `predict_instances`.
+    `semantic` [H, W] are the class masks in which instances are looked for, predicted or true. With `opening`
+    0 nothing is cleaned; rows of instances that vanish are left out.
     """
     instances, table = predict_instances(
         prediction.embeddings, semantic, label_set, probabilities=prediction.probabilities, **options

@@ -47,19 +47,8 @@ def predict_panoptic(
 ) -> PanopticPrediction:
     """From an image to its panoptic map: networks, clustering inside the class masks, merge.
 
-    Parameters
-    ----------
-    semantic_model, instance_model : Module
-        On one device; in evaluation mode from here on.
-    sample : Sample
-        Its labels are not looked at.
-    label_set : LabelSet
-    rule : {"void", "nearest"}
-        As in `merge_panoptic`.
-    opening : int
-        Kernel of the morphological clean-up of instances, pixels; 0 switches it off.
-    **clustering
-        As in `instances.predict_instances`: algorithm, bandwidth, delta_dist, min_size, ...
+    The networks are in evaluation mode from here on; labels of the sample are not looked at. `opening` is the
+    kernel of the clean-up of instances (pixels, 0 for none), `clustering` goes to `predict_instances`.
     """
     outputs = predict_image(semantic_model, instance_model, sample)
     instances = found_instances(outputs, outputs.semantic, label_set, opening=opening, **clustering)
@@ -87,7 +76,6 @@ def merge_panoptic(
         Train ids, 255 void.
     instance_labels : integer Tensor or array [H, W]
         0 or ids >= 1.
-    label_set : LabelSet
     rule : {"void", "nearest"}
 
     Returns
@@ -97,11 +85,7 @@ def merge_panoptic(
     segments_info : list of dict
         `id`, `category_id` (train id), `isthing`, `area` (pixels), `iscrowd` (0).
 
-    Raises
-    ------
-    ValueError
-        For an unknown rule, different sizes, a train id that the label set does not have, or an instance id
-        that is negative or not an integer.
+    Raises ValueError for an unknown rule, different sizes, an unknown train id and a negative instance id.
 
     References
     ----------
@@ -122,18 +106,7 @@ def panoptic_truth(sample: Sample, label_set: LabelSet) -> tuple[np.ndarray, lis
     """The panoptic map of a labelled sample, in the form of `merge_panoptic`.
 
     Thing pixels without an instance form one segment per class with ``iscrowd = 1``: groups, which can
-    neither be matched nor missed.
-
-    Parameters
-    ----------
-    sample : Sample
-        With semantic and instance labels.
-    label_set : LabelSet
-
-    Raises
-    ------
-    ValueError
-        If the sample has no labels, or a train id that the label set does not have.
+    neither be matched nor missed. Raises ValueError for a sample without labels, or with an unknown train id.
     """
     if sample.semantic is None or sample.instance is None:
         raise ValueError(f"sample {sample.id} lacks semantic or instance labels; expected both")
@@ -150,10 +123,8 @@ def _named_instances(semantic_labels, instance_labels, label_set):
     semantic = as_labels(semantic_labels, "semantic map").cpu().long().numpy()
     instances = as_labels(instance_labels, "instance map").cpu()
     if semantic.shape != tuple(instances.shape):
-        raise ValueError(
-            f"semantic map is {list(semantic.shape)}, instance map {list(instances.shape)}; "
-            "expected one size"
-        )
+        found = f"semantic map is {list(semantic.shape)}, instance map {list(instances.shape)}"
+        raise ValueError(f"{found}; expected one size")
     known = (semantic < label_set.n_classes) & (semantic >= 0) | (semantic == VOID)
     if not known.all():
         raise ValueError(
@@ -163,8 +134,7 @@ def _named_instances(semantic_labels, instance_labels, label_set):
     instances, _ = consecutive(instances, "instance map")
     categories = vote_categories(torch.from_numpy(semantic), instances, label_set.thing_ids)
     named = categories >= 0
-    instances = torch.where(named[instances], instances, 0)
-    instances = relabel_consecutive(instances)
+    instances = relabel_consecutive(torch.where(named[instances], instances, 0))
     return semantic, instances.numpy(), np.concatenate([[-1], categories[named].numpy()])
 
 

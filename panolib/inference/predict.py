@@ -13,7 +13,6 @@ from tqdm import tqdm
 
 from panolib.data.photometry import network_input
 from panolib.data.samples import Sample
-from panolib.labels import VOID
 from panolib.models.geometry import placement_of, upsample_to
 
 
@@ -77,30 +76,11 @@ def one_by_one(dataset: Sequence[Sample], label: str = "") -> Iterator[Sample]:
 def predict_semantic(model: nn.Module, image: Tensor, size: tuple[int, int]) -> Tensor:
     """Class map of normalised images; leaves every weight, buffer and mode as it was.
 
-    Parameters
-    ----------
-    model : Module
-        Maps [B, 3, H, W] to logits [B, C, h, w].
-    image : float Tensor [B, 3, H, W]
-        On the model's device.
-    size : (int, int)
-        Height and width of the result; logits are resized bilinearly, then decided.
-
-    Returns
-    -------
-    uint8 Tensor [B, *size]
-
-    Raises
-    ------
-    ValueError
-        For more than 255 classes.
+    `image` float [B, 3, H, W] is on the model's device. Logits [B, C, h, w] are resized to `size` (height,
+    width) bilinearly, then decided. Returns uint8 [B, *size].
     """
     with evaluating(model), torch.inference_mode():
         logits = model(image).float()
-        if logits.shape[1] > VOID:
-            raise ValueError(
-                f"logits have {logits.shape[1]} classes, expected at most {VOID}: labels are uint8"
-            )
         logits = upsample_to(logits, size, placement_of(model), image_size=image.shape[-2:])
         return logits.argmax(1).to(torch.uint8)
 

@@ -35,12 +35,8 @@ def tile_windows(size: tuple[int, int], tile: int) -> list[Window]:
     size : (int, int)
         Height and width of the image.
     tile : int
-        Side of a window, rounded down to a multiple of `GRID`; the last of a row may be `GRID` longer.
-
-    Raises
-    ------
-    ValueError
-        If a tile is not larger than twice the overlap.
+        Side of a window, rounded down to a multiple of `GRID`; the last of a row may be `GRID` longer. More
+        than twice the overlap, else a ValueError.
     """
     tile = tile // GRID * GRID
     overlap = max(tile // 8 // GRID * GRID, SMALLEST_OVERLAP)
@@ -63,17 +59,8 @@ def stitch(size: tuple[int, int], tiles: Iterable[tuple[Window, Maps]]) -> Maps:
     Two instances of neighbours are one object if their IoU in the pixels that both tiles see is above 0.5.
     What is written is of the tile whose border is farther: each has half of an overlap.
 
-    Parameters
-    ----------
-    size : (int, int)
-        Height and width of the whole.
-    tiles : iterable of (window, Maps)
-        In the order of `tile_windows`; one at a time is held in memory.
-
-    Returns
-    -------
-    Maps
-        Instances 1 .. K.
+    `size` is (height, width) of the whole; `tiles` come in the order of `tile_windows`, one at a time held in
+    memory. The result has instances 1 .. K.
     """
     whole = Maps(np.full(size, VOID, np.uint8), np.zeros(size, np.int32), np.zeros(size, np.float32))
     seen, objects = np.zeros(size, bool), np.zeros(1, np.int32)  # object of each id of a tile

@@ -13,16 +13,9 @@ from panolib.lab.store import Store
 
 
 class AttemptFailed(Exception):
-    """A run could not be trained. All of it is text, so that it comes whole from any process.
+    """A run, by its name, could not be trained. All of it is text, so that it comes whole from any process.
 
-    Attributes
-    ----------
-    run : str
-        Name of the run.
-    message : str
-        What went wrong, in one line.
-    trace : str
-        The traceback; empty where the message says all there is to say.
+    `message` says what went wrong in one line; `trace` is empty where it says all there is to say.
     """
 
     def __init__(self, run: str, message: str, trace: str = "") -> None:

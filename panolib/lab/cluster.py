@@ -50,24 +50,12 @@ class MissingCluster(UserError, ImportError):
 
 @dataclasses.dataclass(frozen=True)
 class Workers:
-    """Where runs are trained, and how many at a time.
+    """Where runs are trained, and how many at a time."""
 
-    Attributes
-    ----------
-    n : int
-        Worker processes of this machine, or SLURM jobs. One on this machine is this process itself.
-    cluster : str
-        "local", "slurm" (needs `settings`) or "cuda" (a worker for each GPU that is visible, whatever `n`).
-    settings : Path, optional
-        YAML file that describes a `SlurmJob`.
-    scheduler : str
-        Address of a Dask scheduler that runs, such as "tcp://10.0.0.5:8786"; its workers are then used.
-    """
-
-    n: int = 1
-    cluster: str = "local"
-    settings: Path | None = None
-    scheduler: str = ""
+    n: int = 1  # processes of this machine, or SLURM jobs; one on this machine is this process itself
+    cluster: str = "local"  # or "slurm" (needs `settings`), "cuda" (a worker for each GPU, whatever `n`)
+    settings: Path | None = None  # YAML file that describes a `SlurmJob`
+    scheduler: str = ""  # address of a Dask scheduler that runs, such as tcp://10.0.0.5:8786
 
     def __post_init__(self) -> None:
         if self.n < 1:
@@ -128,28 +116,10 @@ class SlurmJob:
 def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
     """A client of what `workers` says. What was started for it ends with the block, however that ends.
 
-    Parameters
-    ----------
-    workers : Workers
-    n_runs : int
-        More workers than that are not started.
-    logs : Path
-        Folder for the output of SLURM jobs.
-
-    Yields
-    ------
-    distributed.Client
-    Path or None
-        Lock file of the terminal, for workers that share it.
-
-    Raises
-    ------
-    ClusterError
-        If workers cannot be had.
-    MissingCluster
-        If the package for this kind of cluster is not installed.
-    ProfileError
-        For a settings file that says something else than a `SlurmJob`.
+    At most `n_runs` workers are started; `logs` is the folder for the output of SLURM jobs. Yields the
+    distributed.Client, and the lock file of the terminal for workers that share it, else None. Raises
+    ClusterError if workers cannot be had, MissingCluster without the package for this kind of cluster, and
+    ProfileError for a settings file that describes no `SlurmJob`.
     """
     import dask
     from distributed import Client
@@ -224,17 +194,7 @@ class MissingSettings(UserError, ValueError):
 
 
 def slurm_cluster(job: SlurmJob, logs: Path):
-    """A cluster that submits such jobs; none yet.
-
-    Returns
-    -------
-    dask_jobqueue.SLURMCluster
-
-    Raises
-    ------
-    MissingCluster
-        If dask-jobqueue is not installed.
-    """
+    """A dask_jobqueue.SLURMCluster that submits such jobs; none yet."""
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:

@@ -16,10 +16,7 @@ import numpy as np
 def packed(counts: Mapping[str, np.ndarray]) -> bytes:
     """An .npz file of counts, of the smallest unsigned type each. Equal counts give equal bytes.
 
-    Raises
-    ------
-    ValueError
-        Naming the score, for anything but whole numbers from 0 on, [n_images, n_classes, n_counts].
+    Raises ValueError naming the score, for anything but whole numbers >= 0 [n_images, n_classes, n_counts].
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
@@ -38,13 +35,7 @@ def packed(counts: Mapping[str, np.ndarray]) -> bytes:
 
 
 def unpacked(content: bytes, expected: Mapping[str, list[int]]) -> dict[str, np.ndarray]:
-    """The counts of a file, int64, that is to hold these arrays of these shapes.
-
-    Raises
-    ------
-    ValueError
-        Saying what was expected and found.
-    """
+    """The counts of a file, int64; a ValueError unless it holds these arrays of these shapes."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             counts = {name: archive[name] for name in archive.files}

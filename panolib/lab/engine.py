@@ -20,12 +20,8 @@ from panolib.lab.store import Store, announce_replaced
 def get_all(store: Store, runs: Iterable[Run], workers: int | Workers = 1) -> dict[str, Record]:
     """The records of many runs, by name. What is missing is trained, parents first.
 
-    Parameters
-    ----------
-    store : Store
-    runs : iterable of Run
-    workers : int or Workers
-        Where, and how many at a time; a number is that of processes of this machine, and 1 this process.
+    `workers` says where, and how many at a time; a number is that of processes of this machine, and 1 this
+    process.
 
     Raises
     ------
@@ -47,11 +43,7 @@ def train_all(store: Store, runs: Iterable[Run], workers: Workers) -> None:
 
     A run starts when its parents are recorded. One that another process trains is passed over and visited
     again. A run that fails takes its descendants along; the others go on.
-
-    Raises
-    ------
-    RunsFailed
-        At the end, naming each failed run and its error.
+    Raises RunsFailed at the end, naming each failed run and its error.
     """
     leave_unguarded_import()
     waiting = missing_runs(store, runs)
@@ -97,29 +89,21 @@ def _training(store: Store, runs: list[Run], workers: Workers) -> Iterator[Itera
 def missing_runs(store: Store, runs: Iterable[Run]) -> list[Run]:
     """The runs to train for `runs`: those not recorded and their unrecorded ancestors, parents first.
 
-    Raises
-    ------
-    ValueError
-        If two different runs have one name.
-    DamagedRecord
-        Naming each damaged file among the records of these runs.
+    Raises ValueError if two different runs have one name, and DamagedRecord naming each damaged file.
     """
     ordered: dict[str, Run] = {}
-    damaged: dict[str, str] = {}
-
-    def recorded(run: Run) -> bool:
-        try:
-            return store.load(run) is not None
-        except DamagedRecord as error:
-            damaged[run.name] = str(error)
-            return True
+    damaged: list[str] = []
 
     def visit(run: Run) -> None:
-        if run.name in ordered and ordered[run.name].key != run.key:
-            raise ValueError(
-                f"run name '{run.name}': expected one run of this name, found two different ones"
-            )
-        if run.name in ordered or recorded(run):
+        if run.name in ordered:
+            if ordered[run.name].key != run.key:
+                raise ValueError(f"run name '{run.name}': expected one run, found two different ones")
+            return
+        try:
+            if store.load(run) is not None:
+                return
+        except DamagedRecord as error:
+            damaged.append(str(error))
             return
         for _, parent in run.parents:
             visit(parent)
@@ -128,7 +112,7 @@ def missing_runs(store: Store, runs: Iterable[Run]) -> list[Run]:
     for run in runs:
         visit(run)
     if damaged:
-        raise DamagedRecord("\n".join(damaged.values()))
+        raise DamagedRecord("\n".join(dict.fromkeys(damaged)))
     return list(ordered.values())
 
 

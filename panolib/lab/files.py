@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -66,13 +66,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Save tensors and plain values, atomically.
-
-    Raises
-    ------
-    TypeError
-        Naming the entry that `load_checkpoint` would refuse, while there is time to mend it.
-    """
+    """Save tensors and plain values, atomically. TypeError for what `load_checkpoint` would refuse."""
     _check_loadable(content, "content")
     _write_atomically(path, lambda file: torch.save(content, file))
 
@@ -80,12 +74,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, advice: str, *, mmap: bool = False, **entries: type) -> dict[str, Any]:
     """Load a checkpoint that has these entries, of these types, to the CPU; executes nothing in it.
 
-    With `mmap` tensors are read from the file when they are looked at.
-
-    Raises
-    ------
-    CorruptCheckpoint
-        Naming the file, followed by `advice`: how to go on.
+    With `mmap` tensors are read from the file when they are looked at. Raises CorruptCheckpoint naming the
+    file, followed by `advice`: how to go on.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
@@ -107,10 +97,7 @@ def load_checkpoint(path: Path, advice: str, *, mmap: bool = False, **entries: t
 def nan_to_null(value: Any, path: str = "metrics") -> Any:
     """Metrics as JSON knows them: nan becomes None, arrays become lists.
 
-    Raises
-    ------
-    TypeError
-        Naming the entry, for infinities, None and anything else that would not come back the same.
+    Raises TypeError naming the entry, for infinities, None and what else would not come back the same.
     """
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
@@ -137,12 +124,14 @@ def null_to_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _write_atomically(path: Path, write_to: Any) -> None:
+def _write_atomically(path: Path, write_to: Callable[[BinaryIO], Any]) -> None:
     """Write beside, flush to the disk, rename. OSError names the file; nothing of it stays on a full disk."""
     temporary = path.with_name(path.name + ".tmp")
     try:
         with temporary.open("wb") as file:
-            _flushed(file, write_to)
+            write_to(file)
+            file.flush()
+            os.fsync(file.fileno())
     except Exception as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -152,13 +141,6 @@ def _write_atomically(path: Path, write_to: Any) -> None:
         raise OSError(reason.errno, reason.strerror, str(path)) from error
     os.replace(temporary, path)
     sync_folder(path.parent)
-
-
-def _flushed(file: BinaryIO, write_to: Any) -> None:
-    """Write, and wait until it is on the disk."""
-    write_to(file)
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _check_loadable(value: Any, path: str) -> None:

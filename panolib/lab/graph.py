@@ -33,11 +33,7 @@ class ClusterError(UserError, RuntimeError):
 class TrainsRuns(WorkerPlugin):
     """What every worker is handed once: the store, whose caches then serve all runs; and manners.
 
-    Parameters
-    ----------
-    store : Store
-    bars : Path, optional
-        Lock file of the terminal that the workers share with this process; without it they draw no bars.
+    `bars` is the lock file of the terminal that the workers share with this process; None: they draw none.
     """
 
     def __init__(self, store: Store, bars: Path | None) -> None:
@@ -77,23 +73,13 @@ def as_tasks(
 ) -> Iterator[tuple[Run, AttemptFailed | None]]:
     """Train runs on the workers of a client; yields each that is recorded or has failed, as they end.
 
-    Parameters
-    ----------
-    client : Client
-    store : Store
-        On a file system that the workers share, under the same path.
-    runs : iterable of Run
-        Parents first. Those of their parents that are not among them are recorded.
-    bars : Path, optional
-        As of `TrainsRuns`.
+    The store lies on a file system that the workers share, under the same path. `runs` come parents first;
+    parents that are not among them are recorded. `bars` as of `TrainsRuns`.
 
     A run whose worker dies is tried again once. One that another process trains goes to the end of the list.
     Descendants of a failed run are left out: Dask does not start what depends on an error.
 
-    Raises
-    ------
-    ClusterError
-        If the workers cannot import what trains, or the scheduler goes away.
+    Raises ClusterError if the workers cannot import what trains, or the scheduler goes away.
     """
     plugin = TrainsRuns(store, bars)
     try:

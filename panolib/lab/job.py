@@ -53,14 +53,8 @@ class Job:
         job.finish(model.state_dict())
         return metrics
 
-    Attributes
-    ----------
-    run : Run
-    spec : the run's spec
-    start : int
-        Iteration to begin at: 0, or that of the checkpoint after `resume`.
-    images : dict of str to int
-        Number of images of the data sets that it opened, for the record.
+    `start` is the iteration to begin at: 0, or that of the checkpoint after `resume`. `images` are numbers
+    of images of the data sets that it opened, for the record.
     """
 
     def __init__(self, store: Parents, run: Run) -> None:
@@ -93,27 +87,21 @@ class Job:
     def resume(self) -> dict | None:
         """State of the last checkpoint, on the CPU, or None. Curves and wall time go on from there too.
 
-        Raises
-        ------
-        CorruptCheckpoint
-            If the file is not readable; says how to go on.
+        Raises CorruptCheckpoint, which says how to go on.
         """
         path = self._folder / "checkpoint.pt"
         if not path.exists():
             return None
-        saved = load_checkpoint(
-            path,
-            "delete it and give the same command again: training then begins anew",
-            **{"iteration": int, "rows": list, "columns": list, "wall_s": float, "commits": list},
-            state=dict,
-        )
+        advice = "delete it and give the same command again: training then begins anew"
+        entries = {"iteration": int, "rows": list, "columns": list, "wall_s": float, "commits": list}
+        saved = load_checkpoint(path, advice, **entries, state=dict)
         self.start, self._rows, self._columns = saved["iteration"], saved["rows"], saved["columns"]
         self._wall_before_s, self._began = saved["wall_s"], time.perf_counter()
         self._commits = [entry for entry in saved["commits"] if entry not in self._commits] + self._commits
         return saved["state"]
 
-    def checkpoint(self, state_fn: Callable[[], dict], iteration: int, *, force: bool = False) -> None:
-        """Save what `state_fn` returns, atomically, if the last checkpoint is old enough or `force` is given.
+    def checkpoint(self, state_fn: Callable[[], dict], iteration: int) -> None:
+        """Save what `state_fn` returns, atomically, if the last checkpoint is old enough.
 
         Parameters
         ----------
@@ -122,21 +110,14 @@ class Job:
         iteration : int
             The iteration to go on with: number of finished iterations.
         """
-        if not force and time.monotonic() - self._last_checkpoint < self._store.checkpoint_s:
+        if time.monotonic() - self._last_checkpoint < self._store.checkpoint_s:
             return
         self.write_curves()  # a loss that is not finite must not be saved
-        save_checkpoint(
-            self._folder / "checkpoint.pt",
-            {
-                "key": self.run.key,
-                "iteration": iteration,
-                "state": state_fn(),
-                "rows": self._rows,
-                "columns": self._columns,
-                "wall_s": self._wall_s(),
-                "commits": self._commits,
-            },
-        )
+        content = {
+            "key": self.run.key, "iteration": iteration, "state": state_fn(), "rows": self._rows,
+            "columns": self._columns, "wall_s": self._wall_s(), "commits": self._commits,
+        }  # fmt: skip
+        save_checkpoint(self._folder / "checkpoint.pt", content)
         self._last_checkpoint = time.monotonic()
 
     def log(self, iteration: int, **values: float) -> None:
@@ -152,10 +133,7 @@ class Job:
     def write_curves(self) -> None:
         """Bring the pending rows to the curves and their file.
 
-        Raises
-        ------
-        FloatingPointError
-            For a value that is not finite; names the iteration and all its values.
+        Raises FloatingPointError for a value that is not finite, with the iteration and all its values.
         """
         pending, self._pending = self._pending, []
         self._last_write = time.monotonic()
@@ -169,9 +147,7 @@ class Job:
                     f"non-finite value at iteration {row['iteration']}: {row}; expected finite terms"
                 )
         known = len(self._columns)
-        self._columns += [
-            name for name in dict.fromkeys(key for row in rows for key in row) if name not in self._columns
-        ]
+        self._columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
         self._rows += rows
         if self._curves_file is None or len(self._columns) > known:
             self.close()
@@ -198,15 +174,7 @@ class Job:
         self._bar = None
 
     def save_sample(self, name: str, image: np.ndarray) -> None:
-        """Keep an image with the record, to look at.
-
-        Parameters
-        ----------
-        name : str
-            File name without its ending.
-        image : uint8 array [H, W, 3]
-            RGB.
-        """
+        """Keep an RGB image, uint8 [H, W, 3], with the record, to look at; `name` has no ending."""
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} {list(image.shape)}"
@@ -218,12 +186,7 @@ class Job:
     def save_counts(self, name: str, counts: np.ndarray) -> None:
         """Keep with the record what every validation image counted for a score.
 
-        Parameters
-        ----------
-        name : str
-            Of the score; each once.
-        counts : int array [n_images, n_classes, n_counts]
-            From 0 on.
+        `counts` are ints from 0 on, [n_images, n_classes, n_counts]; `name` is that of the score, each once.
         """
         if name in self._counts:
             raise ValueError(f"counts {name!r} are given twice, expected another name")
@@ -316,7 +279,7 @@ class Follower(Job):
         """The iterations, without a bar."""
         return iter(range(start, stop))
 
-    def checkpoint(self, state_fn: Callable[[], dict], iteration: int, *, force: bool = False) -> None:
+    def checkpoint(self, state_fn: Callable[[], dict], iteration: int) -> None:
         """Nothing."""
 
     def save_sample(self, name: str, image: np.ndarray) -> None:

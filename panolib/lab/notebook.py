@@ -34,10 +34,7 @@ class OwnKernel(AsyncKernelManager):
 def numbered_notebooks(folder: Path, only: str | None = None) -> list[Path]:
     """Notebooks ``NN_name.ipynb`` of a folder in order, or those whose name begins with `only`.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, naming those there are.
+    Raises FileNotFoundError if there is none, naming those there are.
     """
     found = sorted(file for file in folder.glob("*.ipynb") if re.match(r"\d\d_", file.name))
     chosen = [file for file in found if file.stem.startswith(only or "")]
@@ -51,18 +48,8 @@ def numbered_notebooks(folder: Path, only: str | None = None) -> list[Path]:
 def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Path:
     """Run a notebook from top to bottom in its own folder, by this interpreter, under a progress bar.
 
-    Parameters
-    ----------
-    notebook : Path
-    out_dir : Path
-        Takes the executed copy; also of a failing notebook, as far as it got.
-    parameters : mapping of str to plain values
-        Replace values of the cell tagged "parameters".
-
-    Returns
-    -------
-    Path
-        The executed copy.
+    `out_dir` takes the executed copy, which is returned; also of a failing notebook, as far as it got.
+    `parameters` replace values of the cell tagged "parameters".
 
     Raises
     ------

@@ -32,10 +32,7 @@ def pack(store: Store, runs: Iterable[Run], folder: Path) -> list[Path]:
     norm, whose variances half precision cannot hold) stays as it is. A network that goes on from them differs
     by rounding from one that goes on from the weights themselves.
 
-    Raises
-    ------
-    FileExistsError
-        If the folder already holds parts.
+    Raises FileExistsError if the folder already holds parts.
     """
     check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,12 +61,7 @@ def pack(store: Store, runs: Iterable[Run], folder: Path) -> list[Path]:
 def unpack(store: Store, folder: Path) -> list[str]:
     """Put packed records, and weights in single precision, below the root of a store; names of their runs.
 
-    A record that is there is replaced.
-
-    Raises
-    ------
-    BadPack
-        If a part is missing, or the files are no pack.
+    A record that is there is replaced. Raises BadPack if a part is missing, or the files are no pack.
     """
     paths = sorted(folder.glob("runs.tar.*"))
     names = [_NAME.format(i) for i in range(len(paths))]

@@ -40,10 +40,7 @@ def normalised(name: str) -> str:
 def locked(file: Path | None = None) -> dict[str, str]:
     """{package: version} of constraints.txt, or of another such file; empty where there is none.
 
-    Raises
-    ------
-    ValueError
-        For a line that does not pin a package to one version, naming it.
+    Raises ValueError naming a line that does not pin a package to one version.
     """
     file, pins = file or LOCK, {}
     for number, line in enumerate(file.read_text().splitlines() if file.exists() else [], start=1):

@@ -25,33 +25,17 @@ class RunsFailed(UserError, RuntimeError):
 class Run:
     """What to train, as plain values.
 
-    Attributes
-    ----------
-    name : str
-        Folder name; says the run to people, and is no part of its key.
-    kind : str
-        The training function, by its name in the store's `kinds`.
-    spec : frozen dataclass
-        Numbers, strings, booleans, None, tuples and dataclasses of these.
-    parents : tuple of (role, Run)
-        Runs whose weights or records this one starts from.
-    data : tuple of str
-        Fingerprints of the data sets used.
-    version : int
-        Raised by hand when the training function changes what it computes.
-    domain : str
-        Key of the study's data sets that are opened by name. No part of the key: `data` says what they hold.
-    branch, rung, variant : str
-        With domain and seed the coordinates of a run; its name is made of them. No part of the key.
+    Its name says the run to people; with domain and seed, `branch`, `rung` and `variant` are the coordinates
+    that it is made of. None of these is part of the key.
     """
 
-    name: str
-    kind: str
-    spec: Any
-    parents: tuple[tuple[str, Run], ...] = ()
-    data: tuple[str, ...] = ()
-    version: int = 1
-    domain: str = ""
+    name: str  # of its folder
+    kind: str  # the training function, by its name in the store's `kinds`
+    spec: Any  # a frozen dataclass of numbers, strings, booleans, None, tuples and dataclasses of these
+    parents: tuple[tuple[str, Run], ...] = ()  # (role, run) whose weights or records it starts from
+    data: tuple[str, ...] = ()  # fingerprints of the data sets used
+    version: int = 1  # raised by hand when the training function changes what it computes
+    domain: str = ""  # key of the data sets that are opened by name; `data` says what they hold
     branch: str = ""
     rung: str = ""
     variant: str = ""

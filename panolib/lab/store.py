@@ -92,13 +92,7 @@ class Store:
         return self.root / "runs" / run.name
 
     def load(self, run: Run) -> Record | None:
-        """The record of exactly this run, or None. Never trains and never waits.
-
-        Raises
-        ------
-        DamagedRecord
-            Naming the file that is not what was written.
-        """
+        """The record of exactly this run, or None. Never trains and never waits. Raises DamagedRecord."""
         record = self._read(run)
         if record is None or record.info["key"] != run.key or record.recorded_at < self._since():
             return None
@@ -118,28 +112,14 @@ class Store:
         FloatingPointError
             From the training function, for a non-finite loss. The last checkpoint stays, nothing is recorded.
         """
-        record = self.load(run)
-        if record is not None and not anew:
-            return record
-        self._may_train(run)
-        if ranks.follows():
-            return self._follow(run, self.load)
-        announce_replaced(self, [run])
-        with self._lock(run):  # another process may have trained it meanwhile
-            return (None if anew else self.load(run)) or self._train(run)
+        return self._obtain(run, self.load, anew=anew)
 
     def attempt(self, run: Run) -> bool:
         """Like `get`, but False if another process is training the run."""
-        if self.load(run) is None:
-            self._may_train(run)
-            if ranks.follows():
-                self._follow(run, self.load)
-                return True
-            try:
-                with self._lock(run, blocking=False):
-                    self.load(run) or self._train(run)
-            except filelock.Timeout:
-                return False
+        try:
+            self._obtain(run, self.load, blocking=False)
+        except filelock.Timeout:
+            return False
         return True
 
     def has_weights(self, run: Run) -> bool:
@@ -149,28 +129,28 @@ class Store:
     def final_state(self, run: Run) -> dict:
         """The state a run gave to `Job.finish`, on the CPU.
 
-        A run whose record is here without its weights is trained again.
-
-        Raises
-        ------
-        MissingRun, FloatingPointError
-            As `get`.
-        CorruptCheckpoint
-            If the file is not readable.
+        A run whose record is here without its weights is trained again. Errors as of `get`.
         """
         self.get(run)
-        state = self._final_state(run)
-        if state is None:
-            self._may_train(run, what="has no weights here")
-            if ranks.follows():
-                return self._follow(run, self._final_state)
+        return self._obtain(run, self._final_state, "has no weights here")
+
+    def _obtain(
+        self, run: Run, found: Callable[[Run], Any], lacks: str = "is not recorded", *,
+        anew: bool = False, blocking: bool = True,
+    ) -> Any:  # fmt: skip
+        """What is `found` of a run, trained where that is None. Timeout if another process is at it."""
+        answer = found(run)
+        if answer is not None and not anew:
+            return answer
+        self._may_train(run, lacks)
+        if ranks.follows():
+            return self._follow(run, found)
+        if blocking:  # else whoever attempts many runs has said it of all
             announce_replaced(self, [run])
-            with self._lock(run):
-                state = self._final_state(run)
-                if state is None:
-                    self._train(run)
-                    state = self._final_state(run)
-        return state
+        with self._lock(run, blocking=blocking):
+            if anew or found(run) is None:  # another process may have trained it meanwhile
+                self._train(run)
+            return found(run)
 
     def state(self, run: Run) -> str:
         """ "training", "damaged", "recorded", "partial", "outdated" or "missing", in this order.
@@ -221,12 +201,11 @@ class Store:
         """Where a replaced record is between the two renames and its removal."""
         return self.root / "work" / f"{run.name}.old"
 
-    def _may_train(self, run: Run, what: str = "is not recorded") -> None:
+    def _may_train(self, run: Run, lacks: str) -> None:
         """Raise MissingRun in a store that only reads."""
         if not self.train:
-            state = self.state(run)
             raise MissingRun(
-                f"run '{run.name}' {what} in {self.root} (state: {state}); train it with "
+                f"run '{run.name}' {lacks} in {self.root} (state: {self.state(run)}); train it with "
                 f"`python -m panolib train --profile {shlex.quote(self.profile)} --only {run.name}`"
             )
 
@@ -312,21 +291,15 @@ class Store:
                                    "first process of several to record it")  # fmt: skip
         return answer
 
-    def _train(self, run: Run) -> Record:
+    def _train(self, run: Run) -> None:
         """Train and record a run whose lock is held."""
-        if run.kind not in self.kinds:
-            raise KeyError(
-                f"run '{run.name}': no training function for kind {run.kind!r}, found {sorted(self.kinds)}"
-            )
         work = self.work_folder(run)
         if not self._resumable(run):
             remove_folder(work)
         begun_at = (read_job(work) or {"begun_at": time.time()})["begun_at"]
         work.mkdir(parents=True, exist_ok=True)
-        write_json(
-            work / "job.json",
-            {"key": run.key, "begun_at": begun_at, "pid": os.getpid(), "host": socket.gethostname()},
-        )
+        mine = {"key": run.key, "begun_at": begun_at, "pid": os.getpid(), "host": socket.gethostname()}
+        write_json(work / "job.json", mine)
         job = Job(self, run)
         try:
             with seeded(getattr(run.spec, "seed", 0)):
@@ -349,7 +322,6 @@ class Store:
         write(work / "curves.csv", job.curves_text().encode())
         write_json(work / "run.json", job.info())  # the commit point
         self._settle(run)
-        return self._read(run)
 
 
 def announce_replaced(store: Store, runs: Iterable[Run]) -> None:

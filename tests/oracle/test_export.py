@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -57,7 +58,7 @@ def truth(tmp_path, monkeypatch):
     if not hasattr(np, "in1d"):  # removed in NumPy 2.4; the tools still call it
         monkeypatch.setattr(np, "in1d", np.isin, raising=False)
     sample = scene()
-    label_ids = CITYSCAPES.file_id_table(void=STATIC)[sample.semantic]
+    label_ids = replace(CITYSCAPES, void_file_id=STATIC).file_id_table()[sample.semantic]
     single = sample.instance > 0
     number = np.unique(sample.instance, return_inverse=True)[1].reshape(label_ids.shape)
     instance_ids = np.where(single, label_ids.astype(np.uint16) * 1000 + number, label_ids).astype(np.uint16)

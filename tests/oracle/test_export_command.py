@@ -28,7 +28,7 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 from panolib import commands
 from panolib.__main__ import main
 from panolib.config import load_yaml, project_root
-from panolib.data.images import read_channel16, read_indices, write_png16
+from panolib.data.images import read_channel16, read_indices, write_png
 from panolib.data.readers import Cityscapes
 from panolib.inference import panoptic, predict
 from panolib.inference.instances import found_instances
@@ -105,7 +105,7 @@ def disturb_truth(root: Path) -> None:
         for column, value in enumerate((29001, 30000, 29, 30, 26, 14)):
             box = np.s_[20 + 4 * number : 34 + 4 * number, 6 + 20 * column : 20 + 20 * column]
             values[box], label_ids[box] = value, value // 1000 or value
-        write_png16(path, values)
+        write_png(path, values)
         assert cv2.imwrite(str(labels), label_ids)
 
 
@@ -237,7 +237,7 @@ def test_license_plates_are_ignored(tmp_path, tools, monkeypatch):
     files = {kind: folder / f"{stem}_gtFine_{kind}.png" for kind in ("labelIds", "instanceIds")}
     label_ids = np.where(values >= 1000, values // 1000, values)
     assert cv2.imwrite(str(files["labelIds"]), label_ids.astype(np.int8).view(np.uint8))
-    write_png16(files["instanceIds"], values.astype(np.int16).view(np.uint16))
+    write_png(files["instanceIds"], values.astype(np.int16).view(np.uint16))
 
     table = [{"id": k, "category_id": CAR, "confidence": k / 4} for k in (1, 2, 3)]
     sample = Cityscapes(tmp_path, "val")[0]

@@ -23,7 +23,7 @@ from tiny_packages import write_tiny
 
 from panolib.__main__ import main
 from panolib.config import project_root
-from panolib.data.images import write_png16
+from panolib.data.images import write_png
 from panolib.data.render import city
 from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.study.packaged import ENTRY
@@ -81,7 +81,7 @@ def save(path: Path, pixels: np.ndarray) -> Path:
     if path.suffix == ".tif":
         tifffile.imwrite(path, pixels, photometric="minisblack")
     elif pixels.dtype == np.uint16:
-        write_png16(path, pixels)
+        write_png(path, pixels)
     else:
         Image.fromarray(pixels).save(path)
     return path
@@ -475,10 +475,12 @@ LABEL_SET = {
     "label set: unknown thing": labels("{classes: [a, b], things: [c]}", "things: expected names of"),
     "label set: too few ids": labels("{classes: [a, b], ids: [4]}", "ids: expected one a class, 2, found 1"),
     "label set: id twice": labels("{classes: [a, b], ids: [4, 4]}", "ids: expected different items"),
-    "label set: id of 9 bits": labels("{classes: [a, b], ids: [4, 256]}", "expected 0 .. 255, found 256"),
+    "label set: id of 9 bits": labels(
+        "{classes: [a, b], ids: [4, 256]}", "ids[1]: expected <= 255, found 256"
+    ),
     "label set: void is a class": labels("{classes: [a, b], void: 1}", "void: expected an id that is no"),
     "label set: colour of 9 bits": labels(
-        "{classes: [a, b], colours: {a: [0, 0, 256]}}", "colours.a: expected three of 0 .. 255"
+        "{classes: [a, b], colours: {a: [0, 0, 256]}}", "colours.a[2]: expected <= 255, found 256"
     ),
     "label set: unknown key": labels("{classes: [a, b], thing: [a]}", "did you mean 'things'?"),
     "label set: odd name": labels("{classes: [a, b], name: a-b}", "name: expected letters, digits"),

@@ -216,13 +216,8 @@ def test_a_kill_while_moving_into_place_is_finished_by_the_next_call(
     [
         (lambda: city.render("paris", index=0, **SIZE), KeyError, "paris"),
         (lambda: city.render("gta5", seed=0, index=0, height=8, width=128), ValueError, "8 x 128"),
-        (lambda: city.render("gta5", seed=0, index=-1, height=64, width=128), ValueError, "-1"),
+        (lambda: city.render("gta5", seed=0, index=-1, height=64, width=128), ValueError, "negative"),
         (lambda: city.fingerprint("gta5", split="test", n_images=1, **SIZE), KeyError, "test"),
-        (
-            lambda: city.write_city("unused", "gta5", split="val", n_images=0, **SIZE),
-            ValueError,
-            "n_images = 0",
-        ),
     ],
 )
 def test_bad_arguments(call, error, text):

@@ -36,9 +36,9 @@ class Masks(FolderSet):
     def __init__(self, root, split, label_set, *, with_labels):
         self.class_of_id = dict(zip(label_set.file_ids, label_set.classes))
         folder, labels = root / split, None
-        images = list_images(folder / "images", "*.png", ".png", "images")
+        images = list_images(folder / "images", "*.png", "images")
         if with_labels:
-            labels = label_files(images, folder / "masks", "*.png", ".png", "masks")
+            labels = label_files(images, folder / "masks", "*.png", "masks")
         super().__init__("toy", label_set, images, images, labels)
 
 

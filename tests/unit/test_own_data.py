@@ -634,12 +634,14 @@ def test_bad_coco(coco, spoil, message):
     assert "\n" not in str(caught.value) and str(coco) in str(caught.value)
 
 
-def test_bad_files_of_coco(coco, tmp_path):
+def test_bad_files_of_coco(coco):
     path = coco / "annotations" / "panoptic_val2017.json"
     with pytest.raises(UserError, match=r"json: category 'grass', expected one of \['background'"):
         CocoPanoptic(coco, label_set=NUCLEI)
-    with pytest.raises(FileNotFoundError, match=r"json: no folder of images, expected one of .*pictures"):
-        CocoPanoptic(coco, images=tmp_path / "pictures")
+    (coco / "val2017").rename(coco / "pictures")
+    with pytest.raises(FileNotFoundError, match=r"json: no folder of images, expected one of .*val2017"):
+        CocoPanoptic(coco)
+    (coco / "pictures").rename(coco / "val2017")
     save(coco / "val2017" / "0011.jpg", np.zeros((3, 3), np.uint8))
     with pytest.raises(UserError, match=r"0011\.png: label of 6 x 8 .*expected 3 x 3 as its image"):
         CocoPanoptic(coco)[0]

@@ -22,7 +22,7 @@ import panolib
 from panolib import predict_files
 from panolib.__main__ import main
 from panolib.data.errors import DataError
-from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png16
+from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png
 from panolib.data.intensity import Intensity
 from panolib.labels import CITYSCAPES, NUCLEI
 from panolib.study import apply
@@ -49,7 +49,7 @@ def images(tmp_path):
     folder.mkdir()
     Image.fromarray(RNG.integers(0, 256, (40, 60, 3), np.uint8)).save(folder / "a.png")
     Image.fromarray(RNG.integers(0, 256, (33, 47), np.uint8)).save(folder / "b.jpg")
-    write_png16(folder / "c.PNG", RNG.integers(0, 4000, (50, 40), np.uint16))
+    write_png(folder / "c.PNG", RNG.integers(0, 4000, (50, 40), np.uint16))
     stack = RNG.integers(0, 4000, (2, 36, 44), np.uint16)
     tifffile.imwrite(folder / "d.tif", stack, photometric="minisblack")
     (folder / "notes.txt").write_text("no image")
@@ -323,13 +323,13 @@ def test_folders_and_names(files, images, tmp_path, monkeypatch):
         Image.fromarray(np.zeros((8, 8), np.uint8)).save(below / name)
     found, broken = predict_files.find_pictures([f"{images}/**/a.*", str(images / "d.tif")])
     ids = ["a", "d_p0001", "d_p0002", "well 1/x/a.png", "well 1/x/a.tif"]
-    assert [picture.id for picture in found] == ids and not broken
-    assert len({picture.path for picture in found}) == 4
+    assert list(found) == ids and not broken
+    assert len({page.path for page in found.values()}) == 4
     out = tmp_path / "out"
     assert run(f"{images}/**/a.*", files["nuclei"], out) == 0
     assert (out / "instances" / "well 1" / "x" / "a.png.tif").is_file()
     monkeypatch.chdir(images)
-    assert [picture.id for picture in predict_files.find_pictures(["a.png", "./a.png"])[0]] == ["a"]
+    assert list(predict_files.find_pictures(["a.png", "./a.png"])[0]) == ["a"]
 
 
 # bad input: one line, no traceback

@@ -9,13 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS, cluster
 from panolib.clustering.labels import merge_close_clusters, stability_filter
-from panolib.data import photometry, views, warping
 from panolib.data.images import resize_labels
-from panolib.inference import instances, predict
+from panolib.inference import instances
 from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.average_precision import CityscapesAP
@@ -94,7 +92,6 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (lambda: cluster(EMBEDDINGS, MASK, algorithm="hdbscan", min_samples=0), "min_samples is 0"),
         (lambda: merge_close_clusters(EMBEDDINGS[0], LABELS[:, 0], math.nan), "delta_dist is nan"),
         (lambda: stability_filter(LABELS, EMBEDDINGS, MASK, bandwidth=1.0, n_anchors=0), "n_anchors is 0"),
-        (lambda: predict.predict_semantic(nn.Identity(), torch.zeros(1, 256, 2, 2), (2, 2)), "256 classes"),
         (lambda: resize_labels(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),
         (lambda: instances.predict_instances(EMBEDDINGS, np.zeros((0, 5), "u1"), CITYSCAPES), "are 0 x 5"),
         (lambda: crops.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
@@ -103,15 +100,6 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (
             lambda: pseudo_labels.pseudo_label_quality(LABELS, LABELS[0]),
             r"pseudo_labels are \[6, 7\], truth \[7\]",
-        ),
-        (lambda: views.train_view(torch.zeros(3, 4, 5), {}, size=(0, 3)), r"size is \(0, 3\)"),
-        (lambda: views.train_view(torch.zeros(3, 0, 5), {}, size=(2, 3)), "at least one pixel"),
-        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), jitter=-1.0), "jitter is -1.0"),
-        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), jitter=math.nan), "jitter is nan"),
-        (lambda: photometry.photometric_noise(torch.zeros(3, 4, 5), hue=-0.1), "hue is -0.1"),
-        (
-            lambda: warping.warp_labels(torch.zeros(1, 0, 4).long(), torch.eye(2, 3)[None], size=(2, 2)),
-            "at least one pixel",
         ),
     ],
 )

@@ -270,7 +270,7 @@ def test_incomplete_record_is_an_error(store):
     store.get(toy_run())
     (store.folder(toy_run()) / "metrics.json").unlink()
     with pytest.raises(
-        RuntimeError, match=r"expected run.json, metrics.json and curves.csv, found .*restore"
+        RuntimeError, match=r"expected run.json, metrics.json, curves.csv, found .*restore"
     ):
         store.get(toy_run())
 
@@ -432,11 +432,6 @@ def test_mistakes_of_training_functions_are_named(tmp_path, train, error, messag
     assert store.load(toy_run()) is None
 
 
-def test_unknown_kind(tmp_path):
-    with pytest.raises(KeyError, match=r"no training function for kind 'toy', found \['semantic'\]"):
-        Store(tmp_path, {"semantic": None}).get(toy_run())
-
-
 def test_metrics_come_back_as_they_went():
     metrics = {"a": np.float32(0.5), "b": np.array([1.0, np.nan]), "c": (1, True, "x"), "d": {"e": math.nan}}
     there = json.loads(json.dumps(nan_to_null(metrics), allow_nan=False))
@@ -505,7 +500,7 @@ def test_only_what_is_missing_is_trained_parents_first(store):
     assert [run.name for run in missing_runs(store, [child, parent])] == ["c"]
     store.get(child)
     assert missing_runs(store, [child, parent]) == []
-    with pytest.raises(ValueError, match="run name 'd': expected one run of this name"):
+    with pytest.raises(ValueError, match="run name 'd': expected one run"):
         missing_runs(store, [toy_run("d"), toy_run("d", seed=1)])
 
 

@@ -23,11 +23,11 @@ class CamVid(FolderSet):
 
     def __init__(self, root: Path, split: str, *, with_labels: bool = True):
         root = Path(root)
-        images = list_images(root / split, "*.png", ".png", "CamVid images {split}/*.png")
+        images = list_images(root / split, "*.png", "CamVid images {split}/*.png")
         labels = None
         if with_labels:
             what = "CamVid labels {split}annot/*.png"
-            labels = label_files(images, root / f"{split}annot", "*.png", ".png", what)
+            labels = label_files(images, root / f"{split}annot", "*.png", what)
         super().__init__("camvid", CAMVID, images, images, labels)
 
 

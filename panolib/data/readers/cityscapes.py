@@ -32,14 +32,14 @@ class Cityscapes(FolderSet):
     def __init__(self, root: Path, split: str, *, with_labels: bool = True):
         root, suffix = Path(root), "_leftImg8bit.png"
         what = "Cityscapes images leftImg8bit/{split}/{city}/*" + suffix
-        images = list_images(root / "leftImg8bit" / split, "*/*" + suffix, suffix, what)
+        images = list_images(root / "leftImg8bit" / split, "*/*" + suffix, what)
         labels = None
         if with_labels:
             labels = dict.fromkeys(images, ())
             for kind in ("labelIds", "instanceIds"):
                 suffix = f"_gtFine_{kind}.png"
                 what = "Cityscapes labels gtFine/{split}/{city}/*" + suffix
-                found = label_files(images, root / "gtFine" / split, "*/*" + suffix, suffix, what, kind)
+                found = label_files(images, root / "gtFine" / split, "*/*" + suffix, what, kind)
                 labels = {i: paths + found[i] for i, paths in labels.items()}
         super().__init__("cityscapes", CITYSCAPES, images, images, labels, has_instances=True)
 

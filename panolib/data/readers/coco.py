@@ -71,24 +71,16 @@ class CocoPanoptic(PagedSet):
     root : path
         The JSON file, or a folder that holds it, itself or in annotations/: a single one, which is split by
         the hash of the images' ids, or one with `split` in its name. PNGs lie in the folder of the JSON's
-        name, or beside it.
+        name, or beside it. Images lie in images/ beside the JSON or one folder higher, or in {split}2017/ as
+        COCO has it, under the name of the file or the id of the image, with any suffix.
     split : str
         "train", "val" or "all".
-    images : path, optional
-        Where the images lie, under the name of the file or the id of the image, with any suffix. By default
-        images/ beside the JSON or one folder higher, or {split}2017/ as COCO has it.
     label_set : LabelSet, optional
         Taken instead of the categories, by their names.
     with_labels : bool
         False reads the list of images, and no PNG.
     intensity, limits
         As of `Folders`; by default 8-bit images stay as they are.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
-        When opened, for files, keys and categories that are not there; when a sample is read, for segments
-        that are listed but not drawn or drawn but not listed, sizes that differ and damaged files.
 
     References
     ----------
@@ -100,7 +92,6 @@ class CocoPanoptic(PagedSet):
         root: Path,
         split: str = "all",
         *,
-        images: Path | None = None,
         label_set: LabelSet | None = None,
         with_labels: bool = True,
         intensity: Intensity | None = None,
@@ -117,7 +108,7 @@ class CocoPanoptic(PagedSet):
         names = {str(image.id): image.file_name for image in content.images}
         if not is_split:
             names = {i: names[i] for i in split_by_hash(names, split, path)}
-        pages, labels = _image_pages(path, names, images), None
+        pages, labels = _image_pages(path, names), None
         if with_labels:
             listed = {str(row.image_id): row for row in content.annotations}
             check_pairs(names, names.keys() & listed.keys(), path, "annotation")
@@ -194,14 +185,13 @@ def _check_segments(path: Path, labels: Mapping[str, tuple], class_of_id: Mappin
                 raise DataError(f"{where}: category_id {segment.category_id}, expected one of {known}")
 
 
-def _image_pages(path: Path, names: Mapping[str, str], folder: Path | None) -> dict[str, Page]:
+def _image_pages(path: Path, names: Mapping[str, str]) -> dict[str, Page]:
     """{image id: page} of the images; an image is found by its id, or by the name that the file gives."""
-    places = [path.parent / "images", path.parent.parent / "images"]
-    places.append(path.parent.parent / path.stem.removeprefix("panoptic_"))
-    folders = [Path(folder)] if folder is not None else places
-    folder = next((place for place in folders if place.is_dir()), None)
+    above = path.parent.parent
+    places = [path.parent / "images", above / "images", above / path.stem.removeprefix("panoptic_")]
+    folder = next((place for place in places if place.is_dir()), None)
     if folder is None:
-        expected = ", ".join(map(str, folders))
+        expected = ", ".join(map(str, places))
         raise FileNotFoundError(f"{path}: no folder of images, expected one of {expected}")
     files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
     by_name = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}

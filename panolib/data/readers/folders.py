@@ -26,11 +26,7 @@ EXPECTED = f"images ({', '.join(IMAGES)}) in images/ or in the folder itself"
 class PagedSet(FolderSet):
     """Samples whose images are pages of files of any kind and bit depth.
 
-    Attributes
-    ----------
-    intensity : Intensity or None
-    limits : (float, float) or None
-        What becomes black and white in all images; None where each image has its own.
+    `limits` become black and white in all images; None where each image has its own.
     """
 
     def __init__(
@@ -72,23 +68,15 @@ class Folders(PagedSet):
 
     Parameters
     ----------
-    root : path
     split : str
         "train", "val": the folder of that name, if there is one; else a fifth of the files, chosen by the
         hash of their names, is "val". "all": the folder as it is.
-    label_set : LabelSet
     with_labels : bool
         False never opens a label.
     intensity : Intensity, optional
         None takes 8-bit images as they are.
     limits : (floor, ceiling), optional
         Of an intensity over the "set"; by default those of this split.
-
-    Raises
-    ------
-    FileNotFoundError, DataError
-        When opened, for files that are missing or not alone; when a sample is read, for sizes that differ,
-        masks that are not whole numbers of one channel from 0 on, objects of two classes, and damaged files.
 
     References
     ----------

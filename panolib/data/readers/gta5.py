@@ -20,7 +20,6 @@ class GTA5(FolderSet):
 
     Parameters
     ----------
-    root : path
     split : str
         "val" is the last `n_val` frames in name order, "train" the others, "all" both.
     n_val : int
@@ -28,7 +27,6 @@ class GTA5(FolderSet):
     allow_missing : int
         How many frames may lack their image or their label. They are left out and listed in `missing`; by
         default one such frame is an error. Some downloads miss 25 frames.
-    with_labels : bool
 
     References
     ----------
@@ -41,10 +39,10 @@ class GTA5(FolderSet):
         self, root: Path, split: str, *, n_val: int = 1000, allow_missing: int = 0, with_labels: bool = True
     ):
         root = Path(root)
-        images = list_images(root / "images", "*.png", ".png", "GTA5 images/*.png")
+        images = list_images(root / "images", "*.png", "GTA5 images/*.png")
         ids, labels, self.missing = split_tail(list(images), split, n_val, root), None, []
         if with_labels:
-            labels = list_images(root / "labels", "*.png", ".png", "GTA5 labels/*.png")
+            labels = list_images(root / "labels", "*.png", "GTA5 labels/*.png")
             self.missing = _unpaired(images, labels, allow_missing, root)
             labels = {i: (path,) for i, path in labels.items()}
             ids = [i for i in ids if i in labels]

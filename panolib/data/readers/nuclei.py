@@ -41,7 +41,6 @@ class Nuclei(FolderSet):
     modality : str, optional
         Only images of this `modality` in index.csv, for example "fluorescence_grey"; without index.csv of
         this `modality_of` their pixels, for which every image of the split is opened once.
-    with_labels : bool
 
     References
     ----------
@@ -53,13 +52,13 @@ class Nuclei(FolderSet):
         root = root / "stage1_train" if (root / "stage1_train").is_dir() else root
         labels = None
         if (root / "images").is_dir():
-            images = list_images(root / "images", "*.png", ".png", "nuclei images/*.png")
+            images = list_images(root / "images", "*.png", "nuclei images/*.png")
             if with_labels:
-                labels = list_images(root / "labels", "*.png", ".png", "nuclei labels/*.png")
+                labels = list_images(root / "labels", "*.png", "nuclei labels/*.png")
                 labels = {i: (path,) for i, path in labels.items()}
         else:
             what = "nuclei as images/*.png or as {id}/images/{id}.png"
-            images = list_images(root, "*/images/*.png", ".png", what)
+            images = list_images(root, "*/images/*.png", what)
             if with_labels:
                 labels = _mask_files(images)
 
@@ -134,18 +133,11 @@ class Nuclei(FolderSet):
 
 
 def modality_of(image: np.ndarray) -> str:
-    """The kind of microscopy that an image comes from, by colour alone: a guess.
+    """The kind of microscopy that an image, uint8 [H, W, 3], comes from, by colour alone: a guess.
 
-    Parameters
-    ----------
-    image : uint8 array [H, W, 3]
-
-    Returns
-    -------
-    str
-        "histology_colour" where the channels differ anywhere; else "brightfield_grey" where the median is at
-        least 128 and "fluorescence_grey" below. In stage 1 the groups are well apart: the median of its grey
-        images is at most 44 or at least 226.
+    "histology_colour" where the channels differ anywhere; else "brightfield_grey" where the median is at
+    least 128 and "fluorescence_grey" below. In stage 1 the groups are well apart: the median of its grey
+    images is at most 44 or at least 226.
     """
     if (image != image[..., :1]).any():
         return "histology_colour"
@@ -251,7 +243,7 @@ class NucleiSources(RealImages):
     def read(self, split: str, with_labels: bool) -> ImageSet:
         data = Nuclei(self.root, split, modality=self.settings.modality, with_labels=with_labels)
         limit = {"train": self.settings.n_train, "val": self.settings.n_val}[split]
-        return data if limit is None else Concatenation([data], [range(min(limit, len(data)))])
+        return data if limit is None else Concatenation([data.subset(range(min(limit, len(data))))])
 
     def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
         if kind == "nuclei_scenes":

@@ -23,7 +23,6 @@ from panolib.config import NonNegative, Positive, expand_path, spec, to_plain
 from panolib.data.any_image import IMAGES
 from panolib.data.domains import Sources
 from panolib.data.errors import DataError, MissingData
-from panolib.data.fingerprints import folder_fingerprint, remembered
 from panolib.data.folders import FolderSet
 from panolib.data.intensity import Intensity
 from panolib.data.label_sets import find_label_set
@@ -34,7 +33,6 @@ from panolib.data.samples import ImageSet, InMemory, Sample, resize_sample
 from panolib.labels import OBJECTS, register_label_set
 
 FACTORS = 0.1, 10.0  # of a rescaling that is no mistake
-_OPENED = (*IMAGES, ".json")  # files that enter the fingerprint
 
 
 def _cityscapes(root: Path, split: str, *, with_labels: bool, **others) -> Cityscapes:
@@ -98,6 +96,7 @@ class OwnSources(Sources):
     Settings = OwnData
     own = ("source/train", "source/val", "target/train", "target/val")
     own_scale = True  # no image is resized but those of the source
+    suffixes = (*IMAGES, ".json")
 
     def __init__(self, settings: OwnData, root: Path, source: Sources | None = None):
         super().__init__(settings, root, source)
@@ -145,7 +144,10 @@ class OwnSources(Sources):
         layout, limits = layout_of(folder), self._limits("target")
         options = {"with_labels": True, "intensity": self.settings.intensity, "limits": limits}
         split = "val" if layout == "cityscapes" else "all"
-        data = READERS[layout](folder, split, label_set=self._labels, **options)
+        return self._of_source(folder, READERS[layout](folder, split, label_set=self._labels, **options))
+
+    def _of_source(self, folder: Path, data: FolderSet) -> FolderSet:
+        """The data set itself. Raises DataError where its classes are not those of the source."""
         if data.label_set != self._labels:
             found, expected = list(data.label_set.classes), list(self._labels.classes)
             raise DataError(f"{folder}: classes {found}, expected those of the source {expected}")
@@ -157,9 +159,7 @@ class OwnSources(Sources):
     def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
         self._check_unchanged(self.folders[kind])
         data = self.on_disk(kind, split, with_labels, self._limits(kind))
-        if data.label_set != self._labels:
-            found, expected = list(data.label_set.classes), list(self._labels.classes)
-            raise DataError(f"{self.folders[kind]}: classes {found}, expected those of the source {expected}")
+        data = self._of_source(self.folders[kind], data)
         if kind == "source" and self.factor != 1:
             data = Rescaled(data, self.factor)
         return InMemory(data, memory=self._memory)
@@ -208,10 +208,6 @@ class OwnSources(Sources):
         else:
             said.append(settings.target_labels)
         return ":".join(map(str, [*said, name]))
-
-    def _fingerprint_now(self, folder: Path) -> str:
-        fingerprint = functools.partial(folder_fingerprint, suffixes=_OPENED)
-        return remembered(folder, self._cache / "fingerprints", fingerprint, _OPENED)
 
 
 class Rescaled(ImageSet):

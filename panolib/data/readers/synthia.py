@@ -37,11 +37,11 @@ class Synthia(FolderSet):
     def __init__(self, root: Path, split: str, *, n_val: int = 400, with_labels: bool = True):
         root = Path(root)
         root = root / "RAND_CITYSCAPES" if (root / "RAND_CITYSCAPES").is_dir() else root
-        images = list_images(root / "RGB", "*.png", ".png", "SYNTHIA images RAND_CITYSCAPES/RGB/*.png")
+        images = list_images(root / "RGB", "*.png", "SYNTHIA images RAND_CITYSCAPES/RGB/*.png")
         labels = None
         if with_labels:
             what = "SYNTHIA labels RAND_CITYSCAPES/GT/LABELS/*.png"
-            labels = label_files(images, root / "GT" / "LABELS", "*.png", ".png", what)
+            labels = label_files(images, root / "GT" / "LABELS", "*.png", what)
         ids = split_tail(list(images), split, n_val, root)
         super().__init__("synthia", CITYSCAPES, ids, images, labels, has_instances=True)
 

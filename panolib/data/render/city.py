@@ -15,14 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
 from panolib.data.errors import DataError
-from panolib.data.images import resize_labels, write_png16
+from panolib.data.images import resize_labels, write_png
 from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.data.render.city_scenes import Scene, render
 from panolib.data.render.city_styles import STYLES, Style, rich, style_of
@@ -85,43 +84,24 @@ def write_city(
 ) -> Path:
     """Render a data set into a folder, or use the one that is there.
 
-    Parameters
-    ----------
-    root : path
-        Folder of the data set. Several splits of "cityscapes" live in one folder; "synthia" and "gta5" have
-        one folder each, whatever the split.
-    style : Style or str
-        The name of the style decides the format: "synthia", "gta5" or "cityscapes".
-    split : str
-        "train", "val", "val_rare" or "all". Val scenes are never those of train (or all); those of val_rare
-        are rich in rare classes.
-    n_images, height, width, seed : int
-        GTA5 has a few frames of other heights, as the real data.
-    n_workers : int
-        Processes. With more than one, a script must call this below ``if __name__ == "__main__"``.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Path
-        `root`.
+    The name of the style decides the format: "synthia", "gta5" or "cityscapes". Several splits of
+    "cityscapes" live in one folder; the others have one folder each, whatever the split. Val scenes are never
+    those of train (or all); those of val_rare are rich in rare classes. GTA5 has a few frames of other
+    heights, as the real data. With `n_workers` processes, a script must call this below
+    ``if __name__ == "__main__"``.
 
     Raises
     ------
     KeyError
         For an unknown style or split.
-    ValueError
-        If n_images < 1, and if the folder holds a data set with another fingerprint or files that were not
-        written by this function.
+    DataError
+        If the folder holds a data set with another fingerprint or files that were not written here.
     RuntimeError
         If a worker process ends early, as it does where the main guard is missing.
     """
     leave_unguarded_import()
     root, style = Path(root), _style_of_split(style, split)
     wanted = fingerprint(style, split=split, n_images=n_images, height=height, width=width, seed=seed)
-    if n_images < 1:
-        raise ValueError(f"{root}: n_images = {n_images}, expected at least 1")
     stamp, parts = _layout(style.name, split)
     work = root / stamp.replace("city", ".writing").removesuffix(".json")
 
@@ -220,18 +200,6 @@ def _render_and_write(work: Path, style: Style, i: int, *, split, height, width,
 # ---------------------------------------------------------------------------------- the three formats
 
 
-def _new(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def _write(path: Path, image: np.ndarray) -> None:
-    """uint8 [H, W] or [H, W, 3] (R, G, B) as PNG."""
-    stored = image if image.ndim == 2 else np.ascontiguousarray(image[..., ::-1])
-    if not cv2.imwrite(str(_new(path)), stored):
-        raise OSError(f"{path}: could not be written")
-
-
 def _write_synthia(work: Path, scene: Scene, i: int, split: str) -> None:
     """16-bit RGB labels: class, instance, unused. Terrain, truck and train have no class of their own."""
     table = np.zeros(256, np.uint16)
@@ -241,9 +209,9 @@ def _write_synthia(work: Path, scene: Scene, i: int, split: str) -> None:
     labels = np.zeros((*scene.semantic.shape, 3), np.uint16)
     labels[..., 0] = table[scene.semantic]
     labels[..., 1] = np.where(scene.instance > 0, 256 + scene.instance * 53 % 4001, 0)  # scattered, unique
-    _write(folder / "RGB" / f"{i:07d}.png", scene.image)
-    write_png16(_new(folder / "GT" / "LABELS" / f"{i:07d}.png"), labels)
-    _write(folder / "GT" / "COLOR" / f"{i:07d}.png", CITYSCAPES.colourise(scene.semantic))
+    write_png(folder / "RGB" / f"{i:07d}.png", scene.image)
+    write_png(folder / "GT" / "LABELS" / f"{i:07d}.png", labels)
+    write_png(folder / "GT" / "COLOR" / f"{i:07d}.png", CITYSCAPES.colourise(scene.semantic))
 
 
 def _write_gta5(work: Path, scene: Scene, i: int, split: str) -> None:
@@ -256,8 +224,9 @@ def _write_gta5(work: Path, scene: Scene, i: int, split: str) -> None:
     palette[list(CITYSCAPES.file_ids)] = CITYSCAPES.colours
     picture = Image.fromarray(label_id)
     picture.putpalette(palette.ravel().tolist())
-    _write(work / "images" / f"{i + 1:05d}.png", scene.image)
-    picture.save(_new(work / "labels" / f"{i + 1:05d}.png"))
+    write_png(work / "images" / f"{i + 1:05d}.png", scene.image)
+    (work / "labels").mkdir(exist_ok=True)
+    picture.save(work / "labels" / f"{i + 1:05d}.png")
 
 
 def _write_cityscapes(work: Path, scene: Scene, i: int, split: str) -> None:
@@ -272,11 +241,11 @@ def _write_cityscapes(work: Path, scene: Scene, i: int, split: str) -> None:
         values[mask] = label_id * 1000 + counted[label_id]
         counted[label_id] += 1
 
-    _write(work / "leftImg8bit" / split / f"{name}_leftImg8bit.png", scene.image)
+    write_png(work / "leftImg8bit" / split / f"{name}_leftImg8bit.png", scene.image)
     truth = work / "gtFine" / split / name
-    _write(Path(f"{truth}_gtFine_labelIds.png"), scene.label_id)
-    write_png16(Path(f"{truth}_gtFine_instanceIds.png"), values)
-    _write(Path(f"{truth}_gtFine_color.png"), CITYSCAPES.colourise(scene.semantic))
+    write_png(Path(f"{truth}_gtFine_labelIds.png"), scene.label_id)
+    write_png(Path(f"{truth}_gtFine_instanceIds.png"), values)
+    write_png(Path(f"{truth}_gtFine_color.png"), CITYSCAPES.colourise(scene.semantic))
 
 
 _FORMATS = {  # writer; folders in the order a reader opens them

@@ -12,7 +12,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from panolib.data.render.city_looks import Photometry
+from panolib.data.render.city_looks import Look
 from panolib.data.render.city_shapes import LABEL_ID, Dice
 from panolib.data.render.city_styles import Style, style_of
 from panolib.data.render.city_town import Town, sunlight
@@ -25,58 +25,24 @@ SMALLEST = 50 / (256 * 512)  # share of the picture; a smaller instance is part 
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered image with its exact labels.
+    """A rendered image with its exact labels."""
 
-    Attributes
-    ----------
-    image : uint8 array [H, W, 3]
-        RGB.
-    semantic : uint8 array [H, W]
-        Train ids, 255 is void.
-    instance : int32 array [H, W]
-        0 = no instance, otherwise an id >= 1 that no other object of the image has.
-    crowd : bool array [H, W]
-        Thing pixels of groups, which are not one object.
-    label_id : uint8 array [H, W]
-        Cityscapes label ids: also tells kinds of void apart (ego vehicle, static).
-    """
-
-    image: np.ndarray
-    semantic: np.ndarray
-    instance: np.ndarray
-    crowd: np.ndarray
-    label_id: np.ndarray
+    image: np.ndarray  # uint8 [H, W, 3], RGB
+    semantic: np.ndarray  # uint8 [H, W], train ids, 255 is void
+    instance: np.ndarray  # int32 [H, W], 0 = none, otherwise an id >= 1 that no other object has
+    crowd: np.ndarray  # bool [H, W], thing pixels of groups, which are not one object
+    label_id: np.ndarray  # uint8 [H, W], of Cityscapes: also tells kinds of void apart (ego vehicle, static)
 
 
 def render(style: Style | str, *, seed: int, index: int, height: int, width: int) -> Scene:
     """Render one scene.
 
-    Parameters
-    ----------
-    style : Style or str
-        A style, or a key of STYLES.
-    seed, index : int
-        Non-negative; with the style's number they determine the scene.
-    height, width : int
-        Pixels, at least 32 x 32.
-
-    Returns
-    -------
-    Scene
-        Image and labels; every label is exact for the pixel it stands on.
-
-    Raises
-    ------
-    KeyError
-        For an unknown style name.
-    ValueError
-        For a size below 32 or a negative seed or index.
+    `style` is a style or a key of STYLES (else KeyError); with its number, `seed` and `index` determine the
+    scene. Every label is exact for the pixel it stands on. Raises ValueError for less than 32 x 32 pixels.
     """
     style = style_of(style)
     if min(height, width) < 32:
         raise ValueError(f"cannot render {height} x {width} pixels; expected at least 32 x 32")
-    if min(seed, index) < 0:
-        raise ValueError(f"seed {seed} and index {index} must not be negative")
     dice = Dice(seed, style.number, index, 4)
     look = dice.pick(style.photometry)
     light, develop = _photometry(look, dice)
@@ -105,7 +71,7 @@ def _train_ids() -> np.ndarray:
     return table
 
 
-def _photometry(p: Photometry, dice: Dice):
+def _photometry(p: Look, dice: Dice):
     """Light of one scene, and the camera that turns linear colour into an 8-bit image."""
     angle = dice(0, 2 * math.pi)
     light = Light(

@@ -97,7 +97,7 @@ def car(
     ]  # fmt: skip
     facets = list(zip(outline, outline[1:], range(9)))
     near_end = city_vehicles.near_end(frame)
-    _tyres_end_on(canvas, frame, w, near_end * (n - 0.6))
+    city_vehicles.tyres(canvas, frame, w, near_end * (n - 0.6), 0.20, 0.3, inset=0.12)
 
     def facet(rear, front, which: int) -> None:
         (b0, y0, _), (b1, y1, _) = rear, front
@@ -133,14 +133,6 @@ def car(
     for side in (-1, 1):
         _flank(canvas, frame, side, p, outline, paint, dark, glass)
     city_vehicles.wheels(canvas, frame, w - 0.05, (-n + 0.78, n - 0.82), 0.33)
-
-
-def _tyres_end_on(canvas: Canvas, frame: Frame, w: float, b: float) -> None:
-    plane = frame.plane(-w, b, w, b)
-    for side in (-1, 1):
-        corners = [(side * (w - 0.32), 0.0), (side * (w - 0.12), 0.0), (side * (w - 0.12), 0.3)]
-        corners.append((side * (w - 0.32), 0.3))
-        canvas.polygon([frame.project(a, y, b) for a, y in corners], city_vehicles.TYRE, plane)
 
 
 def _flank(canvas, frame, side, p: Profile, outline, paint, dark, glass) -> None:

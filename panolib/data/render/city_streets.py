@@ -17,26 +17,14 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True)
 class Axis(Camera):
-    """A camera whose ground is given along an axis: straight, then an arc, then straight again.
+    """A camera whose ground is given along an axis: straight, then an arc, then straight again."""
 
-    Attributes
-    ----------
-    x, z, heading : float
-        Where it starts, metres, and its direction there in radians; 0 leads away from the camera.
-    straight : float
-        Metres before the arc.
-    curve : float
-        1 / metre, positive to the right; 0 for a straight street.
-    angle : float
-        By how much the arc turns, radians, >= 0.
-    """
-
-    x: float = 0.0
+    x: float = 0.0  # where it starts, metres
     z: float = 0.0
-    heading: float = 0.0
-    straight: float = 0.0
-    curve: float = 0.0
-    angle: float = 0.0
+    heading: float = 0.0  # its direction there, radians; 0 leads away from the camera
+    straight: float = 0.0  # metres before the arc
+    curve: float = 0.0  # 1 / metre, positive to the right; 0 for a straight street
+    angle: float = 0.0  # by how much the arc turns, radians, >= 0
 
     def direction(self, s: float) -> float:
         """Heading of the street s metres on, radians."""
@@ -67,43 +55,21 @@ class Axis(Camera):
 
 @dataclass
 class Street:
-    """One street with its cross-section, metres; sides are -1 (left of its axis) and 1.
-
-    Attributes
-    ----------
-    axis : Axis
-    lane : float
-        Width of a lane.
-    lanes : list of (u, turn)
-        Middle and direction of each: 0 along the axis, pi against it.
-    strip : dict
-        Width of the parking strip of each side, 0 for none.
-    angled : dict
-        Whether cars park at an angle there.
-    edge, front : dict
-        Kerb and fronts of houses of each side, signed.
-    start, stop : float
-        The stretch of the axis that it covers.
-    begin : dict
-        Where the kerb of a side begins, if not at `start`.
-    gaps : dict
-        Of each side the stretches where another street opens, from front to front.
-    taken : dict
-        Stretches of each lane where a vehicle stands.
-    """
+    """One street with its cross-section, metres; sides are -1 (left of its axis) and 1."""
 
     axis: Axis
-    lane: float
-    lanes: list[tuple[float, float]]
-    strip: dict[int, float]
-    angled: dict[int, bool]
-    edge: dict[int, float]
-    front: dict[int, float]
-    start: float = 1.0
+    lane: float  # width
+    lanes: list[tuple[float, float]]  # (middle, direction) of each: 0 along the axis, pi against it
+    strip: dict[int, float]  # width of the parking strip of each side, 0 for none
+    angled: dict[int, bool]  # whether cars park at an angle there
+    edge: dict[int, float]  # kerb of each side, signed
+    front: dict[int, float]  # fronts of the houses, signed
+    start: float = 1.0  # the stretch of the axis that it covers
     stop: float = 130.0
-    begin: dict[int, float] = field(default_factory=dict)
+    begin: dict[int, float] = field(default_factory=dict)  # of the kerb of a side, if not `start`
+    # stretches of each side where another street opens, from front to front
     gaps: dict[int, list[Range]] = field(default_factory=lambda: {-1: [], 1: []})
-    taken: dict[float, list[Range]] = field(default_factory=dict)
+    taken: dict[float, list[Range]] = field(default_factory=dict)  # of each lane, where a vehicle stands
 
     def is_open(self, side: int, s0: float, s1: float, margin: float = 0.0) -> bool:
         """Whether the kerb of a side is interrupted somewhere between s0 and s1; side 0 asks for both."""

@@ -13,11 +13,10 @@ which they can be scored. GTA5 shows trucks and trains far more often than the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 
-from panolib.data.render.city_looks import PHOTOMETRY, TEXTURES, Photometry, Range, Texture
+from panolib.data.render import city_looks
+from panolib.data.render.city_looks import Look, Range, Texture
 
 
 @dataclass(frozen=True)
@@ -83,14 +82,6 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Look(Photometry):
-    """A kind of weather: with `elevation` (degrees) the sun casts shadows; `beam` is missing there."""
-
-    elevation: Range | None = None
-    beam: Range = (0.0, 0.0)
-
-
-@dataclass(frozen=True)
 class Shapes:
     """What things look like apart from their colours: kinds of `city_shape_libraries`, of equal chance.
 
@@ -118,21 +109,17 @@ class Style:
     shapes: Shapes
 
 
-def _look(style: str, **changes) -> Look:
-    """A look that starts from the photometry of a style."""
-    return Look(**(vars(PHOTOMETRY[style]) | changes))
-
-
 _SYNTHIA = Style(
     name="synthia", number=11,
     photometry=(
-        _look("synthia", gain=(1.0, 1.3), elevation=(30.0, 65.0), beam=(0.40, 0.55)),
-        _look(
-            "synthia", zenith=((0.93, 0.95, 0.98), (0.80, 0.84, 0.90)), skyline=((0.96, 0.97, 0.98),),
+        replace(city_looks.SYNTHIA_LOOK, gain=(1.0, 1.3), elevation=(30.0, 65.0), beam=(0.40, 0.55)),
+        replace(
+            city_looks.SYNTHIA_LOOK,
+            zenith=((0.93, 0.95, 0.98), (0.80, 0.84, 0.90)), skyline=((0.96, 0.97, 0.98),),
             clouds=(0.0, 0.3), sun=(0.0, 0.2), saturation=(0.8, 1.1), gain=(0.75, 1.1), fog=(0.002, 0.006),
             fog_colour=((0.80, 0.84, 0.88),),
         ),
-    ), texture=TEXTURES["synthia"],
+    ), texture=city_looks.SYNTHIA_TEXTURE,
     geometry=Plan(
         level=(1.4, 2.4), focal=(0.74, 1.0), horizon=(0.34, 0.46), yaw=0.08,
         plans=(0.25, 0.20, 0.25, 0.10, 0.10, 0.10), junction=(15.0, 36.0), radius=(22.0, 60.0),
@@ -155,18 +142,20 @@ _SYNTHIA = Style(
 _GTA5 = Style(
     name="gta5", number=12,
     photometry=(
-        _look("gta5", gain=(1.1, 1.35), elevation=(14.0, 30.0), beam=(0.35, 0.5)),
-        _look(
-            "gta5", zenith=((0.45, 0.62, 0.86), (0.62, 0.74, 0.90)), skyline=((0.92, 0.94, 0.96),),
+        replace(city_looks.GTA5_LOOK, gain=(1.1, 1.35), elevation=(14.0, 30.0), beam=(0.35, 0.5)),
+        replace(
+            city_looks.GTA5_LOOK,
+            zenith=((0.45, 0.62, 0.86), (0.62, 0.74, 0.90)), skyline=((0.92, 0.94, 0.96),),
             fog_colour=((0.82, 0.85, 0.88),), fog=(0.001, 0.003), cast=(1.04, 1.0, 0.94), sun=(0.4, 0.7),
             gain=(1.0, 1.35), elevation=(35.0, 70.0), beam=(0.45, 0.65),
         ),
-        _look(
-            "gta5", zenith=((0.62, 0.66, 0.70),), skyline=((0.84, 0.85, 0.86),), clouds=(0.2, 0.8),
+        replace(
+            city_looks.GTA5_LOOK,
+            zenith=((0.62, 0.66, 0.70),), skyline=((0.84, 0.85, 0.86),), clouds=(0.2, 0.8),
             fog_colour=((0.70, 0.72, 0.74),), cast=(1.0, 0.99, 0.97), sun=(0.0, 0.15), gain=(0.6, 0.95),
             saturation=(0.5, 0.8),
         ),
-    ), texture=TEXTURES["gta5"],
+    ), texture=city_looks.GTA5_TEXTURE,
     geometry=Plan(
         level=(1.2, 1.9), focal=(0.80, 1.0), horizon=(0.38, 0.50), yaw=0.08,
         plans=(0.30, 0.15, 0.30, 0.08, 0.08, 0.09), junction=(16.0, 40.0), radius=(25.0, 70.0),
@@ -190,15 +179,16 @@ _GTA5 = Style(
 _CITYSCAPES = Style(
     name="cityscapes", number=13,
     photometry=(
-        _look("cityscapes", gain=(0.85, 1.1)),
-        _look(
-            "cityscapes", zenith=((0.66, 0.78, 0.90), (0.80, 0.87, 0.92)), skyline=((0.95, 0.97, 0.97),),
+        replace(city_looks.CITYSCAPES_LOOK, gain=(0.85, 1.1)),
+        replace(
+            city_looks.CITYSCAPES_LOOK,
+            zenith=((0.66, 0.78, 0.90), (0.80, 0.87, 0.92)), skyline=((0.95, 0.97, 0.97),),
             clouds=(0.1, 0.6), sun=(0.35, 0.60), fog=(0.002, 0.006), fog_colour=((0.74, 0.79, 0.80),),
             gain=(1.05, 1.35), saturation=(0.45, 0.75), cast=(0.97, 1.01, 0.97), elevation=(22.0, 55.0),
             beam=(0.50, 0.68),
         ),
     ),
-    texture=TEXTURES["cityscapes"],
+    texture=city_looks.CITYSCAPES_TEXTURE,
     geometry=Plan(
         level=(1.2, 1.45), focal=(0.90, 1.04), horizon=(0.39, 0.46), yaw=0.06,
         plans=(0.32, 0.22, 0.20, 0.09, 0.09, 0.08), junction=(16.0, 38.0), radius=(25.0, 70.0),
@@ -220,9 +210,7 @@ _CITYSCAPES = Style(
     ),
 )  # fmt: skip
 
-STYLES: Mapping[str, Style] = MappingProxyType(
-    {style.name: style for style in (_SYNTHIA, _GTA5, _CITYSCAPES)}
-)
+STYLES = {style.name: style for style in (_SYNTHIA, _GTA5, _CITYSCAPES)}
 
 
 def rich(style: Style) -> Style:

@@ -10,9 +10,10 @@ import math
 from dataclasses import fields, replace
 
 from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles
+from panolib.data.render.city_looks import Look
 from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_streets import Axis, Street
-from panolib.data.render.city_styles import Look, Style
+from panolib.data.render.city_styles import Style
 from panolib.data.render.raster import (
     ASPHALT,
     BACKDROP,
@@ -82,9 +83,8 @@ class Town:
         """A street with the lanes, strips and sidewalks that the dice give it."""
         shape, many, g, life = self.shape, self.many, self.style.geometry, self.life
         lane, right, left = shape(*g.lane), shape.count(1, g.lanes[1]) - 1, shape.count(*g.lanes)
-        lanes = [(i * lane, 0.0) for i in range(right + 1)] + [
-            (-(i + 1) * lane, math.pi) for i in range(left)
-        ]
+        lanes = [(i * lane, 0.0) for i in range(right + 1)]
+        lanes += [(-(i + 1) * lane, math.pi) for i in range(left)]
         strip, angled, edge, front = {}, {}, {}, {}
         for side in _SIDES:
             parked = many.chance(life.parked)
@@ -119,11 +119,8 @@ class Town:
             # It starts where the own street's houses end; both arms are one street, seen from its middle.
             arm = self._street(self._axis(x=x, z=z, heading=heading), stop=75.0)
             if first is not None:
-                arm.lane, arm.strip, arm.angled = (
-                    first.lane,
-                    _swapped(first.strip, 1),
-                    _swapped(first.angled, 1),
-                )
+                arm.lane = first.lane
+                arm.strip, arm.angled = _swapped(first.strip, 1), _swapped(first.angled, 1)
                 arm.edge, arm.front = _swapped(first.edge, -1), _swapped(first.front, -1)
                 arm.lanes = [(-u, math.pi - turn) for u, turn in first.lanes]
             first = arm
@@ -233,13 +230,8 @@ class Town:
     def _marks(self, street: Street, mark: Material) -> None:
         """Lane lines and edges of parking strips."""
         many = self.many
-        borders = sorted(
-            {
-                round(u + street.lane / 2, 3)
-                for u, _ in street.lanes
-                if u + street.lane / 2 < street.edge[1] - 1
-            }
-        )
+        right = [u + street.lane / 2 for u, _ in street.lanes]  # edges of the lanes
+        borders = sorted({round(u, 3) for u in right if u < street.edge[1] - 1})
         solid, phase, start = many.chance(0.3), many(0, 3), max(street.start, 1.0)
         stop = min(street.stop, 70.0)
         for border in borders:
@@ -683,4 +675,4 @@ class Town:
 
 def _swapped(sides: dict, sign: int) -> dict:
     """What is left of a street seen from its other end."""
-    return {side: sign * sides[-side] if sign < 0 else sides[-side] for side in sides}
+    return {side: sign * sides[-side] for side in sides}

@@ -29,11 +29,13 @@ def wheels(canvas: Canvas, frame: Frame, half_width: float, axles: Sequence[floa
                 canvas.polygon(hub, _RIM, plane)
 
 
-def _tyres(canvas: Canvas, frame: Frame, half_width: float, b: float, width: float, height: float) -> None:
-    """Tyres seen end-on below a body."""
+def tyres(
+    canvas: Canvas, frame: Frame, half_width: float, b: float, width: float, height: float, inset=0.0
+) -> None:
+    """Tyres seen end-on below a body, `inset` from its sides."""
     plane = frame.plane(-half_width, b, half_width, b)
     for side in (-1, 1):
-        inner, outer = side * (half_width - width), side * half_width
+        inner, outer = side * (half_width - inset - width), side * (half_width - inset)
         corners = [(inner, 0.0), (outer, 0.0), (outer, height), (inner, height)]
         canvas.polygon([frame.project(a, y, b) for a, y in corners], TYRE, plane)
 
@@ -68,7 +70,7 @@ def car(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
     w, n = width / 2, length / 2
     ground_shadow(canvas, frame, w, n)
     body(canvas, frame, (-w + 0.1, w - 0.1, -n + 0.2, n - 0.2), 0.14, (-w, w, -n, n), 0.34, Material(BLACK))
-    _tyres(canvas, frame, w - 0.03, near_end(frame) * (n - 0.35), 0.22, 0.36)
+    tyres(canvas, frame, w - 0.03, near_end(frame) * (n - 0.35), 0.22, 0.36)
     inset = (-w + 0.03, w - 0.03, -n + 0.06, n - 0.12)
     faces = body(canvas, frame, (-w, w, -n, n), 0.30, inset, belt, paint, roof)
 
@@ -113,7 +115,7 @@ def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
     frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
     ground_shadow(canvas, frame, w, n)
-    _tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.28, 0.42)
+    tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.28, 0.42)
     lid = Material((0.75, 0.76, 0.76))
     faces = body(
         canvas, frame, (-w, w, -n, n), 0.30, (-w + 0.06, w - 0.06, -n + 0.05, n - 0.12), height, paint, lid
@@ -153,7 +155,7 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
         canvas, frame, (-w + 0.2, w - 0.2, -n + 0.2, n - 0.1), 0.40, (-w + 0.1, w - 0.1, -n, n), 0.85,
         Material(BLACK),
     )  # fmt: skip
-    _tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.40, 0.75)
+    tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.40, 0.75)
 
     def cab() -> None:
         paint = Material(cab_colour, gloss=0.08)

@@ -21,7 +21,7 @@ from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 from panolib.data.cache import is_complete, written_once
-from panolib.data.images import write_png16
+from panolib.data.images import write_png
 from panolib.data.processes import leave_unguarded_import, map_in_processes
 from panolib.data.samples import Sample
 
@@ -108,29 +108,12 @@ class _Nuclei:
 def render_nuclei(*, seed: int, index: int, height: int, width: int) -> Sample:
     """One image of nuclei with its exact labels; a pure function of the arguments.
 
-    Parameters
-    ----------
-    seed, index : int
-        Non-negative; image `index` of the series `seed`.
-    height, width : int
-        Pixels, at least 32. Sizes of nuclei do not depend on them: a larger image shows more nuclei.
-
-    Returns
-    -------
-    Sample
-        `image` is grey (three equal channels) and as dark as a microscope's (`stretch_intensity` helps);
-        `instance` holds 1 .. K, each of MIN_AREA_PX pixels or more; `crowd` is empty.
-
-    Raises
-    ------
-    ValueError
-        For an image below 32 pixels or a negative seed or index.
+    Sizes of nuclei do not depend on that of the image (pixels, at least 32): a larger one shows more of them.
+    It is grey (three equal channels) and as dark as a microscope's (`stretch_intensity` helps). `instance`
+    holds 1 .. K, each of MIN_AREA_PX pixels or more; `crowd` is empty. Raises ValueError for a smaller image.
     """
-    if min(height, width) < 32 or min(seed, index) < 0:
-        raise ValueError(
-            f"height = {height}, width = {width}, seed = {seed}, index = {index}; "
-            "expected sizes >= 32 and seed, index >= 0"
-        )
+    if min(height, width) < 32:
+        raise ValueError(f"cannot render {height} x {width} pixels; expected at least 32 x 32")
     rng = np.random.default_rng([seed, index])
     probability = np.array([look.probability for look in LOOKS.values()])
     look = list(LOOKS.values())[rng.choice(len(LOOKS), p=probability / probability.sum())]
@@ -325,37 +308,20 @@ def write_nuclei(
     folder appears complete or not at all; it is used again when its fingerprint matches these arguments
     and replaced when not.
 
-    Parameters
-    ----------
-    root : path
-        Folder of this split alone.
-    split : str
-        Also part of the seed: splits of one seed share no image.
-    n_images, height, width, seed : int
-        See `render_nuclei`.
-    n_workers : int
-        Processes; the files do not depend on it. With more than one, a script must call this below
-        ``if __name__ == "__main__"``.
-    progress : bool
-        Show a tqdm bar.
-
-    Returns
-    -------
-    Path
-        `root`.
+    `root` is the folder of this split alone; splits of one seed share no image. The files do not depend on
+    `n_workers`, a number of processes; with more than one, a script must call this below
+    ``if __name__ == "__main__"``.
 
     Raises
     ------
     ValueError
-        For `n_images` below 1, or sizes and seeds that `render_nuclei` refuses.
+        For sizes and seeds that `render_nuclei` refuses.
     FileExistsError
         If `root` holds files that were not written here.
     RuntimeError
         If a worker process ends early, as it does where the main guard is missing.
     """
     leave_unguarded_import()
-    if n_images < 1:
-        raise ValueError(f"n_images = {n_images}, expected at least 1")
     sizes = {"n_images": n_images, "height": height, "width": width}
 
     def write(folder: Path) -> None:
@@ -393,9 +359,8 @@ def _write_one(folder: Path, split: str, height: int, width: int, seed: int, ind
     sample = render_nuclei(seed=seed, index=index, height=height, width=width)
     name = f"{split}_{sample.id}"
     grey = sample.image[..., 0]
-    if not cv2.imwrite(str(folder / "images" / f"{name}.png"), sample.image):  # grey: RGB and BGR are equal
-        raise OSError(f"{folder}: image {name} could not be written")
-    write_png16(folder / "labels" / f"{name}.png", sample.instance.astype(np.uint16))
+    write_png(folder / "images" / f"{name}.png", sample.image)
+    write_png(folder / "labels" / f"{name}.png", sample.instance.astype(np.uint16))
     return {
         "id": name, "height": height, "width": width, "n_nuclei": int(sample.instance.max()),
         "modality": "fluorescence_grey", "split": split, "median_grey": float(np.median(grey)),

@@ -34,24 +34,14 @@ GROUND, BACKDROP, OBJECTS, OVERLAY = range(4)
 
 @dataclass(frozen=True)
 class Camera:
-    """Pinhole camera above the ground.
-
-    Attributes
-    ----------
-    width, height : int
-        Picture in (supersampled) pixels.
-    focal, centre, horizon : float
-        Focal length, principal column and row of the horizon, in pixels.
-    level : float
-        Height above the road, metres.
-    """
+    """Pinhole camera above the ground; all in (supersampled) pixels, but for its level."""
 
     width: int
     height: int
-    focal: float
-    centre: float
-    horizon: float
-    level: float
+    focal: float  # focal length
+    centre: float  # principal column
+    horizon: float  # its row
+    level: float  # height above the road, metres
 
     def place(self, u: float, z: float) -> Point:
         """(x, z) in space of a point of the ground given along an axis; here that is the camera's own."""
@@ -338,17 +328,11 @@ class Painting:
 
     def _table(self, light: Light) -> dict[str, np.ndarray]:
         """Columns of float32 [n_primitives + 1]: what shading looks up per pixel."""
-        materials = np.array(
-            [(*m.colour, m.texture, m.amplitude, m.density, m.gloss, *m.window_step, *m.window_size,
-              m.window_base, m.glass) for m in self.materials],
-            np.float32,
-        )[self.material].T  # fmt: skip
-        names = (
-            "red green blue texture amplitude density gloss step_u step_v size_u size_v base glass"
-        ).split()
-        table = dict(zip(names, np.ascontiguousarray(materials)))
+        materials = np.array([np.hstack(material) for material in self.materials], np.float32)
+        names = "red green blue texture amplitude density gloss step_u step_v size_u size_v base glass"
+        table = dict(zip(names.split(), np.ascontiguousarray(materials[self.material].T)))
         planes = np.array(self.planes, np.float32)[self.plane].T
-        table |= dict(zip(("upright", "x", "z", "dx", "dz", "level"), np.ascontiguousarray(planes)))
+        table |= dict(zip(Plane._fields, np.ascontiguousarray(planes)))
         sun_x, sun_z = light.sun_direction
         facing = table["dz"] * sun_x - table["dx"] * sun_z  # normal towards the camera times the sun
         facing = np.where(table["x"] * table["dz"] > table["z"] * table["dx"], -facing, facing)
@@ -467,25 +451,23 @@ class Painting:
 
     def _add_windows(self, colour, table, light: Light, numbers, u, v, where) -> None:
         """Draw the window grids of facades into `colour` [3, N] at the pixels `where`."""
-        rows, u, v = numbers[where], u[where], v[where] - table["base"].take(numbers[where])
-        column, storey = u / table["step_u"].take(rows), v / table["step_v"].take(rows)
+        names = ("base", "step_u", "step_v", "size_u", "size_v", "x", "glass")
+        base, step_u, step_v, size_u, size_v, x, glass = (table[name].take(numbers[where]) for name in names)
+        u, v = u[where], v[where] - base
+        column, storey = u / step_u, v / step_v
         column_number, storey_number = np.floor(column), np.floor(storey)
-        offset_u = np.abs(column - column_number - 0.5) * table["step_u"].take(rows)
-        offset_v = np.abs(storey - storey_number - 0.5) * table["step_v"].take(rows)
-        outside_u, outside_v = (
-            offset_u - table["size_u"].take(rows) / 2,
-            offset_v - table["size_v"].take(rows) / 2,
-        )
-        outside = np.maximum(outside_u, outside_v)
+        offset_u = np.abs(column - column_number - 0.5) * step_u
+        offset_v = np.abs(storey - storey_number - 0.5) * step_v
+        outside = np.maximum(offset_u - size_u / 2, offset_v - size_v / 2)
         above = v > 0
-        seed = column_number * 37 + storey_number * 101 + table["x"].take(rows) * 13
+        seed = column_number * 37 + storey_number * 101 + x * 13
         noise = _textures()[PLAIN].ravel().take(seed.astype(np.int64) & (_TEXELS * _TEXELS - 1))
         pane = np.flatnonzero(above & (outside < 0))
         frame = where[above & (outside >= 0) & (outside < 0.16)]
         bar = np.minimum(offset_u[pane], np.abs(offset_v[pane] - 0.1)) < 0.05
-        bright = table["glass"].take(rows[pane]) * (1 + 0.6 * noise[pane]) + 0.25 * bar
-        glass = bright * np.array(light.skyline, np.float32)[:, None]
-        colour[:, where[pane]] = 0.12 * colour[:, where[pane]] + glass
+        bright = glass[pane] * (1 + 0.6 * noise[pane]) + 0.25 * bar
+        reflected = bright * np.array(light.skyline, np.float32)[:, None]
+        colour[:, where[pane]] = 0.12 * colour[:, where[pane]] + reflected
         colour[:, frame] *= 1.18
 
 
