@@ -30,12 +30,15 @@ def overlay(image: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndar
     uint8 array [h, w, 3]
         Enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
     """
-    alike = np.append(False, best_overlaps(labels, other) >= ALIKE)[labels]
-    factor = -(-LEAST_WIDTH // image.shape[1])
-    picture, labels, alike = (
-        values.repeat(factor, axis=0).repeat(factor, axis=1) for values in (image, labels, alike)
-    )
+    colours, factor = outline_colours(labels, other), -(-LEAST_WIDTH // image.shape[1])
+    picture, labels = (values.repeat(factor, axis=0).repeat(factor, axis=1) for values in (image, labels))
     outline = find_boundaries(labels, mode="thick") & (labels > 0)
-    own = DIFFERENT[labels[outline] % len(DIFFERENT)]
-    picture[outline] = np.where(alike[outline][:, None], SAME, own)
+    picture[outline] = colours[labels[outline]]
     return picture
+
+
+def outline_colours(labels: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """uint8 [K + 1, 3]: the colours of the outlines of instances 0 .. K; see `overlay`."""
+    alike = np.append(False, best_overlaps(labels, other) >= ALIKE)
+    own = DIFFERENT[np.arange(len(alike)) % len(DIFFERENT)]
+    return np.where(alike[:, None], SAME, own).astype(np.uint8)
