@@ -29,9 +29,14 @@ def overlap(first: np.ndarray, second: np.ndarray) -> float:
     ValueError
         For different sizes.
     """
-    iou, _ = _overlaps(first, second)
-    best = np.concatenate([iou[1:, 1:].max(1, initial=0.0), iou[1:, 1:].max(0, initial=0.0)])
+    best = np.concatenate([best_overlaps(first, second), best_overlaps(second, first)])
     return float(best.mean()) if len(best) else 1.0
+
+
+def best_overlaps(labels: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """float64 [K]: IoU of every object 1 .. K with the one of the other segmentation that it fits best."""
+    iou, _ = _overlaps(labels, other)
+    return iou[1:, 1:].max(1, initial=0.0)
 
 
 def changed_share(first: np.ndarray, second: np.ndarray) -> float:

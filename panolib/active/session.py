@@ -111,6 +111,16 @@ class Session:
         seconds = [answer.seconds for answer in self.answers.values()]
         return float(np.median(seconds)) if seconds else float("nan")
 
+    @property
+    def progress(self) -> str:
+        """In words: what is done, and how long the rest takes at the speed so far."""
+        n, seconds = len(self.answers), self.seconds_per_answer
+        if n == 0:
+            return f"0 of {len(self)}"
+        minutes = (len(self) - n) * seconds / 60
+        to_go = f", {minutes:.0f} min to go" if n < len(self) else ""
+        return f"{n} of {len(self)}, {seconds:.1f} s each{to_go}"
+
     def choose(self, key: str) -> None:
         """Answer the current pair with a key of `KEYS`; nothing happens after the last one.
 

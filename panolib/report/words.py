@@ -29,6 +29,8 @@ WORDS = {
     # workflows
     "all": "all things", "icm": "one class (ICM)", "base": "group, common baseline (BASE)",
     "ccm": "group, own baseline (CCM)", "ccm baseline": "baselines of groups",
+    # whom a person is asked about
+    "disagreement": "disagreement", "expected_change": "expected change", "full_labels": "full labels",
     # the peer on nuclei
     "mean_teacher": "mean teacher", "torch_em": "torch-em",
     "torch_em.defaults": "torch-em, default watershed", "torch_em.student": "torch-em, student",

@@ -240,7 +240,7 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
     """Every course, round by round, beside the ladder of a domain that the settings name.
 
     Tag values: strategy, answers (of full labels: those that take as long), wrong, round, to_go (rounds that
-    follow).
+    follow), largest (whether no course has more answers).
     """
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
@@ -271,6 +271,7 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
                 grid.tag(
                     EXPERIMENT, run, strategy=course.strategy, answers=course.n_answers, wrong=course.wrong,
                     round=number, to_go=settings.rounds - number,
+                    largest=course.n_answers == max(settings.answers),
                 )  # fmt: skip
 
 
