@@ -18,8 +18,8 @@ paste             instance    sure pseudo-labels on source crops (Mansour et al.
 ================  ==========  ===========================================================================
 
 What else the recipe has is measured elsewhere: a profile may give every network semi-convolutional
-embeddings, the shared encoder is a ladder (`shared`), the filter of objectness is in `objectness`, rounds are
-in `refinement`.
+embeddings, or a bandwidth that each instance learns as a variant (`embeddings`), the shared encoder is a
+ladder (`shared`), the filter of objectness is in `objectness`, rounds are in `refinement`.
 """
 
 from __future__ import annotations
