@@ -475,9 +475,7 @@ LABEL_SET = {
     "label set: unknown thing": labels("{classes: [a, b], things: [c]}", "things: expected names of"),
     "label set: too few ids": labels("{classes: [a, b], ids: [4]}", "ids: expected one a class, 2, found 1"),
     "label set: id twice": labels("{classes: [a, b], ids: [4, 4]}", "ids: expected different items"),
-    "label set: id of 9 bits": labels(
-        "{classes: [a, b], ids: [4, 256]}", "ids[1]: expected <= 255, found 256"
-    ),
+    "label set: id of 9 bits": labels("{classes: [a, b], ids: [4, 256]}", "ids[1]: expected <= 255, found"),
     "label set: void is a class": labels("{classes: [a, b], void: 1}", "void: expected an id that is no"),
     "label set: colour of 9 bits": labels(
         "{classes: [a, b], colours: {a: [0, 0, 256]}}", "colours.a[2]: expected <= 255, found 256"
