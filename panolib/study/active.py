@@ -179,8 +179,8 @@ def active_candidates(sources: Sources, run: Run, job: Job) -> dict:
         sample = target[int(index)]
         job.save_sample(f"{number:02d}-image", sample.image)
         for name in NETWORKS:
-            outlined = mark_boundaries(sample.image, unpacked(pngs[name][sample.id]), color=(1, 0.85, 0))
-            job.save_sample(f"{number:02d}-{name}", (255 * outlined).astype(np.uint8))
+            picture = mark_boundaries(sample.image, unpacked(pngs[name][sample.id]), color=(1, 0.85, 0))
+            job.save_sample(f"{number:02d}-{name}", (255 * picture).astype(np.uint8))
     job.finish({**pngs, "scores": {name: torch.from_numpy(values) for name, values in scores.items()}})
     return {
         "disagreement": float(np.mean(differs)),

@@ -7,7 +7,8 @@ them:
 ================  ==========  ===========================================================================
 part              branch      what it does
 ================  ==========  ===========================================================================
-slow_teacher      semantic    teacher of decay 0.999, moved every step (Hoyer et al. 2022, DAFormer)
+slow_teacher      semantic    teacher of decay 0.999, moved every step (Hoyer et al. 2022, DAFormer, but
+                              without its ramp-up)
 class_mix         semantic    half of the classes of source crops on views of the target (Tranheden et al.
                               2021, DACS)
 rare_source       semantic    source images of rare classes are drawn more often (DAFormer)

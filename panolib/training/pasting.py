@@ -4,7 +4,8 @@ the target, instances of the target into crops of the source.
 Classes go into the target because their labels are true: a view then holds pixels whose label is not guessed,
 also of classes of which the teacher is never sure. The other way round, guessed classes would enter the only
 loss with true labels. Instances go into the source because there everything else is labelled: in an image of
-the target a pasted instance has unlabelled objects beside it.
+the target a pasted instance has unlabelled objects beside it. They do bring guesses into the loss of the
+source, hence only sure ones.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ def half_of_classes(labels: Tensor, n_classes: int) -> Tensor:
 
     References
     ----------
-    Olsson et al. 2021, arXiv:2007.07936 (ClassMix); Tranheden et al. 2021, arXiv:2007.08702 (DACS).
+    Olsson et al. 2021, arXiv:2007.07936 (ClassMix); Tranheden et al. 2021, arXiv:2007.08702 (DACS, which
+    rounds up).
     """
     slot = labels.masked_fill(labels == VOID, n_classes).flatten(1)                          # [N, P]
     shown = torch.zeros(len(labels), n_classes + 1, dtype=torch.bool, device=labels.device)
