@@ -94,13 +94,18 @@ def write_run_pairs(store: Store, sources: Sources, run: Run, folder: Path) -> i
     def pairs() -> Iterator[Pair]:
         for index in order:
             sample = target[int(index)]
-            drawn = np.random.default_rng(iteration_seed(run.spec.seed, 0, f"left of {sample.id}"))
-            shown = NETWORKS[:: int(drawn.choice([1, -1]))]
+            shown = sides(sample.id, run.spec.seed)
             labels = tuple(unpacked(state[name][sample.id]) for name in shown)
             yield Pair(sample.id, sample.image, labels, shown)
 
     written_once(folder, made_by, lambda work: write_pairs(pairs(), work))
     return len(order)
+
+
+def sides(image: str, seed: int) -> tuple[str, str]:
+    """Both networks, the left one first, drawn for an image: a person must not know which is which."""
+    drawn = np.random.default_rng(iteration_seed(seed, 0, f"left of {image}"))
+    return NETWORKS if drawn.random() < 0.5 else NETWORKS[::-1]
 
 
 def check_has_pairs(store: Store, run: Run, folder: Path) -> None:
