@@ -1,5 +1,5 @@
-"""The command line, ``python -m panolib {predict,adapt,runs,train,reproduce,data,bench,export,weights,
-pack,unpack}``."""
+"""The command line, ``python -m panolib {predict,adapt,runs,train,reproduce,data,bench,export,pairs,
+weights,pack,unpack}``."""
 
 from __future__ import annotations
 
@@ -143,6 +143,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="an empty folder, or a new one")
     sub.add_argument("--overwrite", action="store_true", help="replace an earlier export in that folder")
+    sub = add("pairs", "Write two segmentations of each image, for a person to choose the better one.")
+    sub.add_argument(
+        "--run", required=True, metavar="NAME", help="a run of notebook 12 whose name has -candidates-"
+    )
+    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="an empty folder, or a new one")
     sub = add("weights", "Write the networks of a panoptic run to one file, with a model card.")
     sub.add_argument("--run", required=True, metavar="NAME", help="such as nuclei-panoptic-self_trained-s0")
     sub.add_argument("--out", required=True, type=Path, metavar="FILE", help="ends in .safetensors")

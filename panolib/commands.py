@@ -34,6 +34,7 @@ from panolib.report.rows import write_csv
 from panolib.study.apply import SHIPPED
 from panolib.study.export import check_exportable, check_free, export_run, untrained
 from panolib.study.packaged import NoWeights, packaged_runs, write_package
+from panolib.study.person import check_has_pairs, write_run_pairs
 from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
 from panolib.training.ranks import follows
 
@@ -198,6 +199,16 @@ def export(options: Namespace) -> None:
     written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
     _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
     print("\nREADME.md, 'Official tools', says how to score them")
+
+
+def pairs(options: Namespace) -> None:
+    """Write the pairs of a candidates run for a person to choose from."""
+    loaded = load(options.profile, train=False)
+    run = _named_run(loaded, options.run)
+    check_has_pairs(loaded.store, run, options.out)  # before data is rendered
+    _prepare(loaded, [run])
+    n = write_run_pairs(loaded.store, loaded.sources, run, options.out)
+    print(f"{n} pairs: {options.out}\n\nnotebooks/README.md, 'Your answers', says how to answer them")
 
 
 def weights(options: Namespace) -> None:

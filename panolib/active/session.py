@@ -88,7 +88,8 @@ class Session:
             raise ValueError(f"{len(pairs)} pairs and {len(set(names))} different names, expected as many")
         self._pairs, self._clock, self.file = pairs, clock, Path(file)
         self._numbers = {name: number for number, name in enumerate(names)}
-        self._answers = _read(self.file)
+        _drop_cut_line(self.file)
+        self._answers = read_answers(self.file)
         self._began = clock()
 
     def __len__(self) -> int:
@@ -156,29 +157,42 @@ class Session:
         self._began = self._clock()
 
 
-def _read(file: Path) -> dict[str, Answer]:
-    """The answers of a file that were not taken back; {} for no file."""
-    if not file.exists():
-        return {}
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        os.truncate(file, len(whole.encode()))
+def read_answers(file: Path) -> dict[str, Answer]:
+    """The answers of a file that were not taken back, by image; {} for no file.
+
+    The file stays as it is; a last line without an end, which somebody may be writing, does not count.
+
+    Raises
+    ------
+    DamagedAnswers
+        Naming file and line.
+    """
+    content = file.read_bytes() if file.exists() else b""
     answers: dict[str, Answer] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         try:
             said = json.loads(line)
             if "undo" in said:
                 del answers[said["undo"]]
                 continue
             answer = Answer(said["image"], said["choice"], float(said["seconds"]))
+            if not isinstance(answer.image, str):
+                raise ValueError(f"image {answer.image!r} is no text")
             if answer.choice is not None and answer.choice not in said["shown"]:
                 raise ValueError(f"choice {answer.choice!r} was not shown")
         except (ValueError, KeyError, TypeError) as error:
             raise DamagedAnswers(
                 f"{file}: line {number}: expected an answer with image, shown, choice and seconds, or an "
-                f"undo, found {line[:80]!r} ({error})"
+                f"undo, found {line[:80].decode(errors='replace')!r} ({error})"
             ) from error
         answers.pop(answer.image, None)  # an answer given again is the last one
         answers[answer.image] = answer
     return answers
+
+
+def _drop_cut_line(file: Path) -> None:
+    """Remove a last line without an end, so that the next one begins a line."""
+    content = file.read_bytes() if file.exists() else b""
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(file, whole)

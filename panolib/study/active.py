@@ -14,17 +14,18 @@ expected_change     those whose pseudo-labels an answer would change most
 random              any: the control of these rankings
 none                none: the control of asking, as long a training
 full_labels         none; the minutes of as many answers go into outlining whole images
+person              those that a real person has answered, all in the first round (`study.person`)
 ==================  ==============================================================================
 
-The person is simulated (`active.person`), and wrong now and then; one who is wrong in half of the cases says
-nothing, and is the control of what a choice says. Nothing but these answers and full labels reads labels of
-target train images.
+The person of the others is simulated (`active.person`), and wrong now and then; one who is wrong in half of
+the cases says nothing, and is the control of what a choice says. Nothing but their answers and full labels
+reads labels of target train images.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -44,22 +45,27 @@ from panolib.config import (
     Natural,
     NonNegative,
     Positive,
+    ProfileError,
     Seed,
     Share,
     from_mapping,
+    later,
     spec,
+    to_plain,
 )
+from panolib.data.samples import Sample
 from panolib.inference.predict import one_by_one
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
 from panolib.study.kinds import Sources, clustering_of, open_data, parent_network
+from panolib.study.person import Given, check_given, read_given
 from panolib.study.study import TEACHER
 from panolib.training.specs import Compute, StudentOrTeacher
 
 EXPERIMENT = "active"
-NOBODY, FULL_LABELS = "none", "full_labels"  # beside the strategies of `queries`
+NOBODY, FULL_LABELS, PERSON = "none", "full_labels", "person"  # beside the strategies of `queries`
 VERSIONS = {"active_candidates": 1, "active_answers": 1, "active_labels": 1}
 
 
@@ -79,15 +85,16 @@ class CandidatesSpec:
 
 @spec
 class AnswersSpec:
-    """Answers of a simulated person to one round of questions, beside those of earlier rounds."""
+    """Answers of a person to one round of questions, beside those of earlier rounds."""
 
     label_set: str
-    target: str  # with labels, which only the person sees
-    strategy: Literal[STRATEGIES]
+    target: str  # with labels, which only the simulated person sees; of a real one without
+    strategy: Literal[(*STRATEGIES, PERSON)]
     n_answers: Count  # of this round
-    wrong: Share
+    wrong: Share  # of the simulated answers
     compute: Compute
     seed: Seed
+    given: Given | None = later(None)  # by a real person
 
 
 @spec
@@ -116,6 +123,7 @@ class ActiveSettings:
     seconds_per_answer: Positive
     seconds_per_object: Positive  # of full labels
     n_samples: Natural
+    answers_folder: str | None = None  # of a real person: pairs and answers.jsonl; a course of its own
 
     def __post_init__(self):
         fewest = min(self.answers)
@@ -190,8 +198,13 @@ def active_candidates(sources: Sources, run: Run, job: Job) -> dict:
 
 
 def active_answers(sources: Sources, run: Run, job: Job) -> dict:
-    """Ask the simulated person; metrics: what was chosen, and what it overlaps with the truth."""
+    """Ask the simulated person; metrics: what was chosen, and what it overlaps with the truth.
+
+    Of a real person, who has answered: what was chosen, and the seconds of it.
+    """
     spec, target = run.spec, open_data(sources, job, run.spec.target)
+    if spec.given is not None:
+        return _given_answers(spec.given, target, job)
     candidates = job.parent("candidates")
     known = job.parent("before")["labels"] if "before" in dict(run.parents) else {}
     scores = {name: values.numpy() for name, values in candidates["scores"].items()}
@@ -219,6 +232,26 @@ def active_answers(sources: Sources, run: Run, job: Job) -> dict:
     return {"n_answers": len(known) + len(rows), "chose_teacher": float(chose_teacher), **means, "rows": rows}
 
 
+def _given_answers(given: Given, target: Sequence[Sample], job: Job) -> dict:
+    """Keep what a real person chose; an image with neither is clustered like one without an answer."""
+    check_given(given, dict(job.run.parents)["candidates"], target.ids)
+    candidates = job.parent("candidates")
+    chosen = [answer for answer in given.answers if answer.choice is not None]
+    job.finish({"labels": {answer.image: candidates[answer.choice][answer.image] for answer in chosen}})
+    disagreement = dict(zip(target.ids, candidates["scores"]["disagreement"].tolist()))
+    rows = [{
+        "image": answer.image, "chosen": answer.choice or "neither", "seconds": answer.seconds,
+        "disagreement": disagreement[answer.image],
+    } for answer in given.answers]  # fmt: skip
+    means = {f"chose_{name}": float(np.mean([row["chosen"] == name for row in rows]))
+             for name in ("neither", NETWORKS[1])}  # fmt: skip
+    seconds = [answer.seconds for answer in given.answers]
+    return {
+        "n_answers": len(rows), **means, "seconds": float(np.sum(seconds)),
+        "seconds_per_answer": float(np.median(seconds)), "rows": rows,
+    }  # fmt: skip
+
+
 def active_labels(sources: Sources, run: Run, job: Job) -> dict:
     """Take the true instances of as many images as there is time for; metrics: what that took."""
     spec, target = run.spec, open_data(sources, job, run.spec.target)
@@ -233,28 +266,44 @@ def active_labels(sources: Sources, run: Run, job: Job) -> dict:
 
 def read_settings(settings: Mapping | None, where: str) -> ActiveSettings | None:
     """The section; None where it is left out."""
-    return None if settings is None else from_mapping(ActiveSettings, settings, where=f"{where}: active")
+    if settings is None:
+        return None
+    found = from_mapping(ActiveSettings, settings, where=f"{where}: active")
+    given = read_given(found.answers_folder)
+    if given is not None and (given.domain not in found.domains or given.seed not in found.seeds):
+        raise ProfileError(
+            f"{where}: active.answers_folder: {found.answers_folder} has pairs of {given.domain} with seed "
+            f"{given.seed}; expected one of {', '.join(found.domains)} with one of {list(found.seeds)}"
+        )
+    return found
 
 
 def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
     """Every course, round by round, beside the ladder of a domain that the settings name.
 
-    Tag values: strategy, answers (of full labels: those that take as long), wrong, round, to_go (rounds that
-    follow), largest (whether no course has more answers).
+    Tag values: strategy, answers (of full labels: those that take as long), wrong (of a simulated person),
+    round, to_go (rounds that follow), largest (whether it has the most answers of the settings).
     """
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     ladder = grid.run("instance", "self_trained")
     semantic, clustering = grid.run("semantic", "self_trained"), grid.run("instance", "source_only")
-    for course in courses(settings):
+    given = read_given(settings.answers_folder)
+    compared = courses(settings)
+    if given is not None and (given.domain, given.seed) == (grid.domain, grid.seed):
+        compared.append(Course(PERSON, len(given.answers)))
+    for course in compared:
         instance, answers = ladder, None
         for number in range(1, settings.rounds + 1):
             variant = f"{course.variant}.{number}"
             of_round = []
             values = {}
-            if course.strategy != NOBODY:
+            if course.strategy == PERSON and number == 1:
+                of_round = _person(grid, settings, variant, instance, given)
+            elif course.strategy not in (NOBODY, PERSON):
                 of_round = _answers(grid, settings, course, variant, number, instance, answers)
-                answers = of_round[-1]
+            if course.strategy != NOBODY:
+                answers = of_round[-1] if of_round else answers
                 values = {"answered_share": settings.answered_share, "parents": {"answers": answers}}
             instance = grid.instance_self_training(
                 "self_trained", instance, clustering, semantic, variant, iterations=settings.iterations,
@@ -288,17 +337,32 @@ def _answers(
             target=grid.train, seconds=settings.seconds(so_far[1]),
             seconds_per_object=settings.seconds_per_object,
         )]  # fmt: skip
-    trained = instance.spec
-    candidates = grid.add(
-        "active_candidates", "candidates", "", CandidatesSpec, "",
-        {"semantic": grid.run("semantic", "self_trained"), "instance": instance,
-         "clustering": grid.run("instance", "source_only")},
-        (grid.unlabelled,), variant=variant, where=where, target=grid.unlabelled,
-        algorithm=trained.algorithm, min_size=trained.min_area, guide=trained.guide,
-        n_samples=settings.n_samples,
-    )  # fmt: skip
+    candidates = _candidates(grid, settings, variant, instance)
     parents = {"candidates": candidates} | ({} if before is None else {"before": before})
     return [candidates, grid.add(
         "active_answers", "answers", "", AnswersSpec, "", parents, data, variant=variant, where=where,
         target=grid.train, strategy=course.strategy, n_answers=so_far[1] - so_far[0], wrong=course.wrong,
     )]  # fmt: skip
+
+
+def _person(grid: Grid, settings: ActiveSettings, variant: str, instance: Run, given: Given) -> list[Run]:
+    """The runs of the round that a real person has answered, the answers last."""
+    candidates = _candidates(grid, settings, variant, instance)
+    return [candidates, grid.add(
+        "active_answers", "answers", "", AnswersSpec, "", {"candidates": candidates}, (grid.unlabelled,),
+        variant=variant, where="active", target=grid.unlabelled, strategy=PERSON,
+        n_answers=len(given.answers), wrong=0.0, given=to_plain(given),
+    )]  # fmt: skip
+
+
+def _candidates(grid: Grid, settings: ActiveSettings, variant: str, instance: Run) -> Run:
+    """Both segmentations of all target images by the networks of an instance run."""
+    trained = instance.spec
+    return grid.add(
+        "active_candidates", "candidates", "", CandidatesSpec, "",
+        {"semantic": grid.run("semantic", "self_trained"), "instance": instance,
+         "clustering": grid.run("instance", "source_only")},
+        (grid.unlabelled,), variant=variant, where="active", target=grid.unlabelled,
+        algorithm=trained.algorithm, min_size=trained.min_area, guide=trained.guide,
+        n_samples=settings.n_samples,
+    )  # fmt: skip

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections import defaultdict
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from panolib.active.pairs import packed, unpacked
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny_runs import tiny_study
+
+from panolib.__main__ import main
+from panolib.active.folder import PairFolder, open_session
+from panolib.active.pairs import NETWORKS, packed, unpacked
 from panolib.active.person import choice, outlined, true_overlaps
 from panolib.active.queries import changed_share, expected_change, overlap, ranked
-from panolib.active.session import DamagedAnswers, Pair, Session
-from panolib.config import ProfileError, project_root
+from panolib.active.session import DamagedAnswers, Pair, Session, read_answers
+from panolib.config import ProfileError, load_yaml, project_root
 from panolib.data.samples import Sample
 from panolib.data.views import UNKNOWN
 from panolib.labels import VOID
 from panolib.load import load
-from panolib.study.active import FULL_LABELS, NOBODY, Course, courses, read_settings
+from panolib.study.active import FULL_LABELS, NOBODY, PERSON, Course, courses, read_settings
+from panolib.study.person import OtherAnswers, sides, write_run_pairs
 from panolib.training.crops import answered_weights
 from panolib.training.instance_targets import chosen_instead
 
@@ -206,6 +216,8 @@ def test_a_line_that_a_kill_cut_off_is_asked_again(tmp_path):
     asked.choose("1")
     with asked.file.open("a") as file:
         file.write('{"image": "image 1", "sho')
+    content = asked.file.read_bytes()
+    assert list(read_answers(asked.file)) == ["image 0"] and asked.file.read_bytes() == content
     again = session(tmp_path)
     assert choices_of(again) == {"image 0": "teacher"}
     again.choose("2")
@@ -318,3 +330,161 @@ def test_fewer_answers_than_rounds_are_one_error(tmp_path):
     file.write_text("extends: smoke\nactive: {answers: [1]}\n")
     with pytest.raises(ProfileError, match=r"wrong\.yaml: active: .*expected 2 or more, one a round"):
         load(file, root=tmp_path, train=False)
+
+
+# --- a real person ----------------------------------------------------------------------------------------
+
+CANDIDATES = "city-candidates-active.disagreement.2.1-s0"
+
+
+def person_runs(loaded):
+    """{(branch and rung, round): run} of the course of a real person."""
+    values = [(loaded.runs[tag.run], dict(tag.values)) for tag in loaded.tags if tag.experiment == "active"]
+    return {(f"{run.branch} {run.rung}".strip(), at["round"]): run
+            for run, at in values if at["strategy"] == PERSON}  # fmt: skip
+
+
+def answer_all(folder, keys):
+    """Press a key for each of the first pairs of a folder."""
+    asked = open_session(folder)
+    for key in keys:
+        asked.choose(key)
+    return asked.answers
+
+
+def with_answers(root, folder):
+    """The tiny study with the answers of a folder."""
+    profile = load_yaml(root / "tiny.yaml")
+    profile["active"]["answers_folder"] = str(folder)
+    (root / "tiny.yaml").write_text(yaml.safe_dump(profile))
+    return load(root / "tiny.yaml", root=root)
+
+
+def copied(pairs, to):
+    shutil.copytree(pairs, to / "pairs")
+    return to / "pairs"
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    """(root, the tiny study, its pairs in a folder), made without the labels of target train."""
+    root = tmp_path_factory.mktemp("person")
+    (root / "pyproject.toml").write_text('[project]\nname = "panolib"\n')
+    loaded = tiny_study(root)
+    loaded.prepare_data(progress=False, domains=("city",))
+    (labels,) = root.rglob("gtFine/train")
+    shutil.rmtree(labels)
+    loaded.store.get(loaded.runs[CANDIDATES])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("PANOLIB_TRAIN", "0")
+        arguments = ["pairs", "--profile", str(root / "tiny.yaml"), "--run", CANDIDATES]
+        assert main([*arguments, "--out", str(root / "pairs")]) == 0
+        assert main([*arguments, "--out", str(root / "pairs")]) == 1, "pairs that are there stay"
+    return root, loaded, root / "pairs"
+
+
+def test_the_pairs_of_a_run_come_most_different_first_and_left_is_drawn(asked, tmp_path):
+    _, loaded, folder = asked
+    kept = loaded.store.final_state(loaded.runs[CANDIDATES])
+    pairs = list(PairFolder(folder))
+    differs = [1 - overlap(*pair.labels) for pair in pairs]
+    assert len(pairs) == np.count_nonzero(kept["scores"]["disagreement"].numpy()) >= 3
+    assert differs == sorted(differs, reverse=True) and differs[-1] > 0
+    for pair in pairs:
+        assert sorted(pair.shown) == sorted(NETWORKS) and pair.image.shape == (*pair.labels[0].shape, 3)
+        for name, labels in zip(pair.shown, pair.labels):
+            assert (labels == unpacked(kept[name][pair.name])).all()
+    assert write_run_pairs(loaded.store, loaded.sources, loaded.runs[CANDIDATES], tmp_path / "again") == len(
+        pairs
+    )
+    assert [pair.shown for pair in PairFolder(tmp_path / "again")] == [pair.shown for pair in pairs]
+    left = {sides("a", seed)[0] for seed in range(20)}
+    assert left == set(NETWORKS)
+
+
+def test_a_person_trains_without_any_label(asked, tmp_path):
+    root, _, folder = asked
+    folder = copied(folder, tmp_path)
+    given = answer_all(folder, "201")
+    loaded = with_answers(root, folder)
+    runs = person_runs(loaded)
+    answers = runs["answers", 1]
+    assert {run.spec.target for (name, _), run in runs.items() if not name.startswith("panoptic")} == {
+        "cityscapes/train:unlabelled"
+    }
+    assert dict(answers.parents)["candidates"] is loaded.runs[CANDIDATES], "the pairs that were shown"
+
+    trained = runs["instance self_trained", 1]
+    loaded.store.get(trained)
+    labels = loaded.store.final_state(answers)["labels"]
+    kept = loaded.store.final_state(loaded.runs[CANDIDATES])
+    chosen = {image: answer.choice for image, answer in given.items() if answer.choice is not None}
+    assert len(given) == 3 and labels.keys() == chosen.keys() and len(chosen) == 2
+    assert all(torch.equal(labels[image], kept[choice][image]) for image, choice in chosen.items())
+    metrics = loaded.store.get(answers).metrics
+    assert metrics["n_answers"] == 3 and metrics["chose_neither"] == pytest.approx(1 / 3)
+    assert {row["image"]: row["chosen"] for row in metrics["rows"]} == {
+        image: answer.choice or "neither" for image, answer in given.items()
+    }
+
+    with_labels = next(run for name, run in loaded.runs.items() if "answers-active.disagreement" in name)
+    with pytest.raises(Exception, match="gtFine"):  # the simulated person does need them
+        loaded.store.get(with_labels)
+
+
+def test_a_person_is_asked_once_and_trained_as_long_as_the_others(asked, tmp_path):
+    root, before, folder = asked
+    folder = copied(folder, tmp_path)
+    answer_all(folder, "12")
+    loaded = with_answers(root, folder)
+    runs, rounds = person_runs(loaded), read_settings(loaded.profile.active, "tiny.yaml").rounds
+    trained = [runs["instance self_trained", number] for number in range(1, rounds + 1)]
+    assert rounds == 2 and ("answers", 2) not in runs and ("candidates", 2) not in runs
+    assert {dict(run.parents)["answers"].name for run in trained} == {runs["answers", 1].name}
+    assert dict(trained[1].parents)["start"] is trained[0]
+    others = {replace(run.spec, answered_share=None) for name, run in loaded.runs.items()
+              if name.startswith("city-instance-self_trained-active.")}  # fmt: skip
+    assert len(others) == 1
+    assert ("panoptic teacher", 2) in runs
+    assert {name: run.key for name, run in loaded.runs.items() if "-active.person." not in name} == {
+        name: run.key for name, run in before.runs.items()
+    }
+
+
+def test_the_key_of_a_person_follows_the_answers(asked, tmp_path):
+    root, _, folder = asked
+    folder = copied(folder, tmp_path)
+    answer_all(folder, "12")
+    file = folder / "answers.jsonl"
+    first, second = file.read_text().splitlines()
+
+    def key(*lines):
+        file.write_text("".join(f"{line}\n" for line in lines))
+        return person_runs(with_answers(root, folder))["answers", 1].key
+
+    undo = json.dumps({"undo": json.loads(second)["image"]})
+    other = json.dumps({**json.loads(second), "choice": None})
+    same = {key(first, second), key(second, first), key(first, second, undo, second)}
+    assert len(same) == 1 and len({*same, key(first), key(first, other)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [("image", "1 answers are about images that the target does not have, the first 'elsewhere'"),
+     ("key", "its pairs are of a run with the key 000; expected those of city-candidates")],
+)  # fmt: skip
+def test_answers_about_other_pairs_are_one_error(asked, tmp_path, spoil, words):
+    root, _, folder = asked
+    folder = copied(folder, tmp_path)
+    answer_all(folder, "12")
+    if spoil == "image":
+        with (folder / "answers.jsonl").open("a") as file:
+            line = {"image": "elsewhere", "shown": NETWORKS, "choice": "teacher", "seconds": 1}
+            file.write(json.dumps(line) + "\n")
+    else:
+        made_by = json.loads((folder / "fingerprint.json").read_text())
+        (folder / "fingerprint.json").write_text(json.dumps({**made_by, "key": "000"}))
+    loaded = with_answers(root, folder)
+    with pytest.raises(OtherAnswers, match=words):
+        loaded.store.get(person_runs(loaded)["answers", 1])

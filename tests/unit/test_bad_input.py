@@ -698,12 +698,31 @@ def command(line: str, words: str, spoil=lambda place: None, status: int = 1) ->
     return Row(f"{line} --profile {{}}/rows.yaml", words, prepare, status)
 
 
+def answers(words: str, text: str | bytes | None, **made_by) -> Row:
+    """A profile that names a folder of pairs with answers; None: without."""
+
+    def prepare(place: Place) -> None:
+        place.write("pairs/fingerprint.json", json.dumps({**PAIRS, **made_by}))
+        if text is not None:
+            place.write("pairs/answers.jsonl", text)
+        place.profile(active={"answers_folder": "pairs"})
+
+    return Row("runs --profile {}/rows.yaml", words, prepare)
+
+
+def answer(**changed) -> str:
+    return json.dumps({**ANSWER, **changed}) + "\n"
+
+
 def parts(*contents: bytes):
     return lambda place: [place.write(f"parts/runs.tar.{i:03d}", each) for i, each in enumerate(contents)]
 
 
 SLURM = "train --cluster slurm --cluster-settings {}/slurm.yaml"
 GAP, PANOPTIC = "city-gap-source_only-s0", "city-panoptic-self_trained-s0"
+CANDIDATES = "city-candidates-active.disagreement.2.1-s0"
+PAIRS = {"key": "0", "domain": "city", "seed": 0}  # what a folder of pairs says of its run
+ANSWER = {"image": "a", "shown": ["student", "teacher"], "choice": "teacher", "seconds": 1.0}
 
 
 def slurm(text: str, words: str) -> Row:
@@ -758,6 +777,33 @@ COMMANDS = {
         f"export --run {PANOPTIC} --out {{}}/x --overwrite", "files that no export wrote", new("x/a", "x")
     ),
     "export: no run": command("export --out {}/out", "--run", status=2),
+    "pairs: unknown run": command("pairs --run mars --out {}/out", "--run mars"),
+    "pairs: none of a run": command(f"pairs --run {GAP} --out {{}}/out", "of kind 'gap'"),
+    "pairs: not trained": command(f"pairs --run {CANDIDATES} --out {{}}/out", f"--only {CANDIDATES}"),
+    "pairs: out of others": command(
+        f"pairs --run {CANDIDATES} --out {{}}/x", "x: is there already", new("x/answers.jsonl", "x")
+    ),
+    "pairs: out below a file": command(
+        f"pairs --run {CANDIDATES} --out {{}}/x/y", "x is a file", new("x", "x")
+    ),
+    "pairs: no out": command(f"pairs --run {CANDIDATES}", "--out", status=2),
+    "answers: no folder": setting("pairs: expected a folder", active={"answers_folder": "pairs"}),
+    "answers: a number": setting("answers_folder: expected str", active={"answers_folder": 3}),
+    "answers: pairs of nobody": Row(
+        "runs --profile {}/rows.yaml", "none that says so in its fingerprint.json",
+        lambda place: (place.write("pairs/answers.jsonl", answer()),
+                       place.profile(active={"answers_folder": "pairs"})),
+    ),
+    "answers: no file": answers("answers.jsonl: expected answers, found none", None),
+    "answers: empty": answers("answers.jsonl: expected answers, found none", ""),
+    "answers: all undone": answers("expected answers, found none", answer() + '{"undo": "a"}\n'),
+    "answers: damaged": answers("answers.jsonl: line 2: expected an answer", answer() + "no json\n"),
+    "answers: binary": answers("answers.jsonl: line 1: expected an answer", b"\xff\xfe\x00\n"),
+    "answers: choice of no network": answers("expected student or teacher", answer(
+        shown=["true", "joined"], choice="true")),
+    "answers: negative seconds": answers("seconds: expected >= 0, found -1.0", answer(seconds=-1.0)),
+    "answers: about another domain": answers("has pairs of nuclei with seed 0", answer(), domain="nuclei"),
+    "answers: about another seed": answers("has pairs of city with seed 7", answer(), seed=7),
     "weights: unknown run": command("weights --run mars --out {}/a.safetensors", "--run mars"),
     "weights: no panoptic run": command(f"weights --run {GAP} --out {{}}/a.safetensors", "of kind 'gap'"),
     "weights: other suffix": command(f"weights --run {PANOPTIC} --out {{}}/a.pth", "a.pth"),
