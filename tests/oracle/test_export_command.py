@@ -39,6 +39,7 @@ from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.average_precision import CityscapesAP
+from panolib.scoring import evaluate
 from panolib.study import kinds, study
 from panolib.study.export import ImagePrediction, write_predictions
 from panolib.training.setup import build_instance, build_semantic
@@ -171,7 +172,7 @@ def city(rendered, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "load", lambda profile, **_: loaded)
     predictions = perturbed_predictions(loaded.sources["city"].open("cityscapes/val"))
     by_image = {prediction.sample.id: prediction for prediction in predictions}
-    for module in (predict, panoptic):
+    for module in (predict, panoptic, evaluate):
         monkeypatch.setattr(module, "predict_image", lambda *inputs: by_image[inputs[-1].id])
     return loaded
 
