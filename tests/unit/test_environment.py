@@ -29,7 +29,7 @@ Additionally, some packages in these conflicts have no matching distributions av
 To fix this you could try to:
 1. loosen the range of package versions you've specified
 """
-NOT_LOCKED = ("peers", "bioimages", "cuda")
+NOT_LOCKED = ("peers", "bioimages", "napari", "cuda")
 ALL = ["filelock", "torch", "markupsafe", "scikit-image"]
 
 
