@@ -29,8 +29,8 @@ from panolib.config import (
     spec,
     to_plain,
 )
+from panolib.data.any_image import read_page
 from panolib.data.domains import Sources
-from panolib.data.images import png_size
 from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
 from panolib.errors import UserError, one_line
@@ -201,7 +201,7 @@ def _image_width(store: Store, run: Run) -> int:
     picture = store.get(run).samples.get("00-image")
     if picture is None:
         raise NoWeights(f"run {run.name!r} has no picture of an image, expected n_samples of 1 or more")
-    return png_size(picture)[1]
+    return read_page(picture).shape[1]
 
 
 def packaged_runs(run: Run) -> tuple[Run, Run]:

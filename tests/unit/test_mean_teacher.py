@@ -230,8 +230,8 @@ def test_a_killed_training_goes_on_bit_for_bit(rung, stand_in, store, tmp_path):
     class Killed(Exception):
         pass
 
-    def kill(self, state_fn, iteration, *, force=False):
-        checkpoint(self, state_fn, iteration, force=force)
+    def kill(self, state_fn, iteration):
+        checkpoint(self, state_fn, iteration)
         if iteration == 4:
             raise Killed
 

@@ -79,7 +79,8 @@ def test_self_training_of_the_city_starts_from_abn(paper):
     for name, run in paper.runs.items():
         if run.kind in ("self_training", "instance_self_training") and name.startswith("city-"):
             start = dict(run.parents)["start"].name
-            further = "painted" in name or "rounds" in name  # goes on from the self-trained network
+            # goes on from the self-trained network
+            further = any(part in name for part in ("painted", "rounds", "active"))
             expected = "-self_trained-" if further else "-abn-"
             assert expected in start or "bisenet" in name or ("-instance-" in name and further), (name, start)
 

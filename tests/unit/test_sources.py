@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from panolib.config import from_mapping, load_yaml, project_root
-from panolib.data import domains
+from panolib.data import fingerprints
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
 from panolib.data.readers import GTA5
@@ -60,10 +60,13 @@ def city(root: Path, **values) -> CitySources:
 
 
 def test_keys_follow_the_folders_and_ask_each_once(streets, monkeypatch):
-    asked, fingerprint = collections.Counter(), domains.folder_fingerprint
-    monkeypatch.setattr(
-        domains, "folder_fingerprint", lambda folder: (asked.update([folder.name]), fingerprint(folder))[1]
-    )
+    asked, fingerprint = collections.Counter(), fingerprints.folder_fingerprint
+
+    def counted(folder, *suffixes):
+        asked.update([folder.name])
+        return fingerprint(folder, *suffixes)
+
+    monkeypatch.setattr(fingerprints, "folder_fingerprint", counted)
     data = city(streets)
     names = list(CitySources.own)
     before = {name: data.fingerprint(name) for name in names * 20}
@@ -331,7 +334,7 @@ def recorded(tmp_path):
     for name in ("a", "b"):
         save(tmp_path / f"v/train/{name}.png", np.zeros((*SIZE, 3), np.uint8))
         save(tmp_path / f"v/trainannot/{name}.png", np.full(SIZE, 3, np.uint8))
-    contents = domains.folder_fingerprint(tmp_path / "v")
+    contents = fingerprints.folder_fingerprint(tmp_path / "v")
     return lambda **values: camvid(tmp_path, fingerprint="name", **values), contents, tmp_path / "v"
 
 
@@ -349,7 +352,7 @@ def test_other_images_never_have_the_key_of_the_recorded_ones(recorded):
     pinned, contents, folder = recorded
     save(folder / "trainannot/b.png", np.full(SIZE, 4, np.uint8))
     data = pinned(contents=contents)
-    assert data.fingerprint("camvid/train").startswith(domains.folder_fingerprint(folder))
+    assert data.fingerprint("camvid/train").startswith(fingerprints.folder_fingerprint(folder))
     advice = "set fingerprint in the data of camvid to null"
     with pytest.raises(ValueError, match=rf"v: fingerprint .* expects {contents}; {advice}"):
         data.open("camvid/train")
@@ -365,7 +368,7 @@ def test_edited_list_of_recorded_nuclei_is_refused(tmp_path):
     (tmp_path / "n/splits").mkdir()
     path = tmp_path / "n/splits/train.txt"
     path.write_text("a\n")
-    contents = domains.folder_fingerprint(tmp_path / "n")
+    contents = fingerprints.folder_fingerprint(tmp_path / "n")
     assert nuclei(tmp_path, root="n", contents=contents).open("nuclei/train").ids == ["a"]
     key = nuclei(tmp_path, root="n", contents=contents).fingerprint("nuclei/train")
     path.write_text("b\n")
