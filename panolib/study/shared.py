@@ -45,7 +45,8 @@ class Shared:
     """The section `shared` of a domain; what it does not say is as in the networks of the two branches.
 
     `network` changes settings of `SharedNetworks`, `baseline` of `SharedBaselineSpec`, `self_training` of
-    `SharedSelfTrainingSpec`. `oracle` False leaves that rung out, where the domain has one.
+    `SharedSelfTrainingSpec`. `oracle` False leaves that rung out, where the domain has one; `seeds` are
+    those of the ladder that shared networks are trained with too, all of them if it does not say.
     """
 
     embedding_weight: Positive = 1.0  # of the instance losses beside the semantic ones
@@ -53,6 +54,7 @@ class Shared:
     baseline: Mapping | None = None
     self_training: Mapping | None = None
     oracle: bool = True
+    seeds: tuple[int, ...] | None = None
 
 
 def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
@@ -98,6 +100,8 @@ def declare_shared(grid: Grid) -> None:
         return
     where = f"{grid.domain}.shared"
     own = from_mapping(Shared, settings.shared, where=f"{grid.where}: {where}")
+    if own.seeds is not None and grid.seed not in own.seeds:
+        return
     source = settings.semantic_source  # things of images without instance labels are in no instance term
     networks = {"semantic": settings.semantic_baseline, "instance": settings.instance_baseline}
     networks = {branch: baseline["network"] for branch, baseline in networks.items()}

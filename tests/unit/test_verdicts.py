@@ -82,10 +82,19 @@ def skip_if_not_recorded(notebook, cpu):
 
 
 def left_out(selection, cpu):
-    """Whether a claim is about an experiment, a workflow or a share of source that profile cpu has not."""
+    """Whether a claim is about an experiment, a domain, a workflow or a share that profile cpu has not."""
     shares = cpu.profile.experiments.shares
-    if selection.get("experiment") not in {tag.experiment for tag in cpu.tags}:
+    tags = [tag for tag in cpu.tags if tag.experiment == selection.get("experiment")]
+    domains = {cpu.runs[tag.run].domain for tag in tags}
+    if not tags or selection.get("domain", next(iter(domains))) not in domains:
         return True
+    if selection["experiment"] == "method":
+        method = cpu.profile.method
+        lengths = method.domains[selection["domain"]]
+        parts = {None, "none", "all", *method.semantic, *method.instance} - {*lengths.without}
+        of_instances = selection["in_branch"] in ("instance", "both")
+        if selection.get("part") not in parts or (of_instances and lengths.instance_iterations is None):
+            return True
     if selection.get("threshold") not in (None, *cpu.profile.detr["rule"]["thresholds"]):
         return True
     workflow = selection.get("workflow")
