@@ -21,7 +21,7 @@ from panolib.dry_run import check_disk, make_plan
 from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
 from panolib.lab.files import check_writable, write
-from panolib.lab.notebook import execute, numbered_notebooks
+from panolib.lab.notebook import execute_all, numbered_notebooks
 from panolib.lab.pack import pack as write_pack
 from panolib.lab.pack import unpack as read_pack
 from panolib.lab.records import DamagedRecord
@@ -148,9 +148,8 @@ def reproduce(options: Namespace) -> int:
         get_all(loaded.store, runs, _workers(options))
         if follows():
             return 0  # the first process of several does the rest
-        for notebook in notebooks:
-            parameters = {"profile": loaded.profile_argument, "retrain": False}
-            execute(notebook, loaded.results / "executed", parameters)
+        parameters = {"profile": loaded.profile_argument, "retrain": False}
+        execute_all(notebooks, loaded.results / "executed", parameters, at_once=options.workers)
     print(
         f"{len(runs)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
         f"Executed notebooks and tables: {loaded.results}; figures: {loaded.figures}"

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
+import os
 import re
+import signal
 import sys
-from collections.abc import Mapping
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import nbformat
 from jupyter_client.kernelspec import KernelSpec
@@ -23,6 +29,12 @@ class NotebookFailed(UserError, RuntimeError):
 
 class OwnKernel(AsyncKernelManager):
     """A kernel of the interpreter that runs, whatever kernels this machine has under whatever names."""
+
+    started: ClassVar[weakref.WeakSet] = weakref.WeakSet()
+
+    async def start_kernel(self, **options) -> None:
+        self.started.add(self)
+        await super().start_kernel(**options)
 
     @property
     def kernel_spec(self) -> KernelSpec:
@@ -43,6 +55,37 @@ def numbered_notebooks(folder: Path, only: str | None = None) -> list[Path]:
         names = ", ".join(file.stem for file in found) or "none"
         raise FileNotFoundError(f"{folder}: expected a notebook, {wanted}; found {names}")
     return chosen
+
+
+def execute_all(
+    notebooks: Sequence[Path], out_dir: Path, parameters: Mapping[str, Any], *, at_once: int = 1
+) -> None:
+    """`execute` notebooks, so many at once; they start in order.
+
+    The first failure is raised when those that run have ended, and no other starts. An interrupt ends all.
+    """
+    over = threading.Event()
+
+    def execute_next(notebook: Path) -> None:
+        if not over.is_set():
+            try:
+                execute(notebook, out_dir, parameters)
+            except BaseException:
+                over.set()
+                raise
+
+    with ThreadPoolExecutor(at_once) as pool:
+        executions = [pool.submit(execute_next, notebook) for notebook in notebooks]
+        try:
+            wait(executions)
+        except BaseException:  # the threads end with their kernels
+            over.set()
+            for kernel in list(OwnKernel.started):
+                with contextlib.suppress(AttributeError, ProcessLookupError):  # it has none yet, or no longer
+                    os.kill(kernel.provisioner.pid, signal.SIGKILL)
+            raise
+    for execution in executions:
+        execution.result()
 
 
 def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Path:
@@ -81,7 +124,7 @@ def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Pat
             kernel_name="python3",
             language="python",
             kernel_manager_class=OwnKernel,
-            cwd=str(notebook.parent),
+            resources={"metadata": {"path": str(notebook.parent)}},  # papermill's cwd is that of all threads
             progress_bar={"desc": notebook.stem},
         )
     except PapermillExecutionError as error:

@@ -287,18 +287,19 @@ def test_failing_notebook_stops_with_its_name_and_error(project, capsys):
 def test_killed_retraining_goes_on_and_ends_once(project, monkeypatch):
     done = []
 
-    def fail(notebook, out_dir, parameters):
-        raise NotebookFailed(notebook.stem)
+    def fail(notebooks, out_dir, parameters, at_once):
+        raise NotebookFailed(notebooks[0].stem)
 
     command = ["reproduce", "--profile", "smoke", "--notebook", "00", "--retrain", "--workers", "1"]
     Store(project.results, KINDS).get(project.runs[0])
-    monkeypatch.setattr(commands, "execute", fail)
+    monkeypatch.setattr(commands, "execute_all", fail)
     assert main(command) == 1
     started = (project.results / "retrain_since").read_text()
     assert abs(float(started) - time.time()) < 60
-    monkeypatch.setattr(commands, "execute", lambda notebook, *_: done.append(notebook.stem))
+    monkeypatch.setattr(commands, "execute_all", lambda notebooks, *_, **__: done.extend(notebooks))
     assert main(command) == 0
-    assert trained(project.results) == [project.runs[0].name] * 2 and done == ["00_data"]
+    assert trained(project.results) == [project.runs[0].name] * 2
+    assert [file.stem for file in done] == ["00_data"]
     assert not (project.results / "retrain_since").exists()
     assert main(command) == 0  # a new one
     assert trained(project.results) == [project.runs[0].name] * 3

@@ -5,26 +5,28 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from panolib.lab.notebook import NotebookFailed, execute
+from panolib.lab.notebook import NotebookFailed, execute, execute_all
 
 V4 = nbformat.v4
 KERNEL = {"name": "python3", "display_name": "x", "language": "python"}
 
 
-def a_notebook(folder: Path, *cells: str, kernel: dict | None = KERNEL) -> Path:
+def a_notebook(folder: Path, *cells: str, kernel: dict | None = KERNEL, name: str = "00_data") -> Path:
     """A notebook with two parameters and some cells."""
     parameters = V4.new_code_cell('profile = "cpu"\nretrain = False', metadata={"tags": ["parameters"]})
     metadata = {} if kernel is None else {"kernelspec": kernel}
     notebook = V4.new_notebook(cells=[parameters, *map(V4.new_code_cell, cells)], metadata=metadata)
-    nbformat.write(notebook, folder / "00_data.ipynb")
-    return folder / "00_data.ipynb"
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
 
 
 @pytest.fixture
@@ -107,3 +109,53 @@ def test_a_parameter_that_is_computed_is_named(tmp_path):
     nbformat.write(content, notebook)
     with pytest.raises(NotebookFailed, match=r"^00_data.ipynb: parameter n_images is declared as 3 \* 2"):
         execute(notebook, tmp_path / "out", {"n_images": 3})
+
+
+def meeting(folder: Path, mine: str, other: str) -> str:
+    """Code that ends when the notebook of the other name has begun, too."""
+    return (
+        f"import pathlib, time\nfolder = pathlib.Path({str(folder)!r})\n(folder / {mine!r}).touch()\n"
+        f"until = time.monotonic() + 60\nwhile not (folder / {other!r}).exists():\n"
+        "    assert time.monotonic() < until\n    time.sleep(0.05)"
+    )
+
+
+def test_two_notebooks_are_executed_at_once(tmp_path):
+    first = a_notebook(tmp_path, meeting(tmp_path, "first", "second"), name="00_first")
+    second = a_notebook(tmp_path, meeting(tmp_path, "second", "first"), name="01_second")
+    execute_all([first, second], tmp_path / "out", {"profile": "smoke"}, at_once=2)
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [first.name, second.name]
+
+
+def test_the_one_that_runs_ends_when_another_fails_and_no_other_starts(tmp_path):
+    failing = a_notebook(tmp_path, meeting(tmp_path, "first", "second"), "1 / 0", name="00_first")
+    running = a_notebook(tmp_path, meeting(tmp_path, "second", "first"), "print('ended')", name="01_second")
+    waiting = [a_notebook(tmp_path, "import time; time.sleep(3)", name=f"0{i}_waits") for i in (2, 3)]
+    with pytest.raises(NotebookFailed, match=r"00_first.ipynb, cell \[4\]: ZeroDivisionError"):
+        execute_all([failing, running, *waiting], tmp_path / "out", {"profile": "smoke"}, at_once=2)
+    assert nbformat.read(tmp_path / "out" / running.name, 4).cells[-1].outputs[0].text == "ended\n"
+    assert not (tmp_path / "out" / waiting[-1].name).exists()
+
+
+def test_an_interrupt_ends_all_kernels(tmp_path):
+    for name in ("00_first", "01_second"):
+        text = f"pathlib.Path({str(tmp_path / name)!r}).write_text(str(os.getpid()))"
+        a_notebook(tmp_path, f"import os, pathlib, time\n{text}\ntime.sleep(600)", name=name)
+    code = (
+        "import pathlib, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from panolib.lab.notebook import execute_all, numbered_notebooks\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "execute_all(numbered_notebooks(folder), folder / 'out', {'profile': 'smoke'}, at_once=2)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stderr=subprocess.DEVNULL)
+    pids = [tmp_path / "00_first", tmp_path / "01_second"]
+    until = time.monotonic() + 120
+    while not all(file.exists() and file.read_text() for file in pids):
+        assert time.monotonic() < until and process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) != 0
+    until = time.monotonic() + 30
+    while any(Path("/proc", file.read_text()).exists() for file in pids):
+        assert time.monotonic() < until
+        time.sleep(0.1)
