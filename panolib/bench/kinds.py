@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
@@ -15,12 +12,6 @@ from panolib.training.specs import Compute
 CPU = Compute("cpu", "32-true", 0, False)  # on which all is measured
 
 VERSIONS = {"performance": 1, "clustering_cost": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """As `study.kinds.make_kinds`."""
-    functions = (performance, clustering_cost)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def performance(sources: Sources, run: Run, job: Job) -> dict:

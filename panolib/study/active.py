@@ -24,8 +24,7 @@ reads labels of target train images.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -158,12 +157,6 @@ def courses(settings: ActiveSettings) -> list[Course]:
     asked = [Course(strategy, n) for n in settings.answers for strategy in (*STRATEGIES, FULL_LABELS)]
     wrong = [Course(STRATEGIES[0], most, share) for share in settings.wrong if share > 0]
     return [Course(NOBODY), *asked, *wrong]
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (active_candidates, active_answers, active_labels)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def active_candidates(sources: Sources, run: Run, job: Job) -> dict:

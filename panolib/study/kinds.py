@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Literal
 
@@ -148,7 +147,8 @@ class ClassicalSpec:
 
 Sources = Mapping[str, object]  # domain -> its data sets
 
-# A part of every key. Whoever changes what a kind computes raises its version (tests/unit/test_versions.py).
+# {function of this module: version}. A version is a part of every key: whoever changes what a kind computes
+# raises it (tests/unit/test_versions.py).
 VERSIONS = {
     "semantic_baseline": 1,
     "semantic_batch_norm": 1,
@@ -163,16 +163,6 @@ VERSIONS = {
     "semantic_scores": 1,
     "classical": 1,
 }
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (
-        semantic_baseline, semantic_batch_norm, transfer, self_training,
-        instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat, semantic_scores, classical,
-    )  # fmt: skip
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:

@@ -17,8 +17,7 @@ ranking     does it rank and drop detections of the
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -88,12 +87,6 @@ class ObjectnessSettings:
     iterations: Count  # of each self-training
     monitor_interval: Count  # iterations
     monitor_images: Count
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (objectness, objectness_ranking)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def objectness(sources: Sources, run: Run, job: Job) -> dict:

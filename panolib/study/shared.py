@@ -6,8 +6,7 @@ one parent in both roles.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from panolib.config import Positive, from_mapping, spec
 from panolib.lab.job import Job
@@ -55,12 +54,6 @@ class Shared:
     self_training: Mapping | None = None
     oracle: bool = True
     seeds: tuple[int, ...] | None = None
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (shared_baseline, shared_batch_norm, shared_self_training)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -64,12 +62,6 @@ class DetrCostSpec:
 
 # raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {"detr": 1, "detr_scores": 1, "detr_cost": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (detr, detr_scores, detr_cost)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def detr(sources: Sources, run: Run, job: Job) -> dict:

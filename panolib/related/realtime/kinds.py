@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import torch
 
 from panolib.config import Natural, Seed, Share, spec
@@ -51,12 +48,6 @@ class GallerySpec:
 
 # raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {"adversarial_adaptation": 1, "meta_labels": 1, "label_quality": 1, "gallery": 1, "latency": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (adversarial_adaptation, meta_labels, label_quality, gallery, latency)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
