@@ -6,7 +6,8 @@ from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_spec, trained_network
+from panolib.study.kinds import Sources, open_data
+from panolib.study.parents import clustering_of, parent_spec, trained_network
 from panolib.training.specs import Compute
 
 CPU = Compute("cpu", "32-true", 0, False)  # on which all is measured

@@ -45,7 +45,6 @@ from panolib.config import (
     NonNegative,
     Positive,
     ProfileError,
-    Seed,
     Share,
     from_mapping,
     later,
@@ -58,54 +57,47 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_network
+from panolib.study.kinds import Sources, open_data
+from panolib.study.parents import clustering_of, parent_network
 from panolib.study.person import Given, check_given, read_given
 from panolib.study.study import TEACHER
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.training.run_specs import RunSpec
+from panolib.training.specs import StudentOrTeacher
 
 EXPERIMENT = "active"
 NOBODY, FULL_LABELS, PERSON = "none", "full_labels", "person"  # beside the strategies of `queries`
 VERSIONS = {"active_candidates": 1, "active_answers": 1, "active_labels": 1}
 
 
-@spec
-class CandidatesSpec:
+@spec(kw_only=True)
+class CandidatesSpec(RunSpec):
     """Segmentations by student and teacher of all target images, and how images rank; nothing is trained."""
 
-    label_set: str
     target: str  # without labels
     algorithm: Algorithm
     min_size: Natural  # of masks and instances, pixels of the embedding grid
     guide: StudentOrTeacher  # of the semantic parent, which predicts the masks
     n_samples: Natural  # pairs that are kept as pictures, the most different ones
-    compute: Compute
-    seed: Seed
 
 
-@spec
-class AnswersSpec:
+@spec(kw_only=True)
+class AnswersSpec(RunSpec):
     """Answers of a person to one round of questions, beside those of earlier rounds."""
 
-    label_set: str
     target: str  # with labels, which only the simulated person sees; of a real one without
     strategy: Literal[(*STRATEGIES, PERSON)]
     n_answers: Count  # of this round
     wrong: Share  # of the simulated answers
-    compute: Compute
-    seed: Seed
     given: Given | None = later(None)  # by a real person
 
 
-@spec
-class LabelsSpec:
+@spec(kw_only=True)
+class LabelsSpec(RunSpec):
     """Whole images, drawn at random, whose objects a person outlines within some seconds."""
 
-    label_set: str
     target: str
     seconds: NonNegative
     seconds_per_object: Positive
-    compute: Compute
-    seed: Seed
 
 
 @spec

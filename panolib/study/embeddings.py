@@ -9,8 +9,8 @@ from __future__ import annotations
 from panolib.config import ProfileError
 from panolib.lab.run import Run
 from panolib.study.grid import Grid, over_baseline
-from panolib.study.kinds import PanopticSpec
-from panolib.training.specs import InstanceBaselineSpec
+from panolib.study.run_specs import PanopticSpec
+from panolib.training.run_specs import InstanceBaselineSpec
 
 SOURCE = "source"  # in the variant of the panoptic runs on source images
 

@@ -33,10 +33,11 @@ from panolib.config import ProfileError, from_mapping, to_plain
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
-from panolib.study.kinds import ThreatSpec
-from panolib.study.settings import ClusteringCostSpec, Experiments
+from panolib.study.run_specs import ClusteringCostSpec, ThreatSpec
+from panolib.study.settings import Experiments
 from panolib.study.study import RUNGS, WITH_TEACHER
-from panolib.training.specs import InstanceSelfTrainingSpec, SemanticNetwork
+from panolib.training.run_specs import InstanceSelfTrainingSpec
+from panolib.training.specs import SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
 NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -> tag value

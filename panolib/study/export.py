@@ -28,7 +28,8 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
-from panolib.study.kinds import Sources, clustering_of, parent_network, trained_network
+from panolib.study.kinds import Sources
+from panolib.study.parents import clustering_of, parent_network, trained_network
 from panolib.training.specs import SemanticNetwork
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name

@@ -9,7 +9,7 @@ from panolib.config import Count, ProfileError, from_mapping, spec, to_plain
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.weights import weights_fingerprint
-from panolib.study.kinds import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
+from panolib.study.run_specs import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
 from panolib.study.study import (
     BATCH_NORM_RUNGS,
     GAP_RUNGS,
@@ -22,7 +22,7 @@ from panolib.study.study import (
     Tag,
     run_name,
 )
-from panolib.training.specs import (
+from panolib.training.run_specs import (
     BaselineSpec,
     InstanceBaselineSpec,
     InstanceBatchNormSpec,

@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from panolib.config import Count, Natural, NonNegativePair, Seed, Share, from_mapping, later, spec
+from panolib.config import Count, Natural, NonNegativePair, Share, from_mapping, later, spec
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
@@ -30,22 +30,22 @@ from panolib.objectness.candidates import Candidates, candidates
 from panolib.objectness.classifier import Objectness, fit
 from panolib.scoring.objectness import score_filters, score_ranking
 from panolib.study.grid import Grid
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_network
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.study.kinds import Sources, open_data
+from panolib.study.parents import clustering_of, parent_network
+from panolib.study.run_specs import ScoresSpec
+from panolib.training.specs import StudentOrTeacher
 
 EXPERIMENT = "objectness"
 VERSIONS = {"objectness": 1, "objectness_ranking": 1}
 
 
-@spec
-class ObjectnessSpec:
+@spec(kw_only=True)
+class ObjectnessSpec(ScoresSpec):
     """Training of both classifiers on `n_images` of the source, and their scores on two labelled sets."""
 
-    label_set: str
     source: str
     n_images: Count  # of the source, the first ones; the scored sets are whole
     selection: str  # of the source: images that nothing was trained on
-    validation: str
     min_size: Natural  # of masks and clusters, pixels of the embedding grid
     noise_blur: NonNegativePair | None  # of the view that the stability compares with
     spoilt: bool  # true instances spoilt on purpose are negatives as well
@@ -55,23 +55,17 @@ class ObjectnessSpec:
     folds: Annotated[int, Field(ge=2)]
     hidden: Count
     head_iterations: Count
-    compute: Compute
-    seed: Seed
     scored: StudentOrTeacher = later("student")  # of both parents
 
 
-@spec
-class RankingSpec:
+@spec(kw_only=True)
+class RankingSpec(ScoresSpec):
     """Detections of trained networks, ranked and dropped by objectness; nothing is trained."""
 
-    label_set: str
-    validation: str
     min_size: Natural
     min_region: Natural
     noise_blur: NonNegativePair | None
     least: Share  # detections that are less probably an object are dropped
-    compute: Compute
-    seed: Seed
     scored: StudentOrTeacher = later("student")
 
 

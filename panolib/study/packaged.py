@@ -40,7 +40,7 @@ from panolib.lab.pack import halved, single
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet
-from panolib.study.kinds import wanted_weights
+from panolib.study.parents import wanted_weights
 from panolib.training.setup import build_instance, build_semantic, build_shared
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 

@@ -12,7 +12,6 @@ from pydantic import Field
 from panolib.clustering.algorithms import Algorithm
 from panolib.config import (
     Count,
-    Counts,
     Different,
     Natural,
     NonNegative,
@@ -28,7 +27,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import own_section
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.training.specs import StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
@@ -182,21 +181,6 @@ class Method:
                     raise ValueError(
                         f"domains.{domain}.without: expected some of {', '.join(known)}, found {name!r}"
                     )
-
-
-@spec
-class ClusteringCostSpec:
-    """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
-
-    label_set: str
-    algorithms: tuple[Algorithm, ...]
-    # heights of the embedding grid, with the first of `n_instances`
-    heights: Annotated[tuple[Count, ...], Field(min_length=2)]
-    n_instances: Counts  # objects, on a map of the last height but one
-    embedding_dim: Count
-    repeats: Count
-    compute: Compute
-    seed: Seed
 
 
 @spec

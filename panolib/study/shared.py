@@ -15,24 +15,18 @@ from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid, over_baseline
 from panolib.study.kinds import (
     Sources,
-    adaptation_data,
+    adapted,
     chosen_clustering,
-    clustering_of,
     finish,
     open_data,
-    parent_network,
     self_trained_metrics,
     semantic_metrics,
 )
+from panolib.study.parents import clustering_of
 from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, WITH_TEACHER, Domain
 from panolib.training import shared
-from panolib.training.batch_norm import adapt_batch_norm
-from panolib.training.specs import (
-    SharedBaselineSpec,
-    SharedBatchNormSpec,
-    SharedNetworks,
-    SharedSelfTrainingSpec,
-)
+from panolib.training.run_specs import SharedBaselineSpec, SharedBatchNormSpec, SharedSelfTrainingSpec
+from panolib.training.specs import SharedNetworks
 
 VARIANT = "shared"  # of the panoptic runs
 
@@ -67,8 +61,7 @@ def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def shared_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a shared network; metrics: IoU."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
-    return semantic_metrics(sources, job, finish(job, model).semantic)
+    return semantic_metrics(sources, job, finish(job, adapted(sources, job)).semantic)
 
 
 def shared_self_training(sources: Sources, run: Run, job: Job) -> dict:

@@ -24,12 +24,8 @@ from panolib.models.coordinates import coordinate_grid
 from panolib.objectness.candidates import LEVELS, only
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import describe
-from panolib.training.specs import (
-    EmbeddingTrainingSpec,
-    InstanceNetwork,
-    InstanceSelfTrainingSpec,
-    Margins,
-)
+from panolib.training.run_specs import EmbeddingTrainingSpec, InstanceSelfTrainingSpec
+from panolib.training.specs import InstanceNetwork, Margins
 
 
 def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:

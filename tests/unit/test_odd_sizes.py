@@ -27,20 +27,22 @@ from panolib.training import semantic
 from panolib.training.crops import rare_class_weights
 from panolib.training.instance import instance_self_train, train_instance_baseline
 from panolib.training.instance_targets import to_embedding_grid
+from panolib.training.run_specs import (
+    BaselineSpec,
+    InstanceBaselineSpec,
+    InstanceSelfTrainingSpec,
+    SelfTrainingSpec,
+)
 from panolib.training.semantic import self_train, train_baseline, whole_image_labels
 from panolib.training.setup import build_instance, build_semantic
 from panolib.training.specs import (
     Augmentation,
-    BaselineSpec,
     Compute,
     EncoderSpec,
-    InstanceBaselineSpec,
     InstanceNetwork,
-    InstanceSelfTrainingSpec,
     Margins,
     Monitor,
     Optimiser,
-    SelfTrainingSpec,
     SemanticNetwork,
 )
 

@@ -23,8 +23,8 @@ from panolib.lab.pack import halved, single
 from panolib.labels import LABEL_SETS
 from panolib.report.model_card import model_card
 from panolib.study import packaged
-from panolib.study.kinds import trained_network
 from panolib.study.packaged import NoWeights, packaged_runs, read_package, write_package
+from panolib.study.parents import trained_network
 
 
 @pytest.fixture(scope="module")

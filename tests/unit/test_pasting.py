@@ -48,8 +48,8 @@ from panolib.training.pasting import (
     paste_labels,
     sure_instances,
 )
+from panolib.training.run_specs import SelfTrainingSpec
 from panolib.training.setup import build_instance, build_semantic
-from panolib.training.specs import SelfTrainingSpec
 
 
 @pytest.fixture(autouse=True)

@@ -18,14 +18,8 @@ from panolib.related.detr.network import build_detr
 from panolib.related.detr.score import QueryRule, score_detr
 from panolib.related.detr.training import train_detr
 from panolib.scoring.evaluate import in_part
-from panolib.study.kinds import (
-    Sources,
-    clustering_of,
-    finish,
-    open_data,
-    parent_network,
-    parent_spec,
-)
+from panolib.study.kinds import Sources, finish, open_data
+from panolib.study.parents import clustering_of, parent_network, parent_spec
 from panolib.training.setup import launch
 from panolib.training.specs import Compute
 

@@ -14,7 +14,8 @@ from panolib.labels import LABEL_SETS
 from panolib.related.mean_teacher.library import build_peer
 from panolib.related.mean_teacher.training import train_mean_teacher, train_peer
 from panolib.related.mean_teacher.watershed import PACKAGE, choose_watershed, score_peer
-from panolib.study.kinds import Sources, finish, open_data, parent_spec, selected
+from panolib.study.kinds import Sources, finish, open_data, selected
+from panolib.study.parents import parent_spec
 from panolib.training.setup import launch
 from panolib.training.specs import Compute, StudentOrTeacher
 

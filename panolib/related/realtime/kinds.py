@@ -12,14 +12,8 @@ from panolib.labels import LABEL_SETS
 from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
 from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
-from panolib.study.kinds import (
-    Sources,
-    finish,
-    open_data,
-    parent_network,
-    self_trained_metrics,
-    semantic_metrics,
-)
+from panolib.study.kinds import Sources, finish, open_data, self_trained_metrics, semantic_metrics
+from panolib.study.parents import parent_network
 from panolib.training.setup import launch
 from panolib.training.specs import Compute
 
