@@ -272,7 +272,7 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     ladder = grid.run("instance", "self_trained")
-    semantic, clustering = grid.run("semantic", "self_trained"), grid.run("instance", "source_only")
+    semantic = grid.run("semantic", "self_trained")
     given = read_given(settings.answers_folder)
     compared = courses(settings)
     if given is not None and (given.domain, given.seed) == (grid.domain, grid.seed):
@@ -291,22 +291,21 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
                 answers = of_round[-1] if of_round else answers
                 values = {"answered_share": settings.answered_share, "parents": {"answers": answers}}
             instance = grid.instance_self_training(
-                "self_trained", instance, clustering, semantic, variant, iterations=settings.iterations,
-                where="active", **values,
+                "self_trained", variant, start=instance, iterations=settings.iterations, where="active",
+                **values,
             )  # fmt: skip
             of_round.append(instance)
             if number == settings.rounds:
-                networks = semantic, instance, clustering
+                networks = semantic, instance, variant
                 of_round += [
-                    grid.panoptic("self_trained", *networks, variant, n_samples=0),
-                    grid.panoptic(TEACHER, *networks, variant, n_samples=0, scored="teacher"),
+                    grid.panoptic("self_trained", *networks, n_samples=0),
+                    grid.panoptic(TEACHER, *networks, n_samples=0, scored="teacher"),
                 ]
-            for run in of_round:
-                grid.tag(
-                    EXPERIMENT, run, strategy=course.strategy, answers=course.n_answers, wrong=course.wrong,
-                    round=number, to_go=settings.rounds - number,
-                    largest=course.n_answers == max(settings.answers),
-                )  # fmt: skip
+            grid.tag(
+                EXPERIMENT, *of_round, strategy=course.strategy, answers=course.n_answers,
+                wrong=course.wrong, round=number, to_go=settings.rounds - number,
+                largest=course.n_answers == max(settings.answers),
+            )  # fmt: skip
 
 
 def _answers(

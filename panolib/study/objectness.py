@@ -156,13 +156,13 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     domain, trained = grid.settings, grid.run("instance", "self_trained")
-    semantic, clustering = grid.run("semantic", "self_trained"), grid.run("instance", "source_only")
-    start = grid.run("instance", domain.self_training_start)
-    networks = {"semantic": semantic, "clustering": clustering}
+    networks = {
+        "semantic": grid.run("semantic", "self_trained"), "clustering": grid.run("instance", "source_only"),
+    }  # fmt: skip
     common = {"min_size": trained.spec.min_area, "noise_blur": trained.spec.noise_blur, "where": "objectness"}
     source, selection = domain.instance_source, domain.instance_selection
     classifier = grid.add(
-        "objectness", "objectness", "", ObjectnessSpec, "", networks | {"instance": start},
+        "objectness", "objectness", "", ObjectnessSpec, "", networks | {"instance": grid.start("instance")},
         (source, selection, grid.val), source=source, selection=selection, validation=grid.val,
         **settings.classifier, **common,
     )  # fmt: skip
@@ -180,12 +180,11 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
     for name, values in filters.items():
         variant = f"filter.{name}"
         run = grid.instance_self_training(
-            "self_trained", start, clustering, semantic, variant, data=data, monitor=monitor,
-            iterations=settings.iterations, where="objectness", **values,
+            "self_trained", variant, data=data, monitor=monitor, iterations=settings.iterations,
+            where="objectness", **values,
         )  # fmt: skip
-        scores = grid.panoptic("self_trained", semantic, run, clustering, variant)
-        for found in (run, scores):
-            grid.tag(EXPERIMENT, found, part="training", filter=name)
+        scores = grid.panoptic("self_trained", networks["semantic"], run, variant)
+        grid.tag(EXPERIMENT, run, scores, part="training", filter=name)
     ranking = grid.add(
         "objectness_ranking", "objectness", "self_trained", RankingSpec, "",
         networks | {"instance": trained, "objectness": classifier}, data, validation=grid.val,

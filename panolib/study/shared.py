@@ -127,14 +127,12 @@ def declare_shared(grid: Grid) -> None:
     panoptic = {}
     for rung in (rung for rung in RUNGS if rung in runs):
         clustering = runs["oracle" if rung == "oracle" else "source_only"]
-        panoptic[rung] = grid.panoptic(rung, runs[rung], runs[rung], clustering, VARIANT)
+        panoptic[rung] = grid.panoptic(rung, runs[rung], runs[rung], VARIANT, clustering=clustering)
     if settings.score_teachers:
-        both = (runs["self_trained"],) * 2
-        panoptic[TEACHER] = grid.panoptic(TEACHER, *both, runs["source_only"], VARIANT, scored="teacher")
+        both, clustering = (runs["self_trained"],) * 2, runs["source_only"]
+        panoptic[TEACHER] = grid.panoptic(TEACHER, *both, VARIANT, clustering=clustering, scored="teacher")
     for rung in WITH_TEACHER:
-        for found in (runs, panoptic):
-            if rung in found:
-                grid.tag(f"{grid.domain} shared", found[rung])
+        grid.tag(f"{grid.domain} shared", *(found[rung] for found in (runs, panoptic) if rung in found))
 
 
 def _self_training_fields(settings: Domain, own: Mapping) -> dict:
