@@ -158,15 +158,13 @@ def _grown(
     inputs: np.ndarray, real: np.ndarray, splits: list, *, trees: int, leaves: int, seed: int
 ) -> dict:
     """Trees of scikit-learn, calibrated on the other images, as arrays of `Objectness`."""
-    if not splits:
-        empty, ids = np.zeros((0, 0, 0)), np.zeros((0, 0, 0), np.int64)
-        return {"feature": ids, "threshold": empty, "left": ids, "right": ids, "value": empty,
-                "depth": np.zeros(1, np.int64), "baseline": np.zeros(0), "slope": np.zeros(0),
-                "offset": np.zeros(0)}  # fmt: skip
-    calibrated = calibrated_trees(inputs, real, splits, trees=trees, leaves=leaves, seed=seed)
-    models = [(each.estimator, each.calibrators[0]) for each in calibrated.calibrated_classifiers_]
+    models = []
+    if splits:
+        calibrated = calibrated_trees(inputs, real, splits, trees=trees, leaves=leaves, seed=seed)
+        models = [(each.estimator, each.calibrators[0]) for each in calibrated.calibrated_classifiers_]
     nodes = [[tree.nodes for (tree,) in model._predictors] for model, _ in models]
-    shape = (len(nodes), max(map(len, nodes)), max(len(tree) for model in nodes for tree in model))
+    largest = max((len(tree) for model in nodes for tree in model), default=0)
+    shape = (len(nodes), max(map(len, nodes), default=0), largest)
     arrays = {
         "feature": np.zeros(shape, np.int64), "threshold": np.zeros(shape), "value": np.zeros(shape),
         "left": np.zeros(shape, np.int64), "right": np.zeros(shape, np.int64),
@@ -181,7 +179,7 @@ def _grown(
                 arrays[side][m, t, :size] = np.where(leaf, own, tree[side])
     return {
         **arrays,
-        "depth": np.array([max(tree["depth"].max() for model in nodes for tree in model)], np.int64),
+        "depth": np.array([max((t["depth"].max() for m in nodes for t in m), default=0)], np.int64),
         "baseline": np.array([float(np.ravel(model._baseline_prediction)[0]) for model, _ in models]),
         "slope": np.array([float(calibrator.a_) for _, calibrator in models]),
         "offset": np.array([float(calibrator.b_) for _, calibrator in models]),
