@@ -54,20 +54,8 @@ def export_run(
     "panoptic.json" beside it, as they were scored: the first merge rule, the clustering of its parents. A run
     of one semantic network gives "semantic" only, in the classes of the data set.
 
-    Parameters
-    ----------
-    store : Store
-        Weights that are not in it are trained first.
-    sources : mapping of domain to data sets
-    run : Run
-    folder : path
-        Empty or not there; with `overwrite` an earlier export may be there, which is replaced.
-    overwrite : bool
-
-    Returns
-    -------
-    dict
-        Files in each folder, by its name.
+    Weights that are not in the store are trained first. The folder is empty or not there; with `overwrite` an
+    earlier export may be there, which is replaced. Returns how many files each folder has, by its name.
 
     Raises
     ------

@@ -10,6 +10,7 @@ from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.weights import weights_fingerprint
 from panolib.study.run_specs import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
+from panolib.study.settings import Domain
 from panolib.study.study import (
     BATCH_NORM_RUNGS,
     GAP_RUNGS,
@@ -18,7 +19,6 @@ from panolib.study.study import (
     RUNGS,
     TEACHER,
     WITH_TEACHER,
-    Domain,
     Tag,
     run_name,
 )

@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -131,12 +131,12 @@ def write_package(
     shared = isinstance(semantic.spec.network, SharedNetworks)
     networks = semantic.spec.network
     chosen = store.get(parents["clustering"]).metrics
-    recipe = Recipe(
+    values = dict(
         format=2,
         run=run.name,
         key=run.key,
         label_set=LABEL_SETS[scores.label_set],
-        **_preprocessing(sources[run.domain]),
+        **sources[run.domain].preprocessing(),
         width=None if sources[run.domain].own_scale else _image_width(store, run),
         semantic=networks.semantic if shared else networks,
         instance=networks.instance if shared else instance.spec.network,
@@ -148,6 +148,7 @@ def write_package(
         rule=scores.merge_rules[0],
         opening=scores.opening,
     )
+    recipe = from_mapping(Recipe, to_plain(values), where=f"recipe of {run.name}")
     states = {"shared": semantic} if shared else {"semantic": semantic, "instance": instance}
     tensors = {
         f"{part}.{name}": tensor.contiguous()
@@ -175,25 +176,15 @@ def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `eight_bits` was given, but for rounding."""
     scales = {name.removesuffix(SCALE): tensor for name, tensor in tensors.items() if name.endswith(SCALE)}
-    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
-    for name, scale in scales.items():
-        if name in found:
-            found[name] = found[name].float() * _by_channel(scale, found[name])
-    return found
+    return {
+        name: tensor.float() * _by_channel(scales[name], tensor) if name in scales else tensor
+        for name, tensor in tensors.items() if not name.endswith(SCALE)
+    }  # fmt: skip
 
 
 def _by_channel(scale: Tensor, kernel: Tensor) -> Tensor:
     """A value for each output channel, in the shape that multiplies a kernel."""
     return scale.view(-1, *[1] * (kernel.ndim - 1))
-
-
-def _preprocessing(sources: Sources) -> dict[str, Any]:
-    """Values of the fields of a recipe that say how images are changed."""
-    found = sources.preprocessing()
-    intensity, limits = found["intensity"], found["limits"]
-    if intensity is not None:
-        found["intensity"] = from_mapping(Intensity, intensity, where="intensity")
-    return found | {"limits": None if limits is None else tuple(limits)}
 
 
 def _image_width(store: Store, run: Run) -> int:
@@ -242,7 +233,7 @@ def read_package(path: Path | str) -> PanopticNetworks:
     if text is None:
         raise NoWeights(f"{path}: {expected}, found no entry {ENTRY!r} in its metadata")
     try:
-        recipe = from_mapping(Recipe, _mapping(text), where=f"{path}: {ENTRY}")
+        recipe = from_mapping(Recipe, json.loads(text), where=f"{path}: {ENTRY}")
     except ValueError as error:  # also a ProfileError, and of JSON
         raise NoWeights(f"{path}: {expected}; {error}") from error
     n_classes = recipe.label_set.n_classes
@@ -266,10 +257,3 @@ def read_package(path: Path | str) -> PanopticNetworks:
             raise NoWeights(f"{path}: {expected}, {found}") from error
         network.eval().requires_grad_(False)
     return PanopticNetworks(recipe, semantic, instance)
-
-
-def _mapping(text: str) -> Mapping[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"expected a mapping, found {text[:40]!r}")
-    return found

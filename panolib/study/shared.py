@@ -23,7 +23,8 @@ from panolib.study.kinds import (
     semantic_metrics,
 )
 from panolib.study.parents import clustering_of
-from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, WITH_TEACHER, Domain
+from panolib.study.settings import Domain
+from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, WITH_TEACHER
 from panolib.training import shared
 from panolib.training.run_specs import SharedBaselineSpec, SharedBatchNormSpec, SharedSelfTrainingSpec
 from panolib.training.specs import SharedNetworks

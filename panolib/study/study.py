@@ -39,12 +39,7 @@ from typing import Any
 from panolib.lab.records import DamagedRecord, Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
-from panolib.study.settings import Domain, Experiments, MissingSection, Profile
-
-__all__ = [
-    "BATCH_NORM_RUNGS", "PERFORMANCE", "RUNGS", "Domain", "Experiments",
-    "MissingSection", "Profile", "Study", "is_available", "run_name",
-]  # fmt: skip
+from panolib.study.settings import MissingSection, Profile
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
