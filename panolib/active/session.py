@@ -28,23 +28,12 @@ class DamagedAnswers(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two segmentations of one image as they are shown.
+    """Two segmentations of one image as they are shown, the first one left."""
 
-    Attributes
-    ----------
-    name : str
-        Of the image.
-    image : uint8 array [H, W, 3]
-    labels : pair of int array [H, W]
-        0 or ids >= 1, the first (left) and the second.
-    shown : pair of str
-        What made them. It stays hidden, and who builds pairs draws the order.
-    """
-
-    name: str
-    image: np.ndarray
-    labels: tuple[np.ndarray, np.ndarray]
-    shown: tuple[str, str]
+    name: str  # of the image
+    image: np.ndarray  # uint8 [H, W, 3]
+    labels: tuple[np.ndarray, np.ndarray]  # int [H, W], 0 or ids >= 1
+    shown: tuple[str, str]  # what made them; it stays hidden, and who builds pairs draws the order
 
 
 @dataclass(frozen=True)
@@ -123,13 +112,7 @@ class Session:
         return f"{n} of {len(self)}, {seconds:.1f} s each{to_go}"
 
     def choose(self, key: str) -> None:
-        """Answer the current pair with a key of `KEYS`; nothing happens after the last one.
-
-        Raises
-        ------
-        ValueError
-            For any other key.
-        """
+        """Answer the current pair with a key of `KEYS` (else ValueError); nothing after the last one."""
         if key not in KEYS:
             raise ValueError(f"key {key!r}: expected one of {', '.join(KEYS)}")
         pair = self.current

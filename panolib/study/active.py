@@ -281,14 +281,12 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
         instance, answers = ladder, None
         for number in range(1, settings.rounds + 1):
             variant = f"{course.variant}.{number}"
-            of_round = []
-            values = {}
-            if course.strategy == PERSON and number == 1:
-                of_round = _person(grid, settings, variant, instance, given)
-            elif course.strategy not in (NOBODY, PERSON):
-                of_round = _answers(grid, settings, course, variant, number, instance, answers)
+            of_round, values = [], {}
+            by = given if course.strategy == PERSON else None
             if course.strategy != NOBODY:
-                answers = of_round[-1] if of_round else answers
+                if by is None or number == 1:  # a real person has answered once
+                    of_round = _answers(grid, settings, course, variant, number, instance, answers, by)
+                    answers = of_round[-1]
                 values = {"answered_share": settings.answered_share, "parents": {"answers": answers}}
             instance = grid.instance_self_training(
                 "self_trained", variant, start=instance, iterations=settings.iterations, where="active",
@@ -310,43 +308,33 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
 
 def _answers(
     grid: Grid, settings: ActiveSettings, course: Course, variant: str, number: int, instance: Run,
-    before: Run | None,
+    before: Run | None, given: Given | None,
 ) -> list[Run]:  # fmt: skip
-    """The runs of one round of asking, the answers last. Full labels begin anew with the same images."""
+    """The runs of one round of asking, the answers last. Full labels begin anew with the same images.
+
+    `given`: what a real person has answered, all in one round.
+    """
     so_far = [course.n_answers * n // settings.rounds for n in (number - 1, number)]
-    where, data = "active", (grid.train,)
+    at = {"variant": variant, "where": "active"}
     if course.strategy == FULL_LABELS:
         return [grid.add(
-            "active_labels", "answers", "", LabelsSpec, "", {}, data, variant=variant, where=where,
-            target=grid.train, seconds=settings.seconds(so_far[1]),
-            seconds_per_object=settings.seconds_per_object,
+            "active_labels", "answers", "", LabelsSpec, "", {}, (grid.train,), **at, target=grid.train,
+            seconds=settings.seconds(so_far[1]), seconds_per_object=settings.seconds_per_object,
         )]  # fmt: skip
-    candidates = _candidates(grid, settings, variant, instance)
-    parents = {"candidates": candidates} | ({} if before is None else {"before": before})
-    return [candidates, grid.add(
-        "active_answers", "answers", "", AnswersSpec, "", parents, data, variant=variant, where=where,
-        target=grid.train, strategy=course.strategy, n_answers=so_far[1] - so_far[0], wrong=course.wrong,
-    )]  # fmt: skip
-
-
-def _person(grid: Grid, settings: ActiveSettings, variant: str, instance: Run, given: Given) -> list[Run]:
-    """The runs of the round that a real person has answered, the answers last."""
-    candidates = _candidates(grid, settings, variant, instance)
-    return [candidates, grid.add(
-        "active_answers", "answers", "", AnswersSpec, "", {"candidates": candidates}, (grid.unlabelled,),
-        variant=variant, where="active", target=grid.unlabelled, strategy=PERSON,
-        n_answers=len(given.answers), wrong=0.0, given=to_plain(given),
-    )]  # fmt: skip
-
-
-def _candidates(grid: Grid, settings: ActiveSettings, variant: str, instance: Run) -> Run:
-    """Both segmentations of all target images by the networks of an instance run."""
     trained = instance.spec
-    return grid.add(
+    candidates = grid.add(
         "active_candidates", "candidates", "", CandidatesSpec, "",
         {"semantic": grid.run("semantic", "self_trained"), "instance": instance,
          "clustering": grid.run("instance", "source_only")},
-        (grid.unlabelled,), variant=variant, where="active", target=grid.unlabelled,
-        algorithm=trained.algorithm, min_size=trained.min_area, guide=trained.guide,
-        n_samples=settings.n_samples,
+        (grid.unlabelled,), **at, target=grid.unlabelled, algorithm=trained.algorithm,
+        min_size=trained.min_area, guide=trained.guide, n_samples=settings.n_samples,
     )  # fmt: skip
+    target, values = grid.train, {"n_answers": so_far[1] - so_far[0], "wrong": course.wrong}
+    if given is not None:
+        target, values = grid.unlabelled, {"n_answers": len(given.answers), "wrong": 0.0}
+        values["given"] = to_plain(given)
+    parents = {"candidates": candidates} | ({} if before is None else {"before": before})
+    return [candidates, grid.add(
+        "active_answers", "answers", "", AnswersSpec, "", parents, (target,), **at, target=target,
+        strategy=course.strategy, **values,
+    )]  # fmt: skip

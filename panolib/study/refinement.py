@@ -67,8 +67,12 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
         for number in range(1, settings.rounds + 1):
             variant = f"rounds.{name.replace(' ', '_')}.{number}"
             semantic = _semantic(grid, settings, exchange, variant, semantic, instance)
-            guide = ladder["semantic"] if exchange.masks == "ladder" else semantic
-            instance = _instance(grid, settings, exchange, variant, instance, guide)
+            true = {"target": grid.train, "truth_share": 1.0} if exchange.masks == "true" else {}
+            instance = grid.instance_self_training(
+                "self_trained", variant, start=instance,
+                semantic=ladder["semantic"] if exchange.masks == "ladder" else semantic,
+                iterations=settings.instance_iterations, where="refinement", **true,
+            )  # fmt: skip
             scores = grid.panoptic("self_trained", semantic, instance, variant)
             at = {"exchange": name, "round": number, "to_go": settings.rounds - number}
             grid.tag(EXPERIMENT, semantic, instance, scores, **at)
@@ -87,15 +91,4 @@ def _semantic(
     return grid.self_training(
         "self_trained", start, grid.settings.semantic_source, variant,
         iterations=settings.semantic_iterations, where="refinement", **values,
-    )  # fmt: skip
-
-
-def _instance(
-    grid: Grid, settings: Refinement, exchange: Exchange, variant: str, start: Run, guide: Run
-) -> Run:
-    """The instance branch of a round; `guide` predicts the masks, which true ones correct altogether."""
-    true = {"target": grid.train, "truth_share": 1.0} if exchange.masks == "true" else {}
-    return grid.instance_self_training(
-        "self_trained", variant, start=start, semantic=guide, iterations=settings.instance_iterations,
-        where="refinement", **true,
     )  # fmt: skip
