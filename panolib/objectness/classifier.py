@@ -25,42 +25,25 @@ Variant = Literal["boosting", "head"]
 class Objectness:
     """Probability that a cluster is a real object, from its features.
 
-    Attributes
-    ----------
-    prior : float64 [1]
-        Share of real ones among the clusters of the training; the answer where there was nothing to learn.
-    centre, directions : float32 [C], [C, D]
-        Main directions of the encoder's features.
-    feature, left, right : int64 [M, T, n]
-        Nodes of T trees of M calibrated classifiers: the feature that decides, and where to go on; leaves
-        go to themselves.
-    threshold, value : float64 [M, T, n]
-        Of a node: what goes left, and what a leaf adds.
-    depth : int64 [1]
-        Steps from a root to any leaf.
-    baseline, slope, offset : float64 [M]
-        What the trees add to, and the sigmoid over the sum, 1 / (1 + exp(slope * sum + offset)).
-    mean, scale : float32 [C]
-        To which the head brings features.
-    hidden_weight, hidden_bias, output_weight, output_bias : float32
-        Of the head.
+    The trees are M calibrated classifiers of T trees with n nodes; their sums s become probabilities
+    1 / (1 + exp(slope * s + offset)), of which the mean counts. Where there was nothing to learn, M is 0.
     """
 
-    prior: np.ndarray
-    centre: np.ndarray
-    directions: np.ndarray
-    feature: np.ndarray
-    threshold: np.ndarray
-    left: np.ndarray
+    prior: np.ndarray  # float64 [1]: share of real ones in the training, the answer where nothing is learned
+    centre: np.ndarray  # float32 [C], mean of the encoder's features
+    directions: np.ndarray  # float32 [C, D], their main directions
+    feature: np.ndarray  # int64 [M, T, n]: the one that decides at a node
+    threshold: np.ndarray  # float64 [M, T, n]: what is not above it goes left
+    left: np.ndarray  # int64 [M, T, n]: the node to go on with; leaves go to themselves
     right: np.ndarray
-    value: np.ndarray
-    depth: np.ndarray
-    baseline: np.ndarray
-    slope: np.ndarray
-    offset: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
-    hidden_weight: np.ndarray
+    value: np.ndarray  # float64 [M, T, n]: what a leaf adds
+    depth: np.ndarray  # int64 [1]: steps from a root to any leaf
+    baseline: np.ndarray  # float64 [M]: what the trees add to
+    slope: np.ndarray  # float64 [M]
+    offset: np.ndarray  # float64 [M]
+    mean: np.ndarray  # float32 [C], with which the head normalises features
+    scale: np.ndarray  # float32 [C]
+    hidden_weight: np.ndarray  # float32, of the head
     hidden_bias: np.ndarray
     output_weight: np.ndarray
     output_bias: np.ndarray

@@ -78,16 +78,10 @@ def export_run(
 
 
 def write_predictions(folder: Path, predictions: Iterable[ImagePrediction], label_set: LabelSet) -> None:
-    """Write images into the three folders, and "panoptic.json" if there are panoptic maps.
-
-    Raises ExportError for an image that comes twice, and as the functions of `exports`.
-    """
-    written, annotations = set(), []
+    """Write images into the three folders, and "panoptic.json" if there are panoptic maps."""
+    annotations = []
     for prediction in predictions:
         image_id = prediction.image_id
-        if image_id in written:
-            raise ExportError(f"image {image_id!r} comes twice, expected every image once")
-        written.add(image_id)
         write_cityscapes_semantic(
             folder / SEMANTIC / f"{file_stem(image_id)}_labelIds.png", prediction.semantic, label_set
         )

@@ -319,16 +319,8 @@ def declare_ladder(grid: Grid) -> None:
         values = {"source_share": 1.0} if rung == "control" else {}
         instance[rung] = grid.instance_self_training(rung, semantic=semantic[rung], **values)
 
-    panoptic = {}
-    for rung in (rung for rung in RUNGS if rung in instance):
-        clustering = instance["oracle" if rung == "oracle" else "source_only"]
-        panoptic[rung] = grid.panoptic(rung, semantic[rung], instance[rung], clustering=clustering)
-    if settings.score_teachers:
-        networks = semantic["self_trained"], instance["self_trained"]
-        panoptic[TEACHER] = grid.panoptic(TEACHER, *networks, scored="teacher")
     ladder = f"{grid.domain} ladder"
-    for rung in WITH_TEACHER:  # teachers of instances are scored in panoptic maps alone
-        grid.tag(ladder, *(runs[rung] for runs in (semantic, instance, panoptic) if rung in runs))
+    tag_rungs(grid, ladder, semantic, instance, panoptic_rungs(grid, semantic, instance))
     if settings.classical is not None:
         for rung, algorithm in OTSU_RUNGS.items():
             grid.tag(ladder, grid.classical(rung, algorithm, "otsu"))
@@ -342,6 +334,30 @@ def declare_ladder(grid: Grid) -> None:
             grid.tag("gap", grid.add("gap", "gap", rung, GapSpec, "gap", parents, (grid.unlabelled,)))
 
 
+def panoptic_rungs(
+    grid: Grid, semantic: Mapping[str, Run], instance: Mapping[str, Run], variant: str = ""
+) -> dict[str, Run]:
+    """{rung: scores of both branches}, also of the teachers where the settings say so.
+
+    Teachers of instances are scored here alone.
+    """
+    found = {}
+    for rung in (rung for rung in RUNGS if rung in instance):
+        clustering = instance["oracle" if rung == "oracle" else "source_only"]
+        found[rung] = grid.panoptic(rung, semantic[rung], instance[rung], variant, clustering=clustering)
+    if grid.settings.score_teachers:
+        networks = semantic["self_trained"], instance["self_trained"]
+        options = {"clustering": instance["source_only"], "scored": "teacher"}
+        found[TEACHER] = grid.panoptic(TEACHER, *networks, variant, **options)
+    return found
+
+
+def tag_rungs(grid: Grid, experiment: str, *branches: Mapping[str, Run]) -> None:
+    """Say that the rungs of some branches belong to an experiment, in the order of tables."""
+    for rung in WITH_TEACHER:
+        grid.tag(experiment, *(runs[rung] for runs in branches if rung in runs))
+
+
 def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
     """The semantic branch on a further target, from the source-only network of the main domain.
 
@@ -349,7 +365,7 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
     """
     oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
     runs = _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle)
-    grid.tag(f"{grid.domain} ladder", *(runs[rung] for rung in WITH_TEACHER if rung in runs))
+    tag_rungs(grid, f"{grid.domain} ladder", runs)
 
 
 def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run | None) -> dict[str, Run]:

@@ -12,7 +12,7 @@ from panolib.config import Positive, from_mapping, spec
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.study.grid import Grid, over_baseline
+from panolib.study.grid import Grid, over_baseline, panoptic_rungs, tag_rungs
 from panolib.study.kinds import (
     Sources,
     adapted,
@@ -24,7 +24,7 @@ from panolib.study.kinds import (
 )
 from panolib.study.parents import clustering_of
 from panolib.study.settings import Domain
-from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, WITH_TEACHER
+from panolib.study.study import BATCH_NORM_RUNGS
 from panolib.training import shared
 from panolib.training.run_specs import SharedBaselineSpec, SharedBatchNormSpec, SharedSelfTrainingSpec
 from panolib.training.specs import SharedNetworks
@@ -125,15 +125,7 @@ def declare_shared(grid: Grid) -> None:
             **trained | common | {"source": source, "target": grid.unlabelled} | control,
             embedding_weight=own.embedding_weight,
         )  # fmt: skip
-    panoptic = {}
-    for rung in (rung for rung in RUNGS if rung in runs):
-        clustering = runs["oracle" if rung == "oracle" else "source_only"]
-        panoptic[rung] = grid.panoptic(rung, runs[rung], runs[rung], VARIANT, clustering=clustering)
-    if settings.score_teachers:
-        both, clustering = (runs["self_trained"],) * 2, runs["source_only"]
-        panoptic[TEACHER] = grid.panoptic(TEACHER, *both, VARIANT, clustering=clustering, scored="teacher")
-    for rung in WITH_TEACHER:
-        grid.tag(f"{grid.domain} shared", *(found[rung] for found in (runs, panoptic) if rung in found))
+    tag_rungs(grid, f"{grid.domain} shared", runs, panoptic_rungs(grid, runs, runs, VARIANT))
 
 
 def _self_training_fields(settings: Domain, own: Mapping) -> dict:
