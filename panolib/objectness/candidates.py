@@ -115,18 +115,9 @@ def candidates(
 ) -> Candidates:
     """The clusters of labelled images: real is one whose IoU with a true instance is `REAL` or more.
 
-    Clusters that lie mostly on void, or on groups, are left out.
-
-    Parameters
-    ----------
-    min_size : int
-        Smallest mask and smallest cluster, pixels of the embedding grid.
-    bandwidth, delta_dist : float
-        Of the clustering.
-    blur : pair of float, optional
-        Of the noisy view that the stability compares with, pixels.
-    spoil : bool
-        Add the true instances spoilt on purpose (`perturbations.perturbed`), as candidates that are not real.
+    Clusters that lie mostly on void, or on groups, are left out. `min_size`: of masks and clusters, pixels of
+    the embedding grid; `blur`: of the noisy view that the stability compares with, pixels. `spoil` adds the
+    true instances spoilt on purpose (`perturbations.perturbed`), as candidates that are not real.
     """
     parts, n_images = [], 0
     rng = np.random.default_rng(seed)

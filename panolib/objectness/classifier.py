@@ -89,19 +89,10 @@ def fit(
 ) -> Objectness:  # fmt: skip
     """Train both variants on clusters and spoilt masks of labelled images.
 
-    Probabilities are calibrated on clusters of images that the trees did not see, without spoilt masks. Where
-    no fold has both kinds, every cluster gets the share of real ones, 0.5 without a cluster.
-
-    Parameters
-    ----------
-    components : int
-        Main directions of the encoder's features that the trees see.
-    trees, leaves : int
-        Number of trees, and leaves of each.
-    folds : int
-        Parts of the images; each calibrates trees that were grown on the others.
-    hidden, iterations : int
-        Width of the head, and its steps of Adam on all candidates at once.
+    The trees see `components` main directions of the encoder's features; each of `folds` parts of the images
+    calibrates trees that were grown on the others, without spoilt masks. Where no fold has both kinds, every
+    cluster gets the share of real ones, 0.5 without a cluster. The head, `hidden` wide, learns from all
+    candidates at once in `iterations` steps of AdamW.
     """
     clusters = ~found.spoilt
     prior = np.array([found.real[clusters].mean() if clusters.any() else 0.5])

@@ -34,14 +34,8 @@ def overlaps(labels: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, np.
 def perturbed(instances: np.ndarray, *, min_size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """{"merged", "split", "shifted", "eroded": masks int64 [h, w], 0 or 1 .. K} of the true instances [h, w].
 
-    Parameters
-    ----------
-    instances : integer array [h, w]
-        0 or ids >= 1.
-    min_size : int
-        Smaller instances are left out, and smaller masks, in pixels.
-    rng : numpy Generator
-        Draws which instances are joined, and where they are moved.
+    Instances (0 or ids >= 1) and masks below `min_size` pixels are left out. `rng` draws which instances are
+    joined, and where they are moved.
     """
     area = np.bincount(instances.ravel())
     ids = np.flatnonzero(area >= max(1, min_size))

@@ -46,7 +46,7 @@ from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetwo
 
 ENTRY = "panolib"  # of the metadata
 LARGE, SCALE = 2**14, "/scale"  # values of a kernel that `eight_bits` rounds; ends the names of scales
-_ENCODER, _TWIN = "semantic.encoder.", "instance.encoder."  # one encoder under two names, written once
+_ENCODER, _TWIN = "shared.semantic.encoder.", "shared.instance.encoder."  # one under two names, written once
 
 
 class NoWeights(UserError, ValueError):
@@ -127,10 +127,9 @@ def write_package(
         For a run of another kind, and for one without the picture that tells how large its images are.
     """
     semantic, instance = packaged_runs(run)
-    parents, scores = dict(run.parents), run.spec
-    shared = isinstance(semantic.spec.network, SharedNetworks)
-    networks = semantic.spec.network
-    chosen = store.get(parents["clustering"]).metrics
+    scores, networks = run.spec, semantic.spec.network
+    shared = isinstance(networks, SharedNetworks)
+    chosen = store.get(dict(run.parents)["clustering"]).metrics
     values = dict(
         format=2,
         run=run.name,
@@ -154,7 +153,7 @@ def write_package(
         f"{part}.{name}": tensor.contiguous()
         for part, parent in states.items()
         for name, tensor in wanted_weights(parent, store.final_state(parent), scores.scored).items()
-        if not (shared and name.startswith(_TWIN))
+        if not f"{part}.{name}".startswith(_TWIN)
     }
     text = json.dumps(to_plain(recipe), sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,21 +238,17 @@ def read_package(path: Path | str) -> PanopticNetworks:
     n_classes = recipe.label_set.n_classes
     if recipe.shared:
         whole = build_shared(SharedNetworks(recipe.semantic, recipe.instance), n_classes, pretrained=False)
-        semantic, instance, parts = whole.semantic, whole.instance, {"shared": whole}
+        semantic, instance, parts = whole.semantic, whole.instance, nn.ModuleDict({"shared": whole})
+        encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+        tensors |= {_TWIN + name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
     else:
         semantic = build_semantic(recipe.semantic, n_classes, pretrained=False)
         instance = build_instance(recipe.instance, pretrained=False)
-        parts = {"semantic": semantic, "instance": instance}
-    for part, network in parts.items():
-        own = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()
-               if name.startswith(f"{part}.")}  # fmt: skip
-        if recipe.shared:
-            encoder = {name: tensor for name, tensor in own.items() if name.startswith(_ENCODER)}
-            own |= {_TWIN + name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
-        try:
-            network.load_state_dict(own)
-        except RuntimeError as error:
-            found = f"found weights that do not fit ({one_line(error, most=300)})"
-            raise NoWeights(f"{path}: {expected}, {found}") from error
-        network.eval().requires_grad_(False)
+        parts = nn.ModuleDict({"semantic": semantic, "instance": instance})
+    try:
+        parts.load_state_dict(tensors)
+    except RuntimeError as error:
+        found = f"found weights that do not fit ({one_line(error, most=300)})"
+        raise NoWeights(f"{path}: {expected}, {found}") from error
+    parts.eval().requires_grad_(False)
     return PanopticNetworks(recipe, semantic, instance)
