@@ -327,7 +327,7 @@ def _threat(
     if not guided:
         truth_shares = (0.0,)
     return grid.add(
-        "threat", "threat", "", ThreatSpec, "", parents, (grid.val,), variant=variant, validation=grid.val,
+        "threat", "threat", "", ThreatSpec, "", parents, (grid.val,), variant=variant,
         min_size=grid.settings.panoptic["min_size"], truth_shares=truth_shares, kernels=settings.kernels,
         guided=guided, scored=settings.scored,
     )  # fmt: skip

@@ -120,6 +120,7 @@ class Grid:
             "label_set": settings.label_set,
             "compute": dict(self.compute),
             "seed": self.seed,
+            **({"validation": self.val} if "validation" in cls.__dataclass_fields__ else {}),
             **values,
         }
         where = f"{self.where}: {f'{self.domain}.{section or kind}' if where is None else where}"
@@ -166,7 +167,7 @@ class Grid:
             values = {**self.oracle_budget("semantic"), **values}
         return self.add(
             "semantic_baseline", "semantic", rung, BaselineSpec, "semantic_baseline", {},
-            (labelled, self.val), variant=variant, source=labelled, validation=self.val, **values,
+            (labelled, self.val), variant=variant, source=labelled, **values,
         )  # fmt: skip
 
     def semantic_batch_norm(self, rung: str, start: Run, source: str, variant: str = "", **values) -> Run:
@@ -174,14 +175,14 @@ class Grid:
         return self.add(
             "semantic_batch_norm", "semantic", rung, SemanticBatchNormSpec, "batch_norm", {"start": start},
             (source, self.unlabelled, self.val), variant=variant, source=source if rung == "abn" else None,
-            target=self.unlabelled, validation=self.val, **values,
+            target=self.unlabelled, **values,
         )  # fmt: skip
 
     def transfer(self, rung: str, start: Run, variant: str = "") -> Run:
         """Scores of a semantic network of another domain, which further rungs can start from."""
         return self.add(
             "transfer", "semantic", rung, TransferSpec, "", {"start": start}, (self.val,), variant=variant,
-            validation=self.val, network=to_plain(start.spec.network),
+            network=to_plain(start.spec.network),
         )  # fmt: skip
 
     def self_training(
@@ -194,7 +195,7 @@ class Grid:
         return self.add(
             "self_training", "semantic", rung, SelfTrainingSpec, "self_training",
             {"start": start, **(parents or {})}, (source, target, self.val, *data), variant=variant,
-            source=source, target=target, validation=self.val, **values,
+            source=source, target=target, **values,
         )  # fmt: skip
 
     def instance_baseline(
@@ -244,7 +245,7 @@ class Grid:
         """Scores of a network that another run trained."""
         return self.add(
             "semantic_scores", "semantic", rung, SemanticScoresSpec, "", {"semantic": semantic}, (self.val,),
-            variant=variant, validation=self.val, **values,
+            variant=variant, **values,
         )  # fmt: skip
 
     def panoptic(
@@ -272,7 +273,7 @@ class Grid:
         return self.add(
             "classical", "panoptic", rung, ClassicalSpec, "classical",
             {} if semantic is None else {"semantic": semantic}, (self.val, settings.instance_selection),
-            variant=variant, validation=self.val, selection=settings.instance_selection,
+            variant=variant, selection=settings.instance_selection,
             n_selection=settings.instance_baseline["n_selection"], masks=masks, algorithm=algorithm,
             merge_rules=settings.panoptic["merge_rules"], n_samples=settings.panoptic["n_samples"], **values,
         )  # fmt: skip

@@ -57,9 +57,12 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
             grid.tag(EXPERIMENT, run, in_branch=LADDER)
     lengths = settings.domains[grid.domain]
     semantic = {
-        name: _semantic(grid, name, lengths.semantic_iterations, changed)
+        name: grid.self_training(
+            "self_trained", grid.start("semantic"), grid.settings.semantic_source, _variant(name),
+            iterations=lengths.semantic_iterations, where=f"method.semantic.{name}", **changed,
+        )
         for name, changed in _recipe(settings.semantic, lengths.without).items()
-    }
+    }  # fmt: skip
     _check_differ(grid, semantic)
     for name, run in semantic.items():
         found = [run]
@@ -74,9 +77,12 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
             f"instance branch, found {lengths.instance_iterations}"
         )
     instance = {
-        name: _instance(grid, name, lengths.instance_iterations, changed)
+        name: grid.instance_self_training(
+            "self_trained", _variant(name), iterations=lengths.instance_iterations,
+            where=f"method.instance.{name}", **changed,
+        )
         for name, changed in _recipe(settings.instance, lengths.without).items()
-    }
+    }  # fmt: skip
     _check_differ(grid, instance)
     masks = grid.run("semantic", "self_trained")
     for name, run in instance.items():
@@ -91,19 +97,6 @@ def _recipe(parts: Mapping[str, Mapping], without: tuple[str, ...]) -> dict[str,
     alone = {name: dict(changed) for name, changed in parts.items() if name not in without}
     together = {key: value for changed in alone.values() for key, value in changed.items()}
     return {NONE: {}, **alone, ALL: together}
-
-
-def _semantic(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
-    return grid.self_training(
-        "self_trained", grid.start("semantic"), grid.settings.semantic_source, _variant(part),
-        iterations=iterations, where=f"method.semantic.{part}", **changed,
-    )  # fmt: skip
-
-
-def _instance(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
-    return grid.instance_self_training(
-        "self_trained", _variant(part), iterations=iterations, where=f"method.instance.{part}", **changed
-    )
 
 
 def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: str) -> None:

@@ -163,7 +163,7 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
     source, selection = domain.instance_source, domain.instance_selection
     classifier = grid.add(
         "objectness", "objectness", "", ObjectnessSpec, "", networks | {"instance": grid.start("instance")},
-        (source, selection, grid.val), source=source, selection=selection, validation=grid.val,
+        (source, selection, grid.val), source=source, selection=selection,
         **settings.classifier, **common,
     )  # fmt: skip
     grid.tag(EXPERIMENT, classifier, part="classifier")
@@ -187,7 +187,7 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
         grid.tag(EXPERIMENT, run, scores, part="training", filter=name)
     ranking = grid.add(
         "objectness_ranking", "objectness", "self_trained", RankingSpec, "",
-        networks | {"instance": trained, "objectness": classifier}, data, validation=grid.val,
+        networks | {"instance": trained, "objectness": classifier}, data,
         min_region=domain.panoptic["min_region"], least=settings.least, **common,
     )  # fmt: skip
     grid.tag(EXPERIMENT, ranking, part="ranking")

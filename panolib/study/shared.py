@@ -93,7 +93,7 @@ def declare_shared(grid: Grid) -> None:
     networks = {"semantic": settings.semantic_baseline, "instance": settings.instance_baseline}
     networks = {branch: baseline["network"] for branch, baseline in networks.items()}
     networks = over_baseline(SharedNetworks, networks, own.network or {})
-    common = {"network": networks, "validation": grid.val, "where": where}
+    common = {"network": networks, "where": where}
     runs = {}
     fields = over_baseline(SharedBaselineSpec, settings.instance_baseline, own.baseline or {})
     trained = _self_training_fields(settings, own.self_training or {})
