@@ -46,23 +46,11 @@ class Answer:
 
 
 class Session:
-    """Asks about each pair once.
+    """Asks about each pair once, in their order.
 
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        In the order in which they are asked; looked at one by one, so they may be made when they are wanted.
-    names : sequence of str
-        Of the images of `pairs`.
-    file : Path
-        Is made with the first answer. Answers about other images in it stay as they are.
-    clock : function () -> float
-        Seconds.
-
-    Raises
-    ------
-    DamagedAnswers
-        Naming file and line. A last line without an end, which a kill can leave, is dropped.
+    `pairs` are looked at one by one, so they may be made when they are wanted; `names` are those of their
+    images. `file` is made with the first answer, and answers about other images in it stay as they are.
+    DamagedAnswers names file and line; a last line without an end, which a kill can leave, is dropped.
     """
 
     def __init__(
@@ -144,11 +132,7 @@ def read_answers(file: Path) -> dict[str, Answer]:
     """The answers of a file that were not taken back, by image; {} for no file.
 
     The file stays as it is; a last line without an end, which somebody may be writing, does not count.
-
-    Raises
-    ------
-    DamagedAnswers
-        Naming file and line.
+    DamagedAnswers names file and line.
     """
     content = file.read_bytes() if file.exists() else b""
     answers: dict[str, Answer] = {}
