@@ -35,7 +35,8 @@ from panolib.study.apply import SHIPPED
 from panolib.study.export import check_exportable, check_free, export_run, untrained
 from panolib.study.packaged import NoWeights, packaged_runs, write_package
 from panolib.study.person import check_has_pairs, write_run_pairs
-from panolib.study.study import PERFORMANCE, MissingSection, Study, is_available
+from panolib.study.settings import MissingSection
+from panolib.study.study import PERFORMANCE, Study, is_available
 from panolib.training.ranks import follows
 
 RUNS_OF = "cpu"  # profile whose runs `predict` knows by name

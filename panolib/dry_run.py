@@ -27,7 +27,7 @@ from panolib.models.complexity import n_parameters
 from panolib.related.detr.network import DetrNetwork, build_detr
 from panolib.related.mean_teacher.library import PeerNetwork, build_peer
 from panolib.related.realtime.meta_pseudo_labels import MetaSpec
-from panolib.study.kinds import has_teacher
+from panolib.study.parents import has_teacher
 from panolib.study.study import Study
 from panolib.training.setup import NoDevice, build_instance, build_semantic, build_shared, launch
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks

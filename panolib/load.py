@@ -26,7 +26,7 @@ from panolib.related.realtime import runs as realtime_runs
 from panolib.study import active as active_runs
 from panolib.study import kinds, shared
 from panolib.study import objectness as objectness_runs
-from panolib.study.declared import one_run_for_each_key, with_versions
+from panolib.study.declared import make_kinds, one_run_for_each_key, with_versions
 from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
@@ -119,11 +119,10 @@ def load(
         kinds, shared, objectness_runs, active_runs, bench_kinds, realtime_kinds, detr_kinds, peer_kinds,
     )  # fmt: skip
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
-    functions = [module.make_kinds(sources) for module in modules]
     argument = name if path == shipped else str(path)
     store = Store(
         root / "results" / name,
-        {kind: function for found in functions for kind, function in found.items()},
+        make_kinds(modules, sources),
         retrain_since=time.time() if retrain else None,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
         profile=argument,

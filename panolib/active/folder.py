@@ -20,10 +20,7 @@ class NoPairs(UserError, ValueError):
 class PairFolder(Sequence[Pair]):
     """The pairs of a folder in their order, read one by one.
 
-    Raises
-    ------
-    NoPairs
-        Naming the folder without a pair, or the file that is none.
+    NoPairs names the folder without a pair, or the file that is none.
     """
 
     def __init__(self, folder: Path):

@@ -19,13 +19,7 @@ GAP = 0.05  # between both sides, of the width of an image
 
 
 class PairsDock(QWidget):
-    """Asks for the answers of a session; without one, of the folder that is opened by its button.
-
-    Parameters
-    ----------
-    napari_viewer : Viewer
-    session : Session, optional
-    """
+    """Asks for the answers of a session; without one, of the folder that is opened by its button."""
 
     def __init__(self, napari_viewer: Viewer, session: Session | None = None):
         super().__init__()

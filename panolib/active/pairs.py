@@ -21,18 +21,10 @@ NETWORKS = ("student", "teacher")
 
 @dataclass(frozen=True)
 class Segmentations:
-    """What both networks find in one image.
+    """What the student and the teacher find in one image."""
 
-    Attributes
-    ----------
-    labels : pair of int64 array [H, W]
-        Instances of the student and of the teacher, 0 or 1 .. K.
-    stability : pair of float
-        Mean stability of the instances of each, measured with the embeddings of the other; 0 without any.
-    """
-
-    labels: tuple[np.ndarray, np.ndarray]
-    stability: tuple[float, float]
+    labels: tuple[np.ndarray, np.ndarray]  # instances int64 [H, W], 0 or 1 .. K
+    stability: tuple[float, float]  # mean of the instances of each, by embeddings of the other; 0 without any
 
 
 @torch.inference_mode()
@@ -67,13 +59,7 @@ def segmentations(
 
 
 def packed(labels: np.ndarray) -> Tensor:
-    """uint8 [n]: an instance map [H, W] as a PNG of 16 bits, a hundredth of its size, to be kept.
-
-    Raises
-    ------
-    ValueError
-        For an id beyond 16 bits.
-    """
+    """uint8 [n]: an instance map [H, W] as a PNG of 16 bits, to be kept. ValueError for an id beyond them."""
     if labels.min(initial=0) < 0 or labels.max(initial=0) > np.iinfo(np.uint16).max:
         raise ValueError(f"ids are {labels.min()} .. {labels.max()}; expected 0 .. {np.iinfo(np.uint16).max}")
     return torch.from_numpy(cv2.imencode(".png", labels.astype(np.uint16))[1].ravel())

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
+from skimage.segmentation import relabel_sequential
 
 from panolib.active.queries import overlap
 from panolib.data.loading import iteration_seed
@@ -20,9 +21,8 @@ def true_overlaps(sample: Sample, candidates: Sequence[np.ndarray]) -> list[floa
 
     Void pixels and groups count for nothing.
     """
-    _, _, ignored = truth_on_grid(sample, sample.semantic.shape)
-    truth = true_instances(sample)
-    return [overlap(_numbered(np.where(ignored, 0, labels)), truth) for labels in candidates]
+    truth, ignored = _truth(sample)
+    return [overlap(relabel_sequential(np.where(ignored, 0, labels))[0], truth) for labels in candidates]
 
 
 def choice(overlaps: Sequence[float], *, wrong: float, seed: int, image: str) -> int:
@@ -39,26 +39,20 @@ def choice(overlaps: Sequence[float], *, wrong: float, seed: int, image: str) ->
 def outlined(
     samples: Iterable[Sample], seconds: float, seconds_per_object: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, true instances int64 [H, W]) of the images whose objects are outlined within some seconds.
+    """(id, true instances [H, W]) of the images whose objects are outlined within some seconds.
 
     Images are taken in their order, each as a whole, the first one in any case.
     """
     spent = 0.0
     for number, sample in enumerate(samples):
-        instances = true_instances(sample)
+        instances, _ = _truth(sample)
         spent += seconds_per_object * int(instances.max(initial=0))
         if number > 0 and spent > seconds:
             return
         yield sample.id, instances
 
 
-def true_instances(sample: Sample) -> np.ndarray:
-    """int64 [H, W]: objects 1 .. K of a labelled image without groups and void."""
+def _truth(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """(objects 1 .. K without groups and void, integer [H, W]; where these are, bool) of a labelled image."""
     _, instances, ignored = truth_on_grid(sample, sample.semantic.shape)
-    return _numbered(np.where(ignored, 0, instances))
-
-
-def _numbered(labels: np.ndarray) -> np.ndarray:
-    """Ids 1 .. K in the order of the old ones, as `overlap` wants them."""
-    _, number = np.unique(np.append(0, labels), return_inverse=True)
-    return number[1:].reshape(labels.shape)
+    return relabel_sequential(np.where(ignored, 0, instances))[0], ignored

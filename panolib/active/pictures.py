@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from skimage.segmentation import find_boundaries
 
-from panolib.active.queries import best_overlaps
+from panolib.objectness.perturbations import best_iou
 
 ALIKE = 0.8  # IoU from which on two masks look the same
 SAME = (60, 140, 255)  # blue, colour of outlines
@@ -15,20 +15,10 @@ LEAST_WIDTH = 480  # pixels; smaller images are enlarged, so that outlines are t
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """The image with outlines of its instances: blue where the other segmentation is alike, else warm.
+    """The image, uint8 [H, W, 3], with outlines of its instances [H, W]: blue ones are alike in `other`.
 
-    Each instance that differs has a colour of its own, so that two parts of one are seen to be one.
-
-    Parameters
-    ----------
-    image : uint8 array [H, W, 3]
-    labels, other : integer array [H, W]
-        0 or ids 1 .. K.
-
-    Returns
-    -------
-    uint8 array [h, w, 3]
-        Enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
+    Each instance that differs has a warm colour of its own, so that two parts of one are seen to be one. The
+    picture is enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
     """
     colours, factor = outline_colours(labels, other), -(-LEAST_WIDTH // image.shape[1])
     picture, labels = (values.repeat(factor, axis=0).repeat(factor, axis=1) for values in (image, labels))
@@ -39,6 +29,6 @@ def overlay(image: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndar
 
 def outline_colours(labels: np.ndarray, other: np.ndarray) -> np.ndarray:
     """uint8 [K + 1, 3]: the colours of the outlines of instances 0 .. K; see `overlay`."""
-    alike = np.append(False, best_overlaps(labels, other) >= ALIKE)
+    alike = np.append(False, best_iou(labels, other) >= ALIKE)
     own = DIFFERENT[np.arange(len(alike)) % len(DIFFERENT)]
     return np.where(alike[:, None], SAME, own).astype(np.uint8)

@@ -28,23 +28,12 @@ class DamagedAnswers(UserError, ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """Two segmentations of one image as they are shown.
+    """Two segmentations of one image as they are shown, the first one left."""
 
-    Attributes
-    ----------
-    name : str
-        Of the image.
-    image : uint8 array [H, W, 3]
-    labels : pair of int array [H, W]
-        0 or ids >= 1, the first (left) and the second.
-    shown : pair of str
-        What made them. It stays hidden, and who builds pairs draws the order.
-    """
-
-    name: str
-    image: np.ndarray
-    labels: tuple[np.ndarray, np.ndarray]
-    shown: tuple[str, str]
+    name: str  # of the image
+    image: np.ndarray  # uint8 [H, W, 3]
+    labels: tuple[np.ndarray, np.ndarray]  # int [H, W], 0 or ids >= 1
+    shown: tuple[str, str]  # what made them; it stays hidden, and who builds pairs draws the order
 
 
 @dataclass(frozen=True)
@@ -57,23 +46,11 @@ class Answer:
 
 
 class Session:
-    """Asks about each pair once.
+    """Asks about each pair once, in their order.
 
-    Parameters
-    ----------
-    pairs : sequence of Pair
-        In the order in which they are asked; looked at one by one, so they may be made when they are wanted.
-    names : sequence of str
-        Of the images of `pairs`.
-    file : Path
-        Is made with the first answer. Answers about other images in it stay as they are.
-    clock : function () -> float
-        Seconds.
-
-    Raises
-    ------
-    DamagedAnswers
-        Naming file and line. A last line without an end, which a kill can leave, is dropped.
+    `pairs` are looked at one by one, so they may be made when they are wanted; `names` are those of their
+    images. `file` is made with the first answer, and answers about other images in it stay as they are.
+    DamagedAnswers names file and line; a last line without an end, which a kill can leave, is dropped.
     """
 
     def __init__(
@@ -123,13 +100,7 @@ class Session:
         return f"{n} of {len(self)}, {seconds:.1f} s each{to_go}"
 
     def choose(self, key: str) -> None:
-        """Answer the current pair with a key of `KEYS`; nothing happens after the last one.
-
-        Raises
-        ------
-        ValueError
-            For any other key.
-        """
+        """Answer the current pair with a key of `KEYS` (else ValueError); nothing after the last one."""
         if key not in KEYS:
             raise ValueError(f"key {key!r}: expected one of {', '.join(KEYS)}")
         pair = self.current
@@ -161,11 +132,7 @@ def read_answers(file: Path) -> dict[str, Answer]:
     """The answers of a file that were not taken back, by image; {} for no file.
 
     The file stays as it is; a last line without an end, which somebody may be writing, does not count.
-
-    Raises
-    ------
-    DamagedAnswers
-        Naming file and line.
+    DamagedAnswers names file and line.
     """
     content = file.read_bytes() if file.exists() else b""
     answers: dict[str, Answer] = {}

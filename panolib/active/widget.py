@@ -62,10 +62,6 @@ class PairWidget(anywidget.AnyWidget):
 
     A key counts for the pair that its presser saw: one that comes while the next pair is on its way is
     dropped.
-
-    Parameters
-    ----------
-    session : Session
     """
 
     _esm, _css = SCRIPT, STYLE

@@ -11,7 +11,7 @@ from panolib.bench.cases import bandwidth_of, embedding_field, instance_map
 from panolib.bench.references import DELTA_DIST
 from panolib.clustering.algorithms import cluster
 from panolib.lab.measuring import repeated, set_torch_threads, with_peak_memory
-from panolib.study.settings import ClusteringCostSpec
+from panolib.study.run_specs import ClusteringCostSpec
 
 
 def cost_rows(spec: ClusteringCostSpec, *, label: str = "") -> list[dict]:

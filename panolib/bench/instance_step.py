@@ -19,13 +19,8 @@ from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.training.crops import UnlabelledBatches, clean_view
 from panolib.training.instance import instance_self_train, train_instance_baseline
 from panolib.training.instance_targets import clustered, rotated_view, to_embedding_grid
-from panolib.training.specs import (
-    Compute,
-    InstanceBaselineSpec,
-    InstanceSelfTrainingSpec,
-    Margins,
-    Optimiser,
-)
+from panolib.training.run_specs import InstanceBaselineSpec, InstanceSelfTrainingSpec
+from panolib.training.specs import Compute, Margins, Optimiser
 
 N_IMAGES = 8  # of each style
 MARGINS = Margins(delta_var=0.5, delta_dist=2.0, kernel_threshold=0.5, epsilon_0=0.0, epsilon_tau=5000.0)

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_spec, trained_network
+from panolib.study.kinds import Sources, open_data
+from panolib.study.parents import clustering_of, parent_spec, trained_network
 from panolib.training.specs import Compute
 
 CPU = Compute("cpu", "32-true", 0, False)  # on which all is measured
 
 VERSIONS = {"performance": 1, "clustering_cost": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """As `study.kinds.make_kinds`."""
-    functions = (performance, clustering_cost)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def performance(sources: Sources, run: Run, job: Job) -> dict:

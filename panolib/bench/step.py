@@ -23,8 +23,9 @@ from panolib.lab.measuring import (
     with_peak_memory,
 )
 from panolib.training import semantic
+from panolib.training.run_specs import SelfTrainingSpec
 from panolib.training.setup import build_semantic, memory_format
-from panolib.training.specs import Augmentation, Compute, Optimiser, SelfTrainingSpec
+from panolib.training.specs import Augmentation, Compute, Optimiser
 
 STAGES = (  # what training calls them for the profiler (`torch.profiler.record_function`)
     "images and their augmentation", "crops and noise", "fusion", "pseudo-labels", "losses",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,9 +16,9 @@ from panolib.data.images import resize_labels
 from panolib.data.label_maps import consecutive
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
-from panolib.inference.predict import embed_images, predict_image
+from panolib.inference.predict import Prediction, embed_images, predict_image
 from panolib.labels import VOID, LabelSet
-from panolib.objectness.features import NAMES, Described, describe, encoder_map
+from panolib.objectness.features import Described, describe, encoder_map
 from panolib.objectness.perturbations import REAL, best_iou, perturbed
 
 IGNORED = 0.5  # share of a cluster on void or on groups from which on nobody knows what it is
@@ -29,11 +29,15 @@ LEVELS = 255  # of a confidence, which is a label map where crops are made
 class View:
     """What networks say about one image, on the grid [h, w] of its embeddings."""
 
+    prediction: Prediction  # at the size of the image
     semantic: Tensor  # train ids
     confidence: Tensor  # float, of the class of each pixel
-    embeddings: Tensor  # [E, h, w]
-    second: Tensor  # the same of a noisy view
+    second: Tensor  # embeddings [E, h, w] of a noisy view
     feature_map: Tensor  # [C, H, W] of the encoder
+
+    @property
+    def embeddings(self) -> Tensor:
+        return self.prediction.embeddings
 
     def describe(self, labels: Tensor, semantic: Tensor | None = None, *, bandwidth: float) -> Described:
         """Features of masks, found inside the predicted class map or another one."""
@@ -54,33 +58,6 @@ class Candidates:
     image: np.ndarray  # int64 [N], which one
     spoilt: np.ndarray  # bool [N], a true mask that was perturbed, no cluster
     n_images: int = 0
-
-
-@dataclass
-class _Rows:
-    """Candidates while they are collected."""
-
-    values: list = field(default_factory=list)
-    pooled: list = field(default_factory=list)
-    real: list = field(default_factory=list)
-    image: list = field(default_factory=list)
-    spoilt: list = field(default_factory=list)
-
-    def add(self, found: Described, real: np.ndarray, image: int, *, spoilt: bool, keep=slice(None)) -> None:
-        real = real[keep]
-        self.values.append(found.values[keep])
-        self.pooled.append(found.pooled[keep])
-        self.real.append(real)
-        self.image.append(np.full(len(real), image))
-        self.spoilt.append(np.full(len(real), spoilt))
-
-    def stacked(self, n_images: int) -> Candidates:
-        if not self.values:
-            none = np.zeros(0, bool)
-            values, pooled = np.zeros((0, len(NAMES))), np.zeros((0, 0), np.float32)
-            return Candidates(values, pooled, none, none.astype(np.int64), none, n_images)
-        parts = (self.values, self.pooled, self.real, self.image, self.spoilt)
-        return Candidates(*(np.concatenate(part) for part in parts), n_images=n_images)
 
 
 def quantised(probabilities: Tensor) -> Tensor:
@@ -110,7 +87,7 @@ def view(
         "semantic": resize_labels(prediction.semantic, size),
         "confidence": resize_labels(quantised(prediction.probabilities), size).float() / LEVELS,
     }
-    return View(**small, embeddings=prediction.embeddings, second=second, feature_map=maps[0][0].float())
+    return View(prediction, **small, second=second, feature_map=maps[0][0].float())
 
 
 def clusters(
@@ -138,20 +115,11 @@ def candidates(
 ) -> Candidates:
     """The clusters of labelled images: real is one whose IoU with a true instance is `REAL` or more.
 
-    Clusters that lie mostly on void, or on groups, are left out.
-
-    Parameters
-    ----------
-    min_size : int
-        Smallest mask and smallest cluster, pixels of the embedding grid.
-    bandwidth, delta_dist : float
-        Of the clustering.
-    blur : pair of float, optional
-        Of the noisy view that the stability compares with, pixels.
-    spoil : bool
-        Add the true instances spoilt on purpose (`perturbations.perturbed`), as candidates that are not real.
+    Clusters that lie mostly on void, or on groups, are left out. `min_size`: of masks and clusters, pixels of
+    the embedding grid; `blur`: of the noisy view that the stability compares with, pixels. `spoil` adds the
+    true instances spoilt on purpose (`perturbations.perturbed`), as candidates that are not real.
     """
-    rows, n_images = _Rows(), 0
+    parts, n_images = [], 0
     rng = np.random.default_rng(seed)
     for index, sample in enumerate(samples):
         n_images += 1
@@ -162,14 +130,21 @@ def candidates(
         known = np.bincount(grid.ravel(), ignored.ravel(), int(grid.max(initial=0)) + 1)[1:]
         known = known < IGNORED * np.bincount(grid.ravel())[1:]
         described = found.describe(labels, bandwidth=bandwidth)
-        rows.add(described, best_iou(grid, instances) >= REAL, index, spoilt=False, keep=known)
+        parts.append(_rows(described, best_iou(grid, instances) >= REAL, index, False, keep=known))
         if spoil:
             truth = torch.from_numpy(truth).to(labels.device)
             for masks in perturbed(instances, min_size=min_size, rng=rng).values():
                 spoilt = torch.from_numpy(masks).to(labels.device)
                 described = found.describe(spoilt, truth, bandwidth=bandwidth)
-                rows.add(described, np.zeros(len(described.values), bool), index, spoilt=True)
-    return rows.stacked(n_images)
+                parts.append(_rows(described, np.zeros(len(described.values), bool), index, True))
+    return Candidates(*map(np.concatenate, zip(*parts, strict=True)), n_images=n_images)
+
+
+def _rows(found: Described, real: np.ndarray, image: int, spoilt: bool, keep=slice(None)) -> tuple:
+    """The columns of `Candidates` for the clusters of one image that are kept."""
+    real = real[keep]
+    n = len(real)
+    return found.values[keep], found.pooled[keep], real, np.full(n, image), np.full(n, spoilt)
 
 
 def truth_on_grid(sample: Sample, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -25,42 +25,25 @@ Variant = Literal["boosting", "head"]
 class Objectness:
     """Probability that a cluster is a real object, from its features.
 
-    Attributes
-    ----------
-    prior : float64 [1]
-        Share of real ones among the clusters of the training; the answer where there was nothing to learn.
-    centre, directions : float32 [C], [C, D]
-        Main directions of the encoder's features.
-    feature, left, right : int64 [M, T, n]
-        Nodes of T trees of M calibrated classifiers: the feature that decides, and where to go on; leaves
-        go to themselves.
-    threshold, value : float64 [M, T, n]
-        Of a node: what goes left, and what a leaf adds.
-    depth : int64 [1]
-        Steps from a root to any leaf.
-    baseline, slope, offset : float64 [M]
-        What the trees add to, and the sigmoid over the sum, 1 / (1 + exp(slope * sum + offset)).
-    mean, scale : float32 [C]
-        To which the head brings features.
-    hidden_weight, hidden_bias, output_weight, output_bias : float32
-        Of the head.
+    The trees are M calibrated classifiers of T trees with n nodes; their sums s become probabilities
+    1 / (1 + exp(slope * s + offset)), of which the mean counts. Where there was nothing to learn, M is 0.
     """
 
-    prior: np.ndarray
-    centre: np.ndarray
-    directions: np.ndarray
-    feature: np.ndarray
-    threshold: np.ndarray
-    left: np.ndarray
+    prior: np.ndarray  # float64 [1]: share of real ones in the training, the answer where nothing is learned
+    centre: np.ndarray  # float32 [C], mean of the encoder's features
+    directions: np.ndarray  # float32 [C, D], their main directions
+    feature: np.ndarray  # int64 [M, T, n]: the one that decides at a node
+    threshold: np.ndarray  # float64 [M, T, n]: what is not above it goes left
+    left: np.ndarray  # int64 [M, T, n]: the node to go on with; leaves go to themselves
     right: np.ndarray
-    value: np.ndarray
-    depth: np.ndarray
-    baseline: np.ndarray
-    slope: np.ndarray
-    offset: np.ndarray
-    mean: np.ndarray
-    scale: np.ndarray
-    hidden_weight: np.ndarray
+    value: np.ndarray  # float64 [M, T, n]: what a leaf adds
+    depth: np.ndarray  # int64 [1]: steps from a root to any leaf
+    baseline: np.ndarray  # float64 [M]: what the trees add to
+    slope: np.ndarray  # float64 [M]
+    offset: np.ndarray  # float64 [M]
+    mean: np.ndarray  # float32 [C], with which the head normalises features
+    scale: np.ndarray  # float32 [C]
+    hidden_weight: np.ndarray  # float32, of the head
     hidden_bias: np.ndarray
     output_weight: np.ndarray
     output_bias: np.ndarray
@@ -106,19 +89,10 @@ def fit(
 ) -> Objectness:  # fmt: skip
     """Train both variants on clusters and spoilt masks of labelled images.
 
-    Probabilities are calibrated on clusters of images that the trees did not see, without spoilt masks. Where
-    no fold has both kinds, every cluster gets the share of real ones, 0.5 without a cluster.
-
-    Parameters
-    ----------
-    components : int
-        Main directions of the encoder's features that the trees see.
-    trees, leaves : int
-        Number of trees, and leaves of each.
-    folds : int
-        Parts of the images; each calibrates trees that were grown on the others.
-    hidden, iterations : int
-        Width of the head, and its steps of Adam on all candidates at once.
+    The trees see `components` main directions of the encoder's features; each of `folds` parts of the images
+    calibrates trees that were grown on the others, without spoilt masks. Where no fold has both kinds, every
+    cluster gets the share of real ones, 0.5 without a cluster. The head, `hidden` wide, learns from all
+    candidates at once in `iterations` steps of AdamW.
     """
     clusters = ~found.spoilt
     prior = np.array([found.real[clusters].mean() if clusters.any() else 0.5])
@@ -158,15 +132,13 @@ def _grown(
     inputs: np.ndarray, real: np.ndarray, splits: list, *, trees: int, leaves: int, seed: int
 ) -> dict:
     """Trees of scikit-learn, calibrated on the other images, as arrays of `Objectness`."""
-    if not splits:
-        empty, ids = np.zeros((0, 0, 0)), np.zeros((0, 0, 0), np.int64)
-        return {"feature": ids, "threshold": empty, "left": ids, "right": ids, "value": empty,
-                "depth": np.zeros(1, np.int64), "baseline": np.zeros(0), "slope": np.zeros(0),
-                "offset": np.zeros(0)}  # fmt: skip
-    calibrated = calibrated_trees(inputs, real, splits, trees=trees, leaves=leaves, seed=seed)
-    models = [(each.estimator, each.calibrators[0]) for each in calibrated.calibrated_classifiers_]
+    models = []
+    if splits:
+        calibrated = calibrated_trees(inputs, real, splits, trees=trees, leaves=leaves, seed=seed)
+        models = [(each.estimator, each.calibrators[0]) for each in calibrated.calibrated_classifiers_]
     nodes = [[tree.nodes for (tree,) in model._predictors] for model, _ in models]
-    shape = (len(nodes), max(map(len, nodes)), max(len(tree) for model in nodes for tree in model))
+    largest = max((len(tree) for model in nodes for tree in model), default=0)
+    shape = (len(nodes), max(map(len, nodes), default=0), largest)
     arrays = {
         "feature": np.zeros(shape, np.int64), "threshold": np.zeros(shape), "value": np.zeros(shape),
         "left": np.zeros(shape, np.int64), "right": np.zeros(shape, np.int64),
@@ -181,7 +153,7 @@ def _grown(
                 arrays[side][m, t, :size] = np.where(leaf, own, tree[side])
     return {
         **arrays,
-        "depth": np.array([max(tree["depth"].max() for model in nodes for tree in model)], np.int64),
+        "depth": np.array([max((t["depth"].max() for m in nodes for t in m), default=0)], np.int64),
         "baseline": np.array([float(np.ravel(model._baseline_prediction)[0]) for model, _ in models]),
         "slope": np.array([float(calibrator.a_) for _, calibrator in models]),
         "offset": np.array([float(calibrator.b_) for _, calibrator in models]),

@@ -45,9 +45,6 @@ class Described:
     values: np.ndarray
     pooled: np.ndarray
 
-    def column(self, name: str) -> np.ndarray:
-        return self.values[:, NAMES.index(name)]
-
 
 @contextlib.contextmanager
 def encoder_map(network: nn.Module) -> Iterator[list[Tensor]]:

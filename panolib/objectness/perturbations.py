@@ -15,26 +15,27 @@ LARGEST_GROUP = 4  # instances that are joined
 
 def best_iou(labels: np.ndarray, instances: np.ndarray) -> np.ndarray:
     """float64 [K]: IoU of every mask 1 .. K with the instance (any id) that it overlaps best; 0 if none."""
+    return overlaps(labels, instances)[0][1:, 1:].max(1, initial=0.0)
+
+
+def overlaps(labels: np.ndarray, instances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(IoU, shared pixels) [K + 1, M + 1] of masks 1 .. K and M instances; row and column 0: of none."""
+    if labels.shape != instances.shape:
+        raise ValueError(f"segmentations are {labels.shape} and {instances.shape}; expected one size")
     ids = np.unique(instances[instances > 0])  # ids of data sets may be large
     n, m = int(labels.max(initial=0)), len(ids)
     number = np.where(instances > 0, np.searchsorted(ids, instances) + 1, 0)
     pairs = labels.astype(np.int64) * (m + 1) + number
     shared = np.bincount(pairs.ravel(), minlength=(n + 1) * (m + 1)).reshape(n + 1, m + 1)
     union = shared.sum(1, keepdims=True) + shared.sum(0, keepdims=True) - shared
-    return (shared / np.maximum(union, 1))[1:, 1:].max(1, initial=0.0)
+    return shared / np.maximum(union, 1), shared
 
 
 def perturbed(instances: np.ndarray, *, min_size: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """{"merged", "split", "shifted", "eroded": masks int64 [h, w], 0 or 1 .. K} of the true instances [h, w].
 
-    Parameters
-    ----------
-    instances : integer array [h, w]
-        0 or ids >= 1.
-    min_size : int
-        Smaller instances are left out, and smaller masks, in pixels.
-    rng : numpy Generator
-        Draws which instances are joined, and where they are moved.
+    Instances (0 or ids >= 1) and masks below `min_size` pixels are left out. `rng` draws which instances are
+    joined, and where they are moved.
     """
     area = np.bincount(instances.ravel())
     ids = np.flatnonzero(area >= max(1, min_size))

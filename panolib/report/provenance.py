@@ -14,7 +14,7 @@ from panolib.lab import packages
 from panolib.report.rows import tagged
 from panolib.study.grid import over_baseline
 from panolib.study.study import Study, is_available
-from panolib.training.specs import (
+from panolib.training.run_specs import (
     BaselineSpec,
     InstanceBaselineSpec,
     InstanceSelfTrainingSpec,

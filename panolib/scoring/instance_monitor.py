@@ -32,7 +32,7 @@ from panolib.training.instance_targets import (
     learned_ids,
     source_targets,
 )
-from panolib.training.specs import InstanceSelfTrainingSpec
+from panolib.training.run_specs import InstanceSelfTrainingSpec
 
 N_PICTURES = 1
 

@@ -23,7 +23,7 @@ from panolib.data.images import resize_labels
 from panolib.data.samples import Sample
 from panolib.inference.instances import present_rows
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
-from panolib.inference.predict import one_by_one, predict_image
+from panolib.inference.predict import one_by_one
 from panolib.labels import LabelSet
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.metrics.averages import ratio
@@ -150,7 +150,7 @@ def score_ranking(
         )
         described = found.describe(labels, bandwidth=bandwidth)
         values = filter_values(objectness, described.values, described.pooled)
-        semantic = predict_image(semantic_model, None, sample).semantic
+        semantic = found.prediction.semantic
         truth = panoptic_truth(sample, label_set)
         whole = _at_full_size(labels, table, semantic)
         for name, ranking in rankings.items():

@@ -24,8 +24,7 @@ reads labels of target train images.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -46,7 +45,6 @@ from panolib.config import (
     NonNegative,
     Positive,
     ProfileError,
-    Seed,
     Share,
     from_mapping,
     later,
@@ -59,54 +57,47 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_network
+from panolib.study.kinds import Sources, open_data
+from panolib.study.parents import clustering_of, parent_network
 from panolib.study.person import Given, check_given, read_given
 from panolib.study.study import TEACHER
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.training.run_specs import RunSpec
+from panolib.training.specs import StudentOrTeacher
 
 EXPERIMENT = "active"
 NOBODY, FULL_LABELS, PERSON = "none", "full_labels", "person"  # beside the strategies of `queries`
 VERSIONS = {"active_candidates": 1, "active_answers": 1, "active_labels": 1}
 
 
-@spec
-class CandidatesSpec:
+@spec(kw_only=True)
+class CandidatesSpec(RunSpec):
     """Segmentations by student and teacher of all target images, and how images rank; nothing is trained."""
 
-    label_set: str
     target: str  # without labels
     algorithm: Algorithm
     min_size: Natural  # of masks and instances, pixels of the embedding grid
     guide: StudentOrTeacher  # of the semantic parent, which predicts the masks
     n_samples: Natural  # pairs that are kept as pictures, the most different ones
-    compute: Compute
-    seed: Seed
 
 
-@spec
-class AnswersSpec:
+@spec(kw_only=True)
+class AnswersSpec(RunSpec):
     """Answers of a person to one round of questions, beside those of earlier rounds."""
 
-    label_set: str
     target: str  # with labels, which only the simulated person sees; of a real one without
     strategy: Literal[(*STRATEGIES, PERSON)]
     n_answers: Count  # of this round
     wrong: Share  # of the simulated answers
-    compute: Compute
-    seed: Seed
     given: Given | None = later(None)  # by a real person
 
 
-@spec
-class LabelsSpec:
+@spec(kw_only=True)
+class LabelsSpec(RunSpec):
     """Whole images, drawn at random, whose objects a person outlines within some seconds."""
 
-    label_set: str
     target: str
     seconds: NonNegative
     seconds_per_object: Positive
-    compute: Compute
-    seed: Seed
 
 
 @spec
@@ -158,12 +149,6 @@ def courses(settings: ActiveSettings) -> list[Course]:
     asked = [Course(strategy, n) for n in settings.answers for strategy in (*STRATEGIES, FULL_LABELS)]
     wrong = [Course(STRATEGIES[0], most, share) for share in settings.wrong if share > 0]
     return [Course(NOBODY), *asked, *wrong]
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (active_candidates, active_answers, active_labels)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def active_candidates(sources: Sources, run: Run, job: Job) -> dict:
@@ -287,7 +272,7 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     ladder = grid.run("instance", "self_trained")
-    semantic, clustering = grid.run("semantic", "self_trained"), grid.run("instance", "source_only")
+    semantic = grid.run("semantic", "self_trained")
     given = read_given(settings.answers_folder)
     compared = courses(settings)
     if given is not None and (given.domain, given.seed) == (grid.domain, grid.seed):
@@ -296,73 +281,60 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
         instance, answers = ladder, None
         for number in range(1, settings.rounds + 1):
             variant = f"{course.variant}.{number}"
-            of_round = []
-            values = {}
-            if course.strategy == PERSON and number == 1:
-                of_round = _person(grid, settings, variant, instance, given)
-            elif course.strategy not in (NOBODY, PERSON):
-                of_round = _answers(grid, settings, course, variant, number, instance, answers)
+            of_round, values = [], {}
+            by = given if course.strategy == PERSON else None
             if course.strategy != NOBODY:
-                answers = of_round[-1] if of_round else answers
+                if by is None or number == 1:  # a real person has answered once
+                    of_round = _answers(grid, settings, course, variant, number, instance, answers, by)
+                    answers = of_round[-1]
                 values = {"answered_share": settings.answered_share, "parents": {"answers": answers}}
             instance = grid.instance_self_training(
-                "self_trained", instance, clustering, semantic, variant, iterations=settings.iterations,
-                where="active", **values,
+                "self_trained", variant, start=instance, iterations=settings.iterations, where="active",
+                **values,
             )  # fmt: skip
             of_round.append(instance)
             if number == settings.rounds:
-                networks = semantic, instance, clustering
+                networks = semantic, instance, variant
                 of_round += [
-                    grid.panoptic("self_trained", *networks, variant, n_samples=0),
-                    grid.panoptic(TEACHER, *networks, variant, n_samples=0, scored="teacher"),
+                    grid.panoptic("self_trained", *networks, n_samples=0),
+                    grid.panoptic(TEACHER, *networks, n_samples=0, scored="teacher"),
                 ]
-            for run in of_round:
-                grid.tag(
-                    EXPERIMENT, run, strategy=course.strategy, answers=course.n_answers, wrong=course.wrong,
-                    round=number, to_go=settings.rounds - number,
-                    largest=course.n_answers == max(settings.answers),
-                )  # fmt: skip
+            grid.tag(
+                EXPERIMENT, *of_round, strategy=course.strategy, answers=course.n_answers,
+                wrong=course.wrong, round=number, to_go=settings.rounds - number,
+                largest=course.n_answers == max(settings.answers),
+            )  # fmt: skip
 
 
 def _answers(
     grid: Grid, settings: ActiveSettings, course: Course, variant: str, number: int, instance: Run,
-    before: Run | None,
+    before: Run | None, given: Given | None,
 ) -> list[Run]:  # fmt: skip
-    """The runs of one round of asking, the answers last. Full labels begin anew with the same images."""
+    """The runs of one round of asking, the answers last. Full labels begin anew with the same images.
+
+    `given`: what a real person has answered, all in one round.
+    """
     so_far = [course.n_answers * n // settings.rounds for n in (number - 1, number)]
-    where, data = "active", (grid.train,)
+    at = {"variant": variant, "where": "active"}
     if course.strategy == FULL_LABELS:
         return [grid.add(
-            "active_labels", "answers", "", LabelsSpec, "", {}, data, variant=variant, where=where,
-            target=grid.train, seconds=settings.seconds(so_far[1]),
-            seconds_per_object=settings.seconds_per_object,
+            "active_labels", "answers", "", LabelsSpec, "", {}, (grid.train,), **at, target=grid.train,
+            seconds=settings.seconds(so_far[1]), seconds_per_object=settings.seconds_per_object,
         )]  # fmt: skip
-    candidates = _candidates(grid, settings, variant, instance)
-    parents = {"candidates": candidates} | ({} if before is None else {"before": before})
-    return [candidates, grid.add(
-        "active_answers", "answers", "", AnswersSpec, "", parents, data, variant=variant, where=where,
-        target=grid.train, strategy=course.strategy, n_answers=so_far[1] - so_far[0], wrong=course.wrong,
-    )]  # fmt: skip
-
-
-def _person(grid: Grid, settings: ActiveSettings, variant: str, instance: Run, given: Given) -> list[Run]:
-    """The runs of the round that a real person has answered, the answers last."""
-    candidates = _candidates(grid, settings, variant, instance)
-    return [candidates, grid.add(
-        "active_answers", "answers", "", AnswersSpec, "", {"candidates": candidates}, (grid.unlabelled,),
-        variant=variant, where="active", target=grid.unlabelled, strategy=PERSON,
-        n_answers=len(given.answers), wrong=0.0, given=to_plain(given),
-    )]  # fmt: skip
-
-
-def _candidates(grid: Grid, settings: ActiveSettings, variant: str, instance: Run) -> Run:
-    """Both segmentations of all target images by the networks of an instance run."""
     trained = instance.spec
-    return grid.add(
+    candidates = grid.add(
         "active_candidates", "candidates", "", CandidatesSpec, "",
         {"semantic": grid.run("semantic", "self_trained"), "instance": instance,
          "clustering": grid.run("instance", "source_only")},
-        (grid.unlabelled,), variant=variant, where="active", target=grid.unlabelled,
-        algorithm=trained.algorithm, min_size=trained.min_area, guide=trained.guide,
-        n_samples=settings.n_samples,
+        (grid.unlabelled,), **at, target=grid.unlabelled, algorithm=trained.algorithm,
+        min_size=trained.min_area, guide=trained.guide, n_samples=settings.n_samples,
     )  # fmt: skip
+    target, values = grid.train, {"n_answers": so_far[1] - so_far[0], "wrong": course.wrong}
+    if given is not None:
+        target, values = grid.unlabelled, {"n_answers": len(given.answers), "wrong": 0.0}
+        values["given"] = to_plain(given)
+    parents = {"candidates": candidates} | ({} if before is None else {"before": before})
+    return [candidates, grid.add(
+        "active_answers", "answers", "", AnswersSpec, "", parents, (target,), **at, target=target,
+        strategy=course.strategy, **values,
+    )]  # fmt: skip

@@ -1,14 +1,30 @@
-"""Declared runs get the versions of their kinds, and names of one key get one run."""
+"""Kinds become functions and versions; declared runs get them, and names of one key get one run."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
 
+from panolib.lab.job import Job
 from panolib.lab.records import DamagedRecord
 from panolib.lab.run import Run
 from panolib.lab.store import Store
+
+
+def make_kinds(
+    modules: Iterable[ModuleType], sources: Mapping[str, object]
+) -> dict[str, Callable[[Run, Job], dict]]:
+    """{kind: function(run, job) -> metrics}: the functions that the `VERSIONS` of the modules name.
+
+    `sources`: what all of them read, the data sets of every domain.
+    """
+    return {
+        kind: functools.partial(getattr(module, kind), sources)
+        for module in modules for kind in module.VERSIONS
+    }  # fmt: skip
 
 
 def with_versions(runs: Mapping[str, Run], versions: Mapping[str, int]) -> dict[str, Run]:

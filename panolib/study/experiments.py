@@ -33,10 +33,11 @@ from panolib.config import ProfileError, from_mapping, to_plain
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.study.grid import Grid
-from panolib.study.kinds import ThreatSpec
-from panolib.study.settings import ClusteringCostSpec, Experiments
+from panolib.study.run_specs import ClusteringCostSpec, ThreatSpec
+from panolib.study.settings import Experiments
 from panolib.study.study import RUNGS, WITH_TEACHER
-from panolib.training.specs import InstanceSelfTrainingSpec, SemanticNetwork
+from panolib.training.run_specs import InstanceSelfTrainingSpec
+from panolib.training.specs import SemanticNetwork
 
 MASKS = (0.0, 1.0)  # inside predicted masks, inside true ones
 NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -> tag value
@@ -45,8 +46,8 @@ NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
     network = _ladder_network(grid)
-    for rung in WITH_TEACHER if grid.settings.score_teachers else RUNGS:
-        grid.tag("semantic ladder", grid.run("semantic", rung))
+    rungs = WITH_TEACHER if grid.settings.score_teachers else RUNGS
+    grid.tag("semantic ladder", *(grid.run("semantic", rung) for rung in rungs))
     for rung in () if _shortened(settings) else RUNGS:  # every seed of the ladder
         grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)
         grid.tag("sources", grid.run("semantic", rung), source="mix")
@@ -109,17 +110,14 @@ def networks_and_sources(grid: Grid, settings: Experiments) -> None:
             oracle = grid.semantic_baseline("oracle", grid.train, variant, network=variants["mix", name][1])
             grid.tag("E1", oracle, source="mix", network=name)
         for rung in ("abn", "self_trained"):
-            instance = grid.run("instance", rung)
-            clustering = grid.run("instance", "source_only")
-            run = grid.panoptic(rung, grid.run("semantic", rung, variant), instance, clustering, variant)
-            grid.tag("E10", run, network=name)
+            networks = grid.run("semantic", rung, variant), grid.run("instance", rung)
+            grid.tag("E10", grid.panoptic(rung, *networks, variant), network=name)
 
     if not _shortened(settings):
         grid.tag("E11", grid.semantic_baseline("source_only", mix, "monitored", monitor=monitor))
-    start = grid.run("semantic", grid.settings.self_training_start)
     run = grid.self_training(
-        "self_trained", start, mix, "monitored", data=(grid.train, grid.val), monitor=monitor,
-        **_shorter(settings, "self_training"),
+        "self_trained", grid.start("semantic"), mix, "monitored", data=(grid.train, grid.val),
+        monitor=monitor, **_shorter(settings, "self_training"),
     )  # fmt: skip
     grid.tag("E11", run)
 
@@ -138,8 +136,7 @@ def clusterings(grid: Grid, settings: Experiments) -> None:
             options = {"algorithm": algorithm, "margins": to_plain(rings[ring]), "source_share": 0.0}
             run = _self_trained(grid, settings, variant, **options)
             threat = _threat(grid, settings, variant, {"all": run})
-            for found in (run, threat):
-                grid.tag("E2", found, algorithm=algorithm, ring=ring)
+            grid.tag("E2", run, threat, algorithm=algorithm, ring=ring)
             if (algorithm, rings[ring]) == (ladder.algorithm, margins):  # what E3 has with no source
                 grid.tag("E3", run, workflow="all", share=0.0, classes="all")
                 grid.tag("E3", threat, workflow="all", share=0.0)
@@ -185,10 +182,11 @@ def workflows(grid: Grid, settings: Experiments) -> None:
             for name, classes in members[workflow].items():
                 variant = ".".join(part for part in (workflow, name, percent) if part)
                 values = {} if classes is None else {"classes": classes}
-                start = starts[name] if workflow == "ccm" else None
-                run = _self_trained(grid, settings, variant, start=start, source_share=share, **values)
-                name = name or "all"
-                networks[name] = grid.tag("E3", run, workflow=workflow, share=share, classes=name)
+                if workflow == "ccm":
+                    values |= dict(zip(("clustering", "start"), starts[name]))
+                run = _self_trained(grid, settings, variant, source_share=share, **values)
+                networks[name or "all"] = run
+                grid.tag("E3", run, workflow=workflow, share=share, classes=name or "all")
             run = _threat(grid, settings, f"{workflow}.{percent}", networks)
             grid.tag("E3", run, workflow=workflow, share=share)
 
@@ -198,10 +196,10 @@ def workflows(grid: Grid, settings: Experiments) -> None:
         grid, settings, "crops", source_share=0.25,
         augmentation=to_plain(replace(_self_training(grid).augmentation, scale=settings.crop_scale)),
     )  # fmt: skip
-    for run in (crops, _threat(grid, settings, "crops", {"all": crops})):
-        grid.tag("E4", run, workflow="smaller crops", share=0.25)
-    for branch, rung in (("instance", "self_trained"), ("threat", "")):
-        grid.tag("E4", grid.run(branch, rung, "all.25"), workflow="all", share=0.25)
+    scores = _threat(grid, settings, "crops", {"all": crops})
+    grid.tag("E4", crops, scores, workflow="smaller crops", share=0.25)
+    of_e3 = grid.run("instance", "self_trained", "all.25"), grid.run("threat", "", "all.25")
+    grid.tag("E4", *of_e3, workflow="all", share=0.25)
 
 
 def networks_of_masks(grid: Grid, settings: Experiments, classes: Iterable[str]) -> None:
@@ -223,11 +221,10 @@ def guidance(grid: Grid, settings: Experiments) -> None:
         variant = f"masks.{round(100 * share)}"
         run = _self_trained(grid, settings, variant, target=grid.train, truth_share=share)
         threat = _threat(grid, settings, variant, {"all": run}, truth_shares=(0.0, *settings.truth_shares))
-        for found in (run, threat):
-            grid.tag("E5", found, learned="corrected masks", corrected=share, clustered="inside masks")
+        grid.tag("E5", run, threat, learned="corrected masks", corrected=share, clustered="inside masks")
     run = _self_trained(grid, settings, "masks.none", guided=False)
-    for found in (run, _threat(grid, settings, "masks.none", {"all": run})):
-        grid.tag("E5", found, learned="without masks", clustered="inside masks")
+    threat = _threat(grid, settings, "masks.none", {"all": run})
+    grid.tag("E5", run, threat, learned="without masks", clustered="inside masks")
     predicted = {"learned": "predicted masks", "corrected": 0.0}
     # all.25 has the settings of the ladder's self-training where that takes 25 % source, and its iterations
     own = "all.25" if _shorter(settings, "instance_self_training") else ""
@@ -236,8 +233,8 @@ def guidance(grid: Grid, settings: Experiments) -> None:
     grid.tag("E5", run, **predicted, clustered="without masks")
     shares = (0.0, 0.25, 0.5, 0.75, 1.0)
     run = _threat(grid, settings, "sensitivity", networks, truth_shares=shares)
-    for found in (run, grid.run("instance", "self_trained", "all.25")):
-        grid.tag("E5", found, **predicted, clustered="inside masks")
+    trained = grid.run("instance", "self_trained", "all.25")
+    grid.tag("E5", run, trained, **predicted, clustered="inside masks")
 
     mix, start = grid.settings.semantic_source, grid.run("semantic", "self_trained")
     instances = {
@@ -264,26 +261,23 @@ def consistency_weights(grid: Grid, settings: Experiments) -> None:
     for weight in settings.consistency_weights:
         variant = f"consistency.{weight:g}"
         run = grid.instance_self_training(
-            "self_trained", grid.run("instance", grid.settings.self_training_start),
-            grid.run("instance", "source_only"), grid.run("semantic", "self_trained"), variant,
-            weights=to_plain(replace(weights, consistency=weight)),
+            "self_trained", variant, weights=to_plain(replace(weights, consistency=weight)),
             **_shorter(settings, "instance_self_training"),
         )  # fmt: skip
-        for found in (run, _threat(grid, settings, variant, {"all": run})):
-            grid.tag("E7", found, weight=weight)
+        grid.tag("E7", run, _threat(grid, settings, variant, {"all": run}), weight=weight)
 
 
 def ablations(grid: Grid, settings: Experiments) -> None:
     """E12: SAC of the ladder with one of its parts changed."""
-    start = grid.run("semantic", grid.settings.self_training_start)
     shorter = _shorter(settings, "self_training")
     whole = grid.run("semantic", "self_trained", "monitored" if shorter else "")
     grid.tag("E12", whole, ablation="none")
     for name, changed in (settings.ablations or {}).items():
-        variant, where = f"ablation.{name}", f"experiments.ablations.{name}"
-        source = grid.settings.semantic_source
-        values = shorter | changed
-        run = grid.self_training("self_trained", start, source, variant, where=where, **values)
+        where, source = f"experiments.ablations.{name}", grid.settings.semantic_source
+        run = grid.self_training(
+            "self_trained", grid.start("semantic"), source, f"ablation.{name}", where=where,
+            **shorter | changed,
+        )  # fmt: skip
         if all(value == getattr(whole.spec, name) for name, value in changed.items()):
             raise ProfileError(f"{grid.where}: {where}: expected settings that differ from self_training")
         grid.tag("E12", run, ablation=name)
@@ -310,19 +304,11 @@ def _self_training(grid: Grid) -> InstanceSelfTrainingSpec:
     return grid.run("instance", "self_trained").spec
 
 
-def _self_trained(
-    grid: Grid, settings: Experiments, variant: str, *, start: tuple[Run, Run] | None = None, **values
-) -> Run:
-    """Instance self-training that is scored on target and source while it trains.
-
-    `start`: a baseline and its batch-norm adaptation; those of the ladder if None.
-    """
-    rung = grid.settings.self_training_start
-    baseline, adapted = start or (grid.run("instance", "source_only"), grid.run("instance", rung))
+def _self_trained(grid: Grid, settings: Experiments, variant: str, **values) -> Run:
+    """Instance self-training that is scored on target and source while it trains."""
     data = (grid.train, grid.val, grid.settings.instance_selection)
     return grid.instance_self_training(
-        "self_trained", adapted, baseline, grid.run("semantic", "self_trained"), variant,
-        data=data, monitor=_monitor(settings, data), 
+        "self_trained", variant, data=data, monitor=_monitor(settings, data),
         **_shorter(settings, "instance_self_training"), **values,
     )  # fmt: skip
 
@@ -341,7 +327,7 @@ def _threat(
     if not guided:
         truth_shares = (0.0,)
     return grid.add(
-        "threat", "threat", "", ThreatSpec, "", parents, (grid.val,), variant=variant, validation=grid.val,
+        "threat", "threat", "", ThreatSpec, "", parents, (grid.val,), variant=variant,
         min_size=grid.settings.panoptic["min_size"], truth_shares=truth_shares, kernels=settings.kernels,
         guided=guided, scored=settings.scored,
     )  # fmt: skip

@@ -28,7 +28,8 @@ from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet, merged_ids
-from panolib.study.kinds import Sources, clustering_of, parent_network, trained_network
+from panolib.study.kinds import Sources
+from panolib.study.parents import clustering_of, parent_network, trained_network
 from panolib.training.specs import SemanticNetwork
 
 SEMANTIC, INSTANCES, PANOPTIC = "semantic", "instances", "panoptic"  # folders: the tools search them by name
@@ -53,20 +54,8 @@ def export_run(
     "panoptic.json" beside it, as they were scored: the first merge rule, the clustering of its parents. A run
     of one semantic network gives "semantic" only, in the classes of the data set.
 
-    Parameters
-    ----------
-    store : Store
-        Weights that are not in it are trained first.
-    sources : mapping of domain to data sets
-    run : Run
-    folder : path
-        Empty or not there; with `overwrite` an earlier export may be there, which is replaced.
-    overwrite : bool
-
-    Returns
-    -------
-    dict
-        Files in each folder, by its name.
+    Weights that are not in the store are trained first. The folder is empty or not there; with `overwrite` an
+    earlier export may be there, which is replaced. Returns how many files each folder has, by its name.
 
     Raises
     ------
@@ -89,16 +78,10 @@ def export_run(
 
 
 def write_predictions(folder: Path, predictions: Iterable[ImagePrediction], label_set: LabelSet) -> None:
-    """Write images into the three folders, and "panoptic.json" if there are panoptic maps.
-
-    Raises ExportError for an image that comes twice, and as the functions of `exports`.
-    """
-    written, annotations = set(), []
+    """Write images into the three folders, and "panoptic.json" if there are panoptic maps."""
+    annotations = []
     for prediction in predictions:
         image_id = prediction.image_id
-        if image_id in written:
-            raise ExportError(f"image {image_id!r} comes twice, expected every image once")
-        written.add(image_id)
         write_cityscapes_semantic(
             folder / SEMANTIC / f"{file_stem(image_id)}_labelIds.png", prediction.semantic, label_set
         )

@@ -9,7 +9,8 @@ from panolib.config import Count, ProfileError, from_mapping, spec, to_plain
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.weights import weights_fingerprint
-from panolib.study.kinds import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
+from panolib.study.run_specs import ClassicalSpec, GapSpec, PanopticSpec, SemanticScoresSpec, TransferSpec
+from panolib.study.settings import Domain
 from panolib.study.study import (
     BATCH_NORM_RUNGS,
     GAP_RUNGS,
@@ -18,11 +19,10 @@ from panolib.study.study import (
     RUNGS,
     TEACHER,
     WITH_TEACHER,
-    Domain,
     Tag,
     run_name,
 )
-from panolib.training.specs import (
+from panolib.training.run_specs import (
     BaselineSpec,
     InstanceBaselineSpec,
     InstanceBatchNormSpec,
@@ -75,10 +75,13 @@ class Grid:
         """Whether the ladder has that rung of a branch."""
         return run_name(self.domain, branch, rung, self.seed) in self.runs
 
-    def tag(self, experiment: str, run: Run, **values) -> Run:
-        """Say that a run belongs to an experiment, and where in it, as plain values."""
-        self.tags.append(Tag(experiment, run.name, values))
-        return run
+    def start(self, branch: str) -> Run:
+        """The rung of the ladder from which self-training of a branch starts."""
+        return self.run(branch, self.settings.self_training_start)
+
+    def tag(self, experiment: str, *runs: Run, **values) -> None:
+        """Say that runs belong to an experiment, and where in it, as plain values."""
+        self.tags += [Tag(experiment, run.name, values) for run in runs]
 
     def add(
         self,
@@ -94,14 +97,10 @@ class Grid:
         where: str | None = None,
         **values,
     ) -> Run:
-        """Declare a run.
+        """Declare a run of a kind; branch, rung and variant are parts of its name.
 
         Parameters
         ----------
-        kind : str
-            A function of `kinds`.
-        branch, rung, variant : str
-            Parts of its name.
         cls : dataclass
             Its spec.
         section : str
@@ -121,6 +120,7 @@ class Grid:
             "label_set": settings.label_set,
             "compute": dict(self.compute),
             "seed": self.seed,
+            **({"validation": self.val} if "validation" in cls.__dataclass_fields__ else {}),
             **values,
         }
         where = f"{self.where}: {f'{self.domain}.{section or kind}' if where is None else where}"
@@ -167,7 +167,7 @@ class Grid:
             values = {**self.oracle_budget("semantic"), **values}
         return self.add(
             "semantic_baseline", "semantic", rung, BaselineSpec, "semantic_baseline", {},
-            (labelled, self.val), variant=variant, source=labelled, validation=self.val, **values,
+            (labelled, self.val), variant=variant, source=labelled, **values,
         )  # fmt: skip
 
     def semantic_batch_norm(self, rung: str, start: Run, source: str, variant: str = "", **values) -> Run:
@@ -175,14 +175,14 @@ class Grid:
         return self.add(
             "semantic_batch_norm", "semantic", rung, SemanticBatchNormSpec, "batch_norm", {"start": start},
             (source, self.unlabelled, self.val), variant=variant, source=source if rung == "abn" else None,
-            target=self.unlabelled, validation=self.val, **values,
+            target=self.unlabelled, **values,
         )  # fmt: skip
 
     def transfer(self, rung: str, start: Run, variant: str = "") -> Run:
         """Scores of a semantic network of another domain, which further rungs can start from."""
         return self.add(
             "transfer", "semantic", rung, TransferSpec, "", {"start": start}, (self.val,), variant=variant,
-            validation=self.val, network=to_plain(start.spec.network),
+            network=to_plain(start.spec.network),
         )  # fmt: skip
 
     def self_training(
@@ -195,7 +195,7 @@ class Grid:
         return self.add(
             "self_training", "semantic", rung, SelfTrainingSpec, "self_training",
             {"start": start, **(parents or {})}, (source, target, self.val, *data), variant=variant,
-            source=source, target=target, validation=self.val, **values,
+            source=source, target=target, **values,
         )  # fmt: skip
 
     def instance_baseline(
@@ -220,33 +220,44 @@ class Grid:
         )  # fmt: skip
 
     def instance_self_training(
-        self, rung: str, start: Run, clustering: Run, semantic: Run, variant: str = "", *,
-        parents: Mapping[str, Run] | None = None, target: str | None = None,
+        self, rung: str, variant: str = "", *, start: Run | None = None, clustering: Run | None = None,
+        semantic: Run | None = None, parents: Mapping[str, Run] | None = None, target: str | None = None,
         data: Iterable[str] = (), **values,
     ) -> Run:  # fmt: skip
-        """Self-training on clustered instances, or with source share 1 its control."""
+        """Self-training on clustered instances, or with source share 1 its control.
+
+        It starts where the ladder's does, with the clustering of source-only embeddings, inside the masks of
+        the self-trained network, where nothing else is given.
+        """
         source, target = self.settings.instance_source, target or self.unlabelled
+        own = {
+            "start": start or self.start("instance"),
+            "clustering": clustering or self.run("instance", "source_only"),
+            "semantic": semantic or self.run("semantic", "self_trained"),
+        }
         return self.add(
             "instance_self_training", "instance", rung, InstanceSelfTrainingSpec, "instance_self_training",
-            {"start": start, "clustering": clustering, "semantic": semantic, **(parents or {})},
-            (source, target, *data), variant=variant, source=source, target=target, **values,
+            {**own, **(parents or {})}, (source, target, *data), variant=variant, source=source,
+            target=target, **values,
         )  # fmt: skip
 
     def semantic_scores(self, rung: str, semantic: Run, variant: str = "", **values) -> Run:
         """Scores of a network that another run trained."""
         return self.add(
             "semantic_scores", "semantic", rung, SemanticScoresSpec, "", {"semantic": semantic}, (self.val,),
-            variant=variant, validation=self.val, **values,
+            variant=variant, **values,
         )  # fmt: skip
 
     def panoptic(
-        self, rung: str, semantic: Run, instance: Run, clustering: Run, variant: str = "", **values
-    ) -> Run:
-        """Scores of a semantic and an instance network together."""
+        self, rung: str, semantic: Run, instance: Run, variant: str = "", *, clustering: Run | None = None,
+        validation: str | None = None, **values,
+    ) -> Run:  # fmt: skip
+        """Scores of a semantic and an instance network together, clustered like source-only embeddings."""
+        clustering, validation = clustering or self.run("instance", "source_only"), validation or self.val
         return self.add(
             "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
-            {"semantic": semantic, "instance": instance, "clustering": clustering}, (self.val,),
-            variant=variant, validation=self.val, **values,
+            {"semantic": semantic, "instance": instance, "clustering": clustering}, (validation,),
+            variant=variant, validation=validation, **values,
         )  # fmt: skip
 
     def classical(
@@ -262,7 +273,7 @@ class Grid:
         return self.add(
             "classical", "panoptic", rung, ClassicalSpec, "classical",
             {} if semantic is None else {"semantic": semantic}, (self.val, settings.instance_selection),
-            variant=variant, validation=self.val, selection=settings.instance_selection,
+            variant=variant, selection=settings.instance_selection,
             n_selection=settings.instance_baseline["n_selection"], masks=masks, algorithm=algorithm,
             merge_rules=settings.panoptic["merge_rules"], n_samples=settings.panoptic["n_samples"], **values,
         )  # fmt: skip
@@ -307,34 +318,45 @@ def declare_ladder(grid: Grid) -> None:
         instance[rung] = grid.instance_batch_norm(rung, instance["source_only"])
     for rung in ("control", "self_trained"):
         values = {"source_share": 1.0} if rung == "control" else {}
-        instance[rung] = grid.instance_self_training(
-            rung, instance[settings.self_training_start], instance["source_only"], semantic[rung], **values
-        )
+        instance[rung] = grid.instance_self_training(rung, semantic=semantic[rung], **values)
 
-    panoptic = {}
-    for rung in (rung for rung in RUNGS if rung in instance):
-        clustering = instance["oracle" if rung == "oracle" else "source_only"]
-        panoptic[rung] = grid.panoptic(rung, semantic[rung], instance[rung], clustering)
-    if settings.score_teachers:
-        networks = semantic["self_trained"], instance["self_trained"]
-        panoptic[TEACHER] = grid.panoptic(TEACHER, *networks, instance["source_only"], scored="teacher")
-    for rung in WITH_TEACHER:
-        for runs in (semantic, instance, panoptic):
-            if rung in runs:  # teachers of instances are scored in panoptic maps alone
-                grid.tag(f"{grid.domain} ladder", runs[rung])
+    ladder = f"{grid.domain} ladder"
+    tag_rungs(grid, ladder, semantic, instance, panoptic_rungs(grid, semantic, instance))
     if settings.classical is not None:
         for rung, algorithm in OTSU_RUNGS.items():
-            grid.tag(f"{grid.domain} ladder", grid.classical(rung, algorithm, "otsu"))
-        scored = "teacher" if settings.score_teachers else "student"
+            grid.tag(ladder, grid.classical(rung, algorithm, "otsu"))
+        scored = {"scored": "teacher" if settings.score_teachers else "student"}
         for variant, rung in (("source_only", "source_only"), ("", "self_trained")):
-            run = grid.classical(
-                MASK_WATERSHED, "watershed", "predicted", semantic[rung], variant, scored=scored
-            )
-            grid.tag(f"{grid.domain} ladder", run)
+            masks = ("watershed", "predicted", semantic[rung], variant)
+            grid.tag(ladder, grid.classical(MASK_WATERSHED, *masks, **scored))
     if settings.gap is not None:
         for rung in GAP_RUNGS:
             parents = {"semantic": semantic[rung]}
             grid.tag("gap", grid.add("gap", "gap", rung, GapSpec, "gap", parents, (grid.unlabelled,)))
+
+
+def panoptic_rungs(
+    grid: Grid, semantic: Mapping[str, Run], instance: Mapping[str, Run], variant: str = ""
+) -> dict[str, Run]:
+    """{rung: scores of both branches}, also of the teachers where the settings say so.
+
+    Teachers of instances are scored here alone.
+    """
+    found = {}
+    for rung in (rung for rung in RUNGS if rung in instance):
+        clustering = instance["oracle" if rung == "oracle" else "source_only"]
+        found[rung] = grid.panoptic(rung, semantic[rung], instance[rung], variant, clustering=clustering)
+    if grid.settings.score_teachers:
+        networks = semantic["self_trained"], instance["self_trained"]
+        options = {"clustering": instance["source_only"], "scored": "teacher"}
+        found[TEACHER] = grid.panoptic(TEACHER, *networks, variant, **options)
+    return found
+
+
+def tag_rungs(grid: Grid, experiment: str, *branches: Mapping[str, Run]) -> None:
+    """Say that the rungs of some branches belong to an experiment, in the order of tables."""
+    for rung in WITH_TEACHER:
+        grid.tag(experiment, *(runs[rung] for runs in branches if rung in runs))
 
 
 def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
@@ -344,8 +366,7 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
     """
     oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
     runs = _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle)
-    for rung in (rung for rung in WITH_TEACHER if rung in runs):
-        grid.tag(f"{grid.domain} ladder", runs[rung])
+    tag_rungs(grid, f"{grid.domain} ladder", runs)
 
 
 def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run | None) -> dict[str, Run]:
@@ -356,7 +377,7 @@ def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run | None) -> dict[st
         found[rung] = grid.semantic_batch_norm(rung, source_only, source)
     for rung in ("control", "self_trained"):
         values = {"target_weight": 0.0} if rung == "control" else {}
-        found[rung] = grid.self_training(rung, found[settings.self_training_start], source, **values)
+        found[rung] = grid.self_training(rung, grid.start("semantic"), source, **values)
     if settings.score_teachers:
         found[TEACHER] = grid.semantic_scores(TEACHER, found["self_trained"], scored="teacher")
     return found

@@ -1,154 +1,40 @@
 """How a run of each kind is executed: open data, train or adapt, evaluate, return metrics.
 
-`study.py` declares the runs; the training loops live in `training/`.
+`grid.py` declares the runs; the training loops live in `training/`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from panolib.active.pairs import unpacked
-from panolib.clustering.algorithms import SEEDS
 from panolib.clustering.corrected_masks import corrected
-from panolib.config import Count, Counts, Different, Natural, NonNegative, Seed, Share, later, spec
-from panolib.data.mixing import source_share_counts
 from panolib.data.render import city
 from panolib.data.samples import Sample
-from panolib.inference.panoptic import MERGE_RULES
-from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.models.shared import SharedNetwork
 from panolib.objectness.classifier import Objectness
 from panolib.scoring import classical as evaluate_classical
 from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
+from panolib.study.parents import clustering_of, has_teacher, learned_classes, parent_network, parent_spec
 from panolib.training import instance, semantic
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
 from panolib.training.loop import unwatched
-from panolib.training.setup import build_instance, build_semantic, build_shared, launch
-from panolib.training.specs import (
-    Compute,
-    InstanceNetwork,
-    SemanticNetwork,
-    SharedNetworks,
-    StudentOrTeacher,
-)
 
 STYLE_GROUPS = ("photometry", "texture", "geometry", "statistics", "shapes")
-
-
-@spec
-class TransferSpec:
-    """A trained network ("start") scored on the target of another domain; nothing is trained."""
-
-    label_set: str
-    validation: str
-    network: SemanticNetwork
-    compute: Compute
-    seed: Seed
-
-
-@spec
-class SemanticScoresSpec:
-    """Evaluation of a semantic network on its own; nothing is trained."""
-
-    label_set: str
-    validation: str
-    scored: StudentOrTeacher
-    compute: Compute
-    seed: Seed
-
-
-@spec
-class PanopticSpec:
-    """Evaluation of a semantic and an instance run together; nothing is trained."""
-
-    label_set: str
-    validation: str
-    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], Field(min_length=1), Different]
-    min_size: Natural
-    opening: Natural
-    min_region: Natural
-    n_samples: Natural
-    compute: Compute
-    seed: Seed
-    scored: StudentOrTeacher = later("student")  # of both parents
-
-
-@spec
-class GapSpec:
-    """Which group of style parameters costs what: source scenes with one group taken from the target."""
-
-    label_set: str
-    source_style: city.StyleName
-    target_style: city.StyleName
-    n_images: Count
-    height: Count
-    width: Count
-    scene_seed: Natural
-    compute: Compute
-    seed: Seed
-
-
-@spec
-class ThreatSpec:
-    """Evaluation of one instance network, or of several that share the thing classes; nothing is trained.
-
-    Parents: "semantic", and for every network "instance.<name>" and "clustering.<name>". A network answers
-    for the classes of its spec. Metrics are counts of every image and class: tables pool them over any
-    part of the images.
-    """
-
-    label_set: str
-    validation: str
-    min_size: Natural
-    truth_shares: tuple[Share, ...]  # of wrong pixels of the masks, corrected; 0: predicted, 1: true
-    kernels: tuple[Natural, ...]  # of the morphology, pixels; 0: none
-    guided: bool
-    compute: Compute
-    seed: Seed
-    scored: StudentOrTeacher = later("student")  # of all parents
-
-
-@spec
-class ClassicalSpec:
-    """Evaluation of instances without embeddings; settings are chosen on `selection`, nothing is trained.
-
-    With masks of a network, of the parent "semantic", there is no image to smooth.
-    """
-
-    label_set: str
-    validation: str
-    selection: str
-    n_selection: Count
-    masks: Literal["otsu", "predicted"]
-    algorithm: evaluate_classical.ClassicalAlgorithm
-    smoothings: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
-    sigmas: Annotated[tuple[NonNegative, ...], Field(min_length=1), Different]
-    min_distances: Annotated[Counts, Different]
-    min_sizes: Annotated[tuple[Natural, ...], Field(min_length=1), Different]
-    merge_rules: Annotated[tuple[Literal[MERGE_RULES], ...], Field(min_length=1), Different]
-    n_samples: Natural
-    compute: Compute
-    seed: Seed
-    scored: StudentOrTeacher = later("student")  # of the parent
-
-
 Sources = Mapping[str, object]  # domain -> its data sets
 
-# A part of every key. Whoever changes what a kind computes raises its version (tests/unit/test_versions.py).
+# {function of this module: version}. A version is a part of every key: whoever changes what a kind computes
+# raises it (tests/unit/test_versions.py).
 VERSIONS = {
     "semantic_baseline": 1,
     "semantic_batch_norm": 1,
@@ -165,16 +51,6 @@ VERSIONS = {
 }
 
 
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (
-        semantic_baseline, semantic_batch_norm, transfer, self_training,
-        instance_baseline, instance_batch_norm, instance_self_training,
-        panoptic, gap, threat, semantic_scores, classical,
-    )  # fmt: skip
-    return {function.__name__: functools.partial(function, sources) for function in functions}
-
-
 def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised semantic network; metrics: IoU on the validation images."""
     source = open_data(sources, job, run.spec.source)
@@ -185,8 +61,7 @@ def semantic_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a semantic network; metrics as above."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
-    return semantic_metrics(sources, job, finish(job, model))
+    return semantic_metrics(sources, job, finish(job, adapted(sources, job)))
 
 
 def transfer(sources: Sources, run: Run, job: Job) -> dict:
@@ -223,8 +98,7 @@ def instance_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def instance_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of an embedding network; scored by the panoptic runs."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
-    finish(job, model)
+    finish(job, adapted(sources, job))
     return {}
 
 
@@ -313,13 +187,12 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
             city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
             for index in range(spec.n_images)
         ]
-        label = f"{run.name}: {name}"
         metrics[name] = evaluate.score_semantic(
             model,
             scenes,
             LABEL_SETS[spec.label_set],
             save_counts=evaluate.in_part(job.save_counts, f"{name}."),
-            label=label,
+            label=f"{run.name}: {name}",
         )
     job.finish({})
     return metrics
@@ -328,17 +201,14 @@ def gap(sources: Sources, run: Run, job: Job) -> dict:
 def threat(sources: Sources, run: Run, job: Job) -> dict:
     """Found, false and missed objects of every image, inside masks between predicted and true."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
-    names = [role.partition(".")[2] for role, _ in run.parents if role.startswith("instance.")]
-    networks = []
-    for name in names:
-        classes = learned_classes(dict(run.parents)[f"instance.{name}"])
-        networks.append(
-            evaluate_threat.Network(
-                parent_network(job, f"instance.{name}", spec.scored),
-                label_set.ids_of(label_set.things if classes is None else classes),
-                **clustering_of(job, f"clustering.{name}"),
-            )
+    networks = [
+        evaluate_threat.Network(
+            parent_network(job, role, spec.scored),
+            label_set.ids_of(learned_classes(parent) or label_set.things),
+            **clustering_of(job, role.replace("instance.", "clustering.")),
         )
+        for role, parent in run.parents if role.startswith("instance.")
+    ]  # fmt: skip
     metrics = evaluate_threat.score_threat(
         parent_network(job, "semantic", spec.scored),
         networks,
@@ -390,22 +260,6 @@ def classical(sources: Sources, run: Run, job: Job) -> dict:
     return metrics
 
 
-def has_teacher(run: Run) -> bool:
-    """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
-    if run.kind == "instance_self_training":
-        return source_share_counts(run.spec.batch_size, run.spec.source_share)[1] > 0
-    if run.kind in ("self_training", "shared_self_training"):
-        return run.spec.target_weight > 0
-    return run.kind == "meta_labels"
-
-
-def learned_classes(run: Run) -> tuple[str, ...] | None:
-    """Thing classes of an instance run, None for all; batch-norm adaptation has those of its start."""
-    while not hasattr(run.spec, "classes"):
-        run = dict(run.parents)["start"]
-    return run.spec.classes
-
-
 def gap_styles(source: str, target: str) -> dict[str, city.Style]:
     """{"none": source style, one style with each group taken from the target, "all": target style}."""
     own, other = city.STYLES[source], city.STYLES[target]
@@ -420,11 +274,12 @@ def open_data(sources: Sources, job: Job, name: str) -> Sequence[Sample]:
     return dataset
 
 
-def adaptation_data(sources: Sources, job: Job) -> tuple[Sequence[Sample] | None, Sequence[Sample]]:
-    """(source or None, target) of a batch-norm run."""
-    run = job.run
-    source = None if run.spec.source is None else open_data(sources, job, run.spec.source)
-    return source, open_data(sources, job, run.spec.target)
+def adapted(sources: Sources, job: Job) -> nn.Module:
+    """The network of the parent "start" with the batch-norm statistics that a run asks for."""
+    spec = job.spec
+    source = None if spec.source is None else open_data(sources, job, spec.source)
+    target = open_data(sources, job, spec.target)
+    return adapt_batch_norm(spec, parent_network(job, "start"), source, target)
 
 
 def _monitored(sources: Sources, job: Job) -> dict[str, Sequence[Sample]]:
@@ -518,51 +373,3 @@ def semantic_metrics(sources: Sources, job: Job, model: nn.Module, part: str = "
         save_counts=evaluate.in_part(job.save_counts, part),
         label=f"{run.name}: score",
     )
-
-
-def parent_spec(job: Job, role: str):
-    return dict(job.run.parents)[role].spec
-
-
-def parent_network(job: Job, role: str, network: StudentOrTeacher = "student") -> nn.Module:
-    """The network of a parent, with its final weights, on the device of the run.
-
-    Of a shared network the one that the role names, "semantic" or "instance"; any other role has it whole.
-    The teacher of a parent that has one (`has_teacher`) where it is wanted, else the only network.
-    """
-    parent = dict(job.run.parents)[role]
-    state = wanted_weights(parent, job.parent(role), network)
-    model = trained_network(parent.spec, {"model": state}, job.spec.compute)
-    branch = role.partition(".")[0]
-    return getattr(model, branch) if isinstance(model, SharedNetwork) and hasattr(model, branch) else model
-
-
-def wanted_weights(run: Run, state: Mapping, network: StudentOrTeacher) -> Mapping[str, Tensor]:
-    """Of the final state of a run the weights of the network that is wanted; its only one, if it has one."""
-    if network == "student" or not has_teacher(run):
-        return state["model"]
-    if "teacher" not in state:
-        raise CorruptCheckpoint(
-            f"run '{run.name}': expected the weights of student and teacher, found {sorted(state)}, "
-            "kept before teachers were; delete the checkpoint.pt beside its record: it is trained again"
-        )
-    return state["teacher"]
-
-
-def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
-    """The network of the spec of a run with the weights of its final state, where `compute` says."""
-    if isinstance(spec.network, InstanceNetwork):
-        model = build_instance(spec.network, pretrained=False)
-    else:
-        build = build_shared if isinstance(spec.network, SharedNetworks) else build_semantic
-        model = build(spec.network, LABEL_SETS[spec.label_set].n_classes, pretrained=False)
-    model.load_state_dict(state["model"])
-    return launch(compute).to_device(model)
-
-
-def clustering_of(job: Job, role: str = "clustering") -> dict[str, float | str]:
-    """Clustering settings that were chosen on the training domain; of a learned bandwidth the algorithm."""
-    if getattr(parent_spec(job, role).network, "bandwidth", None) == "learned":
-        return {"algorithm": SEEDS}
-    chosen = job.parent_record(role).metrics
-    return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}

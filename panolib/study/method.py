@@ -57,16 +57,18 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
             grid.tag(EXPERIMENT, run, in_branch=LADDER)
     lengths = settings.domains[grid.domain]
     semantic = {
-        name: _semantic(grid, name, lengths.semantic_iterations, changed)
+        name: grid.self_training(
+            "self_trained", grid.start("semantic"), grid.settings.semantic_source, _variant(name),
+            iterations=lengths.semantic_iterations, where=f"method.semantic.{name}", **changed,
+        )
         for name, changed in _recipe(settings.semantic, lengths.without).items()
-    }
+    }  # fmt: skip
     _check_differ(grid, semantic)
     for name, run in semantic.items():
         found = [run]
         if grid.settings.score_teachers:
             found.append(grid.semantic_scores(TEACHER, run, _variant(name), scored="teacher"))
-        for each in found:
-            grid.tag(EXPERIMENT, each, in_branch=SEMANTIC, part=name)
+        grid.tag(EXPERIMENT, *found, in_branch=SEMANTIC, part=name)
     if lengths.instance_iterations is None:
         return
     if not grid.has("instance", "source_only"):
@@ -75,9 +77,12 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
             f"instance branch, found {lengths.instance_iterations}"
         )
     instance = {
-        name: _instance(grid, name, lengths.instance_iterations, changed)
+        name: grid.instance_self_training(
+            "self_trained", _variant(name), iterations=lengths.instance_iterations,
+            where=f"method.instance.{name}", **changed,
+        )
         for name, changed in _recipe(settings.instance, lengths.without).items()
-    }
+    }  # fmt: skip
     _check_differ(grid, instance)
     masks = grid.run("semantic", "self_trained")
     for name, run in instance.items():
@@ -94,36 +99,13 @@ def _recipe(parts: Mapping[str, Mapping], without: tuple[str, ...]) -> dict[str,
     return {NONE: {}, **alone, ALL: together}
 
 
-def _semantic(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
-    settings = grid.settings
-    start = grid.run("semantic", settings.self_training_start)
-    return grid.self_training(
-        "self_trained", start, settings.semantic_source, _variant(part), iterations=iterations,
-        where=f"method.semantic.{part}", **changed,
-    )  # fmt: skip
-
-
-def _instance(grid: Grid, part: str, iterations: int, changed: Mapping) -> Run:
-    start, clustering, masks = (
-        grid.run(branch, rung) for branch, rung in (
-            ("instance", grid.settings.self_training_start), ("instance", "source_only"),
-            ("semantic", "self_trained"),
-        )
-    )  # fmt: skip
-    return grid.instance_self_training(
-        "self_trained", start, clustering, masks, _variant(part), iterations=iterations,
-        where=f"method.instance.{part}", **changed,
-    )  # fmt: skip
-
-
 def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: str) -> None:
     """Scores of a pair of students, and of their teachers where the ladder scores these."""
-    clustering, variant = grid.run("instance", "source_only"), _variant(part, in_branch)
-    found = [grid.panoptic("self_trained", semantic, instance, clustering, variant)]
+    networks = semantic, instance, _variant(part, in_branch)
+    found = [grid.panoptic("self_trained", *networks)]
     if grid.settings.score_teachers:
-        found.append(grid.panoptic(TEACHER, semantic, instance, clustering, variant, scored="teacher"))
-    for run in found:
-        grid.tag(EXPERIMENT, run, in_branch=in_branch, part=part)
+        found.append(grid.panoptic(TEACHER, *networks, scored="teacher"))
+    grid.tag(EXPERIMENT, *found, in_branch=in_branch, part=part)
 
 
 def _variant(part: str, in_branch: str = "") -> str:

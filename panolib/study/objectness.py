@@ -17,13 +17,12 @@ ranking     does it rank and drop detections of the
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from panolib.config import Count, Natural, NonNegativePair, Seed, Share, from_mapping, later, spec
+from panolib.config import Count, Natural, NonNegativePair, Share, from_mapping, later, spec
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
@@ -31,22 +30,22 @@ from panolib.objectness.candidates import Candidates, candidates
 from panolib.objectness.classifier import Objectness, fit
 from panolib.scoring.objectness import score_filters, score_ranking
 from panolib.study.grid import Grid
-from panolib.study.kinds import Sources, clustering_of, open_data, parent_network
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.study.kinds import Sources, open_data
+from panolib.study.parents import clustering_of, parent_network
+from panolib.study.run_specs import ScoresSpec
+from panolib.training.specs import StudentOrTeacher
 
 EXPERIMENT = "objectness"
 VERSIONS = {"objectness": 1, "objectness_ranking": 1}
 
 
-@spec
-class ObjectnessSpec:
+@spec(kw_only=True)
+class ObjectnessSpec(ScoresSpec):
     """Training of both classifiers on `n_images` of the source, and their scores on two labelled sets."""
 
-    label_set: str
     source: str
     n_images: Count  # of the source, the first ones; the scored sets are whole
     selection: str  # of the source: images that nothing was trained on
-    validation: str
     min_size: Natural  # of masks and clusters, pixels of the embedding grid
     noise_blur: NonNegativePair | None  # of the view that the stability compares with
     spoilt: bool  # true instances spoilt on purpose are negatives as well
@@ -56,23 +55,17 @@ class ObjectnessSpec:
     folds: Annotated[int, Field(ge=2)]
     hidden: Count
     head_iterations: Count
-    compute: Compute
-    seed: Seed
     scored: StudentOrTeacher = later("student")  # of both parents
 
 
-@spec
-class RankingSpec:
+@spec(kw_only=True)
+class RankingSpec(ScoresSpec):
     """Detections of trained networks, ranked and dropped by objectness; nothing is trained."""
 
-    label_set: str
-    validation: str
     min_size: Natural
     min_region: Natural
     noise_blur: NonNegativePair | None
     least: Share  # detections that are less probably an object are dropped
-    compute: Compute
-    seed: Seed
     scored: StudentOrTeacher = later("student")
 
 
@@ -88,12 +81,6 @@ class ObjectnessSettings:
     iterations: Count  # of each self-training
     monitor_interval: Count  # iterations
     monitor_images: Count
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (objectness, objectness_ranking)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def objectness(sources: Sources, run: Run, job: Job) -> dict:
@@ -169,14 +156,14 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     domain, trained = grid.settings, grid.run("instance", "self_trained")
-    semantic, clustering = grid.run("semantic", "self_trained"), grid.run("instance", "source_only")
-    start = grid.run("instance", domain.self_training_start)
-    networks = {"semantic": semantic, "clustering": clustering}
+    networks = {
+        "semantic": grid.run("semantic", "self_trained"), "clustering": grid.run("instance", "source_only"),
+    }  # fmt: skip
     common = {"min_size": trained.spec.min_area, "noise_blur": trained.spec.noise_blur, "where": "objectness"}
     source, selection = domain.instance_source, domain.instance_selection
     classifier = grid.add(
-        "objectness", "objectness", "", ObjectnessSpec, "", networks | {"instance": start},
-        (source, selection, grid.val), source=source, selection=selection, validation=grid.val,
+        "objectness", "objectness", "", ObjectnessSpec, "", networks | {"instance": grid.start("instance")},
+        (source, selection, grid.val), source=source, selection=selection,
         **settings.classifier, **common,
     )  # fmt: skip
     grid.tag(EXPERIMENT, classifier, part="classifier")
@@ -193,15 +180,14 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
     for name, values in filters.items():
         variant = f"filter.{name}"
         run = grid.instance_self_training(
-            "self_trained", start, clustering, semantic, variant, data=data, monitor=monitor,
-            iterations=settings.iterations, where="objectness", **values,
+            "self_trained", variant, data=data, monitor=monitor, iterations=settings.iterations,
+            where="objectness", **values,
         )  # fmt: skip
-        scores = grid.panoptic("self_trained", semantic, run, clustering, variant)
-        for found in (run, scores):
-            grid.tag(EXPERIMENT, found, part="training", filter=name)
+        scores = grid.panoptic("self_trained", networks["semantic"], run, variant)
+        grid.tag(EXPERIMENT, run, scores, part="training", filter=name)
     ranking = grid.add(
         "objectness_ranking", "objectness", "self_trained", RankingSpec, "",
-        networks | {"instance": trained, "objectness": classifier}, data, validation=grid.val,
+        networks | {"instance": trained, "objectness": classifier}, data,
         min_region=domain.panoptic["min_region"], least=settings.least, **common,
     )  # fmt: skip
     grid.tag(EXPERIMENT, ranking, part="ranking")

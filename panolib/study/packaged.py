@@ -11,7 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,13 +40,13 @@ from panolib.lab.pack import halved, single
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet
-from panolib.study.kinds import wanted_weights
+from panolib.study.parents import wanted_weights
 from panolib.training.setup import build_instance, build_semantic, build_shared
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
 ENTRY = "panolib"  # of the metadata
 LARGE, SCALE = 2**14, "/scale"  # values of a kernel that `eight_bits` rounds; ends the names of scales
-_ENCODER, _TWIN = "semantic.encoder.", "instance.encoder."  # one encoder under two names, written once
+_ENCODER, _TWIN = "shared.semantic.encoder.", "shared.instance.encoder."  # one under two names, written once
 
 
 class NoWeights(UserError, ValueError):
@@ -127,16 +127,15 @@ def write_package(
         For a run of another kind, and for one without the picture that tells how large its images are.
     """
     semantic, instance = packaged_runs(run)
-    parents, scores = dict(run.parents), run.spec
-    shared = isinstance(semantic.spec.network, SharedNetworks)
-    networks = semantic.spec.network
-    chosen = store.get(parents["clustering"]).metrics
-    recipe = Recipe(
+    scores, networks = run.spec, semantic.spec.network
+    shared = isinstance(networks, SharedNetworks)
+    chosen = store.get(dict(run.parents)["clustering"]).metrics
+    values = dict(
         format=2,
         run=run.name,
         key=run.key,
         label_set=LABEL_SETS[scores.label_set],
-        **_preprocessing(sources[run.domain]),
+        **sources[run.domain].preprocessing(),
         width=None if sources[run.domain].own_scale else _image_width(store, run),
         semantic=networks.semantic if shared else networks,
         instance=networks.instance if shared else instance.spec.network,
@@ -148,12 +147,13 @@ def write_package(
         rule=scores.merge_rules[0],
         opening=scores.opening,
     )
+    recipe = from_mapping(Recipe, to_plain(values), where=f"recipe of {run.name}")
     states = {"shared": semantic} if shared else {"semantic": semantic, "instance": instance}
     tensors = {
         f"{part}.{name}": tensor.contiguous()
         for part, parent in states.items()
         for name, tensor in wanted_weights(parent, store.final_state(parent), scores.scored).items()
-        if not (shared and name.startswith(_TWIN))
+        if not f"{part}.{name}".startswith(_TWIN)
     }
     text = json.dumps(to_plain(recipe), sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,25 +175,15 @@ def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What `eight_bits` was given, but for rounding."""
     scales = {name.removesuffix(SCALE): tensor for name, tensor in tensors.items() if name.endswith(SCALE)}
-    found = {name: tensor for name, tensor in tensors.items() if not name.endswith(SCALE)}
-    for name, scale in scales.items():
-        if name in found:
-            found[name] = found[name].float() * _by_channel(scale, found[name])
-    return found
+    return {
+        name: tensor.float() * _by_channel(scales[name], tensor) if name in scales else tensor
+        for name, tensor in tensors.items() if not name.endswith(SCALE)
+    }  # fmt: skip
 
 
 def _by_channel(scale: Tensor, kernel: Tensor) -> Tensor:
     """A value for each output channel, in the shape that multiplies a kernel."""
     return scale.view(-1, *[1] * (kernel.ndim - 1))
-
-
-def _preprocessing(sources: Sources) -> dict[str, Any]:
-    """Values of the fields of a recipe that say how images are changed."""
-    found = sources.preprocessing()
-    intensity, limits = found["intensity"], found["limits"]
-    if intensity is not None:
-        found["intensity"] = from_mapping(Intensity, intensity, where="intensity")
-    return found | {"limits": None if limits is None else tuple(limits)}
 
 
 def _image_width(store: Store, run: Run) -> int:
@@ -242,34 +232,23 @@ def read_package(path: Path | str) -> PanopticNetworks:
     if text is None:
         raise NoWeights(f"{path}: {expected}, found no entry {ENTRY!r} in its metadata")
     try:
-        recipe = from_mapping(Recipe, _mapping(text), where=f"{path}: {ENTRY}")
+        recipe = from_mapping(Recipe, json.loads(text), where=f"{path}: {ENTRY}")
     except ValueError as error:  # also a ProfileError, and of JSON
         raise NoWeights(f"{path}: {expected}; {error}") from error
     n_classes = recipe.label_set.n_classes
     if recipe.shared:
         whole = build_shared(SharedNetworks(recipe.semantic, recipe.instance), n_classes, pretrained=False)
-        semantic, instance, parts = whole.semantic, whole.instance, {"shared": whole}
+        semantic, instance, parts = whole.semantic, whole.instance, nn.ModuleDict({"shared": whole})
+        encoder = {name: tensor for name, tensor in tensors.items() if name.startswith(_ENCODER)}
+        tensors |= {_TWIN + name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
     else:
         semantic = build_semantic(recipe.semantic, n_classes, pretrained=False)
         instance = build_instance(recipe.instance, pretrained=False)
-        parts = {"semantic": semantic, "instance": instance}
-    for part, network in parts.items():
-        own = {name.removeprefix(f"{part}."): tensor for name, tensor in tensors.items()
-               if name.startswith(f"{part}.")}  # fmt: skip
-        if recipe.shared:
-            encoder = {name: tensor for name, tensor in own.items() if name.startswith(_ENCODER)}
-            own |= {_TWIN + name.removeprefix(_ENCODER): tensor for name, tensor in encoder.items()}
-        try:
-            network.load_state_dict(own)
-        except RuntimeError as error:
-            found = f"found weights that do not fit ({one_line(error, most=300)})"
-            raise NoWeights(f"{path}: {expected}, {found}") from error
-        network.eval().requires_grad_(False)
+        parts = nn.ModuleDict({"semantic": semantic, "instance": instance})
+    try:
+        parts.load_state_dict(tensors)
+    except RuntimeError as error:
+        found = f"found weights that do not fit ({one_line(error, most=300)})"
+        raise NoWeights(f"{path}: {expected}, {found}") from error
+    parts.eval().requires_grad_(False)
     return PanopticNetworks(recipe, semantic, instance)
-
-
-def _mapping(text: str) -> Mapping[str, Any]:
-    found = json.loads(text)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"expected a mapping, found {text[:40]!r}")
-    return found

@@ -57,23 +57,9 @@ class Given:
 
 
 def write_run_pairs(store: Store, sources: Sources, run: Run, folder: Path) -> int:
-    """Write the pairs of a candidates run, the most different first: complete, or not at all.
+    """Write the pairs of a candidates run, the most different first: complete, or not at all. Their number.
 
-    Images that both networks segment alike are left out: there is nothing to choose.
-
-    Parameters
-    ----------
-    store : Store
-        Holds the segmentations of the run; nothing is trained.
-    sources : mapping of domain to data sets
-    run : Run
-    folder : path
-        Empty or not there.
-
-    Returns
-    -------
-    int
-        Number of pairs.
+    Images that both networks segment alike are left out: there is nothing to choose. Nothing is trained.
 
     Raises
     ------
@@ -152,11 +138,8 @@ def read_given(folder: str | None) -> Given | None:
                 f"{path / ANSWERS}: image {answer.image!r}: expected {' or '.join(NETWORKS)} or null, found "
                 f"{answer.choice!r}"
             )
-    lines = [
-        {"image": answer.image, "choice": answer.choice, "seconds": answer.seconds} for answer in answers
-    ]
     values = {"domain": made_by["domain"], "seed": made_by["seed"], "candidates": made_by["key"]}
-    return from_mapping(Given, {**values, "answers": lines}, where=path)
+    return from_mapping(Given, {**values, "answers": list(map(vars, answers))}, where=path)
 
 
 def check_given(given: Given, candidates: Run, images: Collection[str]) -> None:

@@ -61,19 +61,21 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     ladder = {branch: grid.run(branch, "self_trained") for branch in ("semantic", "instance", "panoptic")}
-    for run in ladder.values():
-        grid.tag(EXPERIMENT, run, exchange=START, round=0, to_go=settings.rounds)
+    grid.tag(EXPERIMENT, *ladder.values(), exchange=START, round=0, to_go=settings.rounds)
     for name, exchange in EXCHANGES.items():
         semantic, instance = ladder["semantic"], ladder["instance"]
         for number in range(1, settings.rounds + 1):
             variant = f"rounds.{name.replace(' ', '_')}.{number}"
             semantic = _semantic(grid, settings, exchange, variant, semantic, instance)
-            guide = ladder["semantic"] if exchange.masks == "ladder" else semantic
-            instance = _instance(grid, settings, exchange, variant, instance, guide)
-            clustering = grid.run("instance", "source_only")
-            scores = grid.panoptic("self_trained", semantic, instance, clustering, variant)
-            for run in (semantic, instance, scores):
-                grid.tag(EXPERIMENT, run, exchange=name, round=number, to_go=settings.rounds - number)
+            true = {"target": grid.train, "truth_share": 1.0} if exchange.masks == "true" else {}
+            instance = grid.instance_self_training(
+                "self_trained", variant, start=instance,
+                semantic=ladder["semantic"] if exchange.masks == "ladder" else semantic,
+                iterations=settings.instance_iterations, where="refinement", **true,
+            )  # fmt: skip
+            scores = grid.panoptic("self_trained", semantic, instance, variant)
+            at = {"exchange": name, "round": number, "to_go": settings.rounds - number}
+            grid.tag(EXPERIMENT, semantic, instance, scores, **at)
 
 
 def _semantic(
@@ -89,15 +91,4 @@ def _semantic(
     return grid.self_training(
         "self_trained", start, grid.settings.semantic_source, variant,
         iterations=settings.semantic_iterations, where="refinement", **values,
-    )  # fmt: skip
-
-
-def _instance(
-    grid: Grid, settings: Refinement, exchange: Exchange, variant: str, start: Run, guide: Run
-) -> Run:
-    """The instance branch of a round; `guide` predicts the masks, which true ones correct altogether."""
-    true = {"target": grid.train, "truth_share": 1.0} if exchange.masks == "true" else {}
-    return grid.instance_self_training(
-        "self_trained", start, grid.run("instance", "source_only"), guide, variant,
-        iterations=settings.instance_iterations, where="refinement", **true,
     )  # fmt: skip

@@ -12,7 +12,6 @@ from pydantic import Field
 from panolib.clustering.algorithms import Algorithm
 from panolib.config import (
     Count,
-    Counts,
     Different,
     Natural,
     NonNegative,
@@ -28,22 +27,14 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import own_section
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.training.specs import StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
 
-# {section: {key of the file, a number of seeds: field that holds those seeds}}
-OWN_SEEDS = {
-    "experiments": {"n_seeds": "seeds", "n_consistency_seeds": "consistency_seeds"},
-    "detr": {"n_seeds": "seeds"},
-    "realtime": {"n_seeds": "seeds"},
-    "peers": {"n_seeds": "seeds"},
-    "refinement": {"n_seeds": "seeds"},
-    "objectness": {"n_seeds": "seeds"},
-    "method": {"n_seeds": "seeds"},
-    "active": {"n_seeds": "seeds"},
-}
+# {section that takes some of the seeds: fields that hold them}; instead of "seeds" a file may say "n_seeds"
+_SEEDED = ("detr", "realtime", "peers", "refinement", "objectness", "method", "active")
+OWN_SEEDS = {"experiments": ("seeds", "consistency_seeds"), **dict.fromkeys(_SEEDED, ("seeds",))}
 
 
 class MissingSection(ProfileError):
@@ -113,23 +104,16 @@ class Experiments:
     ablations: Mapping[str, Mapping] | None = None  # name -> what differs from `self_training`
 
     def __post_init__(self):
-        for key, needed, reason in (
-            ("algorithms", "mean_shift_plus", "E3 compares with it"),
-            ("kernels", 0, "scores without morphology"),
-            ("truth_shares", 1.0, "E5 compares with true masks"),
+        shares = self.shares.get("all", ())
+        for key, found, needed, reason in (
+            ("algorithms", self.algorithms, "mean_shift_plus", "E3 compares with it"),
+            ("kernels", self.kernels, 0, "scores without morphology"),
+            ("truth_shares", self.truth_shares, 1.0, "E5 compares with true masks"),
+            ("shares: all", shares, 0.0, "E3 compares with it"),
+            ("shares: all", shares, 0.25, "E4 and E5 take its network"),
         ):
-            found = getattr(self, key)
             if needed not in found:
                 raise ValueError(f"{key}: expected {needed!r} among them ({reason}), found {list(found)}")
-        for workflow, needed, reason in (
-            ("all", 0.0, "E3 compares with it"),
-            ("all", 0.25, "E4 and E5 take its network"),
-        ):
-            found = self.shares.get(workflow, ())
-            if needed not in found:
-                raise ValueError(
-                    f"shares: {workflow}: expected {needed!r} among them ({reason}), found {list(found)}"
-                )
 
 
 @spec
@@ -182,21 +166,6 @@ class Method:
                     raise ValueError(
                         f"domains.{domain}.without: expected some of {', '.join(known)}, found {name!r}"
                     )
-
-
-@spec
-class ClusteringCostSpec:
-    """Sizes of synthetic embedding maps, twice as wide as high, and how often each call is timed."""
-
-    label_set: str
-    algorithms: tuple[Algorithm, ...]
-    # heights of the embedding grid, with the first of `n_instances`
-    heights: Annotated[tuple[Count, ...], Field(min_length=2)]
-    n_instances: Counts  # objects, on a map of the last height but one
-    embedding_dim: Count
-    repeats: Count
-    compute: Compute
-    seed: Seed
 
 
 @spec
@@ -255,9 +224,9 @@ def read_profile(path: Path) -> Profile:
     """
     mapping, where = load_yaml(path), path.name
     seeds = from_mapping(_AllSeeds, {k: v for k, v in mapping.items() if k == "seeds"}, where=where).seeds
-    for section, keys in OWN_SEEDS.items():
-        if isinstance(mapping.get(section), Mapping):
-            mapping[section] = _with_seeds(mapping[section], keys, seeds, f"{where}: {section}")
+    for name, own in OWN_SEEDS.items():
+        if isinstance(mapping.get(name), Mapping):
+            mapping[name] = _with_seeds(mapping[name], own, seeds, f"{where}: {name}")
     for field in ("ladders", "targets", "target_ladders"):
         if field in mapping:
             raise ProfileError(f"{where}: {field}: unknown key, expected a section for each domain")
@@ -323,17 +292,19 @@ class _OwnSeeds:
     n_consistency_seeds: Count | None = None
 
 
-def _with_seeds(section: Mapping[str, Any], keys: Mapping[str, str], seeds: tuple, where: str) -> dict:
+def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
     """A section with the seeds that it takes: which ones, or how many of the first."""
-    chosen = {}
-    for key, field in keys.items():
-        if key in section and field in section:
-            raise ProfileError(f"{where}: expected {key} or {field}, found both")
-        if section.get(field) is not None:
-            chosen[field] = list(_some_of(section[field], seeds, f"{where}: {field}"))
-    numbers = from_mapping(_OwnSeeds, {key: section[key] for key in keys if key in section}, where=where)
-    own = {field: list(seeds[: getattr(numbers, key)]) for key, field in keys.items()}
-    return {key: value for key, value in section.items() if key not in keys} | own | chosen
+    found = dict(section)
+    given = {f"n_{name}": found.pop(f"n_{name}") for name in names if f"n_{name}" in section}
+    numbers = from_mapping(_OwnSeeds, given, where=where)
+    for name in names:
+        if f"n_{name}" in given and name in section:
+            raise ProfileError(f"{where}: expected n_{name} or {name}, found both")
+        if section.get(name) is None:
+            found[name] = list(seeds[: getattr(numbers, f"n_{name}")])
+        else:
+            found[name] = list(_some_of(section[name], seeds, f"{where}: {name}"))
+    return found
 
 
 def _some_of(found: Any, seeds: tuple, where: str) -> tuple:

@@ -6,34 +6,28 @@ one parent in both roles.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from panolib.config import Positive, from_mapping, spec
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.study.grid import Grid, over_baseline
+from panolib.study.grid import Grid, over_baseline, panoptic_rungs, tag_rungs
 from panolib.study.kinds import (
     Sources,
-    adaptation_data,
+    adapted,
     chosen_clustering,
-    clustering_of,
     finish,
     open_data,
-    parent_network,
     self_trained_metrics,
     semantic_metrics,
 )
-from panolib.study.study import BATCH_NORM_RUNGS, RUNGS, TEACHER, WITH_TEACHER, Domain
+from panolib.study.parents import clustering_of
+from panolib.study.settings import Domain
+from panolib.study.study import BATCH_NORM_RUNGS
 from panolib.training import shared
-from panolib.training.batch_norm import adapt_batch_norm
-from panolib.training.specs import (
-    SharedBaselineSpec,
-    SharedBatchNormSpec,
-    SharedNetworks,
-    SharedSelfTrainingSpec,
-)
+from panolib.training.run_specs import SharedBaselineSpec, SharedBatchNormSpec, SharedSelfTrainingSpec
+from panolib.training.specs import SharedNetworks
 
 VARIANT = "shared"  # of the panoptic runs
 
@@ -57,12 +51,6 @@ class Shared:
     seeds: tuple[int, ...] | None = None
 
 
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (shared_baseline, shared_batch_norm, shared_self_training)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
-
-
 def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
     """Supervised training of both heads; metrics: IoU, and the clustering settings inside its own masks."""
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
@@ -74,8 +62,7 @@ def shared_baseline(sources: Sources, run: Run, job: Job) -> dict:
 
 def shared_batch_norm(sources: Sources, run: Run, job: Job) -> dict:
     """ABN or AdaBN of a shared network; metrics: IoU."""
-    model = adapt_batch_norm(run.spec, parent_network(job, "start"), *adaptation_data(sources, job))
-    return semantic_metrics(sources, job, finish(job, model).semantic)
+    return semantic_metrics(sources, job, finish(job, adapted(sources, job)).semantic)
 
 
 def shared_self_training(sources: Sources, run: Run, job: Job) -> dict:
@@ -106,7 +93,7 @@ def declare_shared(grid: Grid) -> None:
     networks = {"semantic": settings.semantic_baseline, "instance": settings.instance_baseline}
     networks = {branch: baseline["network"] for branch, baseline in networks.items()}
     networks = over_baseline(SharedNetworks, networks, own.network or {})
-    common = {"network": networks, "validation": grid.val, "where": where}
+    common = {"network": networks, "where": where}
     runs = {}
     fields = over_baseline(SharedBaselineSpec, settings.instance_baseline, own.baseline or {})
     trained = _self_training_fields(settings, own.self_training or {})
@@ -138,17 +125,7 @@ def declare_shared(grid: Grid) -> None:
             **trained | common | {"source": source, "target": grid.unlabelled} | control,
             embedding_weight=own.embedding_weight,
         )  # fmt: skip
-    panoptic = {}
-    for rung in (rung for rung in RUNGS if rung in runs):
-        clustering = runs["oracle" if rung == "oracle" else "source_only"]
-        panoptic[rung] = grid.panoptic(rung, runs[rung], runs[rung], clustering, VARIANT)
-    if settings.score_teachers:
-        both = (runs["self_trained"],) * 2
-        panoptic[TEACHER] = grid.panoptic(TEACHER, *both, runs["source_only"], VARIANT, scored="teacher")
-    for rung in WITH_TEACHER:
-        for found in (runs, panoptic):
-            if rung in found:
-                grid.tag(f"{grid.domain} shared", found[rung])
+    tag_rungs(grid, f"{grid.domain} shared", runs, panoptic_rungs(grid, runs, runs, VARIANT))
 
 
 def _self_training_fields(settings: Domain, own: Mapping) -> dict:

@@ -39,12 +39,7 @@ from typing import Any
 from panolib.lab.records import DamagedRecord, Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
-from panolib.study.settings import Domain, Experiments, MissingSection, Profile
-
-__all__ = [
-    "BATCH_NORM_RUNGS", "PERFORMANCE", "RUNGS", "Domain", "Experiments",
-    "MissingSection", "Profile", "Study", "is_available", "run_name",
-]  # fmt: skip
+from panolib.study.settings import MissingSection, Profile
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
 BATCH_NORM_RUNGS = ("source_only", "abn", "adabn")
@@ -110,32 +105,15 @@ class Notebooks(dict[str, tuple[str, ...]]):
 
 @dataclass(frozen=True)
 class Study:
-    """One profile: its runs, its data, what is recorded, and where the results go.
+    """One profile: its runs, its data, what is recorded, and where the results go."""
 
-    Attributes
-    ----------
-    profile_name : str
-        Folder of the results.
-    profile_argument : str
-        What `load` and the option --profile take for this profile from every folder: its name, or a path.
-    profile : Profile
-    runs : mapping of str to Run
-    tags : tuple of Tag
-        Which runs belong to which experiment.
-    notebooks : Notebooks
-    sources : mapping of str to data sets
-        By domain, of every ladder and further target of the profile.
-    store : Store
-    results, figures : Path
-    """
-
-    profile_name: str
-    profile_argument: str
+    profile_name: str  # folder of the results
+    profile_argument: str  # what `load` and --profile take for it from every folder: its name, or a path
     profile: Profile
     runs: Mapping[str, Run]
-    tags: tuple[Tag, ...]
+    tags: tuple[Tag, ...]  # which runs belong to which experiment
     notebooks: Notebooks
-    sources: Mapping[str, object]  # domain -> its data sets
+    sources: Mapping[str, object]  # domain, of every ladder and further target -> its data sets
     store: Store
     results: Path
     figures: Path

@@ -13,8 +13,8 @@ from panolib.data.photometry import normalise
 from panolib.data.samples import Sample
 from panolib.models.encoder import Encoder
 from panolib.training.crops import UnlabelledBatches, clean_view
+from panolib.training.run_specs import BatchNormSpec
 from panolib.training.setup import launch
-from panolib.training.specs import BatchNormSpec
 
 
 def adapt_batch_norm(

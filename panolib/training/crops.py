@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +13,8 @@ from torch.profiler import record_function
 from panolib.data import photometry, views
 from panolib.data.samples import Sample
 from panolib.training.specs import Augmentation, Renormalisation
+
+UNIFORM = 0.25  # alpha of `rare_class_weights`, share of uniform sampling
 
 
 @dataclass
@@ -38,8 +40,7 @@ class LabelledBatches:
         crops = []
         for index in indices.tolist():
             sample = self.dataset[index]
-            maps = {name: getattr(sample, name) for name in self.maps}
-            crops.append(_crop(self.dataset, index, sample, maps, self.augmentation, self.renormalise))
+            crops.append(_crop(self, index, sample, {name: getattr(sample, name) for name in self.maps}))
         batch = _stacked(crops)
         return batch | {"image": photometry.normalise(batch["image"])}
 
@@ -65,12 +66,8 @@ class UnlabelledBatches:
         else:
             first = iteration * self.batch_size
             indices = [draw_rare_class(self.class_weights, first + i) for i in range(self.batch_size)]
-        crops = []
-        for index in indices:
-            maps = {} if self.maps is None else self.maps[index]
-            sample = self.dataset[index]
-            crops.append(_crop(self.dataset, index, sample, maps, self.augmentation, self.renormalise))
-        return _stacked(crops)
+        maps = [{}] * len(self.dataset) if self.maps is None else self.maps
+        return _stacked([_crop(self, index, self.dataset[index], maps[index]) for index in indices])
 
 
 def clean_view(augmentation: Augmentation) -> Augmentation:
@@ -79,32 +76,23 @@ def clean_view(augmentation: Augmentation) -> Augmentation:
 
 
 def _crop(
-    dataset: Sequence[Sample],
-    index: int,
-    sample: Sample,
-    maps: Mapping[str, np.ndarray],
-    augmentation: Augmentation,
-    renormalise: Renormalisation | None,
+    batches: LabelledBatches | UnlabelledBatches, index: int, sample: Sample, maps: Mapping[str, np.ndarray]
 ) -> dict[str, Tensor]:
-    """One random training view of a sample of a data set: "image" in [0, 1], and the label maps."""
+    """One random training view of a sample: "image" in [0, 1], and the label maps."""
+    shape, colours = batches.augmentation, batches.renormalise
     image, maps = views.train_view(
         photometry.to_image(sample),
         {name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in maps.items()},
-        size=(augmentation.height, augmentation.width),
-        scale=augmentation.scale,
-        scale_of=augmentation.scale_of,
-        hflip=augmentation.hflip,
-        jitter=augmentation.jitter,
-        jitter_probability=augmentation.jitter_probability,
-        blur=augmentation.blur,
-        recolour=_recolour(renormalise, dataset, index),
+        size=(shape.height, shape.width),
+        scale=shape.scale,
+        scale_of=shape.scale_of,
+        hflip=shape.hflip,
+        jitter=shape.jitter,
+        jitter_probability=shape.jitter_probability,
+        blur=shape.blur,
+        recolour=None if colours is None else colours.recolour(batches.dataset.origin(index)),
     )
     return {"image": image, **maps}
-
-
-def _recolour(renormalise: Renormalisation | None, dataset: Sequence[Sample], index: int):
-    """How an image of a data set is recoloured; None for not at all."""
-    return None if renormalise is None else renormalise.recolour(dataset.origin(index))
 
 
 def _stacked(crops: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -113,8 +101,8 @@ def _stacked(crops: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: values if name == "image" else values.long() for name, values in batch.items()}
 
 
-def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable[int] = ()) -> Tensor:
-    """Probability of drawing each image for each class.
+def rare_class_weights(ratios: Tensor) -> Tensor:
+    """Probability of drawing each image for each class, float64 [C, n_images]; rows sum to 1.
 
     w[c, i] = (1 - alpha) * r[i, c] + alpha / n_images, with r scaled to sum to 1 over the images; uniform for
     a class that is never predicted.
@@ -122,40 +110,16 @@ def rare_class_weights(ratios: Tensor, *, alpha: float = 0.25, missing: Iterable
     Parameters
     ----------
     ratios : Tensor [n_images, C]
-        Predicted share, or number, of pixels of each class in each image; not negative.
-    alpha : float
-        Share of uniform sampling.
-    missing : iterable of int
-        Classes without source labels, whose predictions mean nothing; drawn uniformly.
-
-    Returns
-    -------
-    float64 Tensor [C, n_images]
-        Rows sum to 1.
-
-    Raises
-    ------
-    ValueError
-        Without an image, for ratios that are negative or not finite, an `alpha` outside of [0, 1], or a
-        missing class that is none.
+        Predicted share of pixels of each class in each image.
 
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097 (importance sampling).
     """
-    share = ratios.double().T.clone()  # [C, n_images]
-    n_classes, n_images = share.shape
-    if n_images == 0 or not torch.isfinite(share).all() or (share < 0).any():
-        raise ValueError(f"ratios of {n_images} images, expected at least one, all finite and not negative")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha is {alpha}, expected a share of uniform sampling, 0 to 1")
-    missing = [int(class_id) for class_id in missing]
-    if any(not 0 <= class_id < n_classes for class_id in missing):
-        raise ValueError(f"missing classes are {missing}, expected 0 .. {n_classes - 1}")
-    share[missing] = 0
-    total = share.sum(1, keepdim=True)
+    share = ratios.double().T  # [C, n_images]
+    total, n_images = share.sum(1, keepdim=True), len(ratios)
     share = torch.where(total > 0, share / torch.where(total > 0, total, 1), 1 / n_images)
-    return (1 - alpha) * share + alpha / n_images
+    return (1 - UNIFORM) * share + UNIFORM / n_images
 
 
 def draw_rare_class(weights: Tensor, index: int) -> int:
@@ -194,7 +158,7 @@ def class_pixels(source: Sequence[Sample], n_classes: int) -> Tensor:
     return torch.from_numpy(np.stack(counts))
 
 
-def rare_source_weights(pixels: Tensor, *, temperature: float = 0.01) -> Tensor:
+def rare_source_weights(pixels: Tensor, *, temperature: float) -> Tensor:
     """Probability of drawing each labelled image where a class is drawn first, then an image that shows it.
 
     P(c) ~ exp((1 - f[c]) / temperature), where f is the share of the pixels of all images, for classes that
@@ -205,17 +169,12 @@ def rare_source_weights(pixels: Tensor, *, temperature: float = 0.01) -> Tensor:
     pixels : Tensor [n_images, C]
         Pixels of each class in each image.
     temperature : float
-        > 0; the higher, the more alike are the classes.
+        > 0; the higher, the more alike are the classes. DAFormer: 0.01.
 
     Returns
     -------
     float64 Tensor [n_images]
-        Sums to 1.
-
-    Raises
-    ------
-    ValueError
-        Where no image shows any class.
+        Sums to 1. ValueError where no image shows any class.
 
     References
     ----------

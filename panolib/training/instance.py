@@ -37,8 +37,8 @@ from panolib.training.instance_targets import (
 )
 from panolib.training.loop import Job, Watch, begin, iterate, restore, unwatched
 from panolib.training.pasting import paste_instances, sure_instances
+from panolib.training.run_specs import InstanceBaselineSpec, InstanceSelfTrainingSpec
 from panolib.training.setup import build_instance, build_optimizer, lay_out
-from panolib.training.specs import InstanceBaselineSpec, InstanceSelfTrainingSpec
 from panolib.training.teacher import make_teacher, update_teacher
 
 LABELS = ("semantic", "instance", "crowd")

@@ -24,12 +24,8 @@ from panolib.models.coordinates import coordinate_grid
 from panolib.objectness.candidates import LEVELS, only
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import describe
-from panolib.training.specs import (
-    EmbeddingTrainingSpec,
-    InstanceNetwork,
-    InstanceSelfTrainingSpec,
-    Margins,
-)
+from panolib.training.run_specs import EmbeddingTrainingSpec, InstanceSelfTrainingSpec
+from panolib.training.specs import InstanceNetwork, Margins
 
 
 def to_embedding_grid(labels: Tensor, embeddings: Tensor) -> Tensor:
@@ -91,7 +87,7 @@ def added_coordinates(network: InstanceNetwork, embeddings: Tensor) -> Tensor | 
 
 def ring_margins(margins: Margins, iteration: int) -> dict[str, float]:
     """Keyword arguments of `embedding_loss` at one iteration."""
-    widening = epsilon(iteration, margins.epsilon_0, margins.epsilon_tau)
+    widening = epsilon(iteration, margins)
     return {
         "delta_var": margins.delta_var + widening,
         "delta_dist": margins.delta_dist + widening,
@@ -119,7 +115,7 @@ def clustering_options(
         "connected": label_set.connected_things,
         **clustering,
     }
-    widening = epsilon(iteration, spec.margins.epsilon_0, spec.margins.epsilon_tau)
+    widening = epsilon(iteration, spec.margins)
     _, accepted = find_algorithm(spec.algorithm, {})
     ring = "delta_dist" if "bandwidth" not in accepted and "delta_dist" in accepted else "bandwidth"
     options[ring] += widening
@@ -203,29 +199,13 @@ def rotated_view(teacher: nn.Module, crops: Tensor, largest: float) -> tuple[Ten
     return embeddings, warping.rotation_validity(embeddings.shape[-2:], degrees)
 
 
-def epsilon(iteration: int, epsilon_0: float = 0.5, tau: float = 5000.0) -> float:
+def epsilon(iteration: int, margins: Margins) -> float:
     """Width added to both margins and to the clustering bandwidth, against early over-splitting.
 
-    delta_var + epsilon(t), delta_dist + epsilon(t), with epsilon(t) = epsilon_0 * exp(-t / tau).
-
-    Parameters
-    ----------
-    iteration : int
-        Iterations done, >= 0.
-    epsilon_0 : float
-        Value at the start, embedding units; 0 gives the thesis's variant "zero".
-    tau : float
-        Decay time in iterations, > 0. Not looked at when `epsilon_0` is 0.
+    epsilon_0 * exp(-t / tau) after t iterations, in embedding units; epsilon_0 = 0 is the thesis's "zero".
 
     References
     ----------
     Thesis section 8.2; the formula is lost there, this one is a proposal of ours.
     """
-    if epsilon_0 == 0 and iteration >= 0:
-        return 0.0
-    if iteration < 0 or epsilon_0 < 0 or tau <= 0:
-        raise ValueError(
-            f"iteration={iteration}, epsilon_0={epsilon_0}, tau={tau}: "
-            "expected iteration >= 0, epsilon_0 >= 0, tau > 0"
-        )
-    return epsilon_0 * math.exp(-iteration / tau)
+    return margins.epsilon_0 * math.exp(-iteration / margins.epsilon_tau)

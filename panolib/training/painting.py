@@ -13,8 +13,6 @@ from panolib.data.views import PADDING_VALUES, Views
 from panolib.data.warping import warp_labels
 from panolib.labels import VOID
 
-PAINTED = ("true", "predicted")
-
 
 def crop_maps(maps: Mapping[str, Tensor], crops: Views, size: tuple[int, int]) -> dict[str, Tensor]:
     """Label maps [B, H, W] cropped, zoomed and flipped exactly like their images: int64 [B * L, h, w].
@@ -48,17 +46,14 @@ def paint_pseudo_labels(
 
     Parameters
     ----------
-    pseudo_labels : int64 Tensor [B * L, h, w]
-        Train ids or `VOID`.
-    confidence : float Tensor [B * L, h, w]
-    fused : float Tensor [B * L, C, h, w]
-        Fused probabilities of the teacher.
-    valid : bool Tensor [B * L, h, w]
+    pseudo_labels, confidence : Tensor [B * L, h, w]
+        Train ids or `VOID` (int64), and a float for each.
+    fused, valid : Tensor [B * L, C, h, w] and [B * L, h, w]
+        Probabilities of the teacher, as of `fuse_views`.
     maps : mapping of name to int64 Tensor [B * L, h, w]
         From `crop_maps`: "instance", and with true labels "semantic".
     n_views : int
         L.
-    thing_ids : sequence of int
     share : float
         Of the instances of every image; each is drawn by itself from torch's global generator.
 

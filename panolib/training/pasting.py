@@ -21,19 +21,10 @@ from panolib.labels import VOID
 
 
 def half_of_classes(labels: Tensor, n_classes: int) -> Tensor:
-    """A random half of the classes that each label map shows.
+    """Labels of a random half of the classes that each map [N, H, W] of train ids shows; `VOID` elsewhere.
 
-    Parameters
-    ----------
-    labels : int64 Tensor [N, H, W]
-        Train ids or `VOID`.
-    n_classes : int
-
-    Returns
-    -------
-    int64 Tensor [N, H, W]
-        The labels of the drawn classes, half of those of a map, rounded down; `VOID` elsewhere. Every map has
-        draws of its own, from torch's global generator.
+    Half of the classes of a map are drawn, rounded down; every map has draws of its own, from torch's global
+    generator.
 
     References
     ----------
@@ -50,20 +41,11 @@ def half_of_classes(labels: Tensor, n_classes: int) -> Tensor:
 
 
 def paste_classes(images: Tensor, source: Mapping[str, Tensor], n_classes: int) -> tuple[Tensor, Tensor]:
-    """Half of the classes of source crops on images of the target.
+    """Half of the classes of source crops on images [N, 3, H, W] of the target.
 
-    Parameters
-    ----------
-    images : float Tensor [N, 3, H, W]
-    source : mapping of "image" float Tensor [B, 3, H, W], "semantic" int64 Tensor [B, H, W]
-        As normalised as `images`. Crop b goes on images b, b + B, ...
-    n_classes : int
-
-    Returns
-    -------
-    images : float Tensor [N, 3, H, W]
-    labels : int64 Tensor [N, H, W]
-        Of the pasted pixels; `VOID` elsewhere.
+    `source`: "image" float [B, 3, H, W], as normalised as the images, and "semantic" int64 [B, H, W]. Crop b
+    goes on images b, b + B, ... Returns the images, and the labels int64 [N, H, W] of the pasted pixels,
+    `VOID` elsewhere.
     """
     turn = torch.arange(len(images)) % len(source["image"])
     labels = half_of_classes(source["semantic"][turn], n_classes)
@@ -71,19 +53,9 @@ def paste_classes(images: Tensor, source: Mapping[str, Tensor], n_classes: int) 
 
 
 def paste_labels(pasted: Tensor, pseudo_labels: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels of pasted classes on the pseudo-labels of the same images, at confidence 1.
+    """Pseudo-labels and confidence [N, h, w] with the labels that `paste_classes` gave, at confidence 1.
 
-    Parameters
-    ----------
-    pasted : int64 Tensor [N, H, W]
-        From `paste_classes`.
-    pseudo_labels : int64 Tensor [N, h, w]
-    confidence : float Tensor [N, h, w]
-
-    Returns
-    -------
-    pseudo_labels, confidence : Tensor [N, h, w]
-        New tensors.
+    `pasted` int64 [N, H, W] may be larger than the pseudo-labels of the same images.
     """
     pasted = resize_labels(pasted, pseudo_labels.shape[-2:])
     inside = pasted != VOID
@@ -107,7 +79,9 @@ def sure_instances(instances: Tensor, confidence: Tensor, least: float) -> Tenso
 def paste_instances(
     source: Mapping[str, Tensor], images: Tensor, instances: Tensor, semantic: Tensor
 ) -> dict[str, Tensor]:
-    """Instances of the target on labelled source crops, over whatever is there.
+    """Instances of the target on labelled source crops, over whatever is there; a batch like `source`.
+
+    A pasted instance has an id that no other has in its crop.
 
     Parameters
     ----------
@@ -116,11 +90,6 @@ def paste_instances(
         Target crops, as normalised as those of the source. Crop b goes on source crops b, b + B, ...
     instances, semantic : int64 Tensor [B, h, w]
         Instances to paste, 0 where none, and their classes.
-
-    Returns
-    -------
-    dict of Tensor
-        As `source`. A pasted instance has an id that no other has in its crop.
     """
     turn, size = torch.arange(len(source["image"])) % len(images), source["image"].shape[-2:]
     instances, semantic = (resize_labels(maps, size)[turn] for maps in (instances, semantic))

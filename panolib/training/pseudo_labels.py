@@ -24,30 +24,17 @@ NEVER_SEEN = 1e-8   # mean probability below which a class counts as absent
 def update_class_prior(
     prior: Tensor, probabilities: Tensor, *, momentum: float = 0.99, prior_scale: float = 1e-3
 ) -> Tensor:
-    """Moving class prior after one batch of teacher probabilities.
+    """Moving class prior [C] after one batch of teacher probabilities, a new tensor.
 
     A class that is still exactly at its initial value `prior_scale` and now has a mean probability above
-    1e-8 takes that mean before the update.
+    1e-8 takes that mean before the update. ValueError without a pixel, whose mean would be nan for ever.
 
     Parameters
     ----------
     prior : float Tensor [C]
-        Moving mean chi; starts at `prior_scale` in every class.
+        Moving mean chi; starts at `prior_scale`, beta, in every class.
     probabilities : float Tensor [N, C, H, W]
         Softmax output of the teacher on the clean crops, before fusion.
-    momentum : float
-    prior_scale : float
-        beta.
-
-    Returns
-    -------
-    Tensor [C]
-        New tensor.
-
-    Raises
-    ------
-    ValueError
-        Without a pixel, whose mean would be nan for ever.
 
     References
     ----------
@@ -88,11 +75,6 @@ def fuse_views(
     valid : bool Tensor [B * L, h, w]
         Not padded, and seen by at least one crop.
 
-    Raises
-    ------
-    ValueError
-        If the number of crops is not a multiple of `n_views`.
-
     References
     ----------
     Araslanov & Roth 2021, arXiv:2105.00097.
@@ -120,7 +102,7 @@ def adaptive_thresholds(
     prior_scale: float = 1e-3,
     minimum: float = 0.2,
 ) -> Tensor:
-    """Confidence that a pixel must exceed, for each crop and class.
+    """Confidence that a pixel must exceed, for each crop and class, [N, C].
 
     theta[n, c] = max(minimum, threshold_scale * (1 - exp(-prior[c] / prior_scale)) * M[n, c]), where M is the
     best confidence among the pixels of crop n whose best class is c (0 if there is none).
@@ -135,10 +117,6 @@ def adaptive_thresholds(
         Moving class prior chi.
     threshold_scale, prior_scale, minimum : float
         zeta, beta and the lower clamp.
-
-    Returns
-    -------
-    Tensor [N, C]
 
     References
     ----------
@@ -186,24 +164,11 @@ def semantic_pseudo_labels(
 
 
 def pseudo_label_quality(pseudo_labels: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Coverage and accuracy of pseudo labels, for logging only.
+    """Coverage and accuracy of pseudo labels, float Tensors [], for logging only.
 
-    Parameters
-    ----------
-    pseudo_labels, truth : integer Tensor [..., H, W]
-        Train ids or `VOID`. Pixels without truth do not count.
-
-    Returns
-    -------
-    coverage : float Tensor []
-        Share of pixels with a pseudo label; NaN without a pixel that has a truth.
-    accuracy : float Tensor []
-        Share of those that are right; NaN when there is none.
-
-    Raises
-    ------
-    ValueError
-        For different shapes, or labels that are not integers.
+    Coverage is the share of pixels with a pseudo-label, accuracy the share of these that is right; NaN where
+    there is none. `pseudo_labels`, `truth`: integer Tensors [..., H, W], train ids or `VOID`; pixels without
+    truth do not count. ValueError for different shapes, or labels that are not integers.
     """
     pseudo_labels, truth = as_labels(pseudo_labels, "pseudo_labels"), as_labels(truth, "truth")
     if pseudo_labels.shape != truth.shape:

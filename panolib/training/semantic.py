@@ -33,8 +33,8 @@ from panolib.training.loop import Job, Watch, begin, iterate, restore, unwatched
 from panolib.training.painting import crop_maps, paint_pseudo_labels
 from panolib.training.pasting import paste_classes, paste_labels
 from panolib.training.pseudo_labels import fuse_views, semantic_pseudo_labels, update_class_prior
+from panolib.training.run_specs import BaselineSpec, SelfTrainingSpec
 from panolib.training.setup import build_optimizer, build_semantic, lay_out
-from panolib.training.specs import BaselineSpec, SelfTrainingSpec
 from panolib.training.teacher import make_teacher, update_teacher
 
 

@@ -35,9 +35,9 @@ from panolib.training.instance_targets import (
     to_embedding_grid,
 )
 from panolib.training.loop import Job, begin, iterate, restore
+from panolib.training.run_specs import SharedBaselineSpec, SharedSelfTrainingSpec
 from panolib.training.semantic import fusion_grid, labels_of_views, supervised_loss
 from panolib.training.setup import build_optimizer, build_shared, lay_out
-from panolib.training.specs import SharedBaselineSpec, SharedSelfTrainingSpec
 from panolib.training.teacher import make_teacher, update_teacher
 
 ENCODER = "semantic.encoder."  # how the names of the encoder's parameters begin

@@ -21,19 +21,8 @@ def update_teacher(teacher: nn.Module, student: nn.Module, *, decay: float) -> N
     """Move every parameter and buffer of `teacher` towards `student`, in place.
 
     teacher <- decay * teacher + (1 - decay) * student, for weights and for batch-norm statistics; integer
-    buffers (counts of batches) are copied.
-
-    Parameters
-    ----------
-    teacher, student : Module
-        Of the same architecture.
-    decay : float
-        In [0, 1]; 0 copies, 1 leaves the teacher as it is.
-
-    Raises
-    ------
-    ValueError
-        If `decay` is outside [0, 1] or the networks differ; the message names the first tensor that does.
+    buffers (counts of batches) are copied. `decay` 0 copies, 1 leaves the teacher as it is. ValueError where
+    it is outside [0, 1] or the networks differ; the message names the first tensor that does.
 
     References
     ----------

@@ -88,8 +88,6 @@ def test_rankings():
     drawn = ranked("random", scores, 50, seed=0)
     assert sorted(drawn) == list(range(50)) and drawn.tolist() == ranked("random", {}, 50, seed=0).tolist()
     assert drawn.tolist() != ranked("random", {}, 50, seed=1).tolist()
-    with pytest.raises(ValueError, match="expected random or one of disagreement"):
-        ranked("size", scores, 4, seed=0)
 
 
 # --- who answers ------------------------------------------------------------------------------------------

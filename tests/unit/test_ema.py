@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from panolib.training.instance_targets import epsilon
+from panolib.training.specs import Margins
 from panolib.training.teacher import make_teacher, update_teacher
 
 
@@ -96,10 +98,8 @@ def test_networks_that_differ_are_refused():
 
 
 def test_epsilon_decays_from_epsilon_0():
-    assert epsilon(0, 0.5, 5000) == 0.5
-    assert epsilon(5000, 0.5, 5000) == pytest.approx(0.5 / math.e)
-    assert epsilon(10**6, 0.5, 5000) < 1e-80
-    assert epsilon(123, 0.0, 5000) == 0.0
-    for bad in ((-1, 0.5, 10), (0, -0.5, 10), (0, 0.5, 0)):
-        with pytest.raises(ValueError, match="expected iteration >= 0"):
-            epsilon(*bad)
+    margins = Margins(0.5, 1.5, 0.5, epsilon_0=0.5, epsilon_tau=5000)
+    assert epsilon(0, margins) == 0.5
+    assert epsilon(5000, margins) == pytest.approx(0.5 / math.e)
+    assert epsilon(10**6, margins) < 1e-80
+    assert epsilon(123, replace(margins, epsilon_0=0.0)) == 0.0

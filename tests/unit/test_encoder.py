@@ -30,10 +30,10 @@ from panolib.models.weights import WeightsError, find_encoder_weights, weights_f
 from panolib.study.grid import _weights
 from panolib.training import batch_norm
 from panolib.training.batch_norm import adapt_batch_norm, batch_norm_layers, train_mode
+from panolib.training.run_specs import BatchNormSpec
 from panolib.training.setup import build_instance, build_optimizer, build_semantic, launch
 from panolib.training.specs import (
     Augmentation,
-    BatchNormSpec,
     Compute,
     EncoderSpec,
     InstanceNetwork,
@@ -513,7 +513,10 @@ def test_batch_norm_adaptation_leaves_frozen_stages_alone(monkeypatch):
     monkeypatch.setattr(batch_norm, "batches", lambda *_, **__: torch.utils.data.DataLoader(batches, None))
     crop = Augmentation(64, 64, (1.0, 1.0), "image", 0.0, 0.0, 0.0, None)
     compute = Compute("cpu", "32-true", 0, False)
-    spec = BatchNormSpec("cityscapes", None, "target", crop, 2, 2, 0.1, compute, 0)
+    spec = BatchNormSpec(
+        label_set="cityscapes", source=None, target="target", augmentation=crop, batch_size=2, n_batches=2,
+        momentum=0.1, compute=compute, seed=0,
+    )  # fmt: skip
     adapt_batch_norm(spec, model, None, [])
     assert all(equal(before[0], state(still)))
     assert not all(equal(before[1], state(moving[:2])))

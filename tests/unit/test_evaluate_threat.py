@@ -13,7 +13,7 @@ from panolib.data.samples import Sample
 from panolib.labels import CITYSCAPES, VOID
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.threat import Network, count_votes, fused_instances, score_threat
-from panolib.study.kinds import learned_classes
+from panolib.study.parents import learned_classes
 
 ROAD, PERSON, CAR, BUS = CITYSCAPES.ids_of(("road", "person", "car", "bus"))
 THINGS = CITYSCAPES.thing_ids

@@ -11,7 +11,7 @@ from panolib.config import ProfileError
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.report.rows import tagged
-from panolib.study.settings import ClusteringCostSpec
+from panolib.study.run_specs import ClusteringCostSpec
 from panolib.training.specs import Compute
 
 
@@ -146,7 +146,10 @@ def test_the_ladders_network_is_named_by_its_version(tmp_path, monkeypatch):
 
 def test_the_cost_of_every_algorithm_and_size_is_measured():
     algorithms, compute = ("mean_shift_plus", "connected_components"), Compute("cpu", "32-true", 0, False)
-    spec = ClusteringCostSpec("cityscapes", algorithms, (8, 16), (2, 3), 4, 1, compute, 0)
+    spec = ClusteringCostSpec(
+        label_set="cityscapes", algorithms=algorithms, heights=(8, 16), n_instances=(2, 3), embedding_dim=4,
+        repeats=1, compute=compute, seed=0,
+    )  # fmt: skip
     of_pixels, of_instances = (
         [("pixels", 8, 2), ("pixels", 16, 2)],
         [("instances", 8, 2), ("instances", 8, 3)],

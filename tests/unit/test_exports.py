@@ -23,7 +23,6 @@ from panolib.inference.exports import (
     write_coco_panoptic_json,
 )
 from panolib.labels import CAMVID, CITYSCAPES, NUCLEI, VOID, LabelSet
-from panolib.study.export import ImagePrediction, write_predictions
 
 CAR = CITYSCAPES.classes.index("car")
 ONE = [{"id": 1, "category_id": CAR, "confidence": 0.5}]
@@ -201,6 +200,3 @@ def test_an_image_comes_once(tmp_path):
     entry = write_coco_panoptic(tmp_path, "a", np.ones((2, 2), int), ONE, CITYSCAPES)
     with pytest.raises(ExportError, match="image 'a' is annotated twice"):
         write_coco_panoptic_json(tmp_path / "a.json", [entry, entry], CITYSCAPES)
-    image = ImagePrediction("a", np.zeros((2, 2), int), None, None)
-    with pytest.raises(ExportError, match="image 'a' comes twice"):
-        write_predictions(tmp_path, [image, image], CITYSCAPES)

@@ -20,8 +20,9 @@ from panolib.labels import CITYSCAPES
 from panolib.losses.learned_bandwidth import SMOOTHNESS, learned_bandwidth_loss
 from panolib.scoring.evaluate import score_panoptic
 from panolib.training.instance import train_instance_baseline
+from panolib.training.run_specs import InstanceBaselineSpec
 from panolib.training.setup import build_instance, build_semantic
-from panolib.training.specs import InstanceBaselineSpec, SharedNetworks
+from panolib.training.specs import SharedNetworks
 
 
 @pytest.fixture(autouse=True)

@@ -35,6 +35,7 @@ from panolib.related.mean_teacher.library import PARTS, MissingTorchEm, PeerNetw
 from panolib.related.mean_teacher.training import Batches, MeanTeacherSpec, PeerSpec
 from panolib.related.mean_teacher.watershed import WatershedGrid
 from panolib.report import rows
+from panolib.study.declared import make_kinds
 from panolib.training.specs import Compute
 
 SETTINGS = {
@@ -113,7 +114,7 @@ def stand_in(monkeypatch):
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path, kinds.make_kinds({"nuclei": Sources()}), checkpoint_s=0.0)
+    return Store(tmp_path, make_kinds([kinds], {"nuclei": Sources()}), checkpoint_s=0.0)
 
 
 # --- what torch-em is handed --------------------------------------------------------------------------------

@@ -59,34 +59,39 @@ def first(found, n):
     return Candidates(*(getattr(found, name)[:n] for name in names), n_images=found.n_images)
 
 
+def column(found, name: str) -> np.ndarray:
+    """A feature of all clusters."""
+    return found.values[:, NAMES.index(name)]
+
+
 # --- features ---------------------------------------------------------------------------------------------
 
 
 def test_features_of_squares_by_hand():
     found = described(squares((2, 2, 4, 4), (10, 0, 6, 3)), confidence=0.75)
     assert found.values.shape == (2, len(NAMES))
-    assert found.column("log_area") == pytest.approx(np.log([16, 18]))
+    assert column(found, "log_area") == pytest.approx(np.log([16, 18]))
     for name, value in (("solidity", 1.0), ("extent", 1.0), ("spread", 0.0), ("stability", 1.0)):
-        assert found.column(name) == pytest.approx([value, value]), name
-    assert found.column("border") == pytest.approx([0.0, 6 / np.sqrt(18)])
-    assert found.column("margin") == pytest.approx([FAR, FAR])
-    assert found.column("confidence") == pytest.approx([0.75, 0.75])
+        assert column(found, name) == pytest.approx([value, value]), name
+    assert column(found, "border") == pytest.approx([0.0, 6 / np.sqrt(18)])
+    assert column(found, "margin") == pytest.approx([FAR, FAR])
+    assert column(found, "confidence") == pytest.approx([0.75, 0.75])
     assert found.pooled == pytest.approx(np.array([[1, 1], [2, 1]]))
 
 
 def test_a_cluster_of_two_objects_spreads_and_one_near_another_has_no_margin():
     labels = squares((2, 2, 4, 4), (2, 8, 4, 4), (12, 2, 4, 4))
     apart = described(labels, places=[0.0, 0.0, 0.1, 2.0], bandwidth=1.0)
-    assert apart.column("margin")[:2] == pytest.approx([0.4 * np.sqrt(2)] * 2, rel=1e-4)
-    assert apart.column("stability") == pytest.approx([0.5, 0.5, 1.0]), "the first two cut each other out"
+    assert column(apart, "margin")[:2] == pytest.approx([0.4 * np.sqrt(2)] * 2, rel=1e-4)
+    assert column(apart, "stability") == pytest.approx([0.5, 0.5, 1.0]), "the first two cut each other out"
     joined = torch.where(labels == 2, 1, labels)
     embeddings = 4.0 * labels[None].float()
     everywhere = torch.ones(labels.shape)
     found = describe(
         joined, (labels > 0).long(), embeddings, embeddings, everywhere, everywhere[None], bandwidth=1.0
     )
-    assert found.column("spread") == pytest.approx([2.0, 0.0])
-    assert found.column("solidity")[0] == pytest.approx(32 / 40) and found.column("extent")[0] < 1
+    assert column(found, "spread") == pytest.approx([2.0, 0.0])
+    assert column(found, "solidity")[0] == pytest.approx(32 / 40) and column(found, "extent")[0] < 1
 
 
 def test_no_cluster_and_one_pixel():
@@ -94,7 +99,7 @@ def test_no_cluster_and_one_pixel():
     assert none.values.shape == (0, len(NAMES)) and none.pooled.shape == (0, 2)
     one = described(squares((5, 7, 1, 1)))
     wanted = {"log_area": 0.0, "solidity": 1.0, "extent": 1.0, "border": 0.0, "spread": 0.0, "margin": FAR}
-    assert {name: one.column(name)[0] for name in wanted} == pytest.approx(wanted)
+    assert {name: column(one, name)[0] for name in wanted} == pytest.approx(wanted)
     assert np.isfinite(one.values).all() and np.isfinite(one.pooled).all()
 
 

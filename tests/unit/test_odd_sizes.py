@@ -23,24 +23,24 @@ from panolib.related.realtime.meta_pseudo_labels import MetaSpec, meta_train
 from panolib.scoring.evaluate import score_panoptic
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
-from panolib.training import semantic
-from panolib.training.crops import rare_class_weights
 from panolib.training.instance import instance_self_train, train_instance_baseline
 from panolib.training.instance_targets import to_embedding_grid
+from panolib.training.run_specs import (
+    BaselineSpec,
+    InstanceBaselineSpec,
+    InstanceSelfTrainingSpec,
+    SelfTrainingSpec,
+)
 from panolib.training.semantic import self_train, train_baseline, whole_image_labels
 from panolib.training.setup import build_instance, build_semantic
 from panolib.training.specs import (
     Augmentation,
-    BaselineSpec,
     Compute,
     EncoderSpec,
-    InstanceBaselineSpec,
     InstanceNetwork,
-    InstanceSelfTrainingSpec,
     Margins,
     Monitor,
     Optimiser,
-    SelfTrainingSpec,
     SemanticNetwork,
 )
 
@@ -317,20 +317,3 @@ def test_the_stability_filter_runs_for_every_class_where_it_is_asked_for(monkeyp
 
 def test_a_stability_filter_that_is_switched_off_does_not_run(monkeypatch):
     assert stability_filters(None, monkeypatch) == 0
-
-
-@pytest.mark.xfail(strict=True, reason="later: it changes what the recorded networks were trained on")
-def test_classes_that_the_source_never_shows_are_drawn_uniformly(monkeypatch):
-    """Importance sampling: what a network predicts for a class without source labels means nothing."""
-    asked = []
-
-    def weights(ratios, *, missing=()):
-        asked.append(tuple(missing))
-        return rare_class_weights(ratios, missing=missing)
-
-    monkeypatch.setattr(semantic, "rare_class_weights", weights)
-    shape = {"network": NETWORKS["v2"], "augmentation": crop((16, 16)), "fusion_stride": 1}
-    state = build_semantic(NETWORKS["v2"], N_CLASSES).state_dict()
-    source = streets((20, 20))
-    self_train(SelfTrainingSpec(**SEMANTIC, **SAC, **shape), Once(), state, source, source, N_CLASSES)
-    assert asked == [tuple(sorted(set(range(N_CLASSES)) - {ROAD, CAR, PERSON}))]

@@ -23,8 +23,8 @@ from panolib.lab.pack import halved, single
 from panolib.labels import LABEL_SETS
 from panolib.report.model_card import model_card
 from panolib.study import packaged
-from panolib.study.kinds import trained_network
 from panolib.study.packaged import NoWeights, packaged_runs, read_package, write_package
+from panolib.study.parents import trained_network
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def test_what_is_no_package_is_one_clear_error(written, tmp_path):
         (text.replace('"things": ["person"', '"things": ["people"'), "things .'people'., expected names"),
         (text.replace('"colours": [[', '"colours": [[1, 2, 3], ['), "a colour and a file id for each of 19"),
         (text.replace('"min_size": ', '"min_size": -'), "min_size"),
-        ("[1]", "expected a mapping"),
+        ("[1]", "top level: expected the keys of Recipe"),
         ("{", "expected a safetensors file"),
     ):
         save_file(tensors, broken, metadata={packaged.ENTRY: changed})

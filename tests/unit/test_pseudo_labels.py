@@ -264,10 +264,10 @@ def test_fusion_needs_whole_groups():
 # --- rare classes and quality
 
 def test_rare_class_weights_by_hand():
-    ratios = torch.tensor([[10, 0, 5], [30, 0, 9]])                            # class 1 is never predicted
-    result = rare_class_weights(ratios, alpha=0.25, missing=(2,))
-    assert result.tolist() == [[0.75 * 0.25 + 0.125, 0.75 * 0.75 + 0.125], [0.5, 0.5], [0.5, 0.5]]
-    assert ratios.tolist() == [[10, 0, 5], [30, 0, 9]]
+    ratios = torch.tensor([[10, 0], [30, 0]])                                  # class 1 is never predicted
+    result = rare_class_weights(ratios)
+    assert result.tolist() == [[0.75 * 0.25 + 0.125, 0.75 * 0.75 + 0.125], [0.5, 0.5]]
+    assert ratios.tolist() == [[10, 0], [30, 0]]
 
 
 def test_draw_rare_class_cycles_and_follows_the_weights():

@@ -26,9 +26,10 @@ from panolib.lab.store import Store
 from panolib.labels import NUCLEI
 from panolib.training import ranks
 from panolib.training.pseudo_labels import update_class_prior
+from panolib.training.run_specs import SelfTrainingSpec
 from panolib.training.semantic import self_train
 from panolib.training.setup import build_semantic
-from panolib.training.specs import Augmentation, Compute, Optimiser, SelfTrainingSpec
+from panolib.training.specs import Augmentation, Compute, Optimiser
 
 ITERATIONS = 3
 COMPUTE = Compute("cpu", "32-true", 0, False)

@@ -18,7 +18,7 @@ from panolib.labels import CITYSCAPES
 from panolib.losses import embedding, semantic
 from panolib.metrics.average_precision import CityscapesAP
 from panolib.related.realtime import layered_pseudo_labels
-from panolib.training import crops, pseudo_labels
+from panolib.training import pseudo_labels
 
 CAR = CITYSCAPES.ids_of(["car"])[0]
 EMBEDDINGS = torch.randn(3, 6, 7, generator=torch.Generator().manual_seed(0))
@@ -94,8 +94,6 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
         (lambda: stability_filter(LABELS, EMBEDDINGS, MASK, bandwidth=1.0, n_anchors=0), "n_anchors is 0"),
         (lambda: resize_labels(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),
         (lambda: instances.predict_instances(EMBEDDINGS, np.zeros((0, 5), "u1"), CITYSCAPES), "are 0 x 5"),
-        (lambda: crops.rare_class_weights(torch.ones(2, 3), alpha=-0.1), "alpha is -0.1"),
-        (lambda: crops.rare_class_weights(torch.ones(2, 3), alpha=math.nan), "alpha is nan"),
         (lambda: pseudo_labels.update_class_prior(torch.ones(2), torch.ones(0, 2, 3, 3)), "one pixel"),
         (
             lambda: pseudo_labels.pseudo_label_quality(LABELS, LABELS[0]),

@@ -19,8 +19,7 @@ from panolib.models.weights import check_encoder_weights
 from panolib.related.realtime.runs import Realtime
 from panolib.report import rows
 from panolib.study import study
-from panolib.study.settings import read_profile
-from panolib.study.study import MissingSection
+from panolib.study.settings import MissingSection, read_profile
 
 PROFILES = project_root() / "notebooks" / "profiles"
 OPTIONAL = ("nuclei", "camvid", "experiments", "detr", "performance", "realtime", "refinement",

@@ -23,15 +23,9 @@ from panolib.models.shared import SharedNetwork
 from panolib.report.rows import rows
 from panolib.study.export import export_run
 from panolib.training import shared as training
+from panolib.training.run_specs import SharedBaselineSpec, SharedSelfTrainingSpec
 from panolib.training.setup import build_instance, build_optimizer, build_semantic, build_shared
-from panolib.training.specs import (
-    EncoderSpec,
-    InstanceNetwork,
-    SemanticNetwork,
-    SharedBaselineSpec,
-    SharedNetworks,
-    SharedSelfTrainingSpec,
-)
+from panolib.training.specs import EncoderSpec, InstanceNetwork, SemanticNetwork, SharedNetworks
 from panolib.training.teacher import make_teacher, update_teacher
 
 ENCODER = EncoderSpec("test_efficientnet", None)

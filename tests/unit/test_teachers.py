@@ -19,7 +19,7 @@ from panolib.lab.files import CorruptCheckpoint, load_checkpoint, save_checkpoin
 from panolib.labels import CITYSCAPES
 from panolib.report.rows import rows
 from panolib.study.export import export_run
-from panolib.study.kinds import has_teacher, trained_network
+from panolib.study.parents import has_teacher, trained_network
 
 
 @pytest.fixture(scope="module")

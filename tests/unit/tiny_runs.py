@@ -24,7 +24,7 @@ from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.load import load
 from panolib.study import study
-from panolib.study.kinds import TransferSpec
+from panolib.study.run_specs import TransferSpec
 
 SGD = {"name": "sgd", "weight_decay": 0.0005, "momentum": 0.9, "head_lr_scale": 1.0, "warmup": 0}
 SGD |= {"schedule": "constant", "lr": 0.02}  # Adam would move weights with no gradient by its rounding

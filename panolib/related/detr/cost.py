@@ -27,9 +27,9 @@ from panolib.related.detr.training import DetrBatches, DetrSpec
 from panolib.scoring.evaluate import panoptic_scores
 from panolib.training.crops import LabelledBatches
 from panolib.training.instance_targets import ring_margins, source_targets
+from panolib.training.run_specs import BaselineSpec, InstanceBaselineSpec
 from panolib.training.semantic import supervised_loss
 from panolib.training.setup import build_optimizer
-from panolib.training.specs import BaselineSpec, InstanceBaselineSpec
 
 Panoptic = Callable[[Sample], tuple]  # sample -> (panoptic map, segments)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,14 +18,8 @@ from panolib.related.detr.network import build_detr
 from panolib.related.detr.score import QueryRule, score_detr
 from panolib.related.detr.training import train_detr
 from panolib.scoring.evaluate import in_part
-from panolib.study.kinds import (
-    Sources,
-    clustering_of,
-    finish,
-    open_data,
-    parent_network,
-    parent_spec,
-)
+from panolib.study.kinds import Sources, finish, open_data
+from panolib.study.parents import clustering_of, parent_network, parent_spec
 from panolib.training.setup import launch
 from panolib.training.specs import Compute
 
@@ -64,12 +56,6 @@ class DetrCostSpec:
 
 # raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {"detr": 1, "detr_scores": 1, "detr_cost": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (detr, detr_scores, detr_cost)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def detr(sources: Sources, run: Run, job: Job) -> dict:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal
 
 from torch import nn
@@ -15,7 +14,8 @@ from panolib.labels import LABEL_SETS
 from panolib.related.mean_teacher.library import build_peer
 from panolib.related.mean_teacher.training import train_mean_teacher, train_peer
 from panolib.related.mean_teacher.watershed import PACKAGE, choose_watershed, score_peer
-from panolib.study.kinds import Sources, finish, open_data, parent_spec, selected
+from panolib.study.kinds import Sources, finish, open_data, selected
+from panolib.study.parents import parent_spec
 from panolib.training.setup import launch
 from panolib.training.specs import Compute, StudentOrTeacher
 
@@ -35,12 +35,6 @@ class PeerScoresSpec:
 
 # raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {"peer_baseline": 1, "peer_mean_teacher": 1, "peer_scores": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (peer_baseline, peer_mean_teacher, peer_scores)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def peer_baseline(sources: Sources, run: Run, job: Job) -> dict:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-
 import torch
 
 from panolib.config import Natural, Seed, Share, spec
@@ -15,14 +12,8 @@ from panolib.labels import LABEL_SETS
 from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
 from panolib.related.realtime.layered_pseudo_labels import select_labels
 from panolib.scoring import evaluate
-from panolib.study.kinds import (
-    Sources,
-    finish,
-    open_data,
-    parent_network,
-    self_trained_metrics,
-    semantic_metrics,
-)
+from panolib.study.kinds import Sources, finish, open_data, self_trained_metrics, semantic_metrics
+from panolib.study.parents import parent_network
 from panolib.training.setup import launch
 from panolib.training.specs import Compute
 
@@ -51,12 +42,6 @@ class GallerySpec:
 
 # raised with what a kind computes, see panolib/study/kinds.py
 VERSIONS = {"adversarial_adaptation": 1, "meta_labels": 1, "label_quality": 1, "gallery": 1, "latency": 1}
-
-
-def make_kinds(sources: Sources) -> dict[str, Callable[[Run, Job], dict]]:
-    """{kind: function(run, job) -> metrics}, all reading from `sources`."""
-    functions = (adversarial_adaptation, meta_labels, label_quality, gallery, latency)
-    return {function.__name__: functools.partial(function, sources) for function in functions}
 
 
 def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:

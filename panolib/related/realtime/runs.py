@@ -29,7 +29,8 @@ from panolib.related.realtime.layered_pseudo_labels import RULES
 from panolib.related.realtime.meta_pseudo_labels import FEEDBACK, MetaSpec
 from panolib.related.realtime.speed import SpeedSpec
 from panolib.study.grid import Grid
-from panolib.study.study import Profile, Tag, run_name
+from panolib.study.settings import Profile
+from panolib.study.study import Tag, run_name
 from panolib.training.specs import SemanticNetwork
 
 BISENET = "bisenet"  # variant of all names here
