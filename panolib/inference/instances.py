@@ -48,7 +48,7 @@ def predict_instances(
         False: the semantic map only names clusters of all pixels (`in_masks.cluster_unguided`), and does not
         cut them.
     **options
-        As in `in_masks.cluster_in_class_masks`; sizes and rows are in pixels of the embedding grid.
+        As in `in_masks.cluster_batch_in_class_masks`; sizes and rows are in pixels of the embedding grid.
 
     Returns
     -------
