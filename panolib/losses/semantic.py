@@ -16,27 +16,11 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     """Cross-entropy summed over labelled pixels, divided by the number of all pixels.
 
     Void pixels add nothing but count in the denominator, as in SAC: an image with few labels pulls less.
+    Takes scores before softmax, float [B, C, H, W], and train ids or `VOID`, integer [B, H, W]. Returns a
+    Tensor [], float32 or wider; exactly 0, with zero gradient, when every pixel is void or there is none.
+    Raises ValueError if the shapes do not fit, or a label is neither a class nor void (on a GPU: CUDA's
+    assertion).
 
-    Parameters
-    ----------
-    semantic_logits : float Tensor [B, C, H, W]
-        Scores before softmax, at the size of the labels.
-    semantic_labels : integer Tensor [B, H, W]
-        Train ids, or `VOID`.
-
-    Returns
-    -------
-    Tensor []
-        Non-negative, float32 or wider. Exactly 0, with zero gradient, when every pixel is void or there is
-        none.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or a label is neither a class nor void (on a GPU: CUDA's assertion).
-
-    References
-    ----------
     Thesis eq. 1; Araslanov & Roth 2021, arXiv:2105.00097.
     """
     semantic_labels = as_labels(semantic_labels, "semantic_labels")
@@ -66,23 +50,10 @@ def self_training_loss(
         Teacher probability of the pseudo-label, in [0, 1].
     class_prior : float Tensor [C]
         Moving share of each class, in [0, 1]; a class weighs (1 - prior) ** focal_exponent.
-    focal_exponent : float
-        0 switches the class weights off.
 
-    Returns
-    -------
-    Tensor []
-        Mean over all pixels, void ones included; 0 without any. No gradient reaches `confidence` and
-        `class_prior`.
+    Returns the mean over all pixels, void ones included; 0 without any. No gradient reaches `confidence` and
+    `class_prior`. Errors as of `cross_entropy`; a confidence [B, 1, H, W] would mix the images of the batch.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit; a confidence [B, 1, H, W] would otherwise mix the images of the batch. For a
-        label that is neither a class nor void (on a GPU: CUDA's assertion).
-
-    References
-    ----------
     Thesis eq. 3; Araslanov & Roth 2021, arXiv:2105.00097.
     """
     _check_shapes(semantic_logits, pseudo_labels=pseudo_labels, confidence=confidence)
