@@ -85,8 +85,9 @@ def cluster_masks(
     options = {name: value for name, value in common.items() if name in accepted} | options
     fields = [(embeddings, mask.bool()) for embeddings, mask in fields]
     if algorithm == "connected_components" or algorithm in IMAGE_ALGORITHMS:
-        first = int(algorithm == "connected_components")  # it looks at no embeddings
-        yield from (drop_small_clusters(function(*field[first:], **options), min_size) for field in fields)
+        for field in fields:
+            arguments = field[1:] if algorithm == "connected_components" else field
+            yield drop_small_clusters(function(*arguments, **options), min_size)
         return
     sets = [embeddings.detach().movedim(0, -1)[mask] for embeddings, mask in fields]  # [N, E] each
     for points in sets:
@@ -115,8 +116,7 @@ def find_algorithm(algorithm: str, options: Mapping) -> tuple[Callable[..., Tens
 
 
 def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | None = 2.0) -> Tensor:
-    """scikit-learn's mean shift with bin seeding, the thesis's first choice; merged as in `mean_shift_plus`.
-    """
+    """scikit-learn's mean shift with bin seeding, the thesis's first choice; merged as mean-shift+."""
     check_bandwidth(bandwidth)
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
@@ -131,8 +131,8 @@ def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | No
             if "No point was within bandwidth" not in str(error):
                 raise
             found = MeanShift(bandwidth=bandwidth).fit(array).labels_  # sparse points: do the same
-    labels = relabel_consecutive(torch.as_tensor(found, dtype=torch.int64, device=points.device) + 1)
-    return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
+    labels = torch.as_tensor(found, dtype=torch.int64, device=points.device) + 1
+    return merge_close_clusters(points, labels, delta_dist)
 
 
 def agglomerative(

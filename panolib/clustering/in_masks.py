@@ -41,7 +41,6 @@ def cluster_batch_in_class_masks(
     second_embeddings: Sequence[Tensor] | None = None,
     min_stability: float | None = None,
     connected: bool = False,
-    ignore_below: int | None = None,
     generator: torch.Generator | None = None,
     **options,
 ) -> list[tuple[Tensor, list[dict]]]:
@@ -70,8 +69,6 @@ def cluster_batch_in_class_masks(
     connected : bool
         Every object is one connected region: clusters of several regions are split, after the stability
         filter, and regions below `min_size` dropped.
-    ignore_below : int, optional
-        Rows from this one on hold no instance (reflections on the bonnet). In pixels of this grid.
     generator : torch.Generator, optional
         Draws random seeds, subsamples and the anchors of the stability filter.
 
@@ -103,10 +100,7 @@ def cluster_batch_in_class_masks(
                     f"{name} are {list(some.shape)} and semantic_labels {list(maps[-1].shape)}; "
                     "expected [E, h, w] and [h, w]"
                 )
-        visible = torch.ones_like(maps[-1], dtype=torch.bool)
-        if ignore_below is not None:
-            visible[ignore_below:] = False
-        own = [(int(class_id), (maps[-1] == class_id) & visible) for class_id in thing_ids]
+        own = [(int(class_id), maps[-1] == class_id) for class_id in thing_ids]
         masks.append([(class_id, mask) for class_id, mask in own if mask.sum() >= max(1, min_size)])
 
     fields = [(field, mask) for field, own in zip(embeddings, masks) for _, mask in own]

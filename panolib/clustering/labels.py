@@ -22,7 +22,7 @@ CLUSTERS_AT_ONCE = 32  # whose pixels and anchors are compared at once: memory g
 
 
 @torch.no_grad()
-def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> Tensor:
+def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float | None) -> Tensor:
     """Join clusters whose means are close, larger clusters first.
 
     Every cluster, in order of size, joins the nearest anchor if that is nearer than `delta_dist`, or else
@@ -32,10 +32,11 @@ def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> T
     negative or not finite is a ValueError. Takes labels, integer [N]; returns int64 [N], 1 .. K in the order
     of the anchors. Wolny et al. 2022, evaluation code, without its assumption that the background is largest.
     """
-    check_delta_dist(delta_dist)
     labels = relabel_consecutive(labels)
+    if delta_dist is not None:
+        check_delta_dist(delta_dist)
     n_clusters = int(labels.max()) if len(labels) else 0
-    if n_clusters == 0:
+    if n_clusters == 0 or delta_dist is None:
         return labels
     means = segment_mean(points.double(), labels, n_clusters + 1)[1:].cpu().numpy()
     sizes = torch.bincount(labels, minlength=n_clusters + 1)[1:].cpu().numpy()

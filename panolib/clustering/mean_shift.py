@@ -21,7 +21,7 @@ from panolib.clustering.distances import (
     segment_sum,
     suppress_near,
 )
-from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
+from panolib.clustering.labels import merge_close_clusters
 
 CONVERGED = 1e-3  # a trajectory stops when it moves by less than this share of the bandwidth (scikit-learn)
 MAX_ITERATIONS = 300
@@ -74,8 +74,7 @@ def mean_shift_plus_of_sets(
         rest = _converge(points, seeds, bandwidth)
         for number, some, (centres, n_neighbours) in zip(filled, points, rest):
             centres = _drop_duplicates(centres, n_neighbours, bandwidth)
-            labels = relabel_consecutive(nearest(some, centres) + 1)
-            found[number] = labels if delta_dist is None else merge_close_clusters(some, labels, delta_dist)
+            found[number] = merge_close_clusters(some, nearest(some, centres) + 1, delta_dist)
     return found
 
 

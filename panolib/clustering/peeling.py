@@ -16,11 +16,12 @@ from panolib.clustering.distances import (
     check_finite,
     exact_products,
     grid_cells,
+    lifted_centres,
     nearest,
     segment_sum,
     suppress_near,
 )
-from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
+from panolib.clustering.labels import merge_close_clusters
 
 MAX_ITERATIONS = 50  # of a climb
 MAX_SEEDS = 64  # of one round
@@ -42,8 +43,7 @@ def mean_shift_peel(
     with exact_products(points.device):
         points = centred(points, bandwidth)
         modes = peel_modes(points.T, bandwidth, min_points)
-        labels = relabel_consecutive(nearest(points, modes) + 1)
-        return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
+        return merge_close_clusters(points, nearest(points, modes) + 1, delta_dist)
 
 
 @torch.no_grad()
@@ -74,8 +74,7 @@ def mean_shift_grid(
         if len(modes) == 0:  # nothing as large as a cell
             modes = peel_modes(points, bandwidth, min_points)
         points = points.T  # [N, E]
-        found = relabel_consecutive(nearest(points, modes) + 1)
-        found = found if delta_dist is None else merge_close_clusters(points, found, delta_dist)
+        found = merge_close_clusters(points, nearest(points, modes) + 1, delta_dist)
         return labels.flatten().index_copy(0, where, found).view_as(labels)
 
 
@@ -117,9 +116,8 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int) -> Tensor:
 
     def balls(centres: Tensor) -> Tensor:
         """float [M, N]: 1 within the bandwidth of a centre: c·p - |p|²/2 >= (|c|² - h²)/2."""
-        threshold = 0.5 * (centres.square().sum(1, keepdim=True) - bandwidth**2)
-        zero = torch.zeros_like(threshold)
-        return (torch.cat([centres, zero, zero + 1], 1) @ lifted).ge_(threshold)
+        rows, threshold = lifted_centres(centres, bandwidth)
+        return (rows @ lifted).ge_(threshold)
 
     while True:
         dense = torch.sort(count, descending=True, stable=True).indices[:MAX_SEEDS]
