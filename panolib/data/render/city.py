@@ -40,7 +40,6 @@ _CITIES = {
     "train": ("ahrenfurt", "birkstadt", "calmenau"),
     "val": ("dornfeld", "eichwald", "falkenried"),
     "val_rare": ("grafenau", "hohenstedt", "ilmried"),
-    "all": ("ahrenfurt", "birkstadt", "calmenau"),
 }
 _SYNTHIA_CLASS = {
     "sky": 1, "building": 2, "road": 3, "sidewalk": 4, "fence": 5, "vegetation": 6, "pole": 7, "car": 8,
@@ -87,17 +86,11 @@ def write_city(
     The name of the style decides the format: "synthia", "gta5" or "cityscapes". Several splits of
     "cityscapes" live in one folder; the others have one folder each, whatever the split. Val scenes are never
     those of train (or all); those of val_rare are rich in rare classes. GTA5 has a few frames of other
-    heights, as the real data. With `n_workers` processes, a script must call this below
-    ``if __name__ == "__main__"``.
+    heights, as the real data. With `n_workers` processes, a script must call this below ``if __name__ ==
+    "__main__"``.
 
-    Raises
-    ------
-    KeyError
-        For an unknown style or split.
-    DataError
-        If the folder holds a data set with another fingerprint or files that were not written here.
-    RuntimeError
-        If a worker process ends early, as it does where the main guard is missing.
+    Raises KeyError for an unknown style or split, DataError if the folder holds a data set with another
+    fingerprint or files that were not written here, and errors of `map_in_processes`.
     """
     leave_unguarded_import()
     root, style = Path(root), _style_of_split(style, split)
