@@ -51,7 +51,11 @@ def file_stem(image_id: str) -> str:
         raise ExportError(
             f"image id {image_id!r}: expected a name, or names that a single '/' joins; it becomes a file"
         )
-    return "/".join(_UNSAFE.sub(_percent, part) for part in image_id.split("/"))
+
+    def percent(match: re.Match) -> str:
+        return "".join(f"%{ord(character):02X}" for character in match[0])
+
+    return "/".join(_UNSAFE.sub(percent, part) for part in image_id.split("/"))
 
 
 def write_cityscapes_semantic(
@@ -212,8 +216,3 @@ def _check_segments(
                 f"{where}: segment {segment['id']} has category_id {segment['category_id']}, expected a "
                 f"train id 0 .. {label_set.n_classes - 1} of {label_set.name}"
             )
-
-
-def _percent(match: re.Match) -> str:
-    """%XX for every character of a match."""
-    return "".join(f"%{ord(character):02X}" for character in match[0])
