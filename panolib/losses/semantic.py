@@ -8,7 +8,7 @@ from torch.profiler import record_function
 
 from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
-from panolib.losses.instances import at_least_float32
+from panolib.losses.instances import at_least_float32, check_same_grid
 
 
 @record_function("losses")
@@ -23,8 +23,8 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
 
     Thesis eq. 1; Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    semantic_labels = as_labels(semantic_labels, "semantic_labels")
-    _check_shapes(semantic_logits, semantic_labels=semantic_labels)
+    semantic_labels = as_labels(semantic_labels, "semantic_labels").long()
+    check_same_grid(semantic_logits, semantic_labels=semantic_labels)
     total = _pixel_losses(semantic_logits, semantic_labels, "semantic_labels", reduction="sum")
     return total / max(semantic_labels.numel(), 1)
 
@@ -56,7 +56,7 @@ def self_training_loss(
 
     Thesis eq. 3; Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    _check_shapes(semantic_logits, pseudo_labels=pseudo_labels, confidence=confidence)
+    check_same_grid(semantic_logits, pseudo_labels=pseudo_labels, confidence=confidence)
     n_classes = semantic_logits.shape[1]
     if class_prior.shape != (n_classes,):
         raise ValueError(f"class_prior has shape {tuple(class_prior.shape)}, expected ({n_classes},)")
@@ -71,7 +71,6 @@ def self_training_loss(
 
 def _pixel_losses(semantic_logits: Tensor, labels: Tensor, name: str, *, reduction: str) -> Tensor:
     """Cross-entropy without void."""
-    labels = as_labels(labels, name).long()
     semantic_logits = at_least_float32(semantic_logits)  # half precision ends at 65,504, below most sums
     try:
         return F.cross_entropy(semantic_logits, labels, ignore_index=VOID, reduction=reduction)
@@ -80,14 +79,3 @@ def _pixel_losses(semantic_logits: Tensor, labels: Tensor, name: str, *, reducti
         raise ValueError(
             f"{name} hold {labels.min()} .. {labels.max()}, expected 0 .. {n_classes - 1} or {VOID}"
         ) from error
-
-
-def _check_shapes(semantic_logits: Tensor, **maps: Tensor) -> None:
-    """Every map must be [B, H, W] of the logits [B, C, H, W]."""
-    batch, _, height, width = semantic_logits.shape
-    for name, value in maps.items():
-        if value.shape != (batch, height, width):
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, expected {(batch, height, width)} "
-                f"for logits {tuple(semantic_logits.shape)}"
-            )
