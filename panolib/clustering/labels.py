@@ -28,9 +28,10 @@ def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float | Non
     Every cluster, in order of size, joins the nearest anchor if that is nearer than `delta_dist`, or else
     becomes an anchor. Anchors do not move. Label 0, noise, takes no part, however many points it has.
 
-    `points` float [N, E] and `delta_dist` are in embedding units; a distance of 0 joins none, one that is
-    negative or not finite is a ValueError. Takes labels, integer [N]; returns int64 [N], 1 .. K in the order
-    of the anchors. Wolny et al. 2022, evaluation code, without its assumption that the background is largest.
+    `points` float [N, E] and `delta_dist` are in embedding units; a distance of None or 0 joins none, one
+    that is negative or not finite is a ValueError. Takes labels, integer [N]; returns int64 [N], 1 .. K in
+    the order of the anchors. Wolny et al. 2022, evaluation code, without its assumption that the background
+    is largest.
     """
     labels = relabel_consecutive(labels)
     if delta_dist is not None:
