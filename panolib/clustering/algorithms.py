@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
+import numpy as np
 import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor
@@ -30,24 +31,30 @@ from panolib.clustering.peeling import mean_shift_grid, mean_shift_peel
 from panolib.clustering.seeds import seeds
 
 
-def cluster(
-    embeddings: Tensor,
-    mask: Tensor,
+def cluster(embeddings: Tensor, mask: Tensor, **options) -> Tensor:
+    """Cluster the embeddings, float [E, H, W], inside a mask, bool [H, W]: `cluster_masks` of one pair."""
+    return next(cluster_masks([(embeddings, mask)], **options))
+
+
+def cluster_masks(
+    fields: Sequence[tuple[Tensor, Tensor]],
     *,
     algorithm: str = "mean_shift_plus",
     bandwidth: float = 0.5,
     delta_dist: float | None = 2.0,
     min_size: int = 0,
     **options,
-) -> Tensor:
-    """Cluster the embeddings inside a mask into instances.
+) -> Iterator[Tensor]:
+    """Instances, int64 [H, W], inside each mask of pairs (embeddings, mask), one after the other, in order.
+
+    0 lies outside the mask (and on noise), 1 .. K inside. Algorithms of `SET_ALGORITHMS` look at all masks at
+    once, the others at each when its result is asked for, so that what is drawn at random in between is drawn
+    in between.
 
     Parameters
     ----------
-    embeddings : float Tensor [E, H, W]
-        Pixel embeddings, in embedding units.
-    mask : bool Tensor [H, W]
-        Pixels to cluster, on the device of `embeddings`.
+    fields : sequence of (float Tensor [E, H, W], bool Tensor [H, W])
+        Embeddings, in embedding units, and the pixels to cluster, on one device.
     algorithm : str
         A key of `ALGORITHMS`; of `IMAGE_ALGORITHMS`, which see where the pixels lie;
         "connected_components", which looks at the mask only; or "seeds", for networks that learn a bandwidth.
@@ -61,39 +68,9 @@ def cluster(
     **options
         Further keyword arguments of the algorithm's own function.
 
-    Returns
-    -------
-    int64 Tensor [H, W]
-        0 outside the mask (and on noise), 1 .. K inside.
-
-    Raises
-    ------
-    ValueError
-        For an unknown algorithm, shapes that do not fit or embeddings that are not finite.
-    TypeError
-        For an option that the algorithm does not have.
-
-    References
-    ----------
-    Thesis 8.2 and chapter 7, algorithm 2; Wolny et al. 2022, arXiv:2103.14572.
-    """
-    options |= {"algorithm": algorithm, "bandwidth": bandwidth, "delta_dist": delta_dist}
-    return next(cluster_masks([(embeddings, mask)], min_size=min_size, **options))
-
-
-def cluster_masks(
-    fields: Sequence[tuple[Tensor, Tensor]],
-    *,
-    algorithm: str = "mean_shift_plus",
-    bandwidth: float = 0.5,
-    delta_dist: float | None = 2.0,
-    min_size: int = 0,
-    **options,
-) -> Iterator[Tensor]:
-    """`cluster` of several pairs (embeddings, mask), one result after the other, in their order.
-
-    Algorithms of `SET_ALGORITHMS` look at all masks at once, the others at each when its result is asked for,
-    so that what is drawn at random in between is drawn in between.
+    Raises ValueError for an unknown algorithm, shapes that do not fit or embeddings that are not finite,
+    TypeError for an option that the algorithm does not have. Thesis 8.2 and chapter 7, algorithm 2; Wolny et
+    al. 2022, arXiv:2103.14572.
     """
     for embeddings, mask in fields:
         if embeddings.ndim != 3 or embeddings.shape[1:] != mask.shape:
@@ -107,11 +84,10 @@ def cluster_masks(
     common = {"bandwidth": bandwidth, "delta_dist": delta_dist}
     options = {name: value for name, value in common.items() if name in accepted} | options
     fields = [(embeddings, mask.bool()) for embeddings, mask in fields]
-    if algorithm == "connected_components":
-        yield from (drop_small_clusters(function(mask, **options), min_size) for _, mask in fields)
-        return
-    if algorithm in IMAGE_ALGORITHMS:
-        yield from (drop_small_clusters(function(*field, **options), min_size) for field in fields)
+    if algorithm == "connected_components" or algorithm in IMAGE_ALGORITHMS:
+        for field in fields:
+            arguments = field[1:] if algorithm == "connected_components" else field
+            yield drop_small_clusters(function(*arguments, **options), min_size)
         return
     sets = [embeddings.detach().movedim(0, -1)[mask] for embeddings, mask in fields]  # [N, E] each
     for points in sets:
@@ -140,10 +116,7 @@ def find_algorithm(algorithm: str, options: Mapping) -> tuple[Callable[..., Tens
 
 
 def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | None = 2.0) -> Tensor:
-    """scikit-learn's mean shift with bin seeding, the thesis's first choice; then the same merge.
-
-    Parameters and result as in `mean_shift_plus`.
-    """
+    """scikit-learn's mean shift with bin seeding, the thesis's first choice; merged as mean-shift+."""
     check_bandwidth(bandwidth)
     if len(points) == 0:
         return torch.zeros(0, dtype=torch.int64, device=points.device)
@@ -158,43 +131,19 @@ def mean_shift(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | No
             if "No point was within bandwidth" not in str(error):
                 raise
             found = MeanShift(bandwidth=bandwidth).fit(array).labels_  # sparse points: do the same
-    labels = relabel_consecutive(torch.as_tensor(found, dtype=torch.int64, device=points.device) + 1)
-    return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
+    labels = torch.as_tensor(found, dtype=torch.int64, device=points.device) + 1
+    return merge_close_clusters(points, labels, delta_dist)
 
 
 def agglomerative(
-    points: Tensor,
-    *,
-    delta_dist: float = 2.0,
-    max_points: int = 2000,
+    points: Tensor, *, delta_dist: float = 2.0, max_points: int = 2000,
     generator: torch.Generator | None = None,
-) -> Tensor:
-    """Average linkage (scikit-learn) on a subsample; other points go to the nearest cluster mean.
+) -> Tensor:  # fmt: skip
+    """Average linkage (scikit-learn) on a subsample of points [N, E]; others go to the nearest cluster mean.
 
-    Parameters
-    ----------
-    points : float Tensor [N, E]
-        In embedding units.
-    delta_dist : float
-        Linkage distance above which clusters stay apart. Embedding units.
-    max_points : int
-        Size of the subsample; memory and time grow with its square.
-    generator : torch.Generator or None
-        Draws the subsample; the global one if None.
-
-    Returns
-    -------
-    int64 Tensor [N]
-        1 .. K.
-
-    Raises
-    ------
-    ValueError
-        If `delta_dist` is None, negative or not finite: this algorithm needs a threshold. For fewer than two
-        `max_points`.
-
-    References
-    ----------
+    Clusters further apart than `delta_dist` (embedding units) stay apart. The subsample has `max_points`, as
+    memory and time grow with its square, drawn by `generator` or the global one. Returns int64 [N], 1 .. K.
+    Raises ValueError if `delta_dist` is None, negative or not finite, and for fewer than two `max_points`.
     Thesis 8.2 eq. 3; the threshold and the subsample are choices of ours.
     """
     if delta_dist is None:
@@ -216,53 +165,26 @@ def agglomerative(
     return relabel_consecutive(labels + 1)
 
 
-def hdbscan(
-    points: Tensor, *, bandwidth: float = 0.5, min_cluster_size: int = 50, min_samples: int | None = None
-) -> Tensor:
+def hdbscan(points: Tensor, *, bandwidth: float = 0.5, min_cluster_size: int = 50) -> Tensor:
     """scikit-learn's HDBSCAN; a single cluster is allowed, as a class mask often holds one object.
 
-    Parameters
-    ----------
-    points : float Tensor [N, E]
-        In embedding units.
-    bandwidth : float
-        Clusters nearer than this are joined: those inside one DBSCAN* component at this distance are that
-        component, as ``cluster_selection_epsilon`` does by walking up the tree; 0 joins none that differ.
-        Embedding units.
-    min_cluster_size : int
-        In pixels.
-    min_samples : int or None
-        Neighbours of a core point; None means `min_cluster_size`.
+    Clusters of the points [N, E] nearer than `bandwidth` (embedding units) are joined: those inside one
+    DBSCAN* component at this distance are that component, as ``cluster_selection_epsilon`` does by walking up
+    the tree; 0 joins none that differ. `min_cluster_size` is in pixels. Returns int64 [N], 1 .. K, 0 for
+    noise; all is noise if there are fewer points. Raises ValueError for a bandwidth that is negative or not
+    finite, and a size below 2.
 
-    Returns
-    -------
-    int64 Tensor [N]
-        1 .. K, 0 for noise. All noise if there are fewer points than `min_cluster_size`.
-
-    Raises
-    ------
-    ValueError
-        For a bandwidth that is negative or not finite, and sizes that are too small.
-
-    References
-    ----------
     Malzer and Baum 2020, arXiv:1911.02282. scikit-learn's own walk fails with numpy 2.4 (its issue 33219).
     """
     if not 0 <= bandwidth < math.inf:
         raise ValueError(f"bandwidth is {bandwidth}; expected a finite number >= 0")
-    for name, value, least in (("min_cluster_size", min_cluster_size, 2), ("min_samples", min_samples, 1)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
-    if len(points) < max(min_cluster_size, min_samples or 0):
+    if min_cluster_size < 2:
+        raise ValueError(f"min_cluster_size is {min_cluster_size}; expected at least 2")
+    if len(points) < min_cluster_size:
         return torch.zeros(len(points), dtype=torch.int64, device=points.device)
     from sklearn.cluster import HDBSCAN
 
-    model = HDBSCAN(
-        min_cluster_size=min_cluster_size,
-        min_samples=min_samples,
-        allow_single_cluster=True,
-        copy=True,
-    )
+    model = HDBSCAN(min_cluster_size=min_cluster_size, allow_single_cluster=True, copy=True)
     found = model.fit_predict(points.detach().cpu().double().numpy())
     component = model.dbscan_clustering(bandwidth, min_cluster_size)
     labels = found + 1
@@ -275,22 +197,9 @@ def hdbscan(
     return relabel_consecutive(labels.clamp(min=0))
 
 
-def connected_components(mask: Tensor, *, connectivity: int = 2) -> Tensor:
-    """Connected regions of a mask: the control that uses no embedding.
-
-    Parameters
-    ----------
-    mask : bool Tensor [H, W]
-    connectivity : {1, 2}
-        1: pixels that share an edge; 2: corners as well.
-
-    Returns
-    -------
-    int64 Tensor [H, W]
-        0 outside the mask, 1 .. K inside.
-    """
-    structure = scipy.ndimage.generate_binary_structure(2, connectivity)
-    labels, _ = scipy.ndimage.label(mask.cpu().numpy(), structure)
+def connected_components(mask: Tensor) -> Tensor:
+    """int64 [H, W]: the 8-connected regions of a mask [H, W], 1 .. K: the control that uses no embedding."""
+    labels, _ = scipy.ndimage.label(mask.cpu().numpy(), np.ones((3, 3)))
     return torch.as_tensor(labels, dtype=torch.int64, device=mask.device)
 
 

@@ -16,26 +16,9 @@ def corrected(semantic: np.ndarray, truth: np.ndarray, share: float, *, seed: in
     which the number of corrected pixels is nearest to `share` of all wrong ones. A larger share corrects the
     same regions and more. Void pixels keep the prediction.
 
-    Parameters
-    ----------
-    semantic : integer array [H, W]
-        Predicted train ids.
-    truth : integer array [H, W]
-        True train ids, 255 void.
-    share : float
-        0: the prediction; 1: the truth wherever it is not void.
-    seed : int
-        Decides the order; give every image another one.
-
-    Returns
-    -------
-    array [H, W]
-        Of the dtype of `semantic`, which stays unchanged.
-
-    Raises
-    ------
-    ValueError
-        For different sizes, or a share outside [0, 1].
+    `semantic` and `truth` are integer [H, W], train ids, 255 void. Share 0 gives the prediction, 1 the truth
+    wherever it is not void. `seed` decides the order; give every image another one. Returns a new array of
+    the dtype of `semantic`. Raises ValueError for different sizes, or a share outside [0, 1].
     """
     semantic, truth = np.asarray(semantic), np.asarray(truth)
     if semantic.shape != truth.shape:

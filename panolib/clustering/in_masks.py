@@ -14,72 +14,16 @@ from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
 
 
-@torch.no_grad()
 def cluster_in_class_masks(
     embeddings: Tensor,
     semantic_labels: Tensor,
     thing_ids: Sequence[int],
     *,
-    algorithm: str = "mean_shift_plus",
-    bandwidth: float = 0.5,
-    delta_dist: float | None = 2.0,
-    min_size: int = 0,
     second_embeddings: Tensor | None = None,
-    min_stability: float | None = None,
-    connected: bool = False,
-    ignore_below: int | None = None,
-    generator: torch.Generator | None = None,
     **options,
 ) -> tuple[Tensor, list[dict]]:
-    """Instances of every thing class, each found inside the predicted mask of its class only.
-
-    Per class: skip a mask smaller than `min_size`, cluster it, merge close clusters, drop small ones, drop
-    unstable ones. Pixels that belong to no instance keep 0, which means unlabelled.
-
-    Parameters
-    ----------
-    embeddings : float Tensor [E, h, w]
-        Those that are clustered, in self-training the momentum network's. Embedding units.
-    semantic_labels : integer Tensor or array [h, w]
-        Train ids on the grid of the embeddings.
-    thing_ids : sequence of int
-        Classes to look for.
-    algorithm, bandwidth, delta_dist, **options
-        As in `clustering.cluster`; "connected_components" is the control without embeddings.
-    min_size : int
-        Smallest mask and smallest instance, in pixels of this grid.
-    second_embeddings : float Tensor [E, h, w], optional
-        The other network's embeddings of the same pixels, for the stability of each instance.
-    min_stability : float, optional
-        Instances whose median IoU is below this are dropped; needs `second_embeddings`.
-    connected : bool
-        Every object is one connected region: clusters of several regions are split, after the stability
-        filter, and regions below `min_size` dropped.
-    ignore_below : int, optional
-        Rows from this one on hold no instance (reflections on the bonnet). In pixels of this grid.
-    generator : torch.Generator, optional
-        Draws random seeds, subsamples and the anchors of the stability filter.
-
-    Returns
-    -------
-    instance_labels : int64 Tensor [h, w]
-        0 or 1 .. K, by class in the order of `thing_ids`.
-    table : list of dict
-        `id`, `category_id` (train id), `area` in pixels, `stability` (nan if not measured), one per instance.
-
-    Raises
-    ------
-    ValueError
-        If the grids differ, for `min_stability` without `second_embeddings`, or as `clustering.cluster`.
-
-    References
-    ----------
-    Thesis chapter 7, algorithm 2.
-    """
+    """`cluster_batch_in_class_masks` of one image."""
     others = None if second_embeddings is None else [second_embeddings]
-    options |= {"algorithm": algorithm, "bandwidth": bandwidth, "delta_dist": delta_dist}
-    options |= {"min_size": min_size, "min_stability": min_stability, "connected": connected}
-    options |= {"ignore_below": ignore_below, "generator": generator}
     fields = [embeddings], [semantic_labels], thing_ids
     return cluster_batch_in_class_masks(*fields, second_embeddings=others, **options)[0]
 
@@ -97,21 +41,46 @@ def cluster_batch_in_class_masks(
     second_embeddings: Sequence[Tensor] | None = None,
     min_stability: float | None = None,
     connected: bool = False,
-    ignore_below: int | None = None,
     generator: torch.Generator | None = None,
     **options,
 ) -> list[tuple[Tensor, list[dict]]]:
-    """`cluster_in_class_masks` of every image of a batch, with the same results; all masks in one call.
+    """Instances of every thing class, each found inside the predicted mask of its class only, image by image.
+
+    Per class: skip a mask smaller than `min_size`, cluster it, merge close clusters, drop small ones, drop
+    unstable ones. Pixels that belong to no instance keep 0, which means unlabelled. Thesis chapter 7,
+    algorithm 2.
 
     Parameters
     ----------
-    embeddings, semantic_labels, second_embeddings : sequence or batch, one of each for every image
-    thing_ids, **options
-        As in `cluster_in_class_masks`.
+    embeddings : float Tensor [E, h, w] of every image
+        Those that are clustered, in self-training the momentum network's. Embedding units.
+    semantic_labels : integer Tensor or array [h, w] of every image
+        Train ids on the grid of the embeddings.
+    thing_ids : sequence of int
+        Classes to look for.
+    algorithm, bandwidth, delta_dist, **options
+        As in `algorithms.cluster_masks`; "connected_components" is the control without embeddings.
+    min_size : int
+        Smallest mask and smallest instance, in pixels of this grid.
+    second_embeddings : float Tensor [E, h, w] of every image, optional
+        The other network's embeddings of the same pixels, for the stability of each instance.
+    min_stability : float, optional
+        Instances whose median IoU is below this are dropped; needs `second_embeddings`.
+    connected : bool
+        Every object is one connected region: clusters of several regions are split, after the stability
+        filter, and regions below `min_size` dropped.
+    generator : torch.Generator, optional
+        Draws random seeds, subsamples and the anchors of the stability filter.
 
     Returns
     -------
-    list of (instance_labels, table)
+    instance_labels : int64 Tensor [h, w], of every image
+        0 or 1 .. K, by class in the order of `thing_ids`.
+    table : list of dict, of every image
+        `id`, `category_id` (train id), `area` in pixels, `stability` (nan if not measured), one per instance.
+
+    Raises ValueError if the grids differ, for `min_stability` without `second_embeddings`, or as
+    `cluster_masks`.
     """
     if min_stability is not None and second_embeddings is None:
         raise ValueError(f"min_stability is {min_stability}; it needs second_embeddings")
@@ -131,10 +100,7 @@ def cluster_batch_in_class_masks(
                     f"{name} are {list(some.shape)} and semantic_labels {list(maps[-1].shape)}; "
                     "expected [E, h, w] and [h, w]"
                 )
-        visible = torch.ones_like(maps[-1], dtype=torch.bool)
-        if ignore_below is not None:
-            visible[ignore_below:] = False
-        own = [(int(class_id), (maps[-1] == class_id) & visible) for class_id in thing_ids]
+        own = [(int(class_id), maps[-1] == class_id) for class_id in thing_ids]
         masks.append([(class_id, mask) for class_id, mask in own if mask.sum() >= max(1, min_size)])
 
     fields = [(field, mask) for field, own in zip(embeddings, masks) for _, mask in own]
@@ -149,13 +115,9 @@ def cluster_batch_in_class_masks(
                 stability = [float("nan")] * int(labels.max())
             else:
                 labels, medians = stability_filter(
-                    labels,
-                    other,
-                    mask,
-                    bandwidth=bandwidth,
-                    min_median_iou=0.0 if min_stability is None else min_stability,
+                    labels, other, mask, bandwidth=bandwidth, min_median_iou=min_stability or 0.0,
                     generator=generator,
-                )
+                )  # fmt: skip
                 stability = medians.tolist()
             if connected:
                 regions = drop_small_clusters(split_disconnected(labels), min_size)
@@ -174,37 +136,28 @@ def cluster_batch_in_class_masks(
     return found
 
 
-@torch.no_grad()
 def cluster_unguided(
-    embeddings: Tensor, semantic_labels: Tensor, thing_ids: Sequence[int], **options
+    embeddings: Tensor,
+    semantic_labels: Tensor,
+    thing_ids: Sequence[int],
+    *,
+    second_embeddings: Tensor | None = None,
+    **options,
 ) -> tuple[Tensor, list[dict]]:
-    """The control without masks: one clustering of all pixels, whose clusters the semantic map only names.
-
-    The most frequent class of a cluster, thing or stuff, is its name; clusters of other classes than
-    `thing_ids` are dropped.
-
-    Parameters
-    ----------
-    embeddings, semantic_labels, thing_ids, **options
-        As in `cluster_in_class_masks`.
-
-    Returns
-    -------
-    instance_labels : int64 Tensor [h, w]
-        0 or 1 .. K.
-    table : list of dict
-        As `cluster_in_class_masks`.
-    """
-    if (other := options.get("second_embeddings")) is not None:
-        options["second_embeddings"] = [other]
-    return cluster_batch_unguided([embeddings], [semantic_labels], thing_ids, **options)[0]
+    """`cluster_batch_unguided` of one image."""
+    others = None if second_embeddings is None else [second_embeddings]
+    fields = [embeddings], [semantic_labels], thing_ids
+    return cluster_batch_unguided(*fields, second_embeddings=others, **options)[0]
 
 
-@torch.no_grad()
 def cluster_batch_unguided(
     embeddings: Sequence[Tensor], semantic_labels: Sequence[Tensor], thing_ids: Sequence[int], **options
 ) -> list[tuple[Tensor, list[dict]]]:
-    """`cluster_unguided` of every image; parameters and result as in `cluster_batch_in_class_masks`."""
+    """The control without masks: one clustering of all pixels, whose clusters the semantic map only names.
+
+    The most frequent class of a cluster, thing or stuff, is its name; clusters of other classes than
+    `thing_ids` are dropped. Parameters and result as in `cluster_batch_in_class_masks`.
+    """
     maps = [as_labels(labels, "semantic_labels", device=field.device)
             for field, labels in zip(embeddings, semantic_labels, strict=True)]  # fmt: skip
     everything = [torch.zeros_like(semantic) for semantic in maps]

@@ -22,39 +22,22 @@ CLUSTERS_AT_ONCE = 32  # whose pixels and anchors are compared at once: memory g
 
 
 @torch.no_grad()
-def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float) -> Tensor:
+def merge_close_clusters(points: Tensor, labels: Tensor, delta_dist: float | None) -> Tensor:
     """Join clusters whose means are close, larger clusters first.
 
     Every cluster, in order of size, joins the nearest anchor if that is nearer than `delta_dist`, or else
-    becomes an anchor. Anchors do not move. Label 0 takes no part, however many points it has.
+    becomes an anchor. Anchors do not move. Label 0, noise, takes no part, however many points it has.
 
-    Parameters
-    ----------
-    points : float Tensor [N, E]
-        In embedding units.
-    labels : integer Tensor [N]
-        0 for noise.
-    delta_dist : float
-        Embedding units; 0 joins none.
-
-    Returns
-    -------
-    int64 Tensor [N]
-        1 .. K in the order of the anchors, 0 where `labels` is 0.
-
-    Raises
-    ------
-    ValueError
-        For a `delta_dist` that is negative or not finite.
-
-    References
-    ----------
-    Wolny et al. 2022, evaluation code, without its assumption that the background is largest.
+    `points` float [N, E] and `delta_dist` are in embedding units; a distance of None or 0 joins none, one
+    that is negative or not finite is a ValueError. Takes labels, integer [N]; returns int64 [N], 1 .. K in
+    the order of the anchors. Wolny et al. 2022, evaluation code, without its assumption that the background
+    is largest.
     """
-    check_delta_dist(delta_dist)
     labels = relabel_consecutive(labels)
+    if delta_dist is not None:
+        check_delta_dist(delta_dist)
     n_clusters = int(labels.max()) if len(labels) else 0
-    if n_clusters == 0:
+    if n_clusters == 0 or delta_dist is None:
         return labels
     means = segment_mean(points.double(), labels, n_clusters + 1)[1:].cpu().numpy()
     sizes = torch.bincount(labels, minlength=n_clusters + 1)[1:].cpu().numpy()
@@ -86,20 +69,10 @@ def drop_small_clusters(labels: Tensor, min_size: int) -> Tensor:
 
 
 def split_disconnected(labels: Tensor) -> Tensor:
-    """Make every 8-connected region of a cluster a cluster of its own.
+    """Make every 8-connected region of a cluster a cluster of its own: 1 .. R, int64 [H, W], 0 where 0 was.
 
-    Far apart, two objects may share one embedding: a convolution cannot count. Where the objects of a
-    label set are connected (`LabelSet.connected_things`), this tells them apart.
-
-    Parameters
-    ----------
-    labels : integer Tensor [H, W]
-        0 or ids >= 1.
-
-    Returns
-    -------
-    int64 Tensor [H, W]
-        0 where `labels` is 0, else 1 .. R.
+    Far apart, two objects may share one embedding: a convolution cannot count. Where the objects of a label
+    set are connected (`LabelSet.connected_things`), this tells them apart.
     """
     labels = as_ids(labels, "labels")
     regions = measure.label(labels.cpu().numpy(), background=0, connectivity=2)
@@ -122,40 +95,24 @@ def stability_filter(
     Random pixels of a cluster serve as anchors; the pixels of `mask` whose second embedding is nearer than
     `bandwidth` to that of an anchor form its mask. The stability of a cluster is the median IoU of these
     masks with it. In self-training clusters come from the momentum network and the second embedding is the
-    student's; Wolny et al. have it the other way round.
+    student's; Wolny et al. 2022 (consistency clustering; thesis ch. 7, "filtering step") have it the other
+    way round.
 
     Parameters
     ----------
     labels : integer Tensor [H, W]
         Clusters, found in the first embedding; 0 outside.
     second_embeddings : float Tensor [E, H, W]
-        In embedding units.
+        In embedding units, as `bandwidth`.
     mask : bool Tensor [H, W]
         Pixels that were clustered.
-    bandwidth : float
-        Embedding units.
     n_anchors : int
-        Anchors per cluster, drawn with replacement.
+        Anchors per cluster, drawn with replacement by `generator` (on the device of `labels`) or globally.
     min_median_iou : float
         Clusters below this are discarded.
-    generator : torch.Generator or None
-        On the device of `labels`; the global one if None.
 
-    Returns
-    -------
-    labels : int64 Tensor [H, W]
-        The surviving clusters, 1 .. K.
-    stability : float Tensor [K]
-        Median IoU of each of them.
-
-    Raises
-    ------
-    ValueError
-        For a bandwidth that is not positive, no anchor, or embeddings in the mask that are not finite.
-
-    References
-    ----------
-    Wolny et al. 2022, consistency clustering; thesis ch. 7 ("filtering step").
+    Returns the surviving clusters, 1 .. K, int64 [H, W], and the stability of each, float [K]. Raises
+    ValueError for a bandwidth that is not positive, no anchor, or embeddings in the mask that are not finite.
     """
     check_bandwidth(bandwidth)
     if n_anchors < 1:
@@ -188,7 +145,6 @@ def stability_filter(
     stability = iou.quantile(0.5, dim=1)
     stable = stability >= min_median_iou
     filtered = labels.new_zeros(labels.shape)
-    new_label = torch.cat([stable.new_zeros(1), stable]).long().cumsum(0)
-    keep = torch.cat([stable.new_zeros(1), stable])
-    filtered[mask] = torch.where(keep, new_label, 0)[inside]
+    keep = torch.cat([stable.new_zeros(1), stable]).long()
+    filtered[mask] = (keep * keep.cumsum(0))[inside]
     return filtered, stability[stable].float()

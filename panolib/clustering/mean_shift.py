@@ -21,20 +21,14 @@ from panolib.clustering.distances import (
     segment_sum,
     suppress_near,
 )
-from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
+from panolib.clustering.labels import merge_close_clusters
 
 CONVERGED = 1e-3  # a trajectory stops when it moves by less than this share of the bandwidth (scikit-learn)
+MAX_ITERATIONS = 300
 EQUAL = 0.1  # trajectories in one grid cell of this share of the bandwidth go on as one
 
 
-@torch.no_grad()
-def mean_shift_plus(
-    points: Tensor,
-    *,
-    bandwidth: float = 0.5,
-    delta_dist: float | None = 2.0,
-    max_iterations: int = 300,
-) -> Tensor:
+def mean_shift_plus(points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | None = 2.0) -> Tensor:
     """Flat-kernel mean shift of all seeds at once, then a merge of close clusters.
 
     Clusters much narrower than the bandwidth are those of scikit-learn's ``MeanShift(bin_seeding=True)``, at
@@ -47,62 +41,25 @@ def mean_shift_plus(
     (exact: both are sorted along the main axis of the points), and trajectories that have met go on as one.
     Extra memory is a few copies of the points and some blocks, whatever the number of seeds.
 
-    Parameters
-    ----------
-    points : float Tensor [N, E]
-        Embeddings of the pixels, in embedding units.
-    bandwidth : float
-        Radius h of the kernel, width of the seed grid: one seed at the mean of the points of every cell.
-    delta_dist : float or None
-        Clusters with means nearer than this become one; None keeps all.
-    max_iterations : int
-
-    Returns
-    -------
-    int64 Tensor [N]
-        1 .. K, larger clusters first if merged.
-
-    Raises
-    ------
-    ValueError
-        If the bandwidth or the number of iterations is not positive, the bandwidth is not finite or below
-        what float64 resolves among these points, or `delta_dist` is negative or not finite.
-
-    References
-    ----------
-    Thesis 8.2 eq. 2 ("mean-shift+"); Comaniciu & Meer 2002.
+    All in embedding units: `points` float [N, E]; `bandwidth`, radius of the kernel and width of the seed
+    grid, with one seed at the mean of the points of every cell; `delta_dist`, below which means are merged
+    (None: all are kept). Returns int64 [N], 1 .. K, larger clusters first if merged. Raises ValueError for a
+    bandwidth that is not positive and finite or below what float64 resolves among these points, and a
+    `delta_dist` that is negative or not finite. Thesis 8.2 eq. 2 ("mean-shift+"); Comaniciu & Meer 2002.
     """
-    options = {"bandwidth": bandwidth, "delta_dist": delta_dist, "max_iterations": max_iterations}
-    return mean_shift_plus_of_sets([points], **options)[0]
+    return mean_shift_plus_of_sets([points], bandwidth=bandwidth, delta_dist=delta_dist)[0]
 
 
 @torch.no_grad()
 def mean_shift_plus_of_sets(
-    sets: Sequence[Tensor],
-    *,
-    bandwidth: float = 0.5,
-    delta_dist: float | None = 2.0,
-    max_iterations: int = 300,
+    sets: Sequence[Tensor], *, bandwidth: float = 0.5, delta_dist: float | None = 2.0
 ) -> list[Tensor]:
-    """`mean_shift_plus` of every set, with the same results.
+    """`mean_shift_plus` of every set, on one device and of one E, with the same results.
 
-    The seeds of all climb together: for sets of some hundred points an iteration is mostly calls of torch.
-    If one set needs float64 (`distances.centred`), all are computed in it.
-
-    Parameters
-    ----------
-    sets : sequence of float Tensor [N, E]
-        On one device, of one E.
-    bandwidth, delta_dist, max_iterations
-        As in `mean_shift_plus`.
-
-    Returns
-    -------
-    list of int64 Tensor [N]
+    The seeds of all climb together: for sets of some hundred points an iteration is mostly calls of torch. If
+    one set needs float64 (`distances.centred`), all are computed in it.
     """
     check_bandwidth(bandwidth)
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations is {max_iterations}; expected at least 1")
     if delta_dist is not None:
         check_delta_dist(delta_dist)
     found = [torch.zeros(len(points), dtype=torch.int64, device=points.device) for points in sets]
@@ -114,12 +71,10 @@ def mean_shift_plus_of_sets(
         widest = functools.reduce(torch.promote_types, (some.dtype for some in points))
         points = [some.to(widest) for some in points]
         seeds = [_grid_seeds(some, bandwidth) for some in points]
-        for number, some, (centres, n_neighbours) in zip(
-            filled, points, _converge(points, seeds, bandwidth, max_iterations)
-        ):
+        rest = _converge(points, seeds, bandwidth)
+        for number, some, (centres, n_neighbours) in zip(filled, points, rest):
             centres = _drop_duplicates(centres, n_neighbours, bandwidth)
-            labels = relabel_consecutive(nearest(some, centres) + 1)
-            found[number] = labels if delta_dist is None else merge_close_clusters(some, labels, delta_dist)
+            found[number] = merge_close_clusters(some, nearest(some, centres) + 1, delta_dist)
     return found
 
 
@@ -130,14 +85,14 @@ def _grid_seeds(points: Tensor, width: float) -> Tensor:
 
 
 def _converge(
-    sets: list[Tensor], seeds: list[Tensor], bandwidth: float, max_iterations: int
+    sets: list[Tensor], seeds: list[Tensor], bandwidth: float
 ) -> list[tuple[Tensor, Tensor]]:
     """Of every set the centres [M, E] where its seeds come to rest, and how many points each has [M]."""
     sums_in_ball = [BallSums(points, None, bandwidth) for points in sets]
     sizes = [len(some) for some in seeds]
     owner = torch.cat([seeds[k].new_full((n,), k, dtype=torch.int64) for k, n in enumerate(sizes)])
     seeds, found = torch.cat(seeds), []
-    for iteration in range(max_iterations):
+    for iteration in range(MAX_ITERATIONS):
         parts = zip(sums_in_ball, *(part.split(sizes) for part in lifted_centres(seeds, bandwidth)))
         sums = torch.cat([sums_of.of_lifted(*part) for sums_of, *part in parts if len(part[0])])
         count = sums[:, -1:]
@@ -147,7 +102,7 @@ def _converge(
                 points = sets[owner[row]]
                 mean[row] = points[nearest(seeds[row], points)]
         at_rest = torch.linalg.vector_norm(mean - seeds, dim=1) <= CONVERGED * bandwidth
-        if iteration == max_iterations - 1:
+        if iteration == MAX_ITERATIONS - 1:
             at_rest[:] = True
         found.append((mean[at_rest], count[at_rest, 0], owner[at_rest]))
         moving = at_rest.logical_not_()

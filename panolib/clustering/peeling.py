@@ -16,12 +16,14 @@ from panolib.clustering.distances import (
     check_finite,
     exact_products,
     grid_cells,
+    lifted_centres,
     nearest,
     segment_sum,
     suppress_near,
 )
-from panolib.clustering.labels import merge_close_clusters, relabel_consecutive
+from panolib.clustering.labels import merge_close_clusters
 
+MAX_ITERATIONS = 50  # of a climb
 MAX_SEEDS = 64  # of one round
 CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the bandwidth
 
@@ -30,24 +32,10 @@ CONVERGED = 1e-2  # a climb ends when it moves by less than this share of the ba
 def mean_shift_peel(
     points: Tensor, *, bandwidth: float = 0.5, delta_dist: float | None = 2.0, min_points: int = 16
 ) -> Tensor:
-    """Modes by peeling, each point to the nearest one, then a merge of close clusters.
+    """int64 [N], 1 .. K: modes by peeling, each point to the nearest one, then a merge of close clusters.
 
-    Parameters
-    ----------
-    points, bandwidth, delta_dist
-        As in `mean_shift.mean_shift_plus`.
-    min_points : int
-        A mode has at least so many points within the bandwidth (unless none has).
-
-    Returns
-    -------
-    int64 Tensor [N]
-        1 .. K.
-
-    Raises
-    ------
-    ValueError
-        If the bandwidth is not positive or `min_points` below 1.
+    Parameters as in `mean_shift.mean_shift_plus`; a mode has at least `min_points` points within the
+    bandwidth (unless none has). Raises ValueError if the bandwidth is not positive or `min_points` below 1.
     """
     _check(bandwidth, min_points)
     if len(points) == 0:
@@ -55,39 +43,19 @@ def mean_shift_peel(
     with exact_products(points.device):
         points = centred(points, bandwidth)
         modes = peel_modes(points.T, bandwidth, min_points)
-        labels = relabel_consecutive(nearest(points, modes) + 1)
-        return labels if delta_dist is None else merge_close_clusters(points, labels, delta_dist)
+        return merge_close_clusters(points, nearest(points, modes) + 1, delta_dist)
 
 
 @torch.no_grad()
 def mean_shift_grid(
-    embeddings: Tensor,
-    mask: Tensor,
-    *,
-    bandwidth: float = 0.5,
-    delta_dist: float | None = 2.0,
+    embeddings: Tensor, mask: Tensor, *, bandwidth: float = 0.5, delta_dist: float | None = 2.0,
     min_points: int = 16,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """Peeling on means of 2 x 2 pixels; every pixel goes to the nearest mode; then a merge of close clusters.
 
-    A cell of four pixels that do not agree lies on a border and takes no part in finding modes.
-
-    Parameters
-    ----------
-    embeddings : float Tensor [E, H, W]
-    mask : bool Tensor [H, W]
-    bandwidth, delta_dist, min_points
-        As in `mean_shift_peel`; `min_points` counts pixels.
-
-    Returns
-    -------
-    int64 Tensor [H, W]
-        0 outside the mask, 1 .. K inside.
-
-    Raises
-    ------
-    ValueError
-        As `mean_shift_peel`, and for embeddings inside the mask that are not finite.
+    A cell of four pixels that do not agree lies on a border and takes no part in finding modes. Takes
+    embeddings, float [E, H, W], and a mask, bool [H, W]; otherwise as `mean_shift_peel`. Returns int64 [H,
+    W], 0 outside the mask. Raises ValueError also for embeddings in the mask that are not finite.
     """
     _check(bandwidth, min_points)
     mask = mask.bool()
@@ -96,9 +64,7 @@ def mean_shift_grid(
     if len(where) == 0:
         return labels
     with exact_products(embeddings.device):
-        field = embeddings.detach()
-        field = field.to(torch.promote_types(field.dtype, torch.float32))
-        field = field.flatten(1)
+        field = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32)).flatten(1)
         points = field.index_select(1, where)  # [E, N]
         check_finite(points)
         origin = points.mean(1, keepdim=True)
@@ -108,8 +74,7 @@ def mean_shift_grid(
         if len(modes) == 0:  # nothing as large as a cell
             modes = peel_modes(points, bandwidth, min_points)
         points = points.T  # [N, E]
-        found = relabel_consecutive(nearest(points, modes) + 1)
-        found = found if delta_dist is None else merge_close_clusters(points, found, delta_dist)
+        found = merge_close_clusters(points, nearest(points, modes) + 1, delta_dist)
         return labels.flatten().index_copy(0, where, found).view_as(labels)
 
 
@@ -130,7 +95,7 @@ def _inner_cells(field: Tensor, mask: Tensor, tolerance: float) -> Tensor:
     return a.add_(d).add_(b).add_(c).mul_(0.25).index_select(1, inner)
 
 
-def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations: int = 50) -> Tensor:
+def peel_modes(points: Tensor, bandwidth: float, min_points: int) -> Tensor:
     """[K, E]: modes of the flat kernel, further than the bandwidth from each other.
 
     Points [E, N] should be centred. Without any dense place there is one mode, near the densest cell.
@@ -151,9 +116,8 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
 
     def balls(centres: Tensor) -> Tensor:
         """float [M, N]: 1 within the bandwidth of a centre: c·p - |p|²/2 >= (|c|² - h²)/2."""
-        threshold = 0.5 * (centres.square().sum(1, keepdim=True) - bandwidth**2)
-        zero = torch.zeros_like(threshold)
-        return (torch.cat([centres, zero, zero + 1], 1) @ lifted).ge_(threshold)
+        rows, threshold = lifted_centres(centres, bandwidth)
+        return (rows @ lifted).ge_(threshold)
 
     while True:
         dense = torch.sort(count, descending=True, stable=True).indices[:MAX_SEEDS]
@@ -165,7 +129,7 @@ def peel_modes(points: Tensor, bandwidth: float, min_points: int, max_iterations
         seeds = dense[_apart(means[dense], 2 * bandwidth)]
         centres, strength = means[seeds], count[seeds].to(points)
         climbing = torch.arange(len(seeds), device=points.device)
-        for _ in range(max_iterations):
+        for _ in range(MAX_ITERATIONS):
             still = []
             for some in climbing.split(block):
                 sums = balls(centres[some]) @ lifted[: n_dims + 1].T

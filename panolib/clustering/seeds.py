@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 N_EXTRA = 2  # channels after the embedding
+SURE = 0.5  # a pixel that stands less for its instance starts none
 INSIDE = 0.5  # of the kernel: an instance ends where it falls below
 LARGEST_LOG = 5.0  # of a width, in either direction: e^5 units are an image, e^-5 less than a pixel
 
@@ -27,31 +28,17 @@ def width_kernel(square: Tensor, log_width: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def seeds(points: Tensor, *, min_seed: float = 0.5) -> Tensor:
+def seeds(points: Tensor) -> Tensor:
     """One instance after the other, each around the surest pixel that is left, as wide as that pixel says.
 
-    Pixels at which the kernel is above 0.5 belong to it. A proposal that lies for half or more in earlier
-    ones is none.
-
-    Parameters
-    ----------
-    points : float Tensor [N, E + 2]
-        What the network says of each pixel.
-    min_seed : float
-        In [0, 1]; less sure pixels start no instance.
-
-    Returns
-    -------
-    int64 Tensor [N]
-        1 .. K, 0 for pixels of no instance.
-
-    References
-    ----------
-    Neven et al. 2019, arXiv:1906.11109; Lalit et al. 2021, arXiv:2101.10033 (EmbedSeg).
+    Pixels at which the kernel is above `INSIDE` belong to it. A proposal that lies for half or more in
+    earlier ones is none. Takes what the network says of each pixel, float [N, E + 2]; returns int64 [N], 1 ..
+    K, 0 for pixels of no instance. Neven et al. 2019, arXiv:1906.11109; Lalit et al. 2021, arXiv:2101.10033
+    (EmbedSeg).
     """
     embeddings, log_width, seed = split_channels(points, 1)
     left, labels, n_found = seed.sigmoid(), torch.zeros_like(seed, dtype=torch.int64), 0
-    while len(left) and left.max() >= min_seed:
+    while len(left) and left.max() >= SURE:
         best = left.argmax()
         inside = width_kernel((embeddings - embeddings[best]).square().sum(1), log_width[best]) > INSIDE
         free = inside & (labels == 0)

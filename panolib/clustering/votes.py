@@ -16,24 +16,10 @@ MAX_TABLE = 2**24  # rows of a table by instance id; COCO's ids end there
 def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
     """Most frequent thing class inside each instance (thesis ch. 8, the "binning vote").
 
-    Parameters
-    ----------
-    semantic_labels : integer Tensor [H, W]
-        Train ids below 256.
-    instance_labels : integer Tensor [H, W]
-        0 or ids >= 1, below 2**24: `labels.relabel_consecutive` makes larger ones small.
-    thing_ids : sequence of int
-        Classes that may win; of two with equal counts the lower id does.
-
-    Returns
-    -------
-    int64 Tensor [largest id + 1]
-        Train id per instance id; -1 for id 0 and for instances without any thing pixel.
-
-    Raises
-    ------
-    ValueError
-        For an id outside of these ranges, or that is not an integer.
+    Takes `semantic_labels` integer [H, W], train ids below 256; `instance_labels` integer [H, W], 0 or ids
+    below 2**24 (`labels.relabel_consecutive` makes larger ones small), else a ValueError; and the classes
+    that may win, of two with equal counts the lower id. Returns int64 [largest id + 1], the train id per
+    instance id; -1 for id 0 and for instances without any thing pixel.
     """
     semantic_labels = as_labels(semantic_labels, "semantic_labels")
     instance_labels = as_ids(instance_labels, "instance_labels", highest=MAX_TABLE - 1)
@@ -53,21 +39,10 @@ def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids:
 def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:
     """Give all pixels of an instance its most frequent thing class.
 
-    Repairs objects that the semantic map splits into several classes (buses and trains, thesis ch. 8).
-    Pixels outside instances, and instances without any thing pixel, keep their label.
-
-    Parameters
-    ----------
-    semantic_labels : integer Tensor [H, W]
-        Train ids, 255 void.
-    instance_labels : integer Tensor [H, W]
-        0 or ids >= 1.
-    thing_ids : sequence of int
-
-    Returns
-    -------
-    Tensor [H, W]
-        Of the dtype of `semantic_labels`, which stays unchanged; for an array that of `label_maps.as_labels`.
+    Repairs objects that the semantic map splits into several classes (buses and trains, thesis ch. 8). Pixels
+    outside instances, and instances without any thing pixel, keep their label. Arguments as of
+    `vote_categories`, on one grid, else a ValueError, with 255 for void. Returns [H, W] of the dtype of
+    `semantic_labels`, which stays unchanged; for an array that of `label_maps.as_labels`.
     """
     if semantic_labels.shape != instance_labels.shape:
         raise ValueError(
@@ -84,32 +59,12 @@ def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_
 def paint_instances(
     pseudo_labels: Tensor, instance_labels: Tensor, categories: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Write the class of every instance over all its pixels, void ones too.
+    """Write the class of every instance over all its pixels, void ones too (thesis 8.5).
 
-    Parameters
-    ----------
-    pseudo_labels : integer Tensor [..., H, W]
-        Train ids, 255 void.
-    instance_labels : integer Tensor [..., H, W]
-        0 or ids >= 1, none beyond the table.
-    categories : int64 Tensor [largest id + 1]
-        Train id per instance id; -1 for those that are not painted, and for id 0. From `vote_categories`.
-
-    Returns
-    -------
-    painted : int64 Tensor [..., H, W]
-        New tensor; as `pseudo_labels` outside the painted instances.
-    inside : bool Tensor [..., H, W]
-        The painted pixels.
-
-    Raises
-    ------
-    ValueError
-        For an instance that `categories` does not have.
-
-    References
-    ----------
-    Thesis 8.5.
+    `pseudo_labels` (train ids, 255 void) and `instance_labels` are integer [..., H, W]; `categories` int64
+    [largest id + 1], as from `vote_categories`, has the train id per instance id, -1 for those that are not
+    painted. Returns the painted labels, a new int64 tensor, and bool [..., H, W], where they are painted.
+    Raises ValueError for an instance that `categories` does not have.
     """
     category = categories[as_ids(instance_labels, "instance_labels", highest=len(categories) - 1)]
     inside = category >= 0

@@ -16,26 +16,8 @@ def watershed(mask: Tensor, *, min_distance: int = 5, sigma: float = 1.0) -> Ten
     The control that knows nothing but shape: round objects that touch are told apart, connected components
     would join them. A region without a peak of its own is one instance.
 
-    Parameters
-    ----------
-    mask : bool Tensor [H, W]
-    min_distance : int
-        Smallest distance of two peaks, pixels; at least 1.
-    sigma : float
-        Standard deviation of the Gaussian that smooths the distances, pixels; 0 for none.
-
-    Returns
-    -------
-    int64 Tensor [H, W]
-        0 outside the mask, 1 .. K inside.
-
-    Raises
-    ------
-    ValueError
-        For `min_distance` below 1 and negative `sigma`.
-
-    References
-    ----------
+    Takes bool [H, W]; `min_distance` of two peaks, at least 1 pixel; `sigma` of the Gaussian that smooths the
+    distances, pixels, 0 for none; else a ValueError. Returns int64 [H, W], 1 .. K inside the mask.
     scikit-image, `segmentation.watershed`; Vincent and Soille 1991, Watersheds in digital spaces.
     """
     from skimage.feature import peak_local_max  # half a second to import: only for those who use it

@@ -61,26 +61,15 @@ def n_pages(path: Path) -> int:
 
 
 def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.ndarray:
-    """One page of an image file.
+    """One page, 0 .. `n_pages` - 1, of an image file, whose suffix says the format, in lower or upper case.
 
-    Parameters
-    ----------
-    path : Path
-        Its suffix says the format, in lower or upper case.
-    number : int
-        0 .. `n_pages` - 1.
-    as_stored : bool
-        The numbers of a TIFF as they are, for labels: indices instead of the colours of a palette, nothing
-        inverted. A PNG with a palette is read by `images.read_indices` instead.
+    `as_stored` gives the numbers of a TIFF as they are, for labels: indices instead of the colours of a
+    palette, nothing inverted. (A PNG with a palette is read by `images.read_indices` instead.)
 
-    Returns
-    -------
-    array [H, W] or [H, W, 3]
-        Grey or RGB as in the file, 8 or 16 bits; labels also of other types. Alpha is dropped, a photograph
-        stands as its EXIF entry says, one bit becomes 0 and 255, and black is 0.
-
-    Raises DataError naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another
-    number of channels, and without bioio where it is needed.
+    Returns [H, W] or [H, W, 3], grey or RGB as in the file, 8 or 16 bits; labels also of other types. Alpha
+    is dropped, a photograph stands as its EXIF entry says, one bit becomes 0 and 255, and black is 0. Raises
+    DataError naming the file, for a suffix that is not of `IMAGES`, a damaged or cut file, another number of
+    channels, and without bioio where it is needed.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -21,15 +21,9 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
     process leaves the old state or the new one; what it left beside is removed by the next call. A second
     process that wants the same folder waits for the first.
 
-    Parameters
-    ----------
-    folder : path
-        Replaced if an earlier call wrote it with another fingerprint. One that holds files but no fingerprint
-        is somebody's own: a FileExistsError.
-    fingerprint : mapping
-        Everything the content depends on, as JSON values. Stored in fingerprint.json.
-    write : callable
-        Gets the empty folder to fill.
+    `fingerprint` is everything the content depends on, as JSON values; it is stored in fingerprint.json. A
+    folder that an earlier call wrote with another one is replaced; one that holds files but no fingerprint is
+    somebody's own: a FileExistsError.
     """
     folder = Path(folder).absolute()
     wanted = json.loads(json.dumps(dict(fingerprint)))

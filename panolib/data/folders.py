@@ -34,27 +34,28 @@ def list_images(folder: Path, pattern: str, what: str) -> dict[str, Path]:
     `pattern` is "*.png" for files in `folder`; "*/*_x.png" or "*/images/*.png" for files in folders below it.
     The end is met in upper case, too. Names that begin with a dot belong to the operating system.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder, and for a link that leads nowhere.
-    DataError
-        If there is no such file, two files have one id, a folder is named like an image, or an image is of
-        another format.
+    Raises FileNotFoundError if there is no such folder, and for a link that leads nowhere; DataError if there
+    is no such file, two files have one id, a folder is named like an image, or an image is of another format.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder, expected {what}")
     below, suffix = pattern.rpartition("/")[0], pattern.rpartition("*")[2]
     folders = _folders_below(folder, below.split("/")[1:], what) if below else [folder]
-    images: dict[str, Path] = {}
-    for path in (path for parent in folders for path in png_files(parent, suffix, what)):
-        image_id = path.name[: -len(suffix)]
-        if image_id in images:
-            raise DataError(f"{path}: has the id of {images[image_id]}, expected one file an id")
-        images[image_id] = path
+    files = (path for parent in folders for path in png_files(parent, suffix, what))
+    images = by_name((path.name[: -len(suffix)], path) for path in files)
     if not images:
         raise DataError(f"{folder}: empty split, found 0 files {pattern}, expected {what}")
     return dict(sorted(images.items()))
+
+
+def by_name(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
+    """A mapping of names to files. Raises DataError where two files have one."""
+    paths: dict[str, Path] = {}
+    for name, path in found:
+        if name in paths:
+            raise DataError(f"{path}: has the name of {paths[name]}, expected one file for {name!r}")
+        paths[name] = path
+    return paths
 
 
 def _folders_below(folder: Path, rest: Sequence[str], what: str) -> list[Path]:
@@ -203,10 +204,7 @@ class FolderSet(ImageSet):
         return self.train_ids(read_indices(paths[0]), paths[0])
 
     def _read_labels(self, paths: tuple[Path, ...]) -> tuple[np.ndarray, ...]:
-        """(semantic, instance, crowd) of one image, and `ignored` where the data set says which pixels are.
-
-        By default: semantic only, so things are crowd.
-        """
+        """(semantic, instance, crowd) of one image, perhaps `ignored`; by default things are crowd."""
         semantic = self._read_semantic(paths)
         return semantic, np.zeros(semantic.shape, np.int32), is_thing(semantic, self.label_set)
 

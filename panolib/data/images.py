@@ -62,12 +62,6 @@ def decode(path: Path) -> np.ndarray:
     return pixels
 
 
-def png_size(path: Path) -> tuple[int, int]:
-    """(height, width) of a PNG file. Errors as of `read_checked`."""
-    content = read_checked(path)
-    return int.from_bytes(content[20:24]), int.from_bytes(content[16:20])
-
-
 def read_image(path: Path) -> np.ndarray:
     """uint8 [H, W, 3] RGB of an 8-bit image file; alpha is dropped, grey is repeated. Raises ValueError."""
     pixels = decode(path)

@@ -13,24 +13,12 @@ _WHOLE = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.i
 
 
 def as_labels(labels, name: str, *, device: torch.device | None = None) -> Tensor:
-    """Integer labels as a tensor.
+    """Integer labels, an array or Tensor of any shape, as a tensor; `name` is what messages call them.
 
-    Parameters
-    ----------
-    labels : integer or bool array or Tensor
-        Any shape. An array may be flipped, transposed, read-only or of foreign byte order.
-    name : str
-        What messages call it.
-    device : torch.device, optional
-        Of the result; by default that of a tensor, or the CPU for an array.
-
-    Returns
-    -------
-    Tensor
-        bool, uint8 or a signed type; unsigned types of 16 bits and more become the next wider signed one.
-        Shares memory with `labels` where torch can.
-
-    Raises ValueError for values that are not integers, or that int64 cannot hold.
+    An array may be flipped, transposed, read-only or of foreign byte order. Unsigned types of 16 bits and
+    more become the next wider signed one; memory is shared where torch can. The `device` is by default that
+    of a tensor, or the CPU for an array. Raises ValueError for values that are not integers, or that int64
+    cannot hold.
     """
     if not torch.is_tensor(labels):
         array = np.asarray(labels)

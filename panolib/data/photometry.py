@@ -68,26 +68,11 @@ def photometric_noise(
     Jitter is applied as brightness, contrast, saturation, hue, in this order, clipped to [0, 1] after each
     step (torchvision shuffles the order).
 
-    Parameters
-    ----------
-    image : float Tensor [B, 3, H, W] or [3, H, W] in [0, 1], or uint8
-    jitter : float
-        Brightness, contrast and saturation factors are drawn from U(1 - jitter, 1 + jitter).
-    hue : float
-        Hue shift drawn from U(-hue, hue); 0.5 is half a turn.
-    jitter_probability, grayscale : float
-        Share of images that are jittered; that lose their colour.
-    blur : (low, high) or None
-        Range of the standard deviation of the Gaussian, pixels; applied to every image. (0, 0), as None,
-        blurs nothing.
-
-    Returns
-    -------
-    float32 Tensor, same shape, in [0, 1]
-
-    References
-    ----------
-    Araslanov & Roth 2021, arXiv:2105.00097.
+    Takes float [B, 3, H, W] or [3, H, W] in [0, 1], or uint8; returns float32 of this shape. Brightness,
+    contrast and saturation factors are drawn from U(1 - jitter, 1 + jitter), the hue shift from U(-hue, hue),
+    where 0.5 is half a turn. `jitter_probability` and `grayscale` are the shares of images that are jittered
+    and that lose their colour. `blur` is the range of the standard deviation of the Gaussian of every image,
+    pixels; (0, 0), as None, blurs nothing. Araslanov & Roth 2021, arXiv:2105.00097.
     """
     images = as_unit_float(image if image.ndim == 4 else image[None])
     if blur is not None:

@@ -48,8 +48,8 @@ def train_view(
     Parameters
     ----------
     image : uint8 Tensor [3, H, W], or float Tensor in [0, 1]
-    labels : mapping of "semantic", "instance", "crowd" to integer Tensor [H, W]
-        Any subset of the three.
+    labels : mapping of "semantic", "instance", "crowd" ... to integer Tensor [H, W]
+        Any subset of `PADDING_VALUES`.
     size : (height, width)
         Of the result, pixels.
     scale : (low, high)
@@ -65,16 +65,9 @@ def train_view(
     recolour : (gain, offset), optional
         Three numbers each, one a channel, applied last: gain * value + offset. Padding is not touched.
 
-    Returns
-    -------
-    image : float32 Tensor [3, h, w] in [0, 1], unless recoloured
-        Padding has the ImageNet mean, which `normalise` turns into 0.
-    labels : dict of Tensor [h, w]
-        Same keys; int64, but bool for "crowd". Padding is `VOID` in "semantic", else 0 and False.
-
-    References
-    ----------
-    Araslanov & Roth 2021, arXiv:2105.00097, reference code.
+    Returns the view, float32 [3, h, w] in [0, 1] unless recoloured, padded with the ImageNet mean, which
+    `normalise` turns into 0; and its labels [h, w], int64, but bool for "crowd", padded with
+    `PADDING_VALUES`. Araslanov & Roth 2021, arXiv:2105.00097, reference code.
     """
     (height, width), (h, w) = image.shape[1:], size
     drawn, flipped = uniform(scale, 1).item(), torch.rand(()).item() < hflip
@@ -152,22 +145,12 @@ class Views:
 
 
 def view_affines(zoom: Tensor, offset: Tensor, flip: Tensor) -> tuple[Tensor, Tensor]:
-    """Affines of crops of a canvas.
+    """Affines of N crops of a canvas: canvas to crop, and crop to canvas, float [N, 2, 3].
 
-    Parameters
-    ----------
-    zoom : float Tensor [N]
-        Side of the window as a share s of the canvas.
-    offset : float Tensor [N, 2]
-        x, y of the window centre as a share of its free way; -1 and 1 touch the edges.
-    flip : bool Tensor [N]
-        Whether the canvas is mirrored before it is cropped.
-
-    Returns
-    -------
-    affine, inverse : float Tensor [N, 2, 3]
-        Canvas to crop, x_crop = (f x - d) / s, and crop to canvas, x = f (s x_crop + d), where f = -1 for a
-        mirrored crop. Araslanov & Roth 2021.
+    `zoom` [N] is the side of the window as a share s of the canvas; `offset` [N, 2] x, y of its centre as a
+    share of its free way, -1 and 1 touching the edges; `flip` bool [N] whether the canvas is mirrored before
+    it is cropped. x_crop = (f x - d) / s, and x = f (s x_crop + d), where f = -1 for a mirrored crop.
+    Araslanov & Roth 2021.
     """
     sign = 1.0 - 2.0 * flip.to(zoom)
     shift = offset * (1 - zoom)[:, None]
@@ -189,22 +172,13 @@ def multi_view_crops(
     """SAC's crops of unlabelled images: one reference canvas per image, several zooms and flips of it.
 
     The canvas is a window of 1 / `reference_scale` of the image, mirrored at random. Copy 0 shows all of the
-    canvas; each other copy a window of a share `zoom` of it. Every copy is mirrored at random. Image, canvas
-    and crops have the same height and width, and each crop is sampled once, directly from the image.
+    canvas; each other of the `n_views` copies a window of a share `zoom` of it. Every copy is mirrored at
+    random. Image, canvas and crops have the same height and width, and each crop is sampled once, directly
+    from the image.
 
-    Parameters
-    ----------
-    images : float Tensor [B, 3, H, W] in [0, 1], or uint8
-    n_views : int
-        L >= 1, copy 0 included.
-    zoom, reference_scale : (low, high)
-        Uniform ranges; positive. A zoom above 1 or a scale below 1 gives padding.
-    hflip : float
-        Probability of a horizontal flip, of the canvas and of each copy.
-
-    References
-    ----------
-    Araslanov & Roth 2021, arXiv:2105.00097.
+    Takes float [B, 3, H, W] in [0, 1], or uint8. `zoom` and `reference_scale` are uniform ranges, positive; a
+    zoom above 1 or a scale below 1 gives padding. `hflip` is the probability of a flip, of the canvas and of
+    each copy. Araslanov & Roth 2021, arXiv:2105.00097.
     """
     n, size = len(images), images.shape[-2:]
     _, canvas_to_image = view_affines(

@@ -42,16 +42,10 @@ def warp(x: Tensor, affine: Tensor, mode: str = "bilinear", *, padding_mode: str
 
 
 def warp_labels(labels: Tensor, affine: Tensor, *, fill: int | bool = VOID, size=None) -> Tensor:
-    """Resample label maps with the nearest rule; exact for every integer type.
+    """Resample label maps, integer or bool [N, H, W], with the nearest rule; exact for every integer type.
 
-    Parameters
-    ----------
-    labels : integer or bool Tensor [N, H, W]
-    affine : float Tensor [N, 2, 3]
-    fill : int or bool
-        Value outside of the map; must be representable in the type of `labels`, else a ValueError.
-    size : (height, width), optional
-        Of the result, which has the type of `labels`; that of `labels` by default.
+    `affine` float [N, 2, 3] leads from the result, of `size` (height, width; by default that of the maps), to
+    them. `fill`, outside of the map, must be representable in the type of `labels`, else a ValueError.
     """
     labels = labels if torch.is_tensor(labels) else as_labels(labels, "labels")
     dtype, labels = labels.dtype, as_labels(labels, "labels")

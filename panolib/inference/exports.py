@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-import cv2
 import numpy as np
 from skimage.measure import regionprops
 
+from panolib.data.images import write_png
 from panolib.errors import UserError
 from panolib.labels import VOID, LabelSet
 
@@ -51,7 +51,11 @@ def file_stem(image_id: str) -> str:
         raise ExportError(
             f"image id {image_id!r}: expected a name, or names that a single '/' joins; it becomes a file"
         )
-    return "/".join(_UNSAFE.sub(_percent, part) for part in image_id.split("/"))
+
+    def percent(match: re.Match) -> str:
+        return "".join(f"%{ord(character):02X}" for character in match[0])
+
+    return "/".join(_UNSAFE.sub(percent, part) for part in image_id.split("/"))
 
 
 def write_cityscapes_semantic(
@@ -70,7 +74,8 @@ def write_cityscapes_semantic(
             f"{path}: train id {semantic[~known][0]}, expected 0 .. {label_set.n_classes - 1} of "
             f"{label_set.name} or {VOID} for void"
         )
-    return _write_png(path, label_set.file_id_table()[semantic.astype(np.uint8)])
+    write_png(path, label_set.file_id_table()[semantic.astype(np.uint8)])
+    return path
 
 
 def write_cityscapes_instances(
@@ -82,8 +87,8 @@ def write_cityscapes_instances(
 ) -> Path:
     """Masks and text file of one image for the Cityscapes instance-level tool.
 
-    The text file lists masks by names without spaces, which separate its columns: a space of the image id
-    is %20 there.
+    The text file, whose path is returned, has a line "mask, label id, confidence" per instance. It lists
+    masks by names without spaces, which separate its columns: a space of the image id is %20 there.
 
     Parameters
     ----------
@@ -96,15 +101,8 @@ def write_cityscapes_instances(
     table : sequence of mappings
         `id`, `category_id` (train id) and `confidence` of every instance, as of `predict_instances`.
 
-    Returns
-    -------
-    Path
-        The text file: one line "mask, label id, confidence" per instance.
-
-    Raises
-    ------
-    ExportError
-        Unless map and table hold the same ids, each once and from 1 on, and for an unknown category.
+    Raises ExportError unless map and table hold the same ids, each once and from 1 on, and for an unknown
+    category.
     """
     where = f"image {image_id!r}"
     path = Path(folder) / f"{file_stem(image_id)}_pred.txt"
@@ -114,7 +112,7 @@ def write_cityscapes_instances(
     lines = []
     for row in table:
         name = f"masks/{stem}_{int(row['id'])}.png"
-        _write_png(path.parent / name, (labels == row["id"]).astype(np.uint8) * 255)
+        write_png(path.parent / name, (labels == row["id"]).astype(np.uint8) * 255)
         digits = np.format_float_positional(row["confidence"], min_digits=6)  # no two become equal
         lines.append(f"{name} {label_set.file_ids[row['category_id']]} {digits}\n")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,34 +129,20 @@ def write_coco_panoptic(
 ) -> dict:
     """PNG of one image in COCO panoptic format (id = R + 256 G + 65536 B), named `{image_id}_panoptic.png`.
 
-    Parameters
-    ----------
-    folder : path
-        Folders of the image id are created in it.
-    image_id : str
-        See `file_stem`.
-    panoptic_map : integer Tensor or array [H, W]
-        0 = void, else the id of a segment, at most 2**24 - 1.
-    segments_info : sequence of mappings
-        `id`, `category_id` (train id) and, optional, `iscrowd` of every segment. Areas are counted.
+    Folders of the image id (`file_stem`) are created. `panoptic_map` is integer [H, W], 0 for void, else the
+    id of a segment, at most 2**24 - 1; `segments_info` has `id`, `category_id` (train id) and, optional,
+    `iscrowd` of each. Areas are counted.
 
-    Returns
-    -------
-    dict
-        Its entry for `write_coco_panoptic_json`, with the class ids of the data set's files as categories.
-        `file_name` is relative to `folder`.
-
-    Raises
-    ------
-    ExportError
-        As `write_cityscapes_instances`, and for ids above 2**24 - 1.
+    Returns its entry for `write_coco_panoptic_json`, with the class ids of the data set's files as
+    categories; `file_name` is relative to `folder`. Errors as of `write_cityscapes_instances`, and for ids
+    above 2**24 - 1.
     """
     where = f"image {image_id!r}"
     name = f"{file_stem(image_id)}_panoptic.png"
     ids = _as_ids(panoptic_map, where)
     _check_segments(ids, segments_info, label_set, where, LARGEST_COCO_ID)
     ids = ids.astype(np.int32)
-    _write_png(Path(folder) / name, np.stack([ids >> 16, ids >> 8 & 255, ids & 255], 2))  # B, G, R
+    write_png(Path(folder) / name, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], 2).astype(np.uint8))
 
     found, place = np.unique(ids, return_inverse=True)
     regions = dict(zip(found.tolist(), regionprops(place.reshape(ids.shape) + 1)))
@@ -232,15 +216,3 @@ def _check_segments(
                 f"{where}: segment {segment['id']} has category_id {segment['category_id']}, expected a "
                 f"train id 0 .. {label_set.n_classes - 1} of {label_set.name}"
             )
-
-
-def _percent(match: re.Match) -> str:
-    """%XX for every character of a match."""
-    return "".join(f"%{ord(character):02X}" for character in match[0])
-
-
-def _write_png(path: Path, image: np.ndarray) -> Path:
-    """Write an 8-bit image (channels in OpenCV's order)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(cv2.imencode(".png", np.ascontiguousarray(image, np.uint8))[1])
-    return path

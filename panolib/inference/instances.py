@@ -31,15 +31,14 @@ def predict_instances(
 ) -> tuple[Tensor, list[dict]]:
     """Instances inside the predicted class masks, at the size of the semantic map.
 
-    The semantic map is brought to the embedding grid (nearest), clustered there, and the ids are brought
-    back (nearest) and cut to the class mask, so that an instance never leaves its class.
+    The semantic map is brought to the embedding grid (nearest), clustered there, and the ids are brought back
+    (nearest) and cut to the class mask, so that an instance never leaves its class.
 
     Parameters
     ----------
     embeddings : float Tensor [E, h, w]
     semantic_labels : integer Tensor or array [H, W]
         Train ids.
-    label_set : LabelSet
     probabilities : float Tensor or array [C, H, W], optional
         Semantic probabilities, for the confidence of an instance: their mean over its mask.
     thing_ids : sequence of int, optional
@@ -48,7 +47,7 @@ def predict_instances(
         False: the semantic map only names clusters of all pixels (`in_masks.cluster_unguided`), and does not
         cut them.
     **options
-        As in `in_masks.cluster_in_class_masks`; sizes and rows are in pixels of the embedding grid.
+        As in `in_masks.cluster_batch_in_class_masks`; sizes and rows are in pixels of the embedding grid.
 
     Returns
     -------
@@ -90,18 +89,9 @@ def clean_instances(instance_labels: Tensor | np.ndarray, *, kernel: int = 3) ->
     """Morphological opening, then closing, of every instance; ids stay, some may vanish.
 
     Opening removes specks and thin bridges, closing fills gaps, and enclosed holes are filled. What grows
-    takes only pixels that belonged to no instance, so instances never overlap.
-
-    Parameters
-    ----------
-    instance_labels : integer Tensor or array [H, W]
-        0 or ids >= 1; the result is of the same kind.
-    kernel : int
-        Side of the square structuring element in pixels, odd; else a ValueError.
-
-    References
-    ----------
-    Thesis chapter 11, table 3; kernel and order are choices of ours.
+    takes only pixels that belonged to no instance, so instances never overlap. The result is of the kind of
+    the instance map, integer Tensor or array [H, W]; `kernel` is the side of the square structuring element
+    in pixels, odd, else a ValueError. Thesis chapter 11, table 3; kernel and order are choices of ours.
     """
     if kernel < 1 or kernel % 2 == 0:
         raise ValueError(f"kernel is {kernel}; expected an odd number of pixels")

@@ -70,26 +70,10 @@ def merge_panoptic(
     also where the semantic map says stuff; an instance without any thing pixel does not count. Thing pixels
     outside all instances become void, or with ``rule="nearest"`` join the nearest instance of their class.
 
-    Parameters
-    ----------
-    semantic_labels : integer Tensor or array [H, W]
-        Train ids, 255 void.
-    instance_labels : integer Tensor or array [H, W]
-        0 or ids >= 1.
-    rule : {"void", "nearest"}
-
-    Returns
-    -------
-    panoptic_map : int32 array [H, W]
-        0 = void, else the id of a segment, 1 .. S.
-    segments_info : list of dict
-        `id`, `category_id` (train id), `isthing`, `area` (pixels), `iscrowd` (0).
-
-    Raises ValueError for an unknown rule, different sizes, an unknown train id and a negative instance id.
-
-    References
-    ----------
-    Kirillov et al. 2019; the thesis (chapter 12) does not state its rule.
+    Takes train ids, 255 void, and 0 or ids >= 1, integer [H, W]. Returns an int32 array [H, W], 0 = void,
+    else the id of a segment, 1 .. S, and a list of these: `id`, `category_id` (train id), `isthing`, `area`
+    (pixels), `iscrowd` (0). Raises ValueError for an unknown rule, different sizes, an unknown train id and a
+    negative instance id. Kirillov et al. 2019; the thesis (chapter 12) does not state its rule.
     """
     if rule not in MERGE_RULES:
         raise ValueError(f"rule is {rule!r}; expected one of {list(MERGE_RULES)}")

@@ -25,18 +25,11 @@ class Maps(NamedTuple):
 
 
 def tile_windows(size: tuple[int, int], tile: int) -> list[Window]:
-    """Windows of about `tile` pixels a side that cover an image, row by row.
+    """Windows of about `tile` pixels a side that cover an image of `size` (height, width), row by row.
 
     Neighbours share an eighth of a tile, at least `SMALLEST_OVERLAP` pixels. An image that fits into one tile
-    has one window.
-
-    Parameters
-    ----------
-    size : (int, int)
-        Height and width of the image.
-    tile : int
-        Side of a window, rounded down to a multiple of `GRID`; the last of a row may be `GRID` longer. More
-        than twice the overlap, else a ValueError.
+    has one window. The side is rounded down to a multiple of `GRID`, the last of a row may be `GRID` longer.
+    Raises ValueError for a tile of no more than twice the overlap.
     """
     tile = tile // GRID * GRID
     overlap = max(tile // 8 // GRID * GRID, SMALLEST_OVERLAP)

@@ -8,33 +8,19 @@ from torch import Tensor
 from panolib.clustering.distances import exact_products, suppress_near
 from panolib.losses.soft_masks import BLOCK, dice, soft_mask_overlap
 
+MIN_UNCOVERED = 0.05  # share of the pixels that need no anchor
+
 
 def consistency_term(
     student: Tensor, teacher: Tensor, candidates: Tensor, counted: Tensor, *, delta_var: float, width: float
 ) -> Tensor:
     """One minus the Dice overlap of student and teacher soft masks around random anchors, for one image.
 
-    Parameters
-    ----------
-    student, teacher : float Tensor [E, N]
-        Embeddings of the same pixels. No gradient reaches the teacher's.
-    candidates : bool Tensor [N]
-        Where anchors may lie.
-    counted : bool Tensor [N]
-        Pixels of the sums.
-    delta_var : float
-        As in `draw_anchors`.
-    width : float
-        `kernel_width` of the soft masks.
-
-    Returns
-    -------
-    Tensor []
-        In [0, 1], the mean over anchors; one Dice per anchor. Exactly 0, with zero gradient, without anchors.
-
-    References
-    ----------
-    Thesis eq. 10; Wolny et al. 2022, arXiv:2103.14572.
+    Takes embeddings of the same pixels, float [E, N], where no gradient reaches the teacher's; bool [N],
+    where anchors may lie (`candidates`) and which pixels are `counted` in the sums; `delta_var` of
+    `draw_anchors`, and the `kernel_width` of the soft masks. Returns a Tensor in [0, 1], the mean over
+    anchors, one Dice each; exactly 0, with zero gradient, without anchors. Thesis eq. 10; Wolny et al. 2022,
+    arXiv:2103.14572.
     """
     anchors = draw_anchors(student.detach(), teacher, candidates, delta_var=delta_var)
     student_anchors, teacher_anchors = (pixels.index_select(1, anchors) for pixels in (student, teacher))
@@ -46,39 +32,20 @@ def consistency_term(
 
 @torch.no_grad()
 def draw_anchors(
-    student: Tensor,
-    teacher: Tensor,
-    candidates: Tensor,
-    *,
-    delta_var: float,
-    max_anchors: int = 20,
-    min_uncovered: float = 0.05,
+    student: Tensor, teacher: Tensor, candidates: Tensor, *, delta_var: float, max_anchors: int = 20
 ) -> Tensor:
     """Random pixels that cover the candidates of one image, each at least `delta_var` from all earlier ones.
 
-    Parameters
-    ----------
-    student, teacher : float Tensor [E, N]
-        Embeddings of the pixels of one image in both views.
-    candidates : bool Tensor [N]
-        Where anchors may lie.
-    delta_var : float
-        An anchor covers the pixels nearer than this to it in either view. Embedding units.
-    max_anchors : int
-        At most so many.
-    min_uncovered : float
-        Stop when fewer than this share of all N pixels is left uncovered.
-
-    Returns
-    -------
-    int64 Tensor [A]
-        Pixel numbers, in the order drawn. Random: one draw per pixel from torch's global generator.
+    An anchor covers the pixels nearer than `delta_var` (embedding units) to it in either view, float [E, N].
+    It is drawn among the `candidates`, bool [N], that are not covered, until there are `max_anchors` or fewer
+    than the share `MIN_UNCOVERED` of all N pixels is left. Returns int64 [A], pixel numbers in the order
+    drawn. Random: one draw per pixel from torch's global generator.
     """
     # The highest of independent uniform priorities is a uniform draw from whatever pixels are left, so one
     # call to the generator serves all steps.
     priority = torch.rand(candidates.shape, device=candidates.device)
     uncovered = candidates.clone()
-    enough = max(min_uncovered * candidates.numel(), 1)
+    enough = max(MIN_UNCOVERED * candidates.numel(), 1)
     anchors: list[Tensor] = []
     views = [_lifted(pixels) for pixels in (student, teacher)]
     with exact_products(student.device):

@@ -27,7 +27,6 @@ class EmbeddingLossWeights:
     """Weight of each term of `embedding_loss`, each >= 0; 0 leaves the term out.
 
     Thesis eq. 11 with SPOCO's values; 0.1 for the consistency is the thesis's choice (chapter 11, table 1).
-
     `consistency_reduction` says how the consistency terms of the images of a batch become one: "mean", as in
     all other terms, or "sum", as in the code of Wolny et al. 2022 (SPOCO), where its share of the loss grows
     with the batch: with 16 images a weight of 0.1 there is one of 1.6 here.
@@ -58,8 +57,6 @@ def embedding_loss(
 ) -> dict[str, Tensor]:
     """The weighted terms of the instance loss, each a mean over the images of a batch; their sum is the loss.
 
-    The consistency alone may be a sum over images (`EmbeddingLossWeights.consistency_reduction`).
-
     Parameters
     ----------
     embeddings : float Tensor [B, E, H, W]
@@ -68,15 +65,14 @@ def embedding_loss(
     weights : EmbeddingLossWeights
         A term of weight 0 is neither computed nor returned.
     delta_var, delta_dist : float
-        Margins in embedding units, `epsilon` of the rings included; >= 0. A kernel, hence object Dice and
-        consistency, needs a `delta_var` above 0.
+        Margins in embedding units, >= 0. A kernel, of object Dice and consistency, needs a `delta_var` > 0.
     kernel_threshold : float
         In (0, 1): what the soft mask around a mean falls to at distance `delta_var`.
     ignore : bool Tensor [B, H, W], optional
         Pixels of no term at all (crowds, void).
     teacher_embeddings : float Tensor [B, E, H, W], optional
-        On the same grid: the teacher's view has been rotated back. With them the consistency term is
-        computed, without them it is left out. No gradient reaches them.
+        On the same grid: the teacher's view has been rotated back. Without them there is no consistency term.
+        No gradient reaches them.
     valid : bool Tensor [B, H, W], optional
         False where the teacher's view left the canvas: no part in the consistency. All valid by default.
     coordinates : float Tensor [C, H, W], optional
@@ -88,20 +84,13 @@ def embedding_loss(
         pair of instances as the mean of both. All weigh 1 by default. Weights are not normalised: an image of
         doubtful instances teaches less.
 
-    Returns
-    -------
-    dict of str to Tensor []
-        "pull", "push", "regulariser", "object_dice", "unlabelled_push", "consistency", already weighted. An
-        image without instances adds 0, with zero gradient, to the first five and counts in the mean.
-        The consistency is random: it reads torch's global generator.
+    Returns {"pull", "push", "regulariser", "object_dice", "unlabelled_push", "consistency": Tensor []},
+    already weighted. An image without instances adds 0, with zero gradient, to the first five and counts in
+    the mean. The consistency is random: it reads torch's global generator.
 
-    Raises
-    ------
-    ValueError
-        If shapes differ, an id is negative or not an integer, or a margin does not fit the weights.
+    Raises ValueError if shapes differ, an id is negative or not an integer, or a margin does not fit the
+    weights.
 
-    References
-    ----------
     Thesis eq. 5 to 11; De Brabandere et al. 2017, arXiv:1708.02551; Wolny et al. 2022, arXiv:2103.14572.
     `confident`: Martinovic et al. 2024, arXiv:2407.14110 (MC-PanDA, mask-wide loss scaling).
     """
@@ -137,9 +126,7 @@ def embedding_loss(
     terms = {
         "pull": lambda: pull_term(instances, sums),
         "push": lambda: push_term(instances, sums, delta_dist),
-        "regulariser": lambda: regulariser_term(
-            instances, sums, 0.0 if coordinates is None else instances.means_of(coordinates)
-        ),
+        "regulariser": lambda: regulariser_term(instances, sums, coordinates),
         "object_dice": lambda: object_dice_term(instances, sums),
         "unlabelled_push": lambda: unlabelled_push_term(instances, sums),
     }
@@ -168,10 +155,11 @@ def push_term(instances: Instances, sums: InstanceSums, delta_dist: float) -> Te
     return (hinge * same_image).fill_diagonal_(0).mul(instances.share / others).sum()
 
 
-def regulariser_term(instances: Instances, sums: InstanceSums, origins: Tensor | float = 0.0) -> Tensor:
-    """Distance (not squared) of the means to their origins [C, K]; a distance of zero has no gradient."""
+def regulariser_term(instances: Instances, sums: InstanceSums, coordinates: Tensor | None) -> Tensor:
+    """Distance (not squared) of the mean offsets to the origin; a distance of zero has no gradient."""
     means = sums.means
-    if torch.is_tensor(origins):  # of the first channels
+    if coordinates is not None:  # of the first channels
+        origins = instances.means_of(coordinates)
         means = means - F.pad(origins, (0, 0, 0, len(means) - len(origins)))
     # twenty times faster on CPU than `torch.linalg.vector_norm` over the first dimension
     length = means.square().sum(dim=0).clamp(min=torch.finfo(means.dtype).tiny).sqrt()

@@ -52,23 +52,12 @@ def instance_sums(
     delta_var: float,
     delta_dist: float | None,
 ) -> InstanceSums:
-    """Means and sums of a batch.
+    """Means and sums of a batch of embeddings, float [B, E, N].
 
-    Parameters
-    ----------
-    embeddings : float Tensor [B, E, N]
-    ids : int64 Tensor [B, N]
-        1 .. K_b in image b; 0 for a pixel of no instance.
-    counted : bool Tensor [B, N] or None
-        False for pixels of no sum at all; their id is 0. None: all count.
-    sizes : float Tensor [K]
-        Pixels of each instance.
-    n_instances : tuple of int
-        K_b; they sum to K.
-    width : float or None
-        2 sigma^2 of the Gaussian kernel. None: means only.
-    delta_var, delta_dist : float
-        Margins. None leaves the push out.
+    `ids` int64 [B, N] are 1 .. K_b in image b, 0 for a pixel of no instance; `n_instances` are the K_b,
+    `sizes` float [K] the pixels of each of the K instances of all images. `counted` bool [B, N] is False for
+    pixels of no sum at all, whose id is 0; None: all count. `width` is 2 sigma^2 of the Gaussian kernel, None
+    for the means only; of the margins a `delta_dist` None leaves the push out.
     """
     constants = n_instances, width, delta_var, delta_dist
     return InstanceSums(*_InstanceSums.apply(embeddings, ids, counted, sizes, constants))

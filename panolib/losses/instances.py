@@ -83,17 +83,15 @@ class Instances:
         return instance_sums(field, self.ids, self.counted, self.sizes, self.n, **no_sums).means
 
 
-def check_same_grid(embeddings: Tensor, **maps: Tensor | None) -> None:
-    """Raise ValueError unless each map is [B, H, W] of the embeddings [B, E, H, W]; None passes."""
-    if embeddings.ndim != 4:
-        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}, expected [B, E, H, W]")
-    expected = (len(embeddings), *embeddings.shape[-2:])
+def check_same_grid(output: Tensor, **maps: Tensor | None) -> None:
+    """Raise ValueError unless each map is [B, H, W] of a network's output [B, C, H, W]; None passes."""
+    if output.ndim != 4:
+        raise ValueError(f"the output has shape {tuple(output.shape)}, expected [B, C, H, W]")
+    expected = (len(output), *output.shape[-2:])
     for name, value in maps.items():
         if value is not None and value.shape != expected:
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, expected {expected} "
-                f"for embeddings {tuple(embeddings.shape)}"
-            )
+            found = f"{name} has shape {tuple(value.shape)}, expected {expected}"
+            raise ValueError(f"{found} for an output {tuple(output.shape)}")
 
 
 def at_least_float32(embeddings: Tensor) -> Tensor:

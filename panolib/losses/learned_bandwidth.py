@@ -18,31 +18,15 @@ def learned_bandwidth_loss(
     """The terms of the loss, each a mean over the images of a batch; their sum is the loss.
 
     The kernel of an instance is a Gaussian of the distance to its mean embedding, with its mean log width.
+    `output` float [B, E + 2, H, W] has embedding, log width and seed logit of every pixel; `instance_labels`
+    int64 [B, H, W] ids >= 1 in any numbering, 0 for no instance; `ignore` bool [B, H, W] pixels of no term.
+    Raises ValueError if shapes differ.
 
-    Parameters
-    ----------
-    output : float Tensor [B, E + 2, H, W]
-        Embedding, log width and seed logit of every pixel.
-    instance_labels : int64 Tensor [B, H, W]
-        Ids >= 1, in any numbering; 0 means no instance.
-    ignore : bool Tensor [B, H, W], optional
-        Pixels of no term.
+    Returns, by name: "mask", one minus the Dice overlap of kernel and instance, mean over instances (Neven et
+    al. take Lovász' hinge); "smoothness", variance of the log width inside an instance, mean over instances;
+    "seed", squared difference of the seed, in [0, 1], to the kernel of the own instance, or to 0 outside of
+    all, mean over pixels. An image without instances adds 0 to the first two.
 
-    Returns
-    -------
-    dict of str to Tensor []
-        "mask": one minus the Dice overlap of kernel and instance, mean over instances (Neven et al. take
-        Lovász' hinge). "smoothness": variance of the log width inside an instance, mean over instances.
-        "seed": squared difference of the seed, in [0, 1], to the kernel of the own instance, or to 0 outside
-        of all; mean over pixels. An image without instances adds 0 to the first two.
-
-    Raises
-    ------
-    ValueError
-        If shapes differ.
-
-    References
-    ----------
     Neven et al. 2019, arXiv:1906.11109; Lalit et al. 2021, arXiv:2101.10033 (EmbedSeg).
     """
     check_same_grid(output, instance_labels=instance_labels, ignore=ignore)

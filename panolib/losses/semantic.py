@@ -8,7 +8,7 @@ from torch.profiler import record_function
 
 from panolib.data.label_maps import as_labels
 from panolib.labels import VOID
-from panolib.losses.instances import at_least_float32
+from panolib.losses.instances import at_least_float32, check_same_grid
 
 
 @record_function("losses")
@@ -16,31 +16,15 @@ def cross_entropy(semantic_logits: Tensor, semantic_labels: Tensor) -> Tensor:
     """Cross-entropy summed over labelled pixels, divided by the number of all pixels.
 
     Void pixels add nothing but count in the denominator, as in SAC: an image with few labels pulls less.
+    Takes scores before softmax, float [B, C, H, W], and train ids or `VOID`, integer [B, H, W]. Returns a
+    Tensor [], float32 or wider; exactly 0, with zero gradient, when every pixel is void or there is none.
+    Raises ValueError if the shapes do not fit, or a label is neither a class nor void (on a GPU: CUDA's
+    assertion).
 
-    Parameters
-    ----------
-    semantic_logits : float Tensor [B, C, H, W]
-        Scores before softmax, at the size of the labels.
-    semantic_labels : integer Tensor [B, H, W]
-        Train ids, or `VOID`.
-
-    Returns
-    -------
-    Tensor []
-        Non-negative, float32 or wider. Exactly 0, with zero gradient, when every pixel is void or there is
-        none.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or a label is neither a class nor void (on a GPU: CUDA's assertion).
-
-    References
-    ----------
     Thesis eq. 1; Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    semantic_labels = as_labels(semantic_labels, "semantic_labels")
-    _check_shapes(semantic_logits, semantic_labels=semantic_labels)
+    semantic_labels = as_labels(semantic_labels, "semantic_labels").long()
+    check_same_grid(semantic_logits, semantic_labels=semantic_labels)
     total = _pixel_losses(semantic_logits, semantic_labels, "semantic_labels", reduction="sum")
     return total / max(semantic_labels.numel(), 1)
 
@@ -66,26 +50,13 @@ def self_training_loss(
         Teacher probability of the pseudo-label, in [0, 1].
     class_prior : float Tensor [C]
         Moving share of each class, in [0, 1]; a class weighs (1 - prior) ** focal_exponent.
-    focal_exponent : float
-        0 switches the class weights off.
 
-    Returns
-    -------
-    Tensor []
-        Mean over all pixels, void ones included; 0 without any. No gradient reaches `confidence` and
-        `class_prior`.
+    Returns the mean over all pixels, void ones included; 0 without any. No gradient reaches `confidence` and
+    `class_prior`. Errors as of `cross_entropy`; a confidence [B, 1, H, W] would mix the images of the batch.
 
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit; a confidence [B, 1, H, W] would otherwise mix the images of the batch. For a
-        label that is neither a class nor void (on a GPU: CUDA's assertion).
-
-    References
-    ----------
     Thesis eq. 3; Araslanov & Roth 2021, arXiv:2105.00097.
     """
-    _check_shapes(semantic_logits, pseudo_labels=pseudo_labels, confidence=confidence)
+    check_same_grid(semantic_logits, pseudo_labels=pseudo_labels, confidence=confidence)
     n_classes = semantic_logits.shape[1]
     if class_prior.shape != (n_classes,):
         raise ValueError(f"class_prior has shape {tuple(class_prior.shape)}, expected ({n_classes},)")
@@ -100,7 +71,6 @@ def self_training_loss(
 
 def _pixel_losses(semantic_logits: Tensor, labels: Tensor, name: str, *, reduction: str) -> Tensor:
     """Cross-entropy without void."""
-    labels = as_labels(labels, name).long()
     semantic_logits = at_least_float32(semantic_logits)  # half precision ends at 65,504, below most sums
     try:
         return F.cross_entropy(semantic_logits, labels, ignore_index=VOID, reduction=reduction)
@@ -109,14 +79,3 @@ def _pixel_losses(semantic_logits: Tensor, labels: Tensor, name: str, *, reducti
         raise ValueError(
             f"{name} hold {labels.min()} .. {labels.max()}, expected 0 .. {n_classes - 1} or {VOID}"
         ) from error
-
-
-def _check_shapes(semantic_logits: Tensor, **maps: Tensor) -> None:
-    """Every map must be [B, H, W] of the logits [B, C, H, W]."""
-    batch, _, height, width = semantic_logits.shape
-    for name, value in maps.items():
-        if value.shape != (batch, height, width):
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, expected {(batch, height, width)} "
-                f"for logits {tuple(semantic_logits.shape)}"
-            )

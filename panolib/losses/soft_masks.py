@@ -48,20 +48,10 @@ def soft_mask_overlap(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Overlap of the soft masks of two embeddings of the same pixels, and their squared sums.
 
-    Parameters
-    ----------
-    pixels, others : float Tensor [E, N]
-    centres, other_centres : float Tensor [E, K]
-    counted : bool Tensor [N]
-        Pixels of the sums.
-    width : float
-        2 sigma^2 of the Gaussian kernel.
-
-    Returns
-    -------
-    overlap, squares, other_squares : Tensor [K]
-        Sums of mask * other mask, of mask^2 and of other mask^2. The first two are differentiable in `pixels`
-        and `centres`; no gradient reaches the others.
+    Takes `pixels` and `others`, float [E, N], with their centres, float [E, K]; `counted`, bool [N], the
+    pixels of the sums; and the `width` of the kernel, 2 sigma^2. Returns three [K]: sums of mask * other
+    mask, of mask^2 and of other mask^2. The first two are differentiable in `pixels` and `centres`; no
+    gradient reaches the others.
     """
     return _SoftMaskOverlap.apply(pixels, centres, others, other_centres, counted, width)
 
@@ -121,10 +111,7 @@ def _pairs(
 class Distances:
     """Squared distances of the n pixels of a block to the centres that are kept, at first all.
 
-    Attributes
-    ----------
-    rows : slice or int64 Tensor [R]
-        The centres, ascending.
+    `rows`, a slice or int64 [R], are these centres, ascending.
     """
 
     def __init__(self, table: Tensor, lifted: Tensor, memory: Tensor):
@@ -154,14 +141,8 @@ class Distances:
 class PixelBlock:
     """Some pixels and centres around a common origin, so that a matrix product resolves the distances.
 
-    Attributes
-    ----------
-    where : slice
-        The pixels of the block.
-    distances : list of Distances
-        To all pixels and, if asked for, to the unlabelled ones.
-    rounding : float
-        Squared distances below it may be 0.
+    `where` is the slice of its pixels, `distances` are those to all pixels and, if asked for, to the
+    unlabelled ones. Squared distances below `rounding` may be 0.
     """
 
     def __init__(
@@ -197,16 +178,10 @@ def rows_of(near: Tensor) -> slice | Tensor:
 def pixel_blocks(
     pixels: Tensor, centres: Tensor, *, ignored: Tensor | None = None, labelled: Tensor | None = None
 ) -> Iterator[PixelBlock]:
-    """All pixels, in blocks of K x n elements that fit a CPU's cache. None without centres.
+    """All pixels, float [E, N], in blocks of K x n elements for a CPU's cache; none without centres [E, K].
 
-    Parameters
-    ----------
-    pixels : float Tensor [E, N]
-    centres : float Tensor [E, K]
-    ignored : bool Tensor [N], optional
-        Pixels at the distance `FAR` from all centres.
-    labelled : bool Tensor [N], optional
-        Asks for a second matrix of distances, in which these pixels are as far.
+    Pixels that are `ignored`, bool [N], are at the distance `FAR` from all centres. `labelled`, bool [N],
+    asks for a second matrix of distances, in which these pixels are as far.
     """
     n_dims, n_centres = centres.shape
     n_pixels = pixels.shape[1]

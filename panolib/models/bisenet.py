@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.models.deeplab import normalise_pooled
 from panolib.models.encoder import Encoder
 from panolib.models.geometry import Alignment, Padding, Placement, enlarge
+from panolib.models.layers import conv_norm_relu, init_decoder, normalise_pooled
 
 
 class BiSeNet(nn.Module):
@@ -23,26 +24,11 @@ class BiSeNet(nn.Module):
     linear maps, one over channels and one over places, so their order does not matter; here the convolution
     comes first, on fewer pixels.
 
-    Parameters
-    ----------
-    encoder : Encoder
-        ResNet-18 or ResNet-101 with output stride 32 in the sources. The spatial path is as wide as the
-        encoder's first map, and 2 and 4 times that, and pads as the encoder does: both see the same places.
-    n_classes : int
-        Channels of the logits, and of the fused features (256 in the original BiSeNet).
-    alignment : {"cell_centre", "receptive_field", "corners"}
-        Where cells are taken to sit when a map is upsampled; the reference: "cell_centre".
-
-    Attributes
-    ----------
-    output_stride : int
-        Stride of all logits.
-    placement : Placement
-        Of all logits, for `geometry.upsample_to`.
-
-    References
-    ----------
-    Yu et al. 2018, arXiv:1808.00897.
+    In the sources the encoder is ResNet-18 or ResNet-101 with output stride 32. The spatial path is as wide
+    as the encoder's first map, and 2 and 4 times that, and pads as the encoder does: both see the same
+    places. The fused features have `n_classes` channels, 256 in the original. `alignment` says where cells
+    are taken to sit when a map is upsampled; the reference: "cell_centre". `output_stride` and `placement`
+    are those of all logits. Yu et al. 2018, arXiv:1808.00897.
     """
 
     n_heads = 3  # main, the finer and the coarser map of the context path
@@ -57,10 +43,7 @@ class BiSeNet(nn.Module):
         steps = [2 if i < halvings else 1 for i in range(3)]
         channels = [encoder.in_channels, width, 2 * width, 4 * width]
         self.spatial = nn.Sequential(
-            *(
-                _conv_norm_relu(channels[i], channels[i + 1], stride=step, padding=encoder.padding)
-                for i, step in enumerate(steps)
-            )
+            *(_spatial_step(*pair, step, encoder.padding) for pair, step in zip(pairwise(channels), steps))
         )
         self.attention_fine = AttentionRefinement(fine)
         self.attention_coarse = AttentionRefinement(coarse)
@@ -68,12 +51,7 @@ class BiSeNet(nn.Module):
         self.classifier = nn.Conv2d(n_classes, n_classes, 1)
         self.auxiliary_fine = nn.Conv2d(fine, n_classes, 1)
         self.auxiliary_coarse = nn.Conv2d(coarse, n_classes, 1)
-        for name, module in self.named_children():
-            for layer in module.modules():
-                if name != "encoder" and isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-                    if layer.bias is not None:
-                        nn.init.zeros_(layer.bias)
+        init_decoder(self)
 
     def forward(self, image: Tensor, *, every_head: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Logits [B, n_classes, h, w] of `image` [B, in_channels, H, W]; h = ceil(H / output_stride).
@@ -87,18 +65,15 @@ class BiSeNet(nn.Module):
         fine, coarse = self.attention_fine(fine), self.attention_coarse(coarse) * tail
         fine_ratio, coarse_ratio = (stride // self.output_stride for stride in self.encoder.strides[3:])
         alignment, padding = self.placement.alignment, self.placement.padding
-        context = [
-            enlarge(fine, size, alignment, fine_ratio, padding),
-            enlarge(coarse, size, alignment, coarse_ratio, padding),
-        ]
-        logits = self.classifier(self.fusion(torch.cat([spatial, *context], dim=1)))
+
+        def enlarged(fine: Tensor, coarse: Tensor) -> list[Tensor]:
+            ratios = zip((fine, coarse), (fine_ratio, coarse_ratio))
+            return [enlarge(maps, size, alignment, ratio, padding) for maps, ratio in ratios]
+
+        logits = self.classifier(self.fusion(torch.cat([spatial, *enlarged(fine, coarse)], dim=1)))
         if not every_head:
             return logits
-        return (
-            logits,
-            enlarge(self.auxiliary_fine(fine), size, alignment, fine_ratio, padding),
-            enlarge(self.auxiliary_coarse(coarse), size, alignment, coarse_ratio, padding),
-        )
+        return logits, *enlarged(self.auxiliary_fine(fine), self.auxiliary_coarse(coarse))
 
 
 class AttentionRefinement(nn.Module):
@@ -120,7 +95,7 @@ class FeatureFusion(nn.Module):
 
     def __init__(self, in_channels: int, channels: int):
         super().__init__()
-        self.mix = _conv_norm_relu(in_channels, channels)
+        self.mix = conv_norm_relu(in_channels, channels)
         self.squeeze = nn.Conv2d(channels, channels, 1)
         self.excite = nn.Conv2d(channels, channels, 1)
 
@@ -131,17 +106,11 @@ class FeatureFusion(nn.Module):
         return mixed + mixed * self.excite(F.relu(self.squeeze(pooled))).sigmoid()
 
 
-def _conv_norm_relu(
-    in_channels: int, channels: int, *, stride: int = 1, padding: Padding | None = "symmetric"
-) -> nn.Sequential:
-    """3x3 convolution, batch norm, ReLU."""
-    convolution = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+def _spatial_step(in_channels: int, channels: int, stride: int, padding: Padding | None) -> nn.Sequential:
+    """3x3 convolution, padded as the encoder pads, batch norm, ReLU."""
+    layers = conv_norm_relu(in_channels, channels, stride=stride)
     if padding == "same" and stride > 1:
         from timm.layers import Conv2dSame
 
-        convolution = Conv2dSame(in_channels, channels, 3, stride, bias=False)
-    return nn.Sequential(
-        convolution,
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
+        layers[0] = Conv2dSame(in_channels, channels, 3, stride, bias=False)
+    return layers

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -27,53 +26,30 @@ def n_parameters(model: nn.Module) -> int:
 
 
 def n_operations(model: nn.Module, shape: tuple[int, ...], *, convention: str = "operations") -> int:
-    """Operations of one forward pass.
+    """Operations of one forward pass of an input of `shape` [B, C, H, W].
 
-    Parameters
-    ----------
-    model : Module
-        Not changed; its copy on torch's device "meta" runs, which computes shapes only.
-    shape : tuple of int
-        [B, C, H, W] of the input.
-    convention : {"multiply-adds", "operations", "report", "paper"}
-        What is counted: the multiplications of all convolutions, each with its addition as one operation or
-        as two. "report" and "paper" double a sum that also has 11 for each upsampled value, and in "paper"
-        one for each value that gets a bias or passes LeakyReLU: the conventions of the two published tables.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ValueError
-        For an unknown convention.
+    A copy of the model runs on torch's device "meta", which computes shapes only. A `convention` of
+    `CONVENTIONS` says what is counted: the multiplications of all convolutions, each with its addition as one
+    operation or as two. "report" and "paper" double a sum that also has 11 for each upsampled value, and in
+    "paper" one for each value that gets a bias or passes LeakyReLU: the conventions of the two published
+    tables. Raises ValueError for another one.
     """
     if convention not in CONVENTIONS:
         raise ValueError(f"convention is {convention!r}, expected one of {sorted(CONVENTIONS)}")
     factor, pointwise, upsampled = CONVENTIONS[convention]
     total = 0
 
-    def convolution(layer: nn.Conv2d, inputs, output: Tensor) -> None:
+    def count(layer: nn.Module, inputs, output: Tensor) -> None:
         nonlocal total
-        total += output.numel() * layer.weight[0].numel()
-        if layer.bias is not None:
-            total += pointwise * output.numel()
+        each_value = upsampled if isinstance(layer, nn.Upsample) else pointwise
+        if isinstance(layer, nn.Conv2d):
+            each_value = layer.weight[0].numel() + pointwise * (layer.bias is not None)
+        total += each_value * output.numel()
 
-    def each_value(cost: int, layer: nn.Module, inputs, output: Tensor) -> None:
-        nonlocal total
-        total += cost * output.numel()
-
-    costs: dict[type, Callable] = {
-        nn.Conv2d: convolution,
-        nn.LeakyReLU: partial(each_value, pointwise),
-        nn.Upsample: partial(each_value, upsampled),
-    }
     twin = _meta_copy(model)
     for layer in twin.modules():
-        for kind, cost in costs.items():
-            if isinstance(layer, kind):
-                layer.register_forward_hook(cost)
+        if isinstance(layer, nn.Conv2d | nn.LeakyReLU | nn.Upsample):
+            layer.register_forward_hook(count)
     with torch.no_grad():
         twin(torch.empty(shape, device="meta"))
     return factor * total

@@ -24,22 +24,10 @@ def append_coordinates(image: Tensor) -> Tensor:
 
 
 def coordinate_grid(size: Sequence[int], length: float, device: torch.device | None = None) -> Tensor:
-    """x / length and y / length of every pixel of a grid, counted from its middle.
+    """x / length and y / length of every pixel of a grid (h, w), counted from its middle: float32 [2, h, w].
 
     From the middle, as half the numbers round half as much, and a rotation about it turns coordinates with
     the pixels. Clusterings and losses look at differences only, so the origin moves no result.
-
-    Parameters
-    ----------
-    size : (int, int)
-        Height and width.
-    length : float
-        Pixels to one embedding unit, > 0.
-
-    Returns
-    -------
-    float32 Tensor [2, h, w]
-        x, then y.
     """
     y, x = ((torch.arange(n, device=device) - (n - 1) / 2) / length for n in size)
     return torch.stack(torch.meshgrid(x, y, indexing="xy"))
@@ -48,23 +36,11 @@ def coordinate_grid(size: Sequence[int], length: float, device: torch.device | N
 def add_coordinates(offsets: Tensor, length: float) -> Tensor:
     """Embeddings of a network that says offsets: `coordinate_grid` is added to the first two channels.
 
-    Parameters
-    ----------
-    offsets : float Tensor [B, E, h, w]
-        Embedding units, E >= 2. Of half precision the sum is float32: bfloat16 has no number between 64 and
-        64.5, less than what tells two small objects apart.
-    length : float
-        Pixels of this grid to one embedding unit. What is `length` apart differs by one before anything is
-        learned, so a small length leaves less to push and more to pull: the offset that a network has to
-        learn is as large as the radius of an object over the length.
-
-    Returns
-    -------
-    float Tensor [B, E, h, w]
-
-    References
-    ----------
-    Novotny et al. 2018, arXiv:1807.10712.
+    `offsets` float [B, E, h, w] are in embedding units, E >= 2; `length` is the pixels of this grid to one of
+    them. Of half precision the sum is float32: bfloat16 has no number between 64 and 64.5, less than what
+    tells two small objects apart. What is `length` apart differs by one before anything is learned, so a
+    small length leaves less to push and more to pull: the offset that a network has to learn is as large as
+    the radius of an object over the length. Novotny et al. 2018, arXiv:1807.10712.
     """
     grid = coordinate_grid(offsets.shape[-2:], length, offsets.device)
     offsets = offsets.to(torch.promote_types(offsets.dtype, torch.float32))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from panolib.models.encoder import Encoder
 from panolib.models.geometry import Alignment, Placement, enlarge
+from panolib.models.layers import conv_norm_relu, init_decoder, normalise_pooled
 
 VERSIONS = ("v2", "v3", "v3+")
 
@@ -36,20 +37,9 @@ class DeepLab(nn.Module):
     alignment : {"cell_centre", "receptive_field", "corners"}
         Where cells are taken to sit when a map is upsampled: the logits, and inside v3+. SAC: "corners".
 
-    Attributes
-    ----------
-    output_stride : int
-        Stride of the logits: the encoder's last stride; for v3+ that of its second map.
-    placement : Placement
-        Of the logits, for `geometry.upsample_to`.
+    `output_stride` is that of the logits: the encoder's last; for v3+ that of its second map. Raises
+    ValueError if the version is unknown or `rates` is empty or not positive.
 
-    Raises
-    ------
-    ValueError
-        If the version is unknown or `rates` is empty or not positive.
-
-    References
-    ----------
     Chen et al., arXiv:1606.00915 (V2), arXiv:1706.05587 (V3), arXiv:1802.02611 (V3+); thesis section 6.1 with
     two corrections (V2 branches are summed, the 1x1 convolution of V3+ reduces).
     """
@@ -89,12 +79,12 @@ class DeepLab(nn.Module):
         self.classifier = nn.Conv2d(head_channels, n_classes, 1)
         if version == "v3+":
             low_level_channels = 3 * head_channels // 16  # 48 of 256, as published
-            self.reduce = _conv_norm_relu(encoder.channels[1], low_level_channels, 1)
+            self.reduce = conv_norm_relu(encoder.channels[1], low_level_channels, 1)
             self.decoder = nn.Sequential(
-                _conv_norm_relu(head_channels + low_level_channels, head_channels, 3),
-                _conv_norm_relu(head_channels, head_channels, 3),
+                conv_norm_relu(head_channels + low_level_channels, head_channels),
+                conv_norm_relu(head_channels, head_channels),
             )
-        _init_kaiming(*(module for name, module in self.named_children() if name != "encoder"))
+        init_decoder(self)
         _init_classifier(self.classifier)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -128,13 +118,13 @@ class AtrousPyramid(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             [
-                _conv_norm_relu(in_channels, channels, 1),
-                *(_conv_norm_relu(in_channels, channels, 3, dilation=rate) for rate in rates),
+                conv_norm_relu(in_channels, channels, 1),
+                *(conv_norm_relu(in_channels, channels, dilation=rate) for rate in rates),
                 ImagePooling(in_channels, channels),
             ]
         )
         self.project = nn.Sequential(
-            _conv_norm_relu(len(self.branches) * channels, channels, 1), nn.Dropout(0.1)
+            conv_norm_relu(len(self.branches) * channels, channels, 1), nn.Dropout(0.1)
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -154,35 +144,6 @@ class ImagePooling(nn.Module):
         """[B, in_channels, h, w] to [B, channels, h, w]."""
         pooled = normalise_pooled(self.norm, self.conv(features.mean(dim=(2, 3), keepdim=True)))
         return F.relu(pooled).expand(-1, -1, *features.shape[-2:])
-
-
-def normalise_pooled(norm: nn.BatchNorm2d, pooled: Tensor) -> Tensor:
-    """Batch norm of globally pooled features [B, channels, 1, 1].
-
-    One value per channel has no variance, and torch refuses it in training: a single image is normalised with
-    the running statistics, and does not move them.
-    """
-    if not (norm.training and len(pooled) == 1):
-        return norm(pooled)
-    return F.batch_norm(pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-
-
-def _conv_norm_relu(in_channels: int, channels: int, kernel_size: int, *, dilation: int = 1) -> nn.Sequential:
-    """Convolution that keeps the size, batch norm, ReLU."""
-    padding = dilation * (kernel_size // 2)
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel_size, padding=padding, dilation=dilation, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.ReLU(inplace=True),
-    )
-
-
-def _init_kaiming(*modules: nn.Module) -> None:
-    """He initialisation of every convolution inside `modules`."""
-    for module in modules:
-        for layer in module.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
 def _init_classifier(*layers: nn.Conv2d) -> None:

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
     norm keeps its statistics whatever the mode of the network.
 
     From `output_stride` on, strides are replaced by dilation, the à trous way: a dilated map, subsampled,
-    equals the map of the strided network.
+    equals the map of the strided network (Chen et al. 2017, arXiv:1706.05587).
 
     Parameters
     ----------
@@ -62,25 +62,11 @@ class Encoder(nn.Module):
     geometry : {"torchvision", "sac"}
         Of a ResNet: "sac" is that of SAC's reference code (`as_in_sac`), which its checkpoints want.
 
-    Attributes
-    ----------
-    channels, strides : list of int
-        One entry per feature map.
-    padding : {"symmetric", "same"} or None
-        Of its strided layers, which says where cells sit (`geometry.first_cell`); None: they differ.
-    pretrained : bool
-        Whether it comes with weights, read or not.
-
-    Raises
-    ------
-    ValueError
-        For a network that timm does not have, that has no such maps or geometry, or not so many stages.
-    WeightsError
-        A ValueError: for weights that do not exist, cannot be had or do not fit.
-
-    References
-    ----------
-    He et al. 2016, arXiv:1512.03385; dilation as Chen et al. 2017, arXiv:1706.05587.
+    `channels` and `strides` have one entry per feature map. `padding` is that of its strided layers, which
+    says where cells sit (`geometry.first_cell`), None where they differ. `pretrained`: whether it comes with
+    weights, read or not. Raises ValueError for a network that timm does not have, that has no such maps or
+    geometry, or not so many stages, and WeightsError for weights that do not exist, cannot be had or do not
+    fit.
     """
 
     def __init__(
@@ -158,13 +144,10 @@ def as_in_sac(network: nn.Module) -> None:
 
     Three things differ, neither the shape nor the name of a weight. SAC strides in the first, 1x1 convolution
     of a bottleneck, as in Caffe, so that the 3x3 one already works on the coarse grid. It pools the stem in
-    ceil mode, so that maps have one more cell where an even size is halved: 65 x 129 at stride 8 for
-    512 x 1024. And a stage that lost its stride is dilated from its first 3x3 convolution on. Cell i of a map
-    of stride s stays centred on pixel i * s. Beside it SAC upsamples logits between aligned corners.
-
-    References
-    ----------
-    Araslanov & Roth 2021, arXiv:2105.00097, reference code.
+    ceil mode, so that maps have one more cell where an even size is halved: 65 x 129 at stride 8 for 512 x
+    1024. And a stage that lost its stride is dilated from its first 3x3 convolution on. Cell i of a map of
+    stride s stays centred on pixel i * s. Beside it SAC upsamples logits between aligned corners. Araslanov &
+    Roth 2021, arXiv:2105.00097, reference code.
     """
     network.maxpool.ceil_mode = True
     for stage in (network.layer1, network.layer2, network.layer3, network.layer4):

@@ -25,22 +25,14 @@ Padding = Literal["symmetric", "same"]  # of strided layers: torch's, or TensorF
 class Placement:
     """Where the cells of a map are taken to sit in the image.
 
-    Attributes
-    ----------
-    alignment : {"cell_centre", "receptive_field", "corners"}
-        "cell_centre": the map covers the image, each cell sits in the middle of its share. "receptive_field":
-        cell i sits where strided layers centre it, on pixel `first_cell` + i * `stride`. "corners": the first
-        and the last cell sit on the first and the last pixel (SAC; with its pool in ceil mode less than a
-        pixel away from the receptive field when the size is a multiple of the stride).
-    stride : int
-        Pixels between two cells; read by "receptive_field" alone.
-    padding : {"symmetric", "same"} or None
-        Of the strided layers, as `stride`. None: they do not all have the same.
+    `alignment` "cell_centre": the map covers the image, each cell sits in the middle of its share.
+    "receptive_field": cell i sits where strided layers centre it, on pixel `first_cell` + i * `stride`.
+    "corners": the first and the last cell sit on the first and the last pixel (SAC; with its pool in ceil
+    mode less than a pixel away from the receptive field when the size is a multiple of the stride).
 
-    Raises
-    ------
-    ValueError
-        For an unknown alignment or a stride below 1; for "receptive_field" without one padding.
+    `stride` in pixels and `padding` are read by "receptive_field" alone; None for a padding: the strided
+    layers do not all have the same. Raises ValueError for an unknown alignment, a stride below 1, and
+    "receptive_field" without one padding.
     """
 
     alignment: Alignment = "cell_centre"
@@ -87,22 +79,11 @@ def upsample_to(
     *,
     image_size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Maps at another size, bilinear, every cell where its placement says.
+    """Maps, float [B, C, h, w], at another size, bilinear, every cell where its placement says.
 
-    Parameters
-    ----------
-    maps : float Tensor [B, C, h, w]
-        Output of a network for images of `image_size`.
-    size : (int, int)
-        Height and width of the result, whose pixels tile the image, as in `data.views`.
-    placement : Placement
-    image_size : (int, int), optional
-        Height and width of the image that the network saw; `size` by default.
-
-    Returns
-    -------
-    float Tensor [B, C, H, W]
-        Beyond the outermost cells the nearest one is repeated.
+    `size` (height, width) is that of the result, whose pixels tile the image, as in `data.views`;
+    `image_size` that of the image which the network saw, the same by default. Beyond the outermost cells the
+    nearest one is repeated.
     """
     size, image_size = tuple(size), tuple(image_size or size)
     if placement.alignment == "cell_centre":

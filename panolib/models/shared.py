@@ -13,21 +13,9 @@ class SharedNetwork(nn.Module):
 
     Each of them is a network in its own right, with the encoder in it: whatever takes a semantic or an
     embedding network takes `semantic` or `instance`. In the state dict the encoder has both their names.
-
-    Parameters
-    ----------
-    semantic : DeepLab
-    instance : EmbeddingUNet
-        Made on the *same* encoder, without coordinates among its input channels.
-
-    Raises
-    ------
-    ValueError
-        For two encoders, or a network whose decoder wants more than the feature maps.
-
-    References
-    ----------
-    Saha et al. 2023, arXiv:2304.14291 (EDAPS: a shared encoder adapts better than one for each task).
+    Raises ValueError for two encoders, or a network whose decoder wants more than the feature maps, such as
+    coordinates. Saha et al. 2023, arXiv:2304.14291 (EDAPS: a shared encoder adapts better than one for each
+    task).
     """
 
     def __init__(self, semantic: DeepLab, instance: EmbeddingUNet):

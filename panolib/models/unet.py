@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from panolib.models.coordinates import add_coordinates, append_coordinates
 from panolib.models.encoder import Encoder
 from panolib.models.geometry import Alignment, Placement, enlarge
+from panolib.models.layers import conv_norm_relu
 
 
 class EmbeddingUNet(nn.Module):
@@ -20,9 +21,8 @@ class EmbeddingUNet(nn.Module):
     an instance is painted on pixels 2 j and 2 j + 1: half a pixel between what is learned and what is
     painted, one between the label and the skip, which the decoder's 3x3 convolutions see. Inside the decoder
     "cell_centre" puts each coarser map beside the skip it meets, by half the skip's stride: 1, 2, 4 and 8
-    pixels from stride 4, 8, 16 and 32, in sum 15. "receptive_field" puts it where its layers centred it.
-    With an encoder of "same" padding cell j of an even size is centred on pixel 2 j + 1, where its label is
-    taken.
+    pixels from stride 4, 8, 16 and 32, in sum 15. "receptive_field" puts it where its layers centred it. With
+    an encoder of "same" padding cell j of an even size is centred on pixel 2 j + 1, where its label is taken.
 
     Parameters
     ----------
@@ -38,27 +38,16 @@ class EmbeddingUNet(nn.Module):
         Append the pixel's x and y, each in [-1, 1], to the image; `in_channels` of the encoder counts them.
     coordinate_length : float, optional
         Add the x and y of the embedding's pixel, over this length in pixels of the embedding grid, to the
-        first two channels of the embedding (`coordinates.add_coordinates`). None: embeddings are as the
-        layers give them.
+        first two channels of the embedding (`coordinates.add_coordinates`).
     alignment : {"cell_centre", "receptive_field", "corners"}
         Where the cells of a coarser map are taken to sit when it is upsampled.
     input_width : int, optional
         Width, pixels, at which the network is trained to see whole images: evaluation resizes them to it
-        (`inference.embed_images`). None: it sees them as they are.
+        (`inference.embed_images`).
 
-    Attributes
-    ----------
-    input_width : int or None
-    coordinate_length : float or None
-
-    Raises
-    ------
-    ValueError
-        For another output stride or alignment, too few `decoder_channels`, or no channels for coordinates.
-
-    References
-    ----------
-    Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597; Novotny et al. 2018, arXiv:1807.10712.
+    Raises ValueError for another output stride or alignment, too few `decoder_channels`, or no channels for
+    coordinates. Thesis section 6.2; Ronneberger et al. 2015, arXiv:1505.04597; Novotny et al. 2018,
+    arXiv:1807.10712.
     """
 
     def __init__(
@@ -95,7 +84,9 @@ class EmbeddingUNet(nn.Module):
         self.blocks = nn.ModuleList()
         channels = encoder.channels[-1]
         for skip, width in zip(skip_channels, decoder_channels):
-            self.blocks.append(_two_convolutions(channels + skip, width))
+            self.blocks.append(
+                nn.Sequential(*conv_norm_relu(channels + skip, width), *conv_norm_relu(width, width))
+            )
             channels = width
         self.embed = nn.Conv2d(channels, embedding_dim, 1)
         for module in self.blocks.modules():
@@ -105,10 +96,7 @@ class EmbeddingUNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Embeddings [B, E, h, w] of `image` [B, C, H, W]; h = ceil(H / output_stride). Any H and W will do.
 
-        Raises
-        ------
-        ValueError
-            If the image's channels, with the coordinates, are not the encoder's `in_channels`.
+        Raises ValueError if the image's channels, with the coordinates, are not the encoder's `in_channels`.
         """
         inputs = append_coordinates(image) if self.coordinates else image
         if inputs.shape[1] != self.encoder.in_channels:
@@ -131,15 +119,3 @@ class EmbeddingUNet(nn.Module):
         if self.coordinate_length is None:
             return offsets
         return add_coordinates(offsets, self.coordinate_length)
-
-
-def _two_convolutions(in_channels: int, channels: int) -> nn.Sequential:
-    """Two 3x3 convolutions, each with batch norm and ReLU."""
-    layers = []
-    for n_in in (in_channels, channels):
-        layers += [
-            nn.Conv2d(n_in, channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-        ]
-    return nn.Sequential(*layers)

@@ -102,10 +102,8 @@ def channel_statistics(name: str, weights: str | Path | None) -> tuple[tuple[flo
 def find_encoder_weights(name: str, weights: str | Path) -> Mapping[str, Tensor]:
     """State dict of the network `name` of timm's, classifier included, from where `weights` says.
 
-    Raises
-    ------
-    WeightsError
-        If there are none, they cannot be read or downloaded, or those of a package are of another network.
+    Raises WeightsError if there are none, they cannot be read or downloaded, or those of a package are of
+    another network.
     """
     check_encoder_weights(name, weights)
     if weights == "package":
@@ -129,12 +127,8 @@ def find_encoder_weights(name: str, weights: str | Path) -> Mapping[str, Tensor]
 def load_start(model: nn.Module, start: str | Path) -> None:
     """Bring a network to the weights of a whole network in a file.
 
-    What counts classes, the last layers, stays as it is where the file has another number of them.
-
-    Raises
-    ------
-    WeightsError
-        If there is no such file, it cannot be read, or it holds another network.
+    What counts classes, the last layers, stays as it is where the file has another number of them. Raises
+    WeightsError if there is no such file, it cannot be read, or it holds another network.
     """
     path = _find_file(start, "a whole network")
     own, state = model.state_dict(), _read_state(path)

@@ -305,7 +305,7 @@ STREETS = {
     "cityscapes: flipped byte": streets("differs from its checksum", flipped(IMAGES_OF_VAL)),
     "cityscapes: image of 16 bits": streets("image of uint16", pixels(IMAGES_OF_VAL, np.dstack([TWO] * 3))),
     "cityscapes: folder like an image": streets("a folder named like an image", folder_like(IMAGES_OF_VAL)),
-    "cityscapes: one id twice": streets("has the id of", second_city),
+    "cityscapes: one id twice": streets("has the name of", second_city),
 }
 
 

@@ -65,15 +65,9 @@ def test_min_size_drops_masks_and_clusters(street):
     assert not labels[2:6, 12:14].any() and not labels[8:11].any()
 
 
-def test_only_the_asked_classes_and_only_above_the_bonnet(street):
-    embeddings, semantic = street
-    labels, table = cluster_in_class_masks(embeddings, semantic, (PERSON,))
+def test_only_the_asked_classes(street):
+    _, table = cluster_in_class_masks(*street, (PERSON,))
     assert [row["category_id"] for row in table] == [PERSON]
-    labels, table = cluster_in_class_masks(embeddings, semantic, THINGS, ignore_below=9)
-    assert [row["area"] for row in table] == [3, 24, 24]
-    assert not labels[9:].any()
-    _, table = cluster_in_class_masks(embeddings, semantic, THINGS, ignore_below=0)
-    assert table == []
 
 
 def test_nothing_to_find():

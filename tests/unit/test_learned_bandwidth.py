@@ -102,7 +102,7 @@ def test_instances_grow_from_the_surest_pixel_as_wide_as_it_says():
     """Half the kernel is at 1.18 widths: the wide instance takes what is nearer than 4.7, the narrow 1.18."""
     found = seeds(points((0, math.log(4), 0.9), (4.6, 0, 0.6), (4.8, 0, 0.8), (5.9, 0, 0.55), (9, 0, 0.4)))
     assert found.tolist() == [1, 1, 2, 2, 0]
-    assert seeds(points((0, 0, 0.4))).tolist() == [0] and seeds(points((0, 0, 0.4)), min_seed=0.3).item() == 1
+    assert seeds(points((0, 0, 0.4))).tolist() == [0]
     assert seeds(torch.zeros(0, 3)).shape == (0,)
 
 

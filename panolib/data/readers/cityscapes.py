@@ -21,9 +21,6 @@ class Cityscapes(FolderSet):
     values below 1000 can be such a class: a caravan or trailer with a number is void but not `ignored`.
 
     When a sample is read, 8-bit instance files, and instance and label files that disagree, are errors, too.
-
-    References
-    ----------
     Cordts et al. 2016, arXiv:1604.01685; cityscapesScripts (json2instanceImg, labels).
     """
 

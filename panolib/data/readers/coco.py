@@ -63,27 +63,16 @@ class _File:
 class CocoPanoptic(PagedSet):
     """A panoptic JSON file and its PNGs, whose pixels are segment ids R + 256 G + 65536 B; 0 is void.
 
-    The categories are the label set: `isthing` says which are things. Segments with `iscrowd` are crowd.
-    Objects get new ids 1 .. K, in the order of theirs.
+    The categories are the label set, unless one is given, which is taken by their names: `isthing` says which
+    are things. Segments with `iscrowd` are crowd. Objects get new ids 1 .. K, in the order of theirs.
 
-    Parameters
-    ----------
-    root : path
-        The JSON file, or a folder that holds it, itself or in annotations/: a single one, which is split by
-        the hash of the images' ids, or one with `split` in its name. PNGs lie in the folder of the JSON's
-        name, or beside it. Images lie in images/ beside the JSON or one folder higher, or in {split}2017/ as
-        COCO has it, under the name of the file or the id of the image, with any suffix.
-    split : str
-        "train", "val" or "all".
-    label_set : LabelSet, optional
-        Taken instead of the categories, by their names.
-    with_labels : bool
-        False reads the list of images, and no PNG.
-    intensity, limits
-        As of `Folders`; by default 8-bit images stay as they are.
+    `root` is the JSON file, or a folder that holds it, itself or in annotations/: a single one, which is
+    split by the hash of the images' ids, or one with `split` ("train", "val" or "all") in its name. PNGs lie
+    in the folder of the JSON's name, or beside it. Images lie in images/ beside the JSON or one folder
+    higher, or in {split}2017/ as COCO has it, under the name of the file or the id of the image, with any
+    suffix. `with_labels` False reads the list of images, and no PNG. `intensity` and `limits` are as of
+    `Folders`; by default 8-bit images stay as they are.
 
-    References
-    ----------
     Kirillov et al. 2019, arXiv:1801.00868; cocodataset.org, format-data, "Panoptic Segmentation".
     """
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from panolib.data.any_image import IMAGES, Page, n_pages
 from panolib.data.errors import DataError
-from panolib.data.folders import FolderSet, check_pairs, is_thing, split_by_hash
+from panolib.data.folders import FolderSet, by_name, check_pairs, is_thing, split_by_hash
 from panolib.data.images import read_indices
 from panolib.data.intensity import STRETCHED, Intensity, Limits, check_depth, percentiles_of, to_rgb
 from panolib.labels import OBJECTS, LabelSet
@@ -66,20 +66,11 @@ class Folders(PagedSet):
     Two classes, one stuff and one thing, need no more. With others, classes/X.png says the class of every
     pixel (`LabelSet.file_ids`); masks are then optional: things without are crowd.
 
-    Parameters
-    ----------
-    split : str
-        "train", "val": the folder of that name, if there is one; else a fifth of the files, chosen by the
-        hash of their names, is "val". "all": the folder as it is.
-    with_labels : bool
-        False never opens a label.
-    intensity : Intensity, optional
-        None takes 8-bit images as they are.
-    limits : (floor, ceiling), optional
-        Of an intensity over the "set"; by default those of this split.
+    `split` "train" or "val" is the folder of that name, if there is one; else a fifth of the files, chosen by
+    the hash of their names, is "val". "all": the folder as it is. `with_labels` False never opens a label.
+    `intensity` None takes 8-bit images as they are; `limits` (floor, ceiling) of one over the "set" are by
+    default those of this split.
 
-    References
-    ----------
     Schmidt et al. 2018, arXiv:1806.03535 (StarDist); Stringer et al. 2021, doi:10.1038/s41592-020-01018-x.
     """
 
@@ -141,8 +132,7 @@ class Folders(PagedSet):
 
 def image_files(folder: Path) -> dict[str, Path]:
     """{stem: image} of a folder in one of the layouts of `Folders`, without its masks."""
-    inside = folder / "images" if (folder / "images").is_dir() else folder
-    images = {i: path for i, path in (_listed(inside) or {}).items() if _image_of(i) == i}
+    images = {i: path for i, path in _with_images(folder).items() if _image_of(i) == i}
     if not images:
         found = "no such folder" if not folder.is_dir() else "no image"
         raise (DataError if folder.is_dir() else FileNotFoundError)(f"{folder}: {found}, expected {EXPECTED}")
@@ -151,14 +141,12 @@ def image_files(folder: Path) -> dict[str, Path]:
 
 def mask_files(folder: Path) -> dict[str, Path] | None:
     """{stem of the image: mask}; None where there are no masks."""
-    for name in MASK_FOLDERS:
-        masks = _listed(folder / name)
-        if masks is not None:
-            break
+    inside = next((folder / name for name in MASK_FOLDERS if (folder / name).is_dir()), None)
+    if inside is not None:
+        masks = _listed(inside)
     else:
-        inside = folder / "images" if (folder / "images").is_dir() else folder
-        masks = {i: path for i, path in (_listed(inside) or {}).items() if _image_of(i) != i}
-    return _unique((_image_of(i), path) for i, path in masks.items()) or None
+        masks = {i: path for i, path in _with_images(folder).items() if _image_of(i) != i}
+    return by_name((_image_of(i), path) for i, path in masks.items()) or None
 
 
 def read_mask(page: Page) -> np.ndarray:
@@ -191,22 +179,17 @@ def _image_of(stem: str) -> str:
     return stem
 
 
+def _with_images(folder: Path) -> dict[str, Path]:
+    """{stem: file} of what lies where the images are."""
+    return _listed(folder / "images" if (folder / "images").is_dir() else folder) or {}
+
+
 def _listed(folder: Path) -> dict[str, Path] | None:
     """{stem: image file} of a folder in name order; None without the folder."""
     if not folder.is_dir():
         return None
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    return _unique((path.stem, path) for path in paths if path.suffix.lower() in IMAGES)
-
-
-def _unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
-    """A mapping of names. Raises DataError where two files have one."""
-    paths: dict[str, Path] = {}
-    for name, path in found:
-        if name in paths:
-            raise DataError(f"{path}: has the name of {paths[name]}, expected one file for {name!r}")
-        paths[name] = path
-    return paths
+    return by_name((path.stem, path) for path in paths if path.suffix.lower() in IMAGES)
 
 
 def _pages(stems: Iterable[str], files: Mapping[str, Path]) -> dict[str, Page]:

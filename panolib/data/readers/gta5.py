@@ -14,23 +14,13 @@ from panolib.labels import CITYSCAPES
 class GTA5(FolderSet):
     """Frames of GTA5: `root` holds images and labels; semantic labels only, so all thing pixels are crowd.
 
-    Some frames are 1046 instead of 1052 rows high and some labels differ a little from their image in
-    size: the label is then resized (nearest) to the image. A difference of more than 5 % in height or width
-    is another frame's label and an error.
+    Some frames are 1046 instead of 1052 rows high and some labels differ a little from their image in size:
+    the label is then resized (nearest) to the image. A difference of more than 5 % in height or width is
+    another frame's label and an error.
 
-    Parameters
-    ----------
-    split : str
-        "val" is the last `n_val` frames in name order, "train" the others, "all" both.
-    n_val : int
-        Frames held out, those that are left out included.
-    allow_missing : int
-        How many frames may lack their image or their label. They are left out and listed in `missing`; by
-        default one such frame is an error. Some downloads miss 25 frames.
-
-    References
-    ----------
-    Richter et al. 2016, arXiv:1608.02192.
+    Split "val" is the last `n_val` frames in name order, those that are left out included, "train" the
+    others, "all" both. At most `allow_missing` frames may lack their image or their label (some downloads
+    miss 25): they are left out and listed in `missing`. Richter et al. 2016, arXiv:1608.02192.
     """
 
     class_of_id = dict.fromkeys(range(35)) | dict(zip(CITYSCAPES.file_ids, CITYSCAPES.classes))

@@ -13,7 +13,7 @@ from panolib.config import Count, Natural, NonNegative, expand_path, spec
 from panolib.data.domains import RealImages, Rendering, Sources, register
 from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet, list_images, png_files, split_by_hash
-from panolib.data.images import decode, png_size, read_channel16, read_image, stretch_intensity
+from panolib.data.images import decode, read_channel16, read_image, stretch_intensity
 from panolib.data.lists import read_column, read_ids
 from panolib.data.mixing import Concatenation
 from panolib.data.render import nuclei_scenes
@@ -29,21 +29,14 @@ class Nuclei(FolderSet):
     "Shared": images/{id}.png, labels/{id}.png (16 bit, 0 background, 1 .. n nuclei), perhaps
     splits/{split}.txt (one id a line) and index.csv. "Stage 1": {id}/images/{id}.png and one 8-bit mask file
     per nucleus in {id}/masks; masks are written in sorted order, so a pixel of two masks goes to the later
-    one. A masks folder without files is an image without nuclei.
+    one. A masks folder without files is an image without nuclei. `root` is the data set's folder;
+    stage1_train may also be given by its parent.
 
-    Parameters
-    ----------
-    root : path
-        The data set's folder; stage1_train may also be given by its parent.
-    split : str
-        A file of splits/, or "all". There is no official split: without splits/ the fifth of the ids with
-        the lowest hash is "val" and the rest "train".
-    modality : str, optional
-        Only images of this `modality` in index.csv, for example "fluorescence_grey"; without index.csv of
-        this `modality_of` their pixels, for which every image of the split is opened once.
+    `split` is a file of splits/, or "all". There is no official split: without splits/ the fifth of the ids
+    with the lowest hash is "val" and the rest "train". With a `modality`, for example "fluorescence_grey",
+    only images that have it in index.csv; without index.csv those of this `modality_of` their pixels, for
+    which every image of the split is opened once.
 
-    References
-    ----------
     Caicedo et al. 2019, doi:10.1038/s41592-019-0612-7; BBBC038v1.
     """
 
@@ -166,7 +159,7 @@ def _mask_files(images: Mapping[str, Path]) -> dict[str, tuple[Path, ...]]:
 def _paint_masks(image: Path, masks: Sequence[Path]) -> np.ndarray:
     """int32 instance map [H, W] of one-nucleus mask files."""
     if not masks:
-        return np.zeros(png_size(image), np.int32)
+        return np.zeros(decode(image).shape[:2], np.int32)
     instance = None
     for number, path in enumerate(masks, start=1):
         mask = decode(path)

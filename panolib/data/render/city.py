@@ -40,7 +40,6 @@ _CITIES = {
     "train": ("ahrenfurt", "birkstadt", "calmenau"),
     "val": ("dornfeld", "eichwald", "falkenried"),
     "val_rare": ("grafenau", "hohenstedt", "ilmried"),
-    "all": ("ahrenfurt", "birkstadt", "calmenau"),
 }
 _SYNTHIA_CLASS = {
     "sky": 1, "building": 2, "road": 3, "sidewalk": 4, "fence": 5, "vegetation": 6, "pole": 7, "car": 8,
@@ -71,38 +70,23 @@ def fingerprint(
 
 
 def write_city(
-    root: Path | str,
-    style: Style | str,
-    *,
-    split: str,
-    n_images: int,
-    height: int,
-    width: int,
-    seed: int,
-    n_workers: int = 1,
-    progress: bool = True,
+    root: Path | str, style: Style | str, *, n_workers: int = 1, progress: bool = True, **arguments
 ) -> Path:
-    """Render a data set into a folder, or use the one that is there.
+    """Render a data set into a folder, or use the one that is there; `arguments` are those of `fingerprint`.
 
     The name of the style decides the format: "synthia", "gta5" or "cityscapes". Several splits of
     "cityscapes" live in one folder; the others have one folder each, whatever the split. Val scenes are never
     those of train (or all); those of val_rare are rich in rare classes. GTA5 has a few frames of other
-    heights, as the real data. With `n_workers` processes, a script must call this below
-    ``if __name__ == "__main__"``.
+    heights, as the real data. With `n_workers` processes, a script must call this below ``if __name__ ==
+    "__main__"``.
 
-    Raises
-    ------
-    KeyError
-        For an unknown style or split.
-    DataError
-        If the folder holds a data set with another fingerprint or files that were not written here.
-    RuntimeError
-        If a worker process ends early, as it does where the main guard is missing.
+    Raises KeyError for an unknown style or split, DataError if the folder holds a data set with another
+    fingerprint or files that were not written here, and errors of `map_in_processes`.
     """
     leave_unguarded_import()
-    root, style = Path(root), _style_of_split(style, split)
-    wanted = fingerprint(style, split=split, n_images=n_images, height=height, width=width, seed=seed)
-    stamp, parts = _layout(style.name, split)
+    root, wanted = Path(root), fingerprint(style, **arguments)
+    style = _style_of_split(style, wanted["split"])
+    stamp, parts = _layout(style.name, wanted["split"])
     work = root / stamp.replace("city", ".writing").removesuffix(".json")
 
     root.mkdir(parents=True, exist_ok=True)
@@ -111,10 +95,10 @@ def write_city(
         if _usable(root, stamp, parts, wanted):
             return root
         work.mkdir()
-        job = partial(_render_and_write, work, style, split=split, height=height, width=width, seed=seed)
-        label = f"{style.name} {split} {height}x{width}"
-        done = map_in_processes(job, n_images, n_workers)
-        for _ in tqdm(done, total=n_images, desc=label, unit="image", disable=not progress):
+        job, n = partial(_render_and_write, work, style, wanted), wanted["n_images"]
+        label = "{style} {split} {height}x{width}".format_map(wanted)
+        done = map_in_processes(job, n, n_workers)
+        for _ in tqdm(done, total=n, desc=label, unit="image", disable=not progress):
             pass
         part = work / (stamp + ".part")
         part.write_text(json.dumps(wanted, indent=1) + "\n")
@@ -190,10 +174,11 @@ def _finish_or_clear(root: Path, work: Path, stamp: str, parts: list[str]) -> No
 # ---------------------------------------------------------------------------------- scenes
 
 
-def _render_and_write(work: Path, style: Style, i: int, *, split, height, width, seed) -> None:
-    odd = style.name == "gta5" and i % 9 == 4  # a few frames of 1046 instead of 1052 rows
-    rows = min(round(height * 1046 / 1052), height - 1) if odd else height
-    scene = render(style, seed=seed, index=_SPLITS[split] + i, height=rows, width=width)
+def _render_and_write(work: Path, style: Style, wanted: dict, i: int) -> None:
+    height, split = wanted["height"], wanted["split"]
+    if style.name == "gta5" and i % 9 == 4:  # a few frames of 1046 instead of 1052 rows
+        height = min(round(height * 1046 / 1052), height - 1)
+    scene = render(style, seed=wanted["seed"], index=_SPLITS[split] + i, height=height, width=wanted["width"])
     _FORMATS[style.name][0](work, scene, i, split)
 
 

@@ -8,18 +8,9 @@ from functools import lru_cache, partial
 
 import numpy as np
 
+from panolib.data.render import raster
 from panolib.data.render.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow, upright_quad
-from panolib.data.render.raster import (
-    BRICK,
-    LEAF,
-    OBJECTS,
-    STAIN,
-    Canvas,
-    Colour,
-    Material,
-    facing_plane,
-    upright_plane,
-)
+from panolib.data.render.raster import Canvas, Colour, Material, facing_plane, upright_plane
 
 
 @lru_cache(maxsize=1)
@@ -38,15 +29,16 @@ class Foliage:
     amplitude: float
     density: float
 
+    def surface(self, colour: Colour) -> Material:
+        return Material(colour, raster.LEAF, self.amplitude, self.density)
+
 
 def crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clumps: int) -> None:
     """Clumps of leaves within an ellipse around (u, y); lower ones are darker."""
     camera = canvas.camera
     colour = dice.shade(dice.pick(foliage.palette), 0.15)
     plane = facing_plane(camera, u - rx, z)
-    leaves = [
-        Material(darker(colour, f), LEAF, foliage.amplitude, foliage.density) for f in (0.62, 0.8, 1.0, 1.18)
-    ]
+    leaves = [foliage.surface(darker(colour, tone)) for tone in (0.62, 0.8, 1.0, 1.18)]
     draws = np.array([[dice(), dice(), dice(), dice()] for _ in range(n_clumps)])
     angle, radius = 2 * np.pi * draws[:, 0], np.sqrt(draws[:, 1])
     up = np.sort(radius * np.cos(angle))  # bottom first, so that the lighter top lies over it
@@ -60,14 +52,14 @@ def crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clump
 def bush(canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage: Foliage) -> None:
     """One bush of a hedge."""
     if z > 2.0 and canvas.sees(x, z, 1.5):
-        canvas.group(OBJECTS, z - 0.7, z + 0.7, x)
+        canvas.group(raster.OBJECTS, z - 0.7, z + 0.7, x)
         canvas.thing(LABEL_ID["vegetation"])
         crown(canvas, x, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
 def _stand(canvas: Canvas, u: float, z: float, level: float, *labels: str, radius: float = 0.1):
     """(figure to draw an object at (u, z), number of each of its labels, of which the last is set)."""
-    canvas.group(OBJECTS, z - radius, z + radius, u)
+    canvas.group(raster.OBJECTS, z - radius, z + radius, u)
     things = [canvas.thing(LABEL_ID[label]) for label in labels]
     return Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level), *things
 
@@ -154,11 +146,11 @@ def litter_bin(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> Non
     figure_shadow(canvas, figure.frame, 0.5)
     colour = dice.pick(((0.16, 0.30, 0.18), (0.35, 0.33, 0.10), (0.22, 0.22, 0.24)))
     if dice.chance(0.25):
-        poster = Material(dice.shade((0.5, 0.42, 0.30), 0.4), STAIN, 0.5, 30.0)
+        poster = Material(dice.shade((0.5, 0.42, 0.30), 0.4), raster.STAIN, 0.5, 30.0)
         figure.limb(0, 0, 1.2, 0, 2.9, 1.2, poster, roundness=0.7)
         figure.limb(0, 2.9, 1.4, 0, 3.1, 1.2, Material((0.15, 0.22, 0.18)))
     else:
-        figure.limb(0, 0.05, 0.55, 0, 1.0, 0.65, Material(colour, STAIN, 0.1, 20.0), roundness=0.5)
+        figure.limb(0, 0.05, 0.55, 0, 1.0, 0.65, Material(colour, raster.STAIN, 0.1, 20.0), roundness=0.5)
         figure.limb(0, 1.0, 0.70, 0, 1.12, 0.60, Material(darker(colour, 0.6)))
 
 
@@ -196,11 +188,11 @@ def house(
     base = dice(3.3, 4.0) if dice.chance(0.6) else 0.0
     wall = Material(colour, dice.pick(facade.textures), facade.amplitude, facade.density, 0.0,
                     step, size, base, dice(*facade.glass))  # fmt: skip
-    canvas.group(OBJECTS, z0, z1, u)
+    canvas.group(raster.OBJECTS, z0, z1, u)
     canvas.thing(LABEL_ID["building"])
 
     quad = partial(upright_quad, canvas)
-    roof = Material(dice.shade(dice.pick(facade.roofs), 0.15), BRICK, 0.25, 8.0)
+    roof = Material(dice.shade(dice.pick(facade.roofs), 0.15), raster.BRICK, 0.25, 8.0)
     ridge = height + dice(1.5, 3.0)
     if dice.chance(0.75):
         eaves, middle = u - side * 0.2, u + side * 3.5
@@ -215,7 +207,7 @@ def house(
     trim = Material(darker(colour, 1.2))
     quad(u, z0, u, z1, height - 0.35, height, trim, front)
     if base:
-        shop = Material(darker(dice.shade(dice.pick(facade.palette), 0.3), 0.75), STAIN, 0.1, 4.0, 0.0,
+        shop = Material(darker(dice.shade(dice.pick(facade.palette), 0.3), 0.75), raster.STAIN, 0.1, 4.0, 0.0,
                         (dice(2.6, 4.0), 3.2), (dice(1.8, 2.4), 2.3), 0.35, dice(*facade.glass))  # fmt: skip
         quad(u, z0, u, z1, 0.0, base - 0.3, shop, front)
         quad(u, z0, back, z0, 0.0, base - 0.3, shop)
@@ -233,7 +225,7 @@ def house(
 
 def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Material) -> None:
     """A free-standing wall along the road."""
-    canvas.group(OBJECTS, z0, z1 - 0.01, u)
+    canvas.group(raster.OBJECTS, z0, z1 - 0.01, u)
     canvas.thing(LABEL_ID["wall"])
     coping = Material(darker(material.colour, 1.25))
     for y0, surface in ((0.0, material), (height - 0.15, coping)):
@@ -242,10 +234,10 @@ def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Mater
 
 def fence(canvas: Canvas, u, z0, z1, height, dice: Dice, colour: Colour, *, boards: bool) -> None:
     """A fence along the road; between its bars one sees through, its label has no holes."""
-    canvas.group(OBJECTS, z0, z1 - 0.01, u)
+    canvas.group(raster.OBJECTS, z0, z1 - 0.01, u)
     canvas.thing(LABEL_ID["fence"])
     plane = upright_plane(canvas.camera, u, z0, u, z1)
-    material = Material(colour, STAIN, 0.15, 6.0)
+    material = Material(colour, raster.STAIN, 0.15, 6.0)
 
     def quad(za, zb, y0, y1, **options) -> None:
         upright_quad(canvas, u, za, u, zb, y0, y1, material, plane, **options)

@@ -53,7 +53,9 @@ def render(style: Style | str, *, seed: int, index: int, height: int, width: int
     image = develop(painting.shaded(light, SUPERSAMPLING), noise)
     label_id, instance, crowd = painting.labels(SUPERSAMPLING, LABEL_ID["sky"])
     instance, crowd = _small_as_groups(instance, crowd)
-    return Scene(image, _train_ids()[label_id], instance, crowd, label_id)
+    train_ids = np.full(256, VOID, np.uint8)
+    train_ids[list(CITYSCAPES.file_ids)] = np.arange(CITYSCAPES.n_classes)
+    return Scene(image, train_ids[label_id], instance, crowd, label_id)
 
 
 def _small_as_groups(instance: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -62,13 +64,6 @@ def _small_as_groups(instance: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarra
     small = np.bincount(instance.ravel()) < least
     small[0] = False
     return np.where(small[instance], 0, instance), crowd | small[instance]
-
-
-def _train_ids() -> np.ndarray:
-    """uint8 [256]: train id per Cityscapes label id."""
-    table = np.full(256, VOID, np.uint8)
-    table[list(CITYSCAPES.file_ids)] = np.arange(CITYSCAPES.n_classes)
-    return table
 
 
 def _photometry(p: Look, dice: Dice):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from panolib.data.render import city_people, city_roadside, city_vehicles
+from panolib.data.render import city_people, city_roadside, city_vehicles, raster
 from panolib.data.render.city_shapes import (
     BLACK,
     LABEL_ID,
@@ -23,17 +23,7 @@ from panolib.data.render.city_shapes import (
     figure_shadow,
     upright_quad,
 )
-from panolib.data.render.raster import (
-    BRICK,
-    LEAF,
-    OBJECTS,
-    PLAIN,
-    STAIN,
-    Canvas,
-    Colour,
-    Material,
-    level_plane,
-)
+from panolib.data.render.raster import Canvas, Colour, Material, level_plane
 
 
 class Profile(NamedTuple):
@@ -81,7 +71,7 @@ def car(
         city_vehicles.car(canvas, u, z, turn, dice, palette)
         return
     colour, frame = dice.shade(dice.pick(palette), 0.12), Frame(canvas.camera, u, z, turn)
-    paint = Material(colour, STAIN, 0.04, 3.0, gloss=0.10)
+    paint = Material(colour, raster.STAIN, 0.04, 3.0, gloss=0.10)
     shiny, dark, glass = Material(darker(colour, 1.05), gloss=0.26), Material(BLACK), city_vehicles.GLASS
     w, n = p.width / 2 + 0.05, p.length / 2
     city_vehicles.ground_shadow(canvas, frame, w, n)
@@ -119,12 +109,10 @@ def car(
         elif which in (0, 8):
             face.patch(0.0, 1.0, 0.0, 0.75, dark)
         elif which == 1:
-            for s in (0.02, 0.84):
-                face.patch(s, s + 0.14, 0.45, 0.90, Material((0.62, 0.05, 0.05)))
+            face.pair(0.02, 0.16, 0.45, 0.90, Material((0.62, 0.05, 0.05)))
             face.patch(0.36, 0.64, 0.10, 0.42, Material((0.80, 0.80, 0.76)))
         elif which == 7:
-            for s in (0.03, 0.79):
-                face.patch(s, s + 0.18, 0.30, 0.90, Material((0.86, 0.87, 0.84), gloss=0.1))
+            face.pair(0.03, 0.21, 0.30, 0.90, Material((0.86, 0.87, 0.84), gloss=0.1))
             face.patch(0.26, 0.74, 0.25, 0.85, dark)
             face.patch(0.37, 0.63, 0.0, 0.25, Material((0.80, 0.80, 0.76)))
 
@@ -175,13 +163,13 @@ def tree(
     """A tree of a kind: round, column, conifer, palm or bare. The label of a bare crown has no holes."""
     if not canvas.sees(x, z, height / 2):
         return
-    canvas.group(OBJECTS, z - 0.3, z + 0.3, x)
+    canvas.group(raster.OBJECTS, z - 0.3, z + 0.3, x)
     canvas.thing(LABEL_ID["vegetation"])
     figure = Figure(canvas, Frame(canvas.camera, x, z, 0.0), along=False, level=level)
     figure_shadow(canvas, figure.frame, 0.5)
-    bark = Material((0.23, 0.19, 0.15), LEAF, 0.3, 20.0)
+    bark = Material((0.23, 0.19, 0.15), raster.LEAF, 0.3, 20.0)
     leaf = dice.shade(dice.pick(foliage.palette), 0.15)
-    leaves = [Material(darker(leaf, f), LEAF, foliage.amplitude, foliage.density) for f in (0.62, 0.85, 1.1)]
+    leaves = [foliage.surface(darker(leaf, tone)) for tone in (0.62, 0.85, 1.1)]
     if kind in ("round", "column"):
         fork, wide = (dice(0.30, 0.42), dice(0.24, 0.34)) if kind == "round" else (0.16, dice(0.11, 0.15))
         figure.limb(0, 0, 0.36, 0, height * fork + 0.6, 0.22, bark, roundness=0.6)
@@ -264,10 +252,8 @@ def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float
                 box(s0, s0 + 2.4, y, y + 0.95, 1.1, pale if dice.chance(0.5) else dark)
     elif kind == "bays":
         s0, wide = near + (b - near) * dice(0.2, 0.5), min(3.2, (b - near) / 2)
-        wall = Material(
-            dice.shade(dice.pick(facade.palette), 0.1), PLAIN, 0.0, 3.0, 0.0, (1.3, 3.1), (0.9, 1.7), 3.0,
-            dice(*facade.glass),
-        )  # fmt: skip
+        colour, windows = dice.shade(dice.pick(facade.palette), 0.1), ((1.3, 3.1), (0.9, 1.7), 3.0)
+        wall = Material(colour, raster.PLAIN, 0.0, 3.0, 0.0, *windows, dice(*facade.glass))
         box(s0, s0 + wide, 3.2, height - 0.6, 0.9, wall)
     elif kind == "cornice":
         for y in (3.4, height * 0.55, height - 0.5):
@@ -275,7 +261,7 @@ def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float
     elif kind == "parapet":
         box(near, b, height - 0.2, height + 0.9, 0.25, pale)
         if dice.chance(0.4):
-            tank = Material(dice.shade((0.40, 0.30, 0.22), 0.3), BRICK, 0.2, 8.0)
+            tank = Material(dice.shade((0.40, 0.30, 0.22), 0.3), raster.BRICK, 0.2, 8.0)
             upright_quad(canvas, u - out * 2, near, u - out * 2, near + 2.5, height, height + 3.2, tank)
     elif kind == "signs":
         colour = dice.pick(((0.70, 0.10, 0.10), (0.10, 0.25, 0.60), (0.85, 0.70, 0.15), (0.10, 0.40, 0.25)))

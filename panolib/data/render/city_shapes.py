@@ -105,6 +105,11 @@ class Face:
         points = [self.at(s0, t0), self.at(s1, t0), self.at(s1, t1), self.at(s0, t1)]
         self.canvas.polygon(points, material, self.plane)
 
+    def pair(self, s0: float, s1: float, t0: float, t1: float, material: Material) -> None:
+        """A patch on the left, and its mirror image on the right."""
+        self.patch(s0, s1, t0, t1, material)
+        self.patch(1 - s1, 1 - s0, t0, t1, material)
+
     def panes(self, n: int, s0: float, s1: float, t0: float, t1: float, material: Material, gap=0.1) -> None:
         """A row of n windows."""
         step = (s1 - s0) / n

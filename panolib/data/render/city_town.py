@@ -7,40 +7,28 @@ or the colours leaves every object where it was.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 
-from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles
+from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles, raster
 from panolib.data.render.city_looks import Look
 from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_streets import Axis, Street
 from panolib.data.render.city_styles import Style
-from panolib.data.render.raster import (
-    ASPHALT,
-    BACKDROP,
-    BRICK,
-    GRASS,
-    GROUND,
-    OBJECTS,
-    OVERLAY,
-    PLAIN,
-    SLAB,
-    STAIN,
-    Camera,
-    Canvas,
-    Light,
-    Material,
-    Point,
-    Shade,
-    facing_plane,
-    level_plane,
-)
+from panolib.data.render.raster import Camera, Canvas, Light, Material, Point, Shade
 
 KERB = 0.12  # height of the sidewalk, metres
 _STRIP_STOPS = (1.0, 1.7, 2.6, 4.0, 6.0, 9.0, *(12.0 + 3.0 * i for i in range(24)), 95.0, 130.0, 300.0)
 _KERB_STOPS = (1.0, 4.0, *(8.0 + 4.0 * i for i in range(20)), 130.0)
 _SIDES = (-1, 1)
-_VEHICLES = {  # half length, half width, height, metres
-    "car": (2.3, 0.9, 1.5), "truck": (4.0, 1.2, 3.3), "bus": (5.3, 1.26, 3.1), "train": (9.5, 1.22, 3.3),
+_VEHICLES = {  # half length, half width, height, metres; how it is drawn, and the palette of a texture
+    "car": (2.3, 0.9, 1.5, city_shape_libraries.car, "cars"),
+    "truck": (4.0, 1.2, 3.3, city_vehicles.truck, "trucks"),
+    "bus": (5.3, 1.26, 3.1, city_vehicles.bus, "buses"),
+    "train": (9.5, 1.22, 3.3, city_vehicles.tram, "trams"),
+}
+_TWO_WHEELERS = {
+    "bicycle": (city_people.bicycle, "bicycles"), "motorcycle": (city_people.motorcycle, "cars"),
 }  # fmt: skip
 
 
@@ -107,7 +95,7 @@ class Town:
             curve=(shape.pick(_SIDES) / shape(*g.radius)) if bends else 0.0, angle=shape(*g.angle),
         )  # fmt: skip
         own = self._street(axis)
-        self.streets, self.own, self.junction = [own], own, None
+        self.streets, self.own, self.junction, self.open_end = [own], own, None, kind == 5
         sides = {2: _SIDES, 3: (-1,), 4: (1,), 5: _SIDES}.get(kind, ())
         if not sides:
             return
@@ -135,12 +123,8 @@ class Town:
         for side in sides:
             own.gaps[side].append((at - wide, at + wide))
         self.junction = (at - narrow, at + narrow)
-        self.kind_of_end = kind == 5
-        if kind == 5:
+        if self.open_end:
             own.stop = at + narrow - 0.5
-
-    def _open_end(self) -> bool:
-        return self.junction is not None and self.kind_of_end
 
     def compose(self) -> Canvas:
         """Draw everything; heavy vehicles come before others, so that they find room in their lanes."""
@@ -166,32 +150,32 @@ class Town:
         stops = [s0, *(s for s in _STRIP_STOPS if s0 < s < s1), s1]
         project = street.axis.project
         points = [project(u0, level, s) for s in stops] + [project(u1, level, s) for s in reversed(stops)]
-        self.canvas.polygon(points, material, level_plane(level), convex=False)
+        self.canvas.polygon(points, material, raster.level_plane(level), convex=False)
 
     def _ground(self) -> None:
         look, t, canvas, many = self.look, self.texture, self.canvas, self.many
         self.road = road = Material(
-            look.shade(look.pick(t.road), 0.12), ASPHALT, t.road_amplitude, t.road_density
+            look.shade(look.pick(t.road), 0.12), raster.ASPHALT, t.road_amplitude, t.road_density
         )
         paving = Material(
             look.shade(look.pick(t.sidewalk), 0.1), t.sidewalk_texture, t.sidewalk_amplitude, 16.0
         )
-        grass = Material(look.shade(look.pick(t.terrain), 0.12), GRASS, t.terrain_amplitude, 12.0)
+        grass = Material(look.shade(look.pick(t.terrain), 0.12), raster.GRASS, t.terrain_amplitude, 12.0)
         kerb = Material(darker(paving.colour, 1.25))
-        mark = Material(look.shade(look.pick(t.marking), 0.06), ASPHALT, 0.15, 20.0)
+        mark = Material(look.shade(look.pick(t.marking), 0.06), raster.ASPHALT, 0.15, 20.0)
 
-        canvas.group(GROUND)
+        canvas.group(raster.GROUND)
         canvas.thing(LABEL_ID["terrain"])
         project = self.camera.project
         plain = [project(u, 0.0, z) for u, z in ((-300, 1), (-300, 380), (300, 380), (300, 1))]
-        canvas.polygon(plain, grass, level_plane())
+        canvas.polygon(plain, grass, raster.level_plane())
         canvas.thing(LABEL_ID["sidewalk"])
         for street in self.streets:
             beyond = 3.0 if street is not self.own else 0.0
             for side in _SIDES:
                 start = 0.0 if beyond else street.start
                 self._band(street, street.edge[side] - side, street.front[side] + side * 0.8, start,
-                           street.stop + (street.front[1] if street is self.own and self._open_end() else 0),
+                           street.stop + (street.front[1] if street is self.own and self.open_end else 0),
                            KERB, paving)  # fmt: skip
         canvas.thing(LABEL_ID["terrain"])
         for street in self.streets:
@@ -207,7 +191,7 @@ class Town:
         own = self.own
         for _ in range(many.count(0, 3)):
             u, s, w = many(own.edge[-1], own.edge[1] - 1), many(3, 18), many(0.8, 2.0)
-            patch = Material(darker(road.colour, look(0.75, 1.12)), ASPHALT, t.road_amplitude, t.road_density)
+            patch = road._replace(colour=darker(road.colour, look(0.75, 1.12)))
             self._band(own, u, u + w, s, s + many(1.5, 8.0), 0.0, patch)
         for street in self.streets:
             self._marks(street, mark)
@@ -280,19 +264,18 @@ class Town:
         while u < 190.0:
             width, z, trees = shape(8, 22), shape(120, 150), shape.chance(0.45)
             height = shape(6, 12) if trees else shape(8, 20)
-            canvas.group(BACKDROP, z, z)
+            canvas.group(raster.BACKDROP, z, z)
             canvas.thing(LABEL_ID["vegetation" if trees else "building"])
             if trees:
-                material = Material(darker(look.pick(foliage.palette), 0.9), STAIN, 0.5, 0.8)
+                material = Material(darker(look.pick(foliage.palette), 0.9), raster.STAIN, 0.5, 0.8)
             else:
-                material = Material(
-                    look.shade(look.pick(facade.palette)), PLAIN, 0.0, 3.0, 0.0, (3.0, 3.2), (1.5, 1.7), 1.0,
-                    0.15,
-                )  # fmt: skip
+                wall = look.shade(look.pick(facade.palette))
+                windows = {"window_step": (3.0, 3.2), "window_size": (1.5, 1.7), "window_base": 1.0}
+                material = Material(wall, density=3.0, glass=0.15, **windows)
             corners = [(u, 0.0), (u + width, 0.0), (u + width, height)]
             corners += [(u + width * f, height * shape(0.8, 1.15)) for f in (0.7, 0.35)] if trees else []
             points = [camera.project(a, b, z) for a, b in [*corners, (u, height)]]
-            canvas.polygon(points, material, facing_plane(camera, u, z), convex=False)
+            canvas.polygon(points, material, raster.facing_plane(camera, u, z), convex=False)
             u += width
 
     # ------------------------------------------------------------------ both sides of a street
@@ -307,7 +290,7 @@ class Town:
                 if arm
                 else 1.5 - shape(0, 6)
             )
-            if arm and self._open_end() and street.axis.place(side, 10.0)[1] > street.axis.place(0, 10.0)[1]:
+            if arm and self.open_end and street.axis.place(side, 10.0)[1] > street.axis.place(0, 10.0)[1]:
                 s = -2.0  # houses opposite the end of the own street
             for a, b in self._plots(street, side, s):
                 front = street.front[side] + side * (shape(0, 0.8) if shape.chance(0.5) else 0.0)
@@ -323,7 +306,7 @@ class Town:
         stop = min(street.stop, 60.0 if street is not self.own else 115.0)
         while s < stop:
             end = min(s + shape(7.0, 17.0), stop + 4.0)
-            if street is self.own and self._open_end():
+            if street is self.own and self.open_end:
                 end = min(end, street.gaps[side][0][0])
             for a, b in street.gaps[side]:
                 if a - 3.0 < end and s < a:
@@ -372,7 +355,8 @@ class Town:
         self._cast(low, (2.0, 0.4, 1.6)[kind])
         canvas.camera = street.axis
         if kind == 0:
-            wall = Material(look.shade(look.pick(t.wall), 0.15), look.pick((BRICK, SLAB, STAIN)), 0.22, 9.0)
+            colour, textures = look.shade(look.pick(t.wall), 0.15), (raster.BRICK, raster.SLAB, raster.STAIN)
+            wall = Material(colour, look.pick(textures), 0.22, 9.0)
             city_roadside.boundary_wall(canvas, front, a, b, many(1.2, 2.6), look, wall)
         elif kind == 1:
             colour = look.shade(look.pick(t.fence), 0.2)
@@ -406,25 +390,24 @@ class Town:
         def free(side: int, s: float) -> bool:
             return not street.is_open(side, s, s, 0.5)
 
+        def row(side: int, s: float, step: Callable[[], float]) -> Iterator[float]:
+            while s < stop:
+                if free(side, s):
+                    yield s
+                s += step()
+
         for side in _SIDES:
             kerbside = street.edge[side] + side * 0.55
             if many.chance(life.trees):
-                s, step, tall = start + many(0.0, 6.0), many(6.5, 12.0), many(*shapes.tree_height)
-                kind = many.pick(shapes.trees)
-                while s < stop:
-                    if free(side, s):
-                        self._tree(
-                            street, street.edge[side] + side * 0.9, s, tall * many(0.85, 1.15), KERB, kind
-                        )
-                    s += step * many(0.8, 1.2)
+                first, step, tall = start + many(0.0, 6.0), many(6.5, 12.0), many(*shapes.tree_height)
+                u, kind = street.edge[side] + side * 0.9, many.pick(shapes.trees)
+                for s in row(side, first, lambda step=step: step * many(0.8, 1.2)):
+                    self._tree(street, u, s, tall * many(0.85, 1.15), KERB, kind)
             if many.chance(life.lamps):
-                s = start + many(1.0, 14.0)
-                while s < stop:
-                    if free(side, s):
-                        place = street.axis.place(kerbside, s)
-                        self._post(*place, 7.0)
-                        city_roadside.lamp_post(canvas, *place, look, KERB)
-                    s += many(14.0, 20.0)
+                for s in row(side, start + many(1.0, 14.0), lambda: many(14.0, 20.0)):
+                    place = street.axis.place(kerbside, s)
+                    self._post(*place, 7.0)
+                    city_roadside.lamp_post(canvas, *place, look, KERB)
             if many.chance(0.25):
                 s, n = start + many(0.0, 12.0), many.count(3, 7)
                 for s in (s + 1.5 * i for i in range(n)):
@@ -455,20 +438,14 @@ class Town:
 
     def _vehicle(self, kind: str, street: Street, u: float, s: float, turn: float, *, crowd=False) -> None:
         """One vehicle as a thing of its own; `turn` is relative to its street."""
-        t, (half_length, half_width, height) = self.texture, _VEHICLES[kind]
-        draw, palette = {
-            "car": (self._car, t.cars), "truck": (city_vehicles.truck, t.trucks),
-            "bus": (city_vehicles.bus, t.buses), "train": (city_vehicles.tram, t.trams),
-        }[kind]  # fmt: skip
+        half_length, half_width, height, draw, palette = _VEHICLES[kind]
         (x, z), turn = street.axis.place(u, s), turn + street.axis.direction(s)
         if z < half_length + 1.5 or not self.canvas.sees(x, z, half_length + 0.5):
             return
         self._group(x, z, turn, half_width, half_length, height)
         self.canvas.thing(LABEL_ID[kind], instance=not crowd, crowd=crowd)
-        draw(self.canvas, x, z, turn, self.look, palette)
-
-    def _car(self, *where) -> None:
-        city_shape_libraries.car(*where, self.look.pick(self.style.shapes.cars))
+        shape = [self.look.pick(self.style.shapes.cars)] if kind == "car" else []
+        draw(self.canvas, x, z, turn, self.look, getattr(self.texture, palette), *shape)
 
     def _group(self, x: float, z: float, turn: float, half_width: float, half_length: float, height: float):
         """Start the group of an object that stands over this rectangle, and let it cast its shadow."""
@@ -476,7 +453,7 @@ class Town:
         near, far, aside = frame.span(half_width, half_length)
         corners = [frame.ground(a, b) for a in (-half_width, half_width) for b in (-half_length, half_length)]
         self._cast(corners, height)
-        self.canvas.group(OBJECTS, near, far, math.copysign(aside, x))
+        self.canvas.group(raster.OBJECTS, near, far, math.copysign(aside, x))
 
     def _drive(self, kind: str, street: Street, low: float, high: float, lane=None) -> None:
         """Put a vehicle into a lane where there is room, five tries."""
@@ -557,16 +534,13 @@ class Town:
 
     def _stand(self, kind: str, street: Street, u: float, s: float, turn: float, level: float, motor=None):
         """A two-wheeler; with `motor` somebody rides it."""
-        look, t, canvas = self.look, self.texture, self.canvas
-        draw, palette = {
-            "bicycle": (city_people.bicycle, t.bicycles), "motorcycle": (city_people.motorcycle, t.cars),
-        }[kind]  # fmt: skip
+        look, t, canvas, (draw, palette) = self.look, self.texture, self.canvas, _TWO_WHEELERS[kind]
         (x, z), turn = street.axis.place(u, s), turn + street.axis.direction(s)
         if z < 3.0 or not canvas.sees(x, z, 1.0):
             return
         self._group(x, z, turn, 0.1, 0.4, 1.0 if motor is None else 1.75)
         canvas.thing(LABEL_ID[kind], instance=True)
-        figure = draw(canvas, x, z, turn, look, look.shade(look.pick(palette), 0.2), level)
+        figure = draw(canvas, x, z, turn, look, look.shade(look.pick(getattr(t, palette)), 0.2), level)
         if motor is not None:
             canvas.thing(LABEL_ID["rider"], instance=True)
             city_people.rider(figure, turn, look, city_people.cloth(look, t.clothes), motor=motor)
@@ -602,7 +576,7 @@ class Town:
         height = self.many(1.15, 1.4) if self.many.chance(0.08) else self.many(1.58, 1.92)
         if z < 3.0 or not self.canvas.sees(x, z, 0.6):
             return
-        self.canvas.group(OBJECTS, z - 0.15, z + 0.15, x)
+        self.canvas.group(raster.OBJECTS, z - 0.15, z + 0.15, x)
         self._post(x, z, height, 0.2)
         if thing is None:
             self.canvas.thing(LABEL_ID["person"], instance=True)
@@ -658,9 +632,9 @@ class Town:
         camera, canvas, shape = self.camera, self.canvas, self.shape
         width, height = camera.width, camera.height
         rise, middle = shape(0.05, 0.085) * height, shape(0.46, 0.54) * width
-        canvas.group(OVERLAY)
+        canvas.group(raster.OVERLAY)
         canvas.thing(LABEL_ID["ego vehicle"])
-        plane = facing_plane(camera, 0.0, 1.2)
+        plane = raster.facing_plane(camera, 0.0, 1.2)
         for i in range(4):
             scale = 1 - 0.18 * i
             angles = [math.pi * k / 24 for k in range(25)]

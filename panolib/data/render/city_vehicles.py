@@ -98,8 +98,7 @@ def _car_end(face: Face, lamp: Material, *, tail: bool) -> None:
     """Lamps, plate, bumper and grille."""
     face.patch(0.0, 1.0, 0.0, 0.22, Material((0.10, 0.10, 0.11)))
     if tail:
-        face.patch(0.03, 0.17, 0.52, 0.80, lamp)
-        face.patch(0.83, 0.97, 0.52, 0.80, lamp)
+        face.pair(0.03, 0.17, 0.52, 0.80, lamp)
     else:
         face.patch(0.28, 0.72, 0.32, 0.60, Material((0.08, 0.08, 0.09)))
         face.disc(0.14, 0.58, 0.10, 0.15, lamp)
@@ -137,8 +136,7 @@ def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
         else:
             face.patch(0.10, 0.90, 0.50, 0.88, _DARK_GLASS)
             face.patch(0.15, 0.85, 0.16, 0.42, Material(darker(colour, 0.75)))
-            face.patch(0.03, 0.10, 0.10, 0.32, Material((0.65, 0.06, 0.05)))
-            face.patch(0.90, 0.97, 0.10, 0.32, Material((0.65, 0.06, 0.05)))
+            face.pair(0.03, 0.10, 0.10, 0.32, Material((0.65, 0.06, 0.05)))
             face.patch(0.42, 0.58, 0.06, 0.11, Material((0.80, 0.80, 0.76)))
     wheels(canvas, frame, w, (-n + 2.4, n - 2.3), 0.46)
 
@@ -164,8 +162,7 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
         if "front" in faces:
             faces["front"].patch(0.06, 0.94, 0.50, 0.90, GLASS)
             faces["front"].patch(0.18, 0.82, 0.16, 0.40, Material((0.10, 0.10, 0.11)))
-            faces["front"].patch(0.02, 0.16, 0.06, 0.18, Material((0.92, 0.92, 0.88)))
-            faces["front"].patch(0.84, 0.98, 0.06, 0.18, Material((0.92, 0.92, 0.88)))
+            faces["front"].pair(0.02, 0.16, 0.06, 0.18, Material((0.92, 0.92, 0.88)))
         for name in ("left", "right"):
             if name in faces:
                 faces[name].patch(0.25, 0.85, 0.52, 0.88, GLASS)
@@ -179,10 +176,8 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
             face.patch(0, 1, 0.96, 1, dark)
             if name == "back":
                 face.patch(0.49, 0.51, 0, 1, dark)
-                face.patch(0.0, 0.03, 0, 1, dark)
-                face.patch(0.97, 1.0, 0, 1, dark)
-                face.patch(0.04, 0.16, 0.0, 0.06, Material((0.70, 0.06, 0.05)))
-                face.patch(0.84, 0.96, 0.0, 0.06, Material((0.70, 0.06, 0.05)))
+                face.pair(0.0, 0.03, 0, 1, dark)
+                face.pair(0.04, 0.16, 0.0, 0.06, Material((0.70, 0.06, 0.05)))
             elif name != "front":
                 face.patch(0.20, 0.80, 0.35, 0.65, light)
 
@@ -221,10 +216,7 @@ def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: S
             face.disc(0.84, 0.20, 0.07, 0.04, Material((0.92, 0.90, 0.80)))
             face.patch(0.10, 0.90, 0.0, 0.08, Material((0.12, 0.12, 0.13)))
     for b in (-0.3, 0.3):
-        rods = [
-            (-0.5, height, b * 2), (0.0, height + 1.1, 0.0), (0.06, height + 1.1, 0.0),
-            (-0.42, height, b * 2),
-        ]  # fmt: skip
-        canvas.polygon(
-            [frame.project(*p) for p in rods], Material((0.20, 0.20, 0.21)), facing_plane(canvas.camera, u, z)
-        )
+        top, foot = height + 1.1, 2 * b
+        rod = (-0.5, height, foot), (0.0, top, 0.0), (0.06, top, 0.0), (-0.42, height, foot)
+        points = [frame.project(*corner) for corner in rod]
+        canvas.polygon(points, Material((0.20, 0.20, 0.21)), facing_plane(canvas.camera, u, z))

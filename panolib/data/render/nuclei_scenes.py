@@ -10,7 +10,7 @@ follow. Looks and ranges were chosen by eye on training images; no score was use
 from __future__ import annotations
 
 import csv
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -28,66 +28,28 @@ from panolib.data.samples import Sample
 RENDERER_VERSION = 1  # raise when pixels change; part of fingerprints
 MIN_AREA_PX = 20  # smaller visible pieces at the border are not drawn
 
-Range = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Look:
-    """Ranges from which one image of an experiment draws its parameters (uniformly).
-
-    Lengths in pixels, intensities in grey levels, shares and amplitudes without unit.
-    """
-
-    probability: float
-    radius: Range  # median over the nuclei of the image
-    size_spread: Range  # sigma of log radius
-    cover: Range  # share of the area covered
-    clumped: Range  # share of nuclei in touching groups
-    elongation: Range  # long over short axis
-    lobes: Range  # amplitude of the outline's Fourier terms
-    texture: Range  # contrast of chromatin
-    spots: Range  # strength of bright spots
-    nucleoli: Range  # depth of dark holes
-    condensed: Range  # share of small, very bright nuclei (dividing or dying)
-    blur: Range  # sigma of the point spread function
-    background: Range
-    brightness: Range  # median nucleus above the background
-    brightness_spread: Range  # sigma of log brightness between nuclei
-    fibres: Range  # amplitude relative to brightness
-
-
-LOOKS = {
-    "large": Look(
-        probability=0.24, radius=(17, 26), size_spread=(0.1, 0.25), cover=(0.08, 0.34), clumped=(0.0, 0.4),
-        elongation=(1.15, 1.8), lobes=(0.02, 0.08), texture=(0.08, 0.22), spots=(0.0, 0.25),
-        nucleoli=(0.0, 0.5), condensed=(0.0, 0.04), blur=(0.7, 1.6), background=(3, 13),
-        brightness=(18, 100), brightness_spread=(0.08, 0.35), fibres=(0.0, 0.02),
-    ),
-    "medium": Look(
-        probability=0.2, radius=(9.5, 15), size_spread=(0.08, 0.2), cover=(0.08, 0.26), clumped=(0.1, 0.5),
-        elongation=(1.1, 1.7), lobes=(0.01, 0.06), texture=(0.08, 0.25), spots=(0.0, 0.3),
-        nucleoli=(0.0, 0.35), condensed=(0.0, 0.08), blur=(0.8, 1.9), background=(2, 8),
-        brightness=(22, 60), brightness_spread=(0.2, 0.45), fibres=(0.0, 0.03),
-    ),
-    "granular": Look(
-        probability=0.2, radius=(7, 11), size_spread=(0.07, 0.2), cover=(0.08, 0.28), clumped=(0.3, 0.85),
-        elongation=(1.0, 1.25), lobes=(0.01, 0.05), texture=(0.2, 0.45), spots=(0.8, 2.2),
-        nucleoli=(0.0, 0.4), condensed=(0.0, 0.05), blur=(0.9, 1.6), background=(3, 6), brightness=(22, 45),
-        brightness_spread=(0.2, 0.5), fibres=(0.0, 0.03),
-    ),
-    "dense": Look(
-        probability=0.2, radius=(4.3, 6.5), size_spread=(0.1, 0.25), cover=(0.06, 0.15), clumped=(0.1, 0.5),
-        elongation=(1.1, 1.8), lobes=(0.01, 0.06), texture=(0.1, 0.3), spots=(0.0, 0.5),
-        nucleoli=(0.0, 0.2), condensed=(0.03, 0.25), blur=(0.6, 1.0), background=(5, 15),
-        brightness=(50, 110), brightness_spread=(0.25, 0.55), fibres=(0.0, 0.03),
-    ),
-    "sparse": Look(
-        probability=0.16, radius=(5.5, 8.5), size_spread=(0.1, 0.25), cover=(0.015, 0.07),
-        clumped=(0.1, 0.5), elongation=(1.05, 1.7), lobes=(0.01, 0.06), texture=(0.1, 0.3),
-        spots=(0.0, 0.8), nucleoli=(0.0, 0.3), condensed=(0.0, 0.15), blur=(0.6, 1.1), background=(3, 14),
-        brightness=(40, 120), brightness_spread=(0.2, 0.45), fibres=(0.0, 0.05),
-    ),
-}  # fmt: skip
+# Ranges from which an image draws its parameters, uniformly and in this order, by the look that it has.
+# Lengths in pixels, intensities in grey levels, shares and amplitudes without unit.
+_NAMES = "large", "medium", "granular", "dense", "sparse"
+_TABLE: dict[str, tuple] = {
+    "probability": (0.24, 0.2, 0.2, 0.2, 0.16),
+    "radius": ((17, 26), (9.5, 15), (7, 11), (4.3, 6.5), (5.5, 8.5)),  # median over the nuclei of the image
+    "size_spread": ((0.1, 0.25), (0.08, 0.2), (0.07, 0.2), (0.1, 0.25), (0.1, 0.25)),  # sigma of log radius
+    "cover": ((0.08, 0.34), (0.08, 0.26), (0.08, 0.28), (0.06, 0.15), (0.015, 0.07)),  # share of the area
+    "clumped": ((0.0, 0.4), (0.1, 0.5), (0.3, 0.85), (0.1, 0.5), (0.1, 0.5)),  # share in touching groups
+    "elongation": ((1.15, 1.8), (1.1, 1.7), (1.0, 1.25), (1.1, 1.8), (1.05, 1.7)),  # long over short axis
+    "lobes": ((0.02, 0.08), (0.01, 0.06), (0.01, 0.05), (0.01, 0.06), (0.01, 0.06)),  # of the outline
+    "texture": ((0.08, 0.22), (0.08, 0.25), (0.2, 0.45), (0.1, 0.3), (0.1, 0.3)),  # contrast of chromatin
+    "spots": ((0.0, 0.25), (0.0, 0.3), (0.8, 2.2), (0.0, 0.5), (0.0, 0.8)),  # strength of bright spots
+    "nucleoli": ((0.0, 0.5), (0.0, 0.35), (0.0, 0.4), (0.0, 0.2), (0.0, 0.3)),  # depth of dark holes
+    "condensed": ((0.0, 0.04), (0.0, 0.08), (0.0, 0.05), (0.03, 0.25), (0.0, 0.15)),  # share small and bright
+    "blur": ((0.7, 1.6), (0.8, 1.9), (0.9, 1.6), (0.6, 1.0), (0.6, 1.1)),  # sigma of the point spread
+    "background": ((3, 13), (2, 8), (3, 6), (5, 15), (3, 14)),
+    "brightness": ((18, 100), (22, 60), (22, 45), (50, 110), (40, 120)),  # median nucleus, above background
+    "brightness_spread": ((0.08, 0.35), (0.2, 0.45), (0.2, 0.5), (0.25, 0.55), (0.2, 0.45)),  # sigma of log
+    "fibres": ((0.0, 0.02), (0.0, 0.03), (0.0, 0.03), (0.0, 0.03), (0.0, 0.05)),  # relative to brightness
+}
+LOOKS = {name: {key: row[i] for key, row in _TABLE.items()} for i, name in enumerate(_NAMES)}
 
 
 @dataclass(frozen=True)
@@ -115,9 +77,9 @@ def render_nuclei(*, seed: int, index: int, height: int, width: int) -> Sample:
     if min(height, width) < 32:
         raise ValueError(f"cannot render {height} x {width} pixels; expected at least 32 x 32")
     rng = np.random.default_rng([seed, index])
-    probability = np.array([look.probability for look in LOOKS.values()])
+    probability = np.array([look["probability"] for look in LOOKS.values()])
     look = list(LOOKS.values())[rng.choice(len(LOOKS), p=probability / probability.sum())]
-    p = {name: rng.uniform(*bounds) for name, bounds in asdict(look).items() if name != "probability"}
+    p = {name: rng.uniform(*bounds) for name, bounds in look.items() if name != "probability"}
 
     nuclei, instance, depth = _populate(rng, p, height, width)
     image = _expose(rng, p, nuclei, instance, depth)
@@ -304,22 +266,10 @@ def write_nuclei(
 ) -> Path:
     """Render one split in the shared nuclei layout, once; `Nuclei(root, split)` reads it.
 
-    Writes images/{id}.png (8-bit RGB), labels/{id}.png (16 bit), splits/{split}.txt and index.csv. The
-    folder appears complete or not at all; it is used again when its fingerprint matches these arguments
-    and replaced when not.
-
-    `root` is the folder of this split alone; splits of one seed share no image. The files do not depend on
-    `n_workers`, a number of processes; with more than one, a script must call this below
-    ``if __name__ == "__main__"``.
-
-    Raises
-    ------
-    ValueError
-        For sizes and seeds that `render_nuclei` refuses.
-    FileExistsError
-        If `root` holds files that were not written here.
-    RuntimeError
-        If a worker process ends early, as it does where the main guard is missing.
+    Writes images/{id}.png (8-bit RGB), labels/{id}.png (16 bit), splits/{split}.txt and index.csv, as of
+    `cache.written_once`. `root` is the folder of this split alone; splits of one seed share no image. The
+    files do not depend on `n_workers`, a number of processes; with more than one, a script must call this
+    below ``if __name__ == "__main__"``. Errors as of `render_nuclei`, `written_once` and `map_in_processes`.
     """
     leave_unguarded_import()
     sizes = {"n_images": n_images, "height": height, "width": width}

@@ -220,12 +220,14 @@ class Canvas:
             cv2.fillPoly(shadow, [fixed], float(strength), cv2.LINE_8, 4)
 
         return Painting(
-            camera, visible, labelled, shadow, material=np.array([0, *material]),
-            plane=np.array([0, *plane]), thing=np.array([0, *thing]),
+            camera, visible, labelled, shadow,
+            material=np.array([np.hstack(each) for each in self._materials], np.float32)[[0, *material]],
+            plane=np.array(list(self._planes), np.float32)[[0, *plane]],
+            thing=np.array(self._things, np.int32)[[0, *thing]],
             roundness=np.array([0, *roundness], np.float32),
             middle=np.concatenate([[0], (left + right) / 2]).astype(np.float32),
             half_width=np.concatenate([[1], np.maximum((right - left) / 2, 0.5)]).astype(np.float32),
-            materials=list(self._materials), planes=list(self._planes), things=self._things, shade=self.shade,
+            shade=self.shade,
         )  # fmt: skip
 
 
@@ -291,7 +293,7 @@ class Light:
 
 @dataclass(frozen=True)
 class Painting:
-    """Two integer images of primitive numbers (0 = sky) and the tables they point into."""
+    """Two integer images of primitive numbers (0 = sky) and the tables they point into, a row a primitive."""
 
     camera: Camera
     visible: np.ndarray
@@ -303,14 +305,11 @@ class Painting:
     roundness: np.ndarray
     middle: np.ndarray
     half_width: np.ndarray
-    materials: list[Material]
-    planes: list[Plane]
-    things: list[tuple[int, int, bool]]
     shade: Shade | None = None
 
     def labels(self, step: int, sky: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(label ids u8, instances i32, crowd bool), every `step`-th pixel; instances count from 1."""
-        table = np.array(self.things, np.int32)[self.thing]
+        table = self.thing.copy()
         table[0] = sky, 0, False
         numbers = self.labelled[step // 2 :: step, step // 2 :: step]
         return table[numbers, 0].astype(np.uint8), table[numbers, 1], table[numbers, 2].astype(bool)
@@ -328,11 +327,9 @@ class Painting:
 
     def _table(self, light: Light) -> dict[str, np.ndarray]:
         """Columns of float32 [n_primitives + 1]: what shading looks up per pixel."""
-        materials = np.array([np.hstack(material) for material in self.materials], np.float32)
         names = "red green blue texture amplitude density gloss step_u step_v size_u size_v base glass"
-        table = dict(zip(names.split(), np.ascontiguousarray(materials[self.material].T)))
-        planes = np.array(self.planes, np.float32)[self.plane].T
-        table |= dict(zip(Plane._fields, np.ascontiguousarray(planes)))
+        table = dict(zip(names.split(), np.ascontiguousarray(self.material.T)))
+        table |= dict(zip(Plane._fields, np.ascontiguousarray(self.plane.T)))
         sun_x, sun_z = light.sun_direction
         facing = table["dz"] * sun_x - table["dx"] * sun_z  # normal towards the camera times the sun
         facing = np.where(table["x"] * table["dz"] > table["z"] * table["dx"], -facing, facing)
