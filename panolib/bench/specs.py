@@ -48,14 +48,15 @@ class InstanceStepSpec:
 class PerformanceSpec:
     """Sizes of the inputs, and how often each pair is timed."""
 
-    label_set: str
-    validation: str  # images of the training domain, for clusterings of real embeddings
+    label_set: str  # of the images whose real embeddings are clustered
+    validation: str  # those images, of the training domain
     n_images: Count
     min_size: Natural
     height: Count  # of embedding and label maps, pixels
     width: Count
     panoptic_height: Count  # of the maps that panoptic and semantic scores compare, pixels
     panoptic_width: Count
+    n_files: Count  # images of that size whose panoptic quality is computed from PNG files
     embedding_dims: Counts
     n_instances: Counts
     batch_size: Count

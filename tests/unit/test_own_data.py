@@ -304,7 +304,7 @@ def test_colours_are_ids(channels, tmp_path):
     assert ids.dtype == np.int32
     np.testing.assert_array_equal(ids, read_image(path).astype(np.int64) @ [1, 256, 65536])
     path.write_bytes(cv2.imencode(".png", stored.astype(np.uint16))[1])
-    with pytest.raises(DataError, match="ids.png: image of uint16, expected 8 bits a channel"):
+    with pytest.raises(DataError, match=r"ids\.png: image of uint16, expected 8 bits a channel"):
         read_ids(path)
 
 
