@@ -118,7 +118,7 @@ def contrastive(batch: int, height: int, width: int, n: int, seed: int) -> Opera
     weights = EmbeddingLossWeights(object_dice=0.0, unlabelled_push=0.0, consistency=0.0)
     return Operation(
         f"{batch} x {height} x {width}, {n} instances, E 16", "torch-em's ContrastiveLoss",
-        lambda: with_gradient(reference(fields, labels[:, None]), fields),
+        lambda: with_gradient(reference(fields, labels[:, None]).squeeze(), fields),
         {"pull, push": Ours(
             lambda: with_gradient(
                 sum(embedding_loss(fields, labels + 1, weights=weights).values()), fields
