@@ -44,6 +44,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
         "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
         "step_scaling": bench_step.step_scaling_rows(spec, label=f"{label}step scaling"),
         "step_overhead": bench_step.step_overhead(spec),
+        "instance_step": instance_step_rows(spec.instance_step, repeats=spec.repeats, seed=spec.seed),
         "operations": bench.operation_rows(spec, label=label),
         "real_embeddings": bench.real_embedding_rows(
             network, images, label_set, options, label=f"{label}real embeddings"
@@ -53,9 +54,6 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
         "processor": provenance.processor(),
         "peers": peer_versions(),
     }
-    if spec.instance_step is not None:
-        options = {"repeats": spec.repeats, "seed": spec.seed}
-        metrics["instance_step"] = instance_step_rows(spec.instance_step, **options)
     job.finish({})
     return metrics
 

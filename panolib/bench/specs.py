@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from panolib.config import Count, Counts, Natural, Positive, Seed, Share, Size, later, spec
+from panolib.config import Count, Counts, Natural, Positive, Seed, Share, Size, spec
 from panolib.data.render import city
 from panolib.training.specs import InstanceNetwork, SemanticNetwork
 
@@ -64,6 +64,7 @@ class PerformanceSpec:
     threads: Counts
     step: StepSpec
     scaling_step: StepSpec
+    instance_step: InstanceStepSpec
     step_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]  # height and width, pixels
     step_batches: Counts  # source crops, and as many target images
     render_height: Count
@@ -71,5 +72,4 @@ class PerformanceSpec:
     n_rendered: Count
     render_processes: Counts
     seed: Seed
-    before_training: bool = later(False)  # the loss also where no instance is told from another
-    instance_step: InstanceStepSpec | None = later(None)
+    before_training: bool  # the loss also where no instance is told from another
