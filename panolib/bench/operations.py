@@ -95,11 +95,13 @@ def machine_rates(size: int = 2048) -> dict[str, float]:
 def measure(operation: Operation, repeats: int) -> list[dict]:
     """Rows of one operation: memory and agreement first, then `repeats` rounds in which all take turns."""
     functions = {"": operation.reference} | {name: ours.function for name, ours in operation.ours.items()}
-    memory, results = {}, {}
+    memory, results, slow = {}, {}, {}
     for name, function in functions.items():
         if name:
             function()  # so that libraries have their buffers; the references take too long for that
+        began = timer()
         results[name], memory[name] = with_peak_memory(function)
+        slow[name] = timer() - began > BRIEF  # a Timer would call it once more to learn this
     agreement = {name: ours.check(results[name], results[""]) for name, ours in operation.ours.items()}
     del results
     n_threads = torch.get_num_threads()
@@ -108,7 +110,10 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
         for name, function in functions.items()
     }
     rounds = [
-        {name: timer.blocked_autorange(min_run_time=BRIEF) for name, timer in timers.items()}
+        {
+            name: repeated(function, 1) if slow[name] else timers[name].blocked_autorange(min_run_time=BRIEF)
+            for name, function in functions.items()
+        }
         for _ in range(repeats)
     ]
     times = {name: Measurement.merge(found[name] for found in rounds)[0] for name in functions}
