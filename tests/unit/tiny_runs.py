@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 
+from panolib.bench import instance_step as bench_instance_step
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
 from panolib.config import load_yaml, project_root, spec
@@ -150,7 +151,8 @@ def train(store: Store, run: Run, *, anew: bool = False) -> Record:
     none = lambda *args, **options: []  # noqa: E731
     timed = dict.fromkeys(("operation_rows", "scaling_rows", "rendering_rows", "start_rows"), none)
     steps = dict.fromkeys(("step_rows", "step_scaling_rows", "step_overhead"), none)
-    with mock.patch.multiple(bench, **timed), mock.patch.multiple(bench_step, **steps):
+    embedding_step = mock.patch.object(bench_instance_step, "instance_step_rows", none)
+    with mock.patch.multiple(bench, **timed), mock.patch.multiple(bench_step, **steps), embedding_step:
         return store.get(run, anew=anew)
 
 
