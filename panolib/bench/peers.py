@@ -72,7 +72,7 @@ def panoptic_files(folder: Path, n_images: int, height: int, width: int, seed: i
         evaluation = hotcoco.PanopticEval(*paths)  # the PNGs lie in the folder of the file's name
         evaluation.evaluate()
         found = evaluation.results()["per_class"]
-        return [found.get(str(i), {"pq": 0.0})["pq"] for i in CITYSCAPES.file_ids]
+        return [found[i]["pq"] if i in found else 0.0 for i in CITYSCAPES.file_ids]
 
     return Operation(
         f"{n_images} x {height} x {width}, {len(pairs[0][0][1])} segments", "hotcoco, from the same files",
