@@ -185,19 +185,26 @@ def check_data_sets(
 
 
 def performance_run(settings: Profile, runs: Mapping[str, Run], sources: Mapping, where: str) -> Run:
-    """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings."""
-    ladder = settings.ladders[settings.main]
+    """Time, memory and agreement of the core operations, on synthetic input and on our own embeddings.
+
+    These are of the source-only network of one ladder: `domain` of the section, by default the main one.
+    """
+    values = dict(settings.performance)
+    domain = values.pop("domain", settings.main)
+    if domain not in settings.ladders:
+        ladders = ", ".join(settings.ladders)
+        raise ProfileError(f"{where}: performance.domain: found {domain!r}, expected one of {ladders}")
+    ladder = settings.ladders[domain]
     seed = (ladder.seeds or settings.seeds)[0]
-    network = runs[run_name(settings.main, "instance", "source_only", seed)]
+    network = runs[run_name(domain, "instance", "source_only", seed)]
     parents = {"instance": network, "clustering": network}
-    values = {"label_set": ladder.label_set, "validation": ladder.instance_selection}
-    spec = from_mapping(PerformanceSpec, {**settings.performance, **values}, where=f"{where}: performance")
+    values |= {"label_set": ladder.label_set, "validation": ladder.instance_selection}
     return Run(
         name=PERFORMANCE,
-        domain=settings.main,
+        domain=domain,
         branch="performance",
         kind="performance",
-        spec=spec,
+        spec=from_mapping(PerformanceSpec, values, where=f"{where}: performance"),
         parents=tuple(parents.items()),
-        data=(sources[settings.main].fingerprint(ladder.instance_selection),),
+        data=(sources[domain].fingerprint(ladder.instance_selection),),
     )

@@ -20,6 +20,7 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     from panolib.bench import operations as bench  # scikit-learn and more, which no other kind needs
     from panolib.bench import step as bench_step
     from panolib.bench.instance_step import instance_step_rows
+    from panolib.bench.peers import peer_versions
 
     spec, label_set = run.spec, LABEL_SETS[run.spec.label_set]
     network = trained_network(parent_spec(job, "instance"), job.parent("instance"), CPU)
@@ -31,9 +32,11 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
     images = [images[i] for i in range(min(spec.n_images, len(images)))]
     label = f"{run.name}: "
     metrics = {
-        "step": bench_step.step_rows(spec, label_set.n_classes),
+        "step": bench_step.step_rows(spec),
         "scaling": bench.scaling_rows(spec, label=f"{label}scaling"),
-        "step_scaling": bench_step.step_scaling_rows(spec, label_set.n_classes, label=f"{label}step scaling"),
+        "step_scaling": bench_step.step_scaling_rows(spec, label=f"{label}step scaling"),
+        "step_overhead": bench_step.step_overhead(spec),
+        "instance_step": instance_step_rows(spec.instance_step, repeats=spec.repeats, seed=spec.seed),
         "operations": bench.operation_rows(spec, label=label),
         "real_embeddings": bench.real_embedding_rows(
             network, images, label_set, options, label=f"{label}real embeddings"
@@ -41,10 +44,8 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
         "rendering": bench.rendering_rows(spec),
         "start": bench.start_rows(spec.repeats),
         "processor": provenance.processor(),
+        "peers": peer_versions(),
     }
-    if spec.instance_step is not None:
-        options = {"repeats": spec.repeats, "seed": spec.seed}
-        metrics["instance_step"] = instance_step_rows(spec.instance_step, **options)
     job.finish({})
     return metrics
 

@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from panolib.bench.cases import NO_SKETCH, SKETCH, Operation, pair, scaling_operations, table_operations
+from panolib.bench.cases import NO_SLOWER, TARGETS, Operation, pair, scaling_operations, table_operations
+from panolib.bench.peers import peer_operations
 from panolib.bench.specs import PerformanceSpec
 from panolib.data.photometry import network_input
 from panolib.data.render import city
@@ -58,17 +59,23 @@ plots.points(pandas.DataFrame({"pixels": [1, 2], "ms": [1.0, 2.0]}), "pixels", "
 
 
 def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
-    """One row per operation, size and number of threads: times, memory, ratio, agreement."""
+    """One row per operation, size and number of threads: times, memory, ratio, agreement.
+
+    Packages of others (`peers`) are compared on one thread, for which targets are set.
+    """
     rows = []
-    for n_threads in spec.threads:
-        with set_torch_threads(n_threads):
-            rates = machine_rates()
-            operations = list(table_operations(spec))
-            for operation in tqdm(operations, desc=f"{label}{n_threads} thread(s)", leave=False):
-                moved = operation.moved * operation.input_bytes
-                floor_s = max(moved / rates["bytes_per_s"], operation.flop / rates["flop_per_s"])
-                for row in measure(operation, spec.repeats):
-                    rows.append(row | {"floor_ms": 1e3 * floor_s, "threads": n_threads})
+    with tempfile.TemporaryDirectory() as folder:
+        for n_threads in spec.threads:
+            with set_torch_threads(n_threads):
+                rates = machine_rates()
+                operations = list(table_operations(spec))
+                if n_threads == 1:
+                    operations += peer_operations(spec, Path(folder))
+                for operation in tqdm(operations, desc=f"{label}{n_threads} thread(s)", leave=False):
+                    moved = operation.moved * operation.input_bytes
+                    floor_s = max(moved / rates["bytes_per_s"], operation.flop / rates["flop_per_s"])
+                    for row in measure(operation, spec.repeats):
+                        rows.append(row | {"floor_ms": 1e3 * floor_s, "threads": n_threads})
     return rows
 
 
@@ -88,11 +95,13 @@ def machine_rates(size: int = 2048) -> dict[str, float]:
 def measure(operation: Operation, repeats: int) -> list[dict]:
     """Rows of one operation: memory and agreement first, then `repeats` rounds in which all take turns."""
     functions = {"": operation.reference} | {name: ours.function for name, ours in operation.ours.items()}
-    memory, results = {}, {}
+    memory, results, slow = {}, {}, {}
     for name, function in functions.items():
         if name:
             function()  # so that libraries have their buffers; the references take too long for that
+        began = timer()
         results[name], memory[name] = with_peak_memory(function)
+        slow[name] = timer() - began > BRIEF  # a Timer would call it once more to learn this
     agreement = {name: ours.check(results[name], results[""]) for name, ours in operation.ours.items()}
     del results
     n_threads = torch.get_num_threads()
@@ -101,18 +110,20 @@ def measure(operation: Operation, repeats: int) -> list[dict]:
         for name, function in functions.items()
     }
     rounds = [
-        {name: timer.blocked_autorange(min_run_time=BRIEF) for name, timer in timers.items()}
+        {
+            name: repeated(function, 1) if slow[name] else timers[name].blocked_autorange(min_run_time=BRIEF)
+            for name, function in functions.items()
+        }
         for _ in range(repeats)
     ]
     times = {name: Measurement.merge(found[name] for found in rounds)[0] for name in functions}
     rows = []
     for name, ours in operation.ours.items():
-        target, sketch_ms = SKETCH.get((name, operation.varied), NO_SKETCH)
+        target = TARGETS.get((name, operation.varied), NO_SLOWER) if n_threads == 1 else float("nan")
         rows.append(
             {"operation": name, "size": operation.size, "reference": operation.reference_name}
             | pair(times[name], times[""], {"ours": memory[name], "reference": memory[""]})
-            | {"target_ratio": target, "sketch_ms": sketch_ms, "bound": ours.bound,
-               "input_mib": operation.input_bytes / 2**20,
+            | {"target_ratio": target, "bound": ours.bound, "input_mib": operation.input_bytes / 2**20,
                "agreement": agreement[name][0], "agrees": agreement[name][1]}
         )  # fmt: skip
     return rows

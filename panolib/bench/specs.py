@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from panolib.config import Count, Counts, Natural, Positive, Seed, Share, Size, later, spec
+from panolib.config import Count, Counts, Natural, Positive, Seed, Share, Size, spec
 from panolib.data.render import city
 from panolib.training.specs import InstanceNetwork, SemanticNetwork
 
@@ -48,14 +48,15 @@ class InstanceStepSpec:
 class PerformanceSpec:
     """Sizes of the inputs, and how often each pair is timed."""
 
-    label_set: str
-    validation: str  # images of the training domain, for clusterings of real embeddings
+    label_set: str  # of the images whose real embeddings are clustered
+    validation: str  # those images, of the training domain
     n_images: Count
     min_size: Natural
     height: Count  # of embedding and label maps, pixels
     width: Count
     panoptic_height: Count  # of the maps that panoptic and semantic scores compare, pixels
     panoptic_width: Count
+    n_files: Count  # images of that size whose panoptic quality is computed from PNG files
     embedding_dims: Counts
     n_instances: Counts
     batch_size: Count
@@ -63,6 +64,7 @@ class PerformanceSpec:
     threads: Counts
     step: StepSpec
     scaling_step: StepSpec
+    instance_step: InstanceStepSpec
     step_sizes: Annotated[tuple[Size, ...], Field(min_length=1)]  # height and width, pixels
     step_batches: Counts  # source crops, and as many target images
     render_height: Count
@@ -70,5 +72,4 @@ class PerformanceSpec:
     n_rendered: Count
     render_processes: Counts
     seed: Seed
-    before_training: bool = later(False)  # the loss also where no instance is told from another
-    instance_step: InstanceStepSpec | None = later(None)
+    before_training: bool  # the loss also where no instance is told from another

@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
-from panolib.bench.cases import SKETCH, close, pair
+from panolib.bench.cases import TARGETS, close, pair
 from panolib.bench.specs import StepSpec
 from panolib.data.render import city
 from panolib.lab.measuring import (
@@ -22,9 +22,11 @@ from panolib.lab.measuring import (
     timer,
     with_peak_memory,
 )
+from panolib.labels import CITYSCAPES
 from panolib.training import semantic
+from panolib.training.batch_norm import train_mode
 from panolib.training.run_specs import SelfTrainingSpec
-from panolib.training.setup import build_semantic, memory_format
+from panolib.training.setup import build_semantic, lay_out, memory_format
 from panolib.training.specs import Augmentation, Compute, Optimiser
 
 STAGES = (  # what training calls them for the profiler (`torch.profiler.record_function`)
@@ -35,7 +37,7 @@ STEP = "semantic self-training step"
 ROUNDINGS = 3  # loss curves agree if they differ by no more than so many times what one rounding does
 
 
-def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
+def step_rows(spec, *, bf16: bool | None = None) -> dict:
     """The step of a `PerformanceSpec`: channels-last against contiguous float32; where its time goes.
 
     A network that is not safe in channels-last (`setup.memory_format`) is contiguous in both.
@@ -49,7 +51,7 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
         "images_per_s": source crops and target views a second; "mib": rise of the memory of the process.
     """
     step = spec.step
-    training = _training(spec, step, n_classes)
+    training = _training(spec, step)
     bf16 = has_bf16(torch.device("cpu")) if bf16 is None else bf16
     ways = {
         "ours": {"channels_last": True, "precision": "bf16-mixed" if bf16 else "32-true"},
@@ -74,7 +76,6 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
     )
     words, _ = close(losses["ours"], losses["reference"], 0.0)
     instructions = torch.backends.cpu.get_cpu_capability()
-    target, sketch_ms = SKETCH[STEP, None]
     bound = f"{stages['networks, optimiser']:.1f} % are the networks, with {instructions}"
     row = {
         "operation": f"{STEP}, {training.layout()}" + ", bf16" * bf16,
@@ -82,9 +83,8 @@ def step_rows(spec, n_classes: int, *, bf16: bool | None = None) -> dict:
         f"{step.n_target} x {step.n_views} views, {step.height} x {step.width}",
         "reference": "float32, contiguous",
         **pair(times["ours"], times["reference"], memory),
-        "target_ratio": target,
-        "sketch_ms": sketch_ms,
-        "bound": bound if bf16 else f"{bound} and without the bf16 of the sketch's processor",
+        "target_ratio": TARGETS[STEP, None],
+        "bound": bound if bf16 else f"{bound} without bf16",
         "threads": 1,
         "agreement": f"loss curve {words}; {rounding:.0e} after one rounding of the start weights",
         "agrees": apart <= max(1e-2, ROUNDINGS * rounding),
@@ -104,7 +104,7 @@ def _stages(training: _Training, **way) -> dict[str, float]:
     return shares | {"networks, optimiser": 100 - sum(shares.values())}
 
 
-def step_scaling_rows(spec, n_classes: int, *, label: str = "") -> list[dict]:
+def step_scaling_rows(spec, *, label: str = "") -> list[dict]:
     """Median time of the step against image size and against batch size, one thread, the faster layout."""
     step = spec.scaling_step
     cases = [("pixels of an image", h * w, replace(step, height=h, width=w)) for h, w in spec.step_sizes]
@@ -116,13 +116,50 @@ def step_scaling_rows(spec, n_classes: int, *, label: str = "") -> list[dict]:
     with set_torch_threads(1):
         for axis, position, chosen in tqdm(cases, desc=label, leave=False):
             clock = Clock()
-            _training(spec, chosen, n_classes).run(clock, channels_last=True)
+            _training(spec, chosen).run(clock, channels_last=True)
             times = clock.durations[1:]
             rows.append({
                 "operation": STEP, "axis": axis, "position": position,
                 "ours_ms": 1e3 * measurement(times).median, "repeats": len(times),
             })  # fmt: skip
     return rows
+
+
+def step_overhead(spec) -> dict[str, float]:
+    """What a step of the small network takes beside the student's own passes over the same batch.
+
+    These are forward and backward of the source crops and of the target views, with the mean of the logits
+    for a loss. The step has the teacher's forward pass, data, losses and the optimiser besides. Both take
+    turns; on one thread.
+
+    Returns
+    -------
+    dict
+        "step_ms" and "passes_ms" (median processor time), "ratio" of the two, "steps" that were timed.
+    """
+    step = replace(spec.scaling_step, iterations=1 + 3 * spec.repeats)
+    training = _training(spec, step)
+    compute = replace(training.spec.compute, channels_last=True)
+    student = lay_out(build_semantic(step.network, CITYSCAPES.n_classes), compute)
+    train_mode(student, training.spec.batch_norm)
+    batches = [torch.rand(n, 3, step.height, step.width)
+               for n in (step.batch_size, step.n_target * step.n_views)]  # fmt: skip
+    passes_s = []
+
+    def passes() -> None:
+        began = time.process_time()
+        student.zero_grad(set_to_none=True)
+        for images in batches:
+            student(images).mean().backward()
+        passes_s.append(time.process_time() - began)
+
+    with set_torch_threads(1):
+        training.run(clock := Clock(passes), channels_last=True)
+    step_ms, passes_ms = (
+        1e3 * measurement(found[1:]).median for found in (clock.cpu_durations, passes_s)
+    )
+    return {"step_ms": step_ms, "passes_ms": passes_ms, "ratio": step_ms / passes_ms,
+            "steps": len(passes_s) - 1}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,12 +169,11 @@ class _Training:
     spec: SelfTrainingSpec
     start: dict
     images: list[list]  # of the source, of the target
-    n_classes: int
 
     def run(self, clock: Clock, *, channels_last: bool, precision: str = "32-true") -> None:
         compute = replace(self.spec.compute, channels_last=channels_last, precision=precision)
         spec = replace(self.spec, compute=compute)
-        semantic.self_train(spec, clock, self.start, *self.images, self.n_classes)
+        semantic.self_train(spec, clock, self.start, *self.images, CITYSCAPES.n_classes)
 
     def nudged(self) -> _Training:
         """The same with every start weight at the next float: what rounding alone does to a loss curve."""
@@ -149,12 +185,12 @@ class _Training:
 
     def layout(self) -> str:
         """What the network is trained in where channels-last is asked for, in words."""
-        model = build_semantic(self.spec.network, self.n_classes)
+        model = build_semantic(self.spec.network, CITYSCAPES.n_classes)
         found = memory_format(replace(self.spec.compute, channels_last=True), model)
         return "channels-last" if found == torch.channels_last else "contiguous"
 
 
-def _training(spec, step: StepSpec, n_classes: int) -> _Training:
+def _training(spec, step: StepSpec) -> _Training:
     """The step with the settings of SAC, on four images of each style."""
     size = {"height": step.height, "width": step.width}
     images = [
@@ -162,7 +198,7 @@ def _training(spec, step: StepSpec, n_classes: int) -> _Training:
         for style in (step.source_style, step.target_style)
     ]
     training = SelfTrainingSpec(
-        label_set=spec.label_set, source="", target="", validation="", network=step.network,
+        label_set=CITYSCAPES.name, source="", target="", validation="", network=step.network,
         optimiser=Optimiser("sgd", 2.5e-4, 0.0005, 0.9, 1.0, "poly", 0),
         augmentation=sac_augmentation(**size),
         iterations=step.iterations, batch_size=step.batch_size, n_target=step.n_target,
@@ -172,7 +208,7 @@ def _training(spec, step: StepSpec, n_classes: int) -> _Training:
         rare_class_sampling=False, compute=Compute("cpu", "32-true", 0, False), seed=spec.seed,
     )  # fmt: skip
     torch.manual_seed(spec.seed)
-    return _Training(training, build_semantic(step.network, n_classes).state_dict(), images, n_classes)
+    return _Training(training, build_semantic(step.network, CITYSCAPES.n_classes).state_dict(), images)
 
 
 def sac_augmentation(height: int, width: int) -> Augmentation:

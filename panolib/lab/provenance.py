@@ -28,6 +28,7 @@ PACKAGES = (
     "opencv-python-headless",
     "transformers",
     "torch_em",
+    "hotcoco",
     "kornia",
     "bioimage-cpp",
 )

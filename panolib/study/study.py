@@ -160,7 +160,7 @@ class Study:
         return ""
 
 
-PERFORMANCE = "city-performance"
+PERFORMANCE = "performance"
 
 
 def run_name(domain: str, kind: str, rung: str, seed: int, variant: str = "") -> str:

@@ -340,7 +340,7 @@ def test_a_run_that_cannot_be_exported(city, tmp_path, capsys):
     ("run", "out", "message"),
     [
         ("city-threat-icm.00-s0", "out", "ExportError: run 'city-threat-icm.00-s0' is of kind 'threat'"),
-        ("city-performance", "out", "ExportError: run 'city-performance' is of kind 'performance'"),
+        ("performance", "out", "ExportError: run 'performance' is of kind 'performance'"),
         ("city-panoptic-oracle-s0", "file/below/out", "NotADirectoryError: .*file is a file"),
     ],
 )

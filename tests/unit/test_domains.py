@@ -17,6 +17,7 @@ from panolib.data.readers import DOMAINS
 from panolib.dry_run import make_plan
 from panolib.labels import CITYSCAPES, LABEL_SETS, LabelSet
 from panolib.load import load
+from panolib.study.study import PERFORMANCE
 
 SIZE = (32, 64)
 LANES = LabelSet(
@@ -148,6 +149,18 @@ def test_any_ladder_may_be_the_main_one(toy, tmp_path):
     assert {run.domain for run in study.runs.values() if run.kind in ("threat", "latency")} == {"toy"}
     assert {run.domain for run in study.runs.values() if run.kind == "performance"} == {"toy"}
     assert "city-panoptic-oracle-s0" in study.runs
+
+
+def test_performance_takes_the_embeddings_of_the_domain_that_the_profile_names(tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("extends: smoke\nperformance: {domain: nuclei}\n")
+    run = load(path, root=tmp_path).runs[PERFORMANCE]
+    assert (run.name, run.domain, run.spec.label_set) == ("performance", "nuclei", "nuclei")
+    assert run.spec.validation == "nuclei_scenes/val"
+    assert dict(run.parents)["instance"].name == "nuclei-instance-source_only-s0"
+    path.write_text("extends: smoke\nperformance: {domain: nuclei}\nnuclei: null\n")
+    with pytest.raises(ProfileError, match=r"performance\.domain: found 'nuclei', expected one of city$"):
+        load(path, root=tmp_path)
 
 
 def test_a_label_set_that_cannot_be_scored_is_an_error_of_the_profile(toy, tmp_path, monkeypatch):

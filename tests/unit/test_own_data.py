@@ -16,7 +16,8 @@ from PIL import Image
 
 from panolib.data.any_image import n_pages, read_page
 from panolib.data.check import check_folders
-from panolib.data.images import scale_intensity, stretch_intensity
+from panolib.data.errors import DataError
+from panolib.data.images import read_ids, read_image, scale_intensity, stretch_intensity
 from panolib.data.intensity import Intensity, percentiles_of
 from panolib.data.label_sets import read_label_set
 from panolib.data.readers import CocoPanoptic, Folders
@@ -291,6 +292,20 @@ def test_segments_of_coco(coco):
     for png in (coco / "annotations").rglob("*.png"):
         png.unlink()
     assert [sample.semantic for sample in CocoPanoptic(coco, with_labels=False)] == [None, None]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_colours_are_ids(channels, tmp_path):
+    """Grey repeated, alpha dropped, as when an image is read."""
+    path, rng = tmp_path / "ids.png", np.random.default_rng(0)
+    stored = rng.integers(0, 256, (5, 7, channels), np.uint8)
+    path.write_bytes(cv2.imencode(".png", stored)[1])
+    ids = read_ids(path)
+    assert ids.dtype == np.int32
+    np.testing.assert_array_equal(ids, read_image(path).astype(np.int64) @ [1, 256, 65536])
+    path.write_bytes(cv2.imencode(".png", stored.astype(np.uint16))[1])
+    with pytest.raises(DataError, match=r"ids\.png: image of uint16, expected 8 bits a channel"):
+        read_ids(path)
 
 
 def test_splits_of_coco_never_overlap(coco):

@@ -185,7 +185,7 @@ def test_notebooks_say_in_one_line_which_section_is_missing(tmp_path):
         with pytest.raises(LookupError, match=missing):
             rows.rows(loaded, experiment)
     with pytest.raises(
-        LookupError, match=r"no run 'city-performance' in the study of profile my.*performance"
+        LookupError, match=r"no run 'performance' in the study of profile my.*performance"
     ):
         loaded.get(study.PERFORMANCE)
     for notebook in ("05_guided_masks", "06_instance_results"):
@@ -262,6 +262,7 @@ BAD = [  # key, value; the message names the last part of the key, or its sectio
     ("detr.network.output_stride", 4), ("detr.network.n_points", 0), ("detr.elsewhere", ["gta/val"]),
     ("detr.rule.thresholds", [85, 50]), ("detr.iterations", 0), ("detr.colours.probability", 2.0),
     ("detr.curve_sizes", [12, 12]), ("performance.step.source_style", "sinthia"),
+    ("performance.domain", "citty"),
     ("performance.threads", []), ("performance.step_sizes", [[0, 64]]), ("performance.repeats", 0),
     ("realtime.rule", "sett"), ("realtime.threshold", 90), ("realtime.network.version", "bisnet"),
     ("realtime.adversary.width", 0), ("realtime.adaptation.batch_norm", "bth"),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import yaml
 
+from panolib.bench import instance_step as bench_instance_step
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
 from panolib.config import load_yaml, project_root, spec
@@ -102,7 +103,6 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "active_answers": "answers-active.disagreement.2.1-s0",
         "active_labels": "answers-active.full_labels.2.1-s0",
         "clustering_cost": "clustering_cost-s0",
-        "performance": "performance",
         "adversarial_adaptation": "semantic-ssl1-bisenet-s0",
         "meta_labels": "semantic-mpl_old-bisenet-s0",
         "label_quality": "labels-bisenet-s0",
@@ -114,6 +114,7 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "detr_cost": "detr_cost-s0",
     }
     runs = {kind: _from_untrained(loaded.runs[f"city-{name}"]) for kind, name in names.items()}
+    runs["performance"] = _from_untrained(loaded.runs[study.PERFORMANCE])
     otsu = loaded.runs["nuclei-panoptic-otsu_watershed-s0"]  # scored on rendered nuclei, which are everywhere
     runs["classical"] = replace(
         otsu, data=otsu.data[1:], spec=replace(otsu.spec, validation=otsu.spec.selection)
@@ -149,8 +150,9 @@ def train(store: Store, run: Run, *, anew: bool = False) -> Record:
     """The record of a run, without what performance runs measure for minutes."""
     none = lambda *args, **options: []  # noqa: E731
     timed = dict.fromkeys(("operation_rows", "scaling_rows", "rendering_rows", "start_rows"), none)
-    steps = dict.fromkeys(("step_rows", "step_scaling_rows"), none)
-    with mock.patch.multiple(bench, **timed), mock.patch.multiple(bench_step, **steps):
+    steps = dict.fromkeys(("step_rows", "step_scaling_rows", "step_overhead"), none)
+    embedding_step = mock.patch.object(bench_instance_step, "instance_step_rows", none)
+    with mock.patch.multiple(bench, **timed), mock.patch.multiple(bench_step, **steps), embedding_step:
         return store.get(run, anew=anew)
 
 

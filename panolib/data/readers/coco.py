@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import pandas as pd
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from panolib.config import Count, from_mapping
 from panolib.data.any_image import IMAGES, Page
 from panolib.data.errors import DataError
 from panolib.data.folders import check_pairs, is_thing, split_by_hash
-from panolib.data.images import read_image
+from panolib.data.images import read_ids
 from panolib.data.intensity import Intensity, Limits
 from panolib.data.label_sets import label_set_of_categories
 from panolib.data.readers.folders import PagedSet
@@ -108,8 +109,8 @@ class CocoPanoptic(PagedSet):
 
     def _read_labels(self, paths: tuple) -> tuple[np.ndarray, ...]:
         path, segments = paths
-        ids = read_image(path).astype(np.int32) @ np.array([1, 256, 65536], np.int32)
-        drawn, place = np.unique(ids, return_inverse=True)
+        ids = read_ids(path)
+        place, drawn = pd.factorize(ids.ravel(), sort=True)  # np.unique sorts all pixels
         place, listed = place.reshape(ids.shape), {segment.id: segment for segment in segments}
         for wrong, what in (
             (listed.keys() - set(drawn.tolist()), "is listed but has no pixel, expected it in the image"),
