@@ -21,7 +21,8 @@ def true_overlaps(sample: Sample, candidates: Sequence[np.ndarray]) -> list[floa
 
     Void pixels and groups count for nothing.
     """
-    truth, ignored = _truth(sample)
+    _, _, ignored = truth_on_grid(sample, sample.semantic.shape)
+    truth = true_instances(sample)
     return [overlap(relabel_sequential(np.where(ignored, 0, labels))[0], truth) for labels in candidates]
 
 
@@ -39,20 +40,20 @@ def choice(overlaps: Sequence[float], *, wrong: float, seed: int, image: str) ->
 def outlined(
     samples: Iterable[Sample], seconds: float, seconds_per_object: float
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """(id, true instances [H, W]) of the images whose objects are outlined within some seconds.
+    """(id, true instances int64 [H, W]) of the images whose objects are outlined within some seconds.
 
     Images are taken in their order, each as a whole, the first one in any case.
     """
     spent = 0.0
     for number, sample in enumerate(samples):
-        instances, _ = _truth(sample)
+        instances = true_instances(sample)
         spent += seconds_per_object * int(instances.max(initial=0))
         if number > 0 and spent > seconds:
             return
         yield sample.id, instances
 
 
-def _truth(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """(objects 1 .. K without groups and void, integer [H, W]; where these are, bool) of a labelled image."""
+def true_instances(sample: Sample) -> np.ndarray:
+    """int64 [H, W]: objects 1 .. K of a labelled image without groups and void."""
     _, instances, ignored = truth_on_grid(sample, sample.semantic.shape)
-    return relabel_sequential(np.where(ignored, 0, instances))[0], ignored
+    return relabel_sequential(np.where(ignored, 0, instances))[0]

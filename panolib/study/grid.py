@@ -31,12 +31,10 @@ from panolib.training.run_specs import (
     SemanticBatchNormSpec,
 )
 
-STAGES = {  # what a self-trained network of a branch has gone through: section of the settings, spec
-    "semantic": {"semantic_baseline": BaselineSpec, "self_training": SelfTrainingSpec},
-    "instance": {
-        "instance_baseline": InstanceBaselineSpec, "instance_self_training": InstanceSelfTrainingSpec,
-    },
-}  # fmt: skip
+STAGES = {  # what a self-trained network of a branch has gone through: sections of the settings
+    "semantic": ("semantic_baseline", "self_training"),
+    "instance": ("instance_baseline", "instance_self_training"),
+}
 
 
 @spec
@@ -153,9 +151,8 @@ class Grid:
         settings, iterations = self.settings, 0
         if not settings.equal_budgets:
             return {}
-        baseline = getattr(settings, next(iter(STAGES[branch])))
-        for section, cls in STAGES[branch].items():
-            fields = over_baseline(cls, baseline, getattr(settings, section))
+        for section in STAGES[branch]:
+            fields = {**getattr(settings, STAGES[branch][0]), **getattr(settings, section)}
             found = {name: value for name, value in fields.items() if name == "iterations"}
             where = f"{self.where}: {self.domain}.{section}"
             iterations += from_mapping(Budget, found, where=where).iterations

@@ -126,8 +126,6 @@ def adaptive_thresholds(
     # first along rows: on a GPU all pixels of a crop would queue for the same C numbers
     best = confidence.new_zeros(n, height, len(prior)).scatter_reduce(2, classes, confidence, "amax").amax(1)
     discount = -torch.expm1(-prior / prior_scale)
-    if prior_scale == 0:  # no discount but of a class that was never seen
-        discount = (prior > 0).to(prior)
     return (threshold_scale * discount.to(best) * best).clamp(min=minimum)
 
 

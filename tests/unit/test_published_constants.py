@@ -265,12 +265,12 @@ def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper
     All stages re-normalise the source and upsample on receptive fields, also on the smaller canvas of fusion.
     """
     asked, recoloured, upsampled = [], set(), set()
-    original = crops._recolour, semantic.upsample_to
+    original = crops._crop, semantic.upsample_to
 
-    def recolour(renormalise, dataset, index):
-        found = original[0](renormalise, dataset, index)
-        recoloured.add((dataset.origin(index), found is not None))
-        return found
+    def crop(batches, index, sample, maps):
+        origin, colours = batches.dataset.origin(index), batches.renormalise
+        recoloured.add((origin, colours is not None and colours.recolour(origin) is not None))
+        return original[0](batches, index, sample, maps)
 
     def upsample_to(maps, size, placement, *, image_size=None):
         upsampled.add((placement, tuple(size), tuple(image_size or size)))
@@ -283,7 +283,7 @@ def test_every_stage_of_paper_runs_and_only_baselines_ask_for_weights(thin_paper
     def get(branch, rung):
         return thin_paper.get(study.run_name("city", branch, rung, 0))
 
-    monkeypatch.setattr(crops, "_recolour", recolour)
+    monkeypatch.setattr(crops, "_crop", crop)
     monkeypatch.setattr(semantic, "upsample_to", upsample_to)
     monkeypatch.setattr(encoder, "find_encoder_weights", weights)
     get("semantic", "source_only")

@@ -110,14 +110,6 @@ def test_void_of_another_shape_is_not_broadcast():
         score.update(INSTANCES, SEGMENTS, INSTANCES, SEGMENTS, void=void)
 
 
-def test_a_discount_that_is_switched_off_leaves_the_thresholds():
-    """Also of a class that was never seen, where 0 / 0 would be a threshold that nothing exceeds."""
-    fused = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1)
-    prior = torch.tensor([0.1, 0.0])
-    thresholds = pseudo_labels.adaptive_thresholds(*fused.max(1), prior, prior_scale=0.0)
-    torch.testing.assert_close(thresholds, torch.tensor([[0.75 * 0.7, 0.2]]))
-
-
 def test_an_image_without_a_pixel_has_nothing_to_clean():
     for labels in (np.zeros((0, 5), np.uint16), torch.zeros(0, 0, dtype=torch.int32)):
         cleaned = instances.clean_instances(labels)

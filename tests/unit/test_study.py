@@ -154,7 +154,7 @@ def test_evaluation_leaves_weights_and_buffers_alone(trained):
     """Scoring a network twice changes nothing in it."""
     from panolib.labels import CITYSCAPES
     from panolib.scoring import evaluate
-    from panolib.study.kinds import build_semantic
+    from panolib.training.setup import build_semantic
 
     run = trained.runs[study.run_name("city", "semantic", "source_only", 0)]
     model = build_semantic(run.spec.network, 19)
