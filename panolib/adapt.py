@@ -18,7 +18,7 @@ import pandas as pd
 import yaml
 from safetensors.torch import save
 
-from panolib.config import find_profile, merged, to_plain
+from panolib.config import to_plain
 from panolib.data.any_image import Page, n_pages
 from panolib.data.check import check_folders
 from panolib.data.folders import FolderSet
@@ -33,6 +33,7 @@ from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.load import load
 from panolib.predict_files import SHEET, predict_files, report
+from panolib.profiles import find_profile, merged
 from panolib.report import adaptation
 from panolib.report.model_card import model_card
 from panolib.study.apply import PanopticResult, load_networks, predict

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panolib.adapt import adapt as adapt_to
-from panolib.config import project_root
 from panolib.dry_run import check_disk, make_plan
 from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
@@ -29,6 +28,7 @@ from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
 from panolib.load import load
 from panolib.predict_files import predict_files, report
+from panolib.profiles import project_root
 from panolib.report.model_card import model_card
 from panolib.report.rows import write_csv
 from panolib.study.apply import SHIPPED

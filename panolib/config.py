@@ -1,7 +1,7 @@
-"""Profiles: strict YAML -> frozen specs, and back to plain values for run.json and the keys of runs.
+"""Specs: frozen dataclasses made of plain values, and back to these for run.json and the keys of runs.
 
-A profile holds plain values only. The spec is the schema: a key that no field has, a field without a value
-and a value of another type are each an error that names the file and the key.
+The spec is the schema: a key that no field has, a field without a value and a value of another type are each
+an error that names the file and the key.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import difflib
 import functools
 import itertools
 import json
-import os
-import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +18,10 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 
 import pydantic
 import pydantic.dataclasses
-import yaml
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from panolib.errors import UserError, one_line
+from panolib.errors import UserError
 
 T = TypeVar("T")
 
@@ -73,138 +70,6 @@ def spec(cls: type[T] | None = None, **options) -> type[T]:
     return decorate if cls is None else decorate(cls)
 
 
-def project_root(start: str | Path | None = None) -> Path:
-    """The folder of this project, searched from `start` (default: the working folder) upwards.
-
-    Raises FileNotFoundError if no folder on the way up holds a pyproject.toml that names panolib.
-    """
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
-        project = folder / "pyproject.toml"
-        if project.is_file() and re.search(r'^name\s*=\s*"panolib"', project.read_text(), re.MULTILINE):
-            return folder
-    raise FileNotFoundError(
-        f"{start}: neither this folder nor one above it holds the pyproject.toml of "
-        "panolib; run from inside the cloned repository"
-    )
-
-
-def expand_path(text: str) -> Path:
-    """A path of a profile: "~" and variables of the environment ($NAME) are replaced.
-
-    Raises ProfileError naming a variable that is not set, or a user ("~name") without a home folder here.
-    """
-    expanded = os.path.expandvars(text)
-    unset = re.search(r"\$(\w+|\{\w*\})", expanded)
-    if unset:
-        raise ProfileError(f"path {text!r}: variable {unset[0]} is not set; expected one of the environment")
-    try:
-        return Path(expanded).expanduser()
-    except RuntimeError:
-        raise ProfileError(
-            f"path {text!r}: expected ~ or a user of this machine, found no home folder"
-        ) from None
-
-
-def profile_names() -> list[str]:
-    """Names of the profiles in `notebooks/profiles`; base, which others extend, is none."""
-    return sorted({file.stem for file in _profiles().glob("*.yaml")} - {"base"})
-
-
-def find_profile(profile: str | Path, *, near: Path | None = None) -> Path:
-    """The file of a profile.
-
-    `profile` is the name of a file in `notebooks/profiles` without ".yaml"; or the path of a YAML file,
-    searched from the working folder and from the project's. `near` is the file that extends this one: "base"
-    is then a name too, and paths are searched from its folder. Raises ProfileError for an unknown name,
-    listing the known ones, and for a path without a file.
-    """
-    text = str(profile)
-    if not (isinstance(profile, Path) or text.endswith((".yaml", ".yml")) or "/" in text or "\\" in text):
-        known = profile_names() + (["base"] if near else [])
-        if text not in known:
-            raise ProfileError(
-                f"profile {text!r}: expected one of {', '.join(known)}, or the path of a YAML file"
-            )
-        return _profiles() / f"{text}.yaml"
-    path = expand_path(text)
-    for folder in (near.parent if near else Path(), project_root()):
-        try:
-            if (folder / path).is_file():
-                return (folder / path).resolve()
-        except OSError as error:  # a name that no file can have, a folder that may not be entered
-            raise ProfileError(f"profile {text}: expected a YAML file: {error.strerror}") from error
-    raise ProfileError(f"profile {text}: expected a YAML file, found no such file")
-
-
-def load_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping, merged into the file that it extends.
-
-    Two traps of plain YAML are closed: a key given twice is an error, and ``1e-3`` is a number. The head of
-    `notebooks/profiles/base.yaml` says how a file changes the one that it `extends`.
-
-    Raises FileNotFoundError if there is no such file, listing the profiles beside it. Raises ProfileError if
-    the text is no YAML, a key is given twice, the top level is no mapping, the extended file is not there or
-    extends this one, a mapping holds itself, or a key is to be removed that is not there.
-    """
-    try:
-        return _load_merged(Path(path), ())
-    except RecursionError:
-        raise ProfileError(f"{path}: {_ENDLESS}") from None
-
-
-def _profiles() -> Path:
-    return project_root() / "notebooks" / "profiles"
-
-
-def _load_merged(path: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    """A file merged into what it extends. `below`: the files that lead here, each extending the next."""
-    if not path.is_file():
-        found = sorted(file.stem for file in path.parent.glob("*.yaml"))
-        known = ", ".join(found) or "no profile"
-        raise FileNotFoundError(f"{path}: no such file; found here: {known}; expected a YAML file")
-    below = (*below, path.resolve())
-    if below[-1] in below[:-1]:
-        files = " -> ".join(file.name for file in below)
-        raise ProfileError(f"{path}: extends itself, by {files}; expected a last one that extends none")
-    try:
-        mapping = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        expected = "expected YAML in utf-8 with every key once"
-        raise ProfileError(f"{path}: {one_line(error)}; {expected}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # 2023-13-01, !!int x: PyYAML's own
-        raise ProfileError(f"{path}: expected YAML, found a value that is none ({error})") from error
-    if not isinstance(mapping, dict):
-        raise ProfileError(f"{path}: expected `key: value` lines, found {_show(mapping)}")
-    if "extends" not in mapping:
-        return merged({}, mapping, str(path), "")
-    try:
-        extended = find_profile(mapping.pop("extends"), near=path)
-    except ProfileError as error:
-        raise ProfileError(f"{path}: extends: {error}") from error
-    return merged(_load_merged(extended, below), mapping, str(path), "")
-
-
-def merged(below: Mapping, above: Mapping, where: str, path: str) -> dict:
-    """A mapping changed by what another says in its place, at any depth.
-
-    `where`: the file; `path`: the keys that lead to these mappings; both for messages.
-    """
-    found = dict(below)
-    for key, value in above.items():
-        if value is _REMOVE:
-            if key not in found:
-                raise ProfileError(f"{where}: {_join(path, key)}: expected a key to remove, found none")
-            del found[key]
-        elif isinstance(value, dict):
-            kept = found.get(key)
-            whole = isinstance(value, _Replacing) or not isinstance(kept, dict)
-            found[key] = merged({} if whole else kept, value, where, _join(path, key))
-        else:
-            found[key] = value
-    return found
-
-
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path) -> T:
     """Build a (nested) spec from a mapping of plain values, without any guess.
 
@@ -218,7 +83,7 @@ def from_mapping(cls: type[T], mapping: Mapping[str, Any], *, where: str | Path)
     except TypeError as error:
         raise ProfileError(f"{where}: {error}") from error
     except RecursionError:
-        raise ProfileError(f"{where}: {_ENDLESS}") from None
+        raise ProfileError(f"{where}: {ENDLESS}") from None
     except ValidationError as error:
         raise ProfileError(f"{where}: {_in_one_line(cls, mapping, error)}") from error
 
@@ -257,7 +122,7 @@ def canonical_json(value: Any) -> str:
 
 
 _adapter = functools.cache(TypeAdapter)
-_ENDLESS = "expected mappings and lists that end, found one that holds itself or is hundreds of levels deep"
+ENDLESS = "expected mappings and lists that end, found one that holds itself or is hundreds of levels deep"
 
 # What was expected, by pydantic's types of errors; of the others its message says it.
 _EXPECTED = {
@@ -281,8 +146,8 @@ def _in_one_line(cls: type, mapping: Any, failure: ValidationError) -> str:
     """The first wrong key, unknown ones before others: its path, value found and what was expected."""
     errors = failure.errors(include_url=False)
     error = next((error for error in errors if error["type"] == "unexpected_keyword_argument"), errors[0])
-    keys, found = _keys(error, mapping), _show(error["input"])
-    path = functools.reduce(_join, keys, "")
+    keys, found = _keys(error, mapping), show(error["input"])
+    path = functools.reduce(join, keys, "")
     if error["type"] == "unexpected_keyword_argument":
         names = [field.name for field in dataclasses.fields(_spec_at(cls, keys[:-1]))]
         close = difflib.get_close_matches(keys[-1], names, n=1)
@@ -344,63 +209,29 @@ def _plain(value: Any, path: str, *, everything: bool) -> Any:
                 if "later" not in field.metadata or own != field.default
             }
         return {
-            field.name: _plain(own, _join(path, field.name), everything=everything)
+            field.name: _plain(own, join(path, field.name), everything=everything)
             for field, own in found.items()
         }
     if isinstance(value, list | tuple):
-        return [_plain(item, _join(path, i), everything=everything) for i, item in enumerate(value)]
+        return [_plain(item, join(path, i), everything=everything) for i, item in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {key: _plain(item, _join(path, key), everything=everything) for key, item in value.items()}
+        return {key: _plain(item, join(path, key), everything=everything) for key, item in value.items()}
     if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(
         f"{path}: expected numbers, strings, booleans, None, tuples, mappings with texts as keys or "
-        f"dataclasses of these, found {_show(value)}"
+        f"dataclasses of these, found {show(value)}"
     )
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
     """A value and its type, short enough for one line."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
 
 
-def _join(path: str, key: str | int) -> str:
+def join(path: str, key: str | int) -> str:
     """Key path of a nested key, or of an item."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     return f"{path}.{key}" if path else str(key)
-
-
-_REMOVE = object()  # !remove
-
-
-class _Replacing(dict):
-    """!replace: a mapping that takes the place of the whole one below."""
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without silent surprises: no duplicate keys, and 1e-3 is a float (YAML 1.1 reads a string)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key_node.value, str):
-                continue  # a list or mapping: no key, which PyYAML says
-            if key_node.value in seen and key_node.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*)(?:\.\d*)?[eE][-+]?\d+$"),
-    list("-+0123456789"),
-)
-_StrictLoader.add_constructor("!remove", lambda loader, node: _REMOVE)
-_StrictLoader.add_constructor(
-    "!replace", lambda loader, node: _Replacing(loader.construct_mapping(node, deep=True))
-)

@@ -11,12 +11,13 @@ from typing import Any
 
 from panolib.bench import kinds as bench_kinds
 from panolib.bench.specs import PerformanceSpec
-from panolib.config import ProfileError, find_profile, from_mapping, project_root
+from panolib.config import ProfileError, from_mapping
 from panolib.data.readers import open_domains
 from panolib.data.readers.own import OwnSources
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, merged_ids
+from panolib.profiles import find_profile, project_root
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.detr import runs as detr_runs
 from panolib.related.mean_teacher import kinds as peer_kinds

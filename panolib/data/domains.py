@@ -14,11 +14,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from panolib.config import NonNegative, Size, expand_path, from_mapping, spec, to_plain
+from panolib.config import NonNegative, Size, from_mapping, spec, to_plain
 from panolib.data.errors import DataError, MissingData
 from panolib.data.fingerprints import remembered
 from panolib.data.intensity import STRETCHED
 from panolib.data.samples import ImageSet, InMemory, Memory, Sample
+from panolib.profiles import expand_path
 
 DOMAINS: dict[str, type[Sources]] = {}  # import `readers` to have it filled
 

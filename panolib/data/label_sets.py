@@ -19,9 +19,10 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from panolib.config import Different, from_mapping, load_yaml, spec
+from panolib.config import Different, from_mapping, spec
 from panolib.data.errors import DataError
 from panolib.labels import LABEL_SETS, VOID, LabelSet, register_label_set
+from panolib.profiles import load_yaml
 
 Byte = Annotated[int, Field(ge=0, le=VOID)]
 MOST_CLASSES = 254  # 254 and 255 mark pixels without a class

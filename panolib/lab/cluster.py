@@ -17,9 +17,10 @@ from typing import Annotated
 from pydantic import AfterValidator
 from pydantic_core import PydanticCustomError
 
-from panolib.config import Count, Natural, from_mapping, load_yaml, spec
+from panolib.config import Count, Natural, from_mapping, spec
 from panolib.data.processes import GUARD
 from panolib.errors import UserError
+from panolib.profiles import load_yaml
 
 # dask and distributed take a second to import, which one process does without: see `connect`
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from panolib.config import expand_path, project_root
 from panolib.errors import UserError
+from panolib.profiles import expand_path, project_root
 
 # Packages that hold nothing but weights: network of timm's -> module, class that knows the file, and the mean
 # and deviation of the images of the training, here (value - 127) / 128 of values up to 255.

@@ -8,9 +8,10 @@ from typing import get_type_hints
 
 import pandas as pd
 
-from panolib.config import load_yaml, project_root, to_plain
+from panolib.config import to_plain
 from panolib.data.mixing import source_share_counts
 from panolib.lab import packages
+from panolib.profiles import load_yaml, project_root
 from panolib.report.rows import tagged
 from panolib.study.grid import over_baseline
 from panolib.study.study import Study, is_available

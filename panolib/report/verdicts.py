@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from panolib.config import ProfileError, from_mapping, load_yaml, project_root, spec
+from panolib.config import ProfileError, from_mapping, spec
 from panolib.metrics.from_counts import class_mean
+from panolib.profiles import load_yaml, project_root
 from panolib.report.counted import Counted, counted
 from panolib.report.intervals import (
     CONTRADICTED,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from panolib.config import project_root
 from panolib.data.errors import DataError
 from panolib.data.images import resize_image, resize_labels
 from panolib.data.intensity import as_colour, to_eight_bits, to_rgb
@@ -16,6 +15,7 @@ from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
 from panolib.inference.tiles import Maps, stitch, tile_windows
 from panolib.labels import LabelSet
+from panolib.profiles import project_root
 from panolib.study.packaged import NoWeights, PanopticNetworks, Recipe, read_package
 
 TILE = 1024  # pixels

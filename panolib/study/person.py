@@ -17,13 +17,14 @@ from panolib.active.folder import ANSWERS, write_pairs
 from panolib.active.pairs import NETWORKS, unpacked
 from panolib.active.queries import ranked
 from panolib.active.session import DamagedAnswers, Pair, read_answers
-from panolib.config import NonNegative, Seed, expand_path, from_mapping, project_root, spec
+from panolib.config import NonNegative, Seed, from_mapping, spec
 from panolib.data.cache import FINGERPRINT, read_fingerprint, written_once
 from panolib.data.loading import iteration_seed
 from panolib.errors import UserError
 from panolib.lab.files import check_writable
 from panolib.lab.run import Run
 from panolib.lab.store import Store
+from panolib.profiles import expand_path, project_root
 from panolib.study.kinds import Sources
 
 CANDIDATES = "active_candidates"  # kind of the runs that have pairs

@@ -21,12 +21,11 @@ from panolib.config import (
     Seed,
     Share,
     from_mapping,
-    load_yaml,
-    merged,
     spec,
 )
 from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import own_section
+from panolib.profiles import load_yaml, merged
 from panolib.training.specs import StudentOrTeacher
 
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]

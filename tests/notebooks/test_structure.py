@@ -10,8 +10,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from panolib.config import project_root
 from panolib.load import load
+from panolib.profiles import project_root
 
 FOLDER = project_root() / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))

@@ -27,7 +27,6 @@ from cityscapesscripts.preparation.createPanopticImgs import convert2panoptic
 
 from panolib import commands
 from panolib.__main__ import main
-from panolib.config import load_yaml, project_root
 from panolib.data.images import read_channel16, read_indices, write_png
 from panolib.data.readers import Cityscapes
 from panolib.inference import panoptic, predict
@@ -39,6 +38,7 @@ from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.average_precision import CityscapesAP
+from panolib.profiles import load_yaml, project_root
 from panolib.scoring import evaluate
 from panolib.study import kinds, study
 from panolib.study.export import ImagePrediction, write_predictions

@@ -23,11 +23,12 @@ from panolib.active.pairs import NETWORKS, packed, unpacked
 from panolib.active.person import choice, outlined, true_overlaps
 from panolib.active.queries import changed_share, expected_change, overlap, ranked
 from panolib.active.session import DamagedAnswers, Pair, Session, read_answers
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.data.samples import Sample
 from panolib.data.views import UNKNOWN
 from panolib.labels import VOID
 from panolib.load import load
+from panolib.profiles import load_yaml, project_root
 from panolib.study.active import FULL_LABELS, NOBODY, PERSON, Course, courses, read_settings
 from panolib.study.person import OtherAnswers, sides, write_run_pairs
 from panolib.training.crops import answered_weights

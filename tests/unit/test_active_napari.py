@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ten_pairs import ten_pairs
 
 from panolib.active.folder import ANSWERS, NoPairs, PairFolder, open_session, write_pairs
-from panolib.config import project_root
+from panolib.profiles import project_root
 
 MANIFEST = project_root() / "panolib" / "active" / "napari.yaml"
 

@@ -21,7 +21,7 @@ from ten_pairs import scene, ten_pairs
 
 from panolib.active.pictures import DIFFERENT, SAME, overlay
 from panolib.active.widget import PairWidget
-from panolib.config import project_root
+from panolib.profiles import project_root
 
 NOTEBOOK = '''
 import sys

@@ -20,11 +20,11 @@ from toy_kinds import toy_run
 
 from panolib import adapt
 from panolib.__main__ import main
-from panolib.config import merged
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.load import load
 from panolib.models.weights import WeightsError, load_start
+from panolib.profiles import merged
 from panolib.report.adaptation import Findings, agreement, collapse_warnings, findings, page
 from panolib.study.apply import PanopticResult
 from panolib.study.packaged import read_package

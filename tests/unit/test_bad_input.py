@@ -22,10 +22,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_packages import write_tiny
 
 from panolib.__main__ import main
-from panolib.config import project_root
 from panolib.data.images import write_png
 from panolib.data.render import city
 from panolib.labels import LABEL_SETS, NUCLEI
+from panolib.profiles import project_root
 from panolib.study.packaged import ENTRY
 
 STUDY = project_root(Path(__file__).parent)

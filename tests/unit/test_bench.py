@@ -16,12 +16,13 @@ from panolib.bench import step as bench_step
 from panolib.bench.instance_step import instance_step_rows
 from panolib.bench.references import loop_average_precision, loop_panoptic
 from panolib.bench.specs import InstanceStepSpec, PerformanceSpec
-from panolib.config import from_mapping, load_yaml, project_root
+from panolib.config import from_mapping
 from panolib.data.render import city
 from panolib.inference.exports import write_coco_panoptic, write_coco_panoptic_json
 from panolib.lab import measuring
 from panolib.labels import CITYSCAPES
 from panolib.metrics.panoptic import PanopticStats
+from panolib.profiles import load_yaml, project_root
 
 PROFILE = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")
 TINY = replace(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.load import load
+from panolib.profiles import load_yaml, project_root
 from panolib.study.study import RUNGS
 
 PROFILES = project_root(Path(__file__).parent) / "notebooks" / "profiles"

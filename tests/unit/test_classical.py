@@ -17,11 +17,12 @@ from tiny_runs import tiny_study
 
 from panolib.clustering.algorithms import connected_components
 from panolib.clustering.watershed import watershed
-from panolib.config import ProfileError, load_yaml
+from panolib.config import ProfileError
 from panolib.data.render.nuclei_scenes import render_nuclei
 from panolib.data.samples import Sample
 from panolib.labels import CITYSCAPES, NUCLEI
 from panolib.load import load
+from panolib.profiles import load_yaml
 from panolib.report.rows import rows
 from panolib.report.words import word
 from panolib.scoring import classical

@@ -21,7 +21,7 @@ from toy_kinds import KINDS, toy_run, trained
 
 from panolib import commands
 from panolib.__main__ import _parser, main
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.data import images
 from panolib.data.errors import DataError
 from panolib.data.render import city
@@ -30,6 +30,7 @@ from panolib.lab.notebook import NotebookFailed, execute, numbered_notebooks
 from panolib.lab.run import MissingRun
 from panolib.lab.store import Store
 from panolib.models.weights import WeightsError
+from panolib.profiles import load_yaml, project_root
 
 
 def write_notebook(path: Path, code: str) -> None:

@@ -21,7 +21,7 @@ from toy_kinds import KINDS, get_all_in_child, get_in_child, toy_run, train_or_d
 
 from panolib.__main__ import _parser
 from panolib.commands import _workers
-from panolib.config import ProfileError, project_root
+from panolib.config import ProfileError
 from panolib.lab.cluster import (
     MissingCluster,
     MissingSettings,
@@ -33,6 +33,7 @@ from panolib.lab.engine import get_all
 from panolib.lab.graph import ClusterError
 from panolib.lab.run import Run, RunsFailed
 from panolib.lab.store import Store
+from panolib.profiles import project_root
 
 ROOT = project_root(Path(__file__).parent)
 PATHS = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])  # where workers find toy_kinds and panolib

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from panolib.config import find_profile, project_root
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth
 from panolib.lab.run import Run
@@ -19,6 +18,7 @@ from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
+from panolib.profiles import find_profile, project_root
 from panolib.related.detr.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.related.detr.network import ENCODER, DetrNetwork, MissingTransformers, build_detr
 from panolib.related.detr.runs import read_settings, variants

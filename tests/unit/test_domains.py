@@ -10,13 +10,14 @@ import cv2
 import numpy as np
 import pytest
 
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.data.domains import RealImages, register
 from panolib.data.folders import FolderSet, label_files, list_images
 from panolib.data.readers import DOMAINS
 from panolib.dry_run import make_plan
 from panolib.labels import CITYSCAPES, LABEL_SETS, LabelSet
 from panolib.load import load
+from panolib.profiles import load_yaml, project_root
 from panolib.study.study import PERFORMANCE
 
 SIZE = (32, 64)

@@ -8,8 +8,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from panolib.config import project_root
 from panolib.lab import packages
+from panolib.profiles import project_root
 
 ROOT = project_root(Path(__file__).parent)
 CONFLICT = """\

@@ -16,11 +16,11 @@ import torch
 import yaml
 
 from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
-from panolib.config import load_yaml, project_root
 from panolib.inference.instances import predict_instances
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.threat_score import ThreatScore
+from panolib.profiles import load_yaml, project_root
 from panolib.scoring import instance_monitor
 from panolib.scoring.evaluate import threat_scores
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed

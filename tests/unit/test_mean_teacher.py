@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 import stand_in_torch_em
 
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.data.render.nuclei_scenes import render_nuclei
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import panoptic_truth
@@ -29,6 +29,7 @@ from panolib.lab.run import MissingRun, Run
 from panolib.lab.store import Store
 from panolib.labels import NUCLEI
 from panolib.load import load
+from panolib.profiles import load_yaml, project_root
 from panolib.related.mean_teacher import kinds, training, watershed
 from panolib.related.mean_teacher.kinds import PeerScoresSpec
 from panolib.related.mean_teacher.library import PARTS, MissingTorchEm, PeerNetwork, build_peer, torch_em

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from panolib.config import profile_names, project_root
 from panolib.load import load
+from panolib.profiles import profile_names, project_root
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.realtime.adversarial import AdversarySpec
 from panolib.training.setup import lay_out, memory_format, overruns_channels_last

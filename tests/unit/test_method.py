@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from panolib.config import ProfileError, project_root
+from panolib.config import ProfileError
 from panolib.load import load
+from panolib.profiles import project_root
 from panolib.study.method import ALL, EXPERIMENT, LADDER, NONE
 from panolib.study.settings import read_profile
 from panolib.study.study import TEACHER

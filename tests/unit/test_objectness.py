@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from panolib.config import ProfileError, project_root
+from panolib.config import ProfileError
 from panolib.load import load
 from panolib.metrics.from_counts import false_share
 from panolib.objectness.candidates import Candidates, only
 from panolib.objectness.classifier import Objectness, calibrated_trees, fit, main_directions, reduced
 from panolib.objectness.features import FAR, NAMES, describe, pool
 from panolib.objectness.perturbations import REAL, best_iou, perturbed
+from panolib.profiles import project_root
 from panolib.scoring import objectness as scoring
 from panolib.training.instance_targets import objects_only
 

@@ -17,8 +17,8 @@ import torch
 import torchvision
 import yaml
 
-from panolib.config import project_root
 from panolib.data.render import city
+from panolib.profiles import project_root
 
 pytestmark = pytest.mark.slow
 

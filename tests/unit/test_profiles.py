@@ -20,15 +20,11 @@ from panolib.config import (
     ProfileError,
     Share,
     canonical_json,
-    expand_path,
-    find_profile,
     from_mapping,
-    load_yaml,
-    profile_names,
-    project_root,
     spec,
     to_plain,
 )
+from panolib.profiles import expand_path, find_profile, load_yaml, profile_names, project_root
 
 
 @spec

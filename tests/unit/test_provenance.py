@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from panolib.config import project_root
 from panolib.lab import provenance
+from panolib.profiles import project_root
 
 IN_A_CHILD = """
 import resource

@@ -12,7 +12,6 @@ import torch
 import yaml
 from torch import nn
 
-from panolib.config import load_yaml, project_root
 from panolib.data import photometry
 from panolib.data.mixing import Concatenation
 from panolib.data.samples import ImageSet, Sample
@@ -21,6 +20,7 @@ from panolib.load import load
 from panolib.models import encoder
 from panolib.models.geometry import Placement
 from panolib.models.weights import WeightsError
+from panolib.profiles import load_yaml, project_root
 from panolib.study import study
 from panolib.study.grid import Grid
 from panolib.training import batch_norm, crops, instance, semantic, specs

@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 import yaml
 
-from panolib.config import project_root
 from panolib.load import load
+from panolib.profiles import project_root
 from panolib.report import rows, verdicts
 from panolib.report.words import word
 

@@ -8,10 +8,11 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from panolib.config import ProfileError, project_root
+from panolib.config import ProfileError
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.metrics.from_counts import false_share
+from panolib.profiles import project_root
 from panolib.study.refinement import EXCHANGES, EXPERIMENT, START
 from panolib.study.settings import Refinement, read_profile
 

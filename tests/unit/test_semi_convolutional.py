@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from panolib.clustering.algorithms import cluster
-from panolib.config import ProfileError, canonical_json, from_mapping, load_yaml, project_root
+from panolib.config import ProfileError, canonical_json, from_mapping
 from panolib.data import warping
 from panolib.data.photometry import denormalise
 from panolib.inference.predict import embed_images
@@ -17,6 +17,7 @@ from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.models.coordinates import add_coordinates, coordinate_grid
 from panolib.models.encoder import Encoder
 from panolib.models.unet import EmbeddingUNet
+from panolib.profiles import load_yaml, project_root
 from panolib.training.instance_targets import added_coordinates, rotated_view
 from panolib.training.setup import build_instance
 from panolib.training.specs import EncoderSpec, InstanceNetwork

@@ -13,9 +13,10 @@ from unittest import mock
 import pytest
 
 from panolib.clustering.algorithms import ALGORITHMS, IMAGE_ALGORITHMS
-from panolib.config import ProfileError, from_mapping, load_yaml, project_root
+from panolib.config import ProfileError, from_mapping
 from panolib.load import load as load_study
 from panolib.models.weights import check_encoder_weights
+from panolib.profiles import load_yaml, project_root
 from panolib.related.realtime.runs import Realtime
 from panolib.report import rows
 from panolib.study import study

@@ -14,11 +14,11 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
-from panolib.config import load_yaml, project_root
 from panolib.lab.engine import get_all
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.load import load
+from panolib.profiles import load_yaml, project_root
 from panolib.study import study
 from panolib.study.declared import one_run_for_each_key, with_versions
 

@@ -13,13 +13,14 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from test_odd_sizes import EMBEDDING, N_CLASSES, SAC, SEMANTIC, Once, crop, streets
 
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.dry_run import make_plan
 from panolib.inference.predict import predict_image
 from panolib.labels import CITYSCAPES
 from panolib.load import load
 from panolib.losses.embedding import embedding_loss
 from panolib.models.shared import SharedNetwork
+from panolib.profiles import load_yaml, project_root
 from panolib.report.rows import rows
 from panolib.study.export import export_run
 from panolib.training import shared as training

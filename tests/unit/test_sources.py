@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from panolib.config import from_mapping, load_yaml, project_root
+from panolib.config import from_mapping
 from panolib.data import fingerprints
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
@@ -22,6 +22,7 @@ from panolib.data.readers.city import CityData, CitySources, EmbeddedCity
 from panolib.data.readers.nuclei import EmbeddedNuclei, NucleiData, NucleiSources, modality_of
 from panolib.data.samples import InMemory, Memory, n_bytes
 from panolib.labels import CITYSCAPES
+from panolib.profiles import load_yaml, project_root
 
 PROFILES = project_root(Path(__file__)) / "notebooks" / "profiles"
 SIZE = (8, 12)

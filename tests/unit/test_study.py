@@ -15,13 +15,14 @@ import torch
 import yaml
 from PIL import Image
 
-from panolib.config import ProfileError, load_yaml, project_root
+from panolib.config import ProfileError
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
 from panolib.data.readers.camvid import CamVidSources
 from panolib.lab.run import MissingRun
 from panolib.load import load
 from panolib.losses.embedding import EmbeddingLossWeights
+from panolib.profiles import load_yaml, project_root
 from panolib.study import study
 from panolib.training.crops import LabelledBatches
 

@@ -19,11 +19,12 @@ import yaml
 from panolib.bench import instance_step as bench_instance_step
 from panolib.bench import operations as bench
 from panolib.bench import step as bench_step
-from panolib.config import load_yaml, project_root, spec
+from panolib.config import spec
 from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.load import load
+from panolib.profiles import load_yaml, project_root
 from panolib.study import study
 from panolib.study.run_specs import TransferSpec
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from panolib.config import Count, Natural, NonNegative, Size, expand_path, later, spec
+from panolib.config import Count, Natural, NonNegative, Size, later, spec
 from panolib.data import cache
 from panolib.data.domains import Rendering, Sources, register
 from panolib.data.errors import DataError
@@ -26,6 +26,7 @@ from panolib.data.readers.synthia import Synthia
 from panolib.data.render import city as renderer
 from panolib.data.samples import ImageSet, InMemory
 from panolib.labels import CITYSCAPES
+from panolib.profiles import expand_path
 
 STREETS = ("synthia", "gta5", "mix", "cityscapes")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from panolib.config import Count, Natural, NonNegative, expand_path, spec
+from panolib.config import Count, Natural, NonNegative, spec
 from panolib.data.domains import RealImages, Rendering, Sources, register
 from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet, list_images, png_files, split_by_hash
@@ -19,6 +19,7 @@ from panolib.data.mixing import Concatenation
 from panolib.data.render import nuclei_scenes
 from panolib.data.samples import ImageSet, InMemory
 from panolib.labels import NUCLEI
+from panolib.profiles import expand_path
 
 MODALITIES = ("fluorescence_grey", "brightfield_grey", "histology_colour")
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from panolib.config import NonNegative, Positive, expand_path, spec, to_plain
+from panolib.config import NonNegative, Positive, spec, to_plain
 from panolib.data.any_image import IMAGES
 from panolib.data.domains import Sources
 from panolib.data.errors import DataError, MissingData
@@ -31,6 +31,7 @@ from panolib.data.readers.coco import CocoPanoptic
 from panolib.data.readers.folders import Folders
 from panolib.data.samples import ImageSet, InMemory, Sample, resize_sample
 from panolib.labels import OBJECTS, register_label_set
+from panolib.profiles import expand_path
 
 FACTORS = 0.1, 10.0  # of a rescaling that is no mistake
 
