@@ -60,8 +60,10 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
     """
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
-    ladder = {branch: grid.run(branch, "self_trained") for branch in ("semantic", "instance", "panoptic")}
-    grid.tag(EXPERIMENT, *ladder.values(), exchange=START, round=0, to_go=settings.rounds)
+    ladder = {branch: grid.run(branch, "self_trained") for branch in ("semantic", "instance")}
+    # the ladder's scores, unless its networks were trained again and these are what rounds go on from
+    start = grid.panoptic("self_trained", *ladder.values(), "rounds.start")
+    grid.tag(EXPERIMENT, *ladder.values(), start, exchange=START, round=0, to_go=settings.rounds)
     for name, exchange in EXCHANGES.items():
         semantic, instance = ladder["semantic"], ladder["instance"]
         for number in range(1, settings.rounds + 1):
