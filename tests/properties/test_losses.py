@@ -399,7 +399,7 @@ def test_bad_input_is_named():
         consistency_loss(embeddings, embeddings, labels, mask)
     with pytest.raises(ValueError, match="teacher_embeddings has shape"):
         consistency_loss(embeddings, embeddings[:3], labels)
-    with pytest.raises(ValueError, match=r"expected \[B, E, H, W\]"):
+    with pytest.raises(ValueError, match=r"expected \[B, C, H, W\]"):
         TERMS["regulariser"](embeddings[None], labels)
     with pytest.raises(ValueError, match="the id -1"):
         TERMS["pull"](embeddings, labels - 1)

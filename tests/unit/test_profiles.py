@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import Field
 
-from panolib import config
+from panolib import profiles
 from panolib.config import (
     Count,
     Different,
@@ -210,7 +210,7 @@ def test_no_profile_repeats_what_it_extends(name):
                 yield ".".join((*path, key))
 
     profile = find_profile(name)
-    says = yaml.load(profile.read_text(), Loader=config._StrictLoader)
+    says = yaml.load(profile.read_text(), Loader=profiles._StrictLoader)
     extended = load_yaml(find_profile(says["extends"], near=profile))
     assert list(repeated(says, extended)) == []
 

@@ -66,6 +66,7 @@ def tiny_study(root: Path) -> study.Study:
     for section in ("semantic_baseline", "instance_baseline"):
         city[section]["augmentation"] |= {"height": 32, "width": 64}
     profile["experiments"] |= {"monitor_interval": ITERATIONS, "monitor_images": 1}
+    del profile["experiments"]["shorter"]
     profile["experiments"]["clustering_cost"] |= {"heights": [8, 12], "n_instances": [2]}
     detr |= {"iterations": ITERATIONS, "n_samples": 1, "cost_repeats": 1, "elsewhere": [], "clip": 10.0}
     detr["optimiser"] = SGD | {"lr": 0.01}
