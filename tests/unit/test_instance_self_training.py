@@ -41,7 +41,7 @@ def tiny(tmp_path_factory):
     city["data"] |= {"n_val_synthia": 2, "n_val_gta5": 1, "mix_requires": ["truck"]}
     for section in ("semantic_baseline", "self_training", "instance_baseline", "instance_self_training"):
         city[section]["iterations"] = ITERATIONS
-    profile["experiments"] |= {"monitor_interval": 2, "monitor_images": 2}
+    profile["experiments"] |= {"monitor_interval": 2, "monitor_images": 2, "shorter": None}
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(profile))
     loaded = load(path, root=root)
