@@ -451,6 +451,12 @@ def test_bad_input_is_one_line(what, files, images, tmp_path, capsys):
     assert (folders["taken"] / "summary.csv").read_text() == "mine"
 
 
+def test_unknown_weights_are_one_line_outside_the_clone(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("images", "nucleii", "out") == 1
+    assert "weights 'nucleii': no such file, expected street or nuclei, or a" in one_error(capsys)
+
+
 def test_an_error_of_the_disk_stops_at_once(files, images, tmp_path, capsys, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "x.tif")
