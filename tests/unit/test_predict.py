@@ -219,7 +219,7 @@ def test_more_objects_than_sixteen_bits_hold(files, images, tmp_path, monkeypatc
     assert found.dtype == np.uint32 and np.array_equal(found, many)
 
 
-def test_it_goes_on_where_it_stopped(files, images, tmp_path, monkeypatch):
+def test_it_goes_on_where_it_stopped(files, images, tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(images, files["nuclei"], whole)
     predicted, predict = [], predict_files.predict
@@ -232,6 +232,7 @@ def test_it_goes_on_where_it_stopped(files, images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(predict_files, "predict", stop_at_third)
     assert run(images, files["nuclei"], out) == 130
+    assert one_error(capsys).endswith("images that are written; the one in work begins anew")
     assert not (out / "summary.csv").exists() and not (out / ".writing").exists()
     assert run(images, files["nuclei"], out) == 0 and len(predicted) == 3 + 3
     first, second = content(whole), content(out)
