@@ -88,7 +88,8 @@ def train(options: Namespace) -> None:
 
 def _what_next(loaded: Study, runs: Sequence[Run], profile: str) -> str:
     """Where trained runs lie, and the command that makes weights for `predict` of one of them."""
-    lines = [f"{len(runs)} runs in {loaded.results / 'runs'}; python -m panolib runs --profile {shlex.quote(profile)}"]
+    listed = shlex.join(["runs", "--profile", profile])
+    lines = [f"{len(runs)} runs in {loaded.results / 'runs'}; python -m panolib {listed}"]
     panoptic = [run for run in runs if run.kind == "panoptic"]
     if panoptic:
         run = next((run for run in panoptic if run.rung == "self_trained"), panoptic[-1])
