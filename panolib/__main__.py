@@ -4,6 +4,7 @@ weights,pack,unpack}``."""
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import re
 import sys
@@ -11,6 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from panolib.errors import UserError
+
+AFTER_TRAINING = "goes on from the last checkpoints"
+GOES_ON = {"predict": "goes on after the images that are written; the one in work begins anew"}  # by command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return getattr(commands, options.command)(options) or 0
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        print(f"\nstopped; the same command {GOES_ON.get(options.command, AFTER_TRAINING)}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `python -m panolib runs | head` has read enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -34,9 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     """The options of every command."""
     parser = argparse.ArgumentParser(
-        "python -m panolib", description="Self-trained panoptic segmentation: a study in notebooks."
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
+        "python -m panolib", description="Self-trained panoptic segmentation: a study in notebooks.",
+        allow_abbrev=False,
+    )  # fmt: skip
+    strict = functools.partial(argparse.ArgumentParser, allow_abbrev=False)  # --weight is a slip, no option
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=strict)
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def add(command: str, summary: str, profile: str | None = None) -> argparse.ArgumentParser:
@@ -77,14 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("predict", help=summary, description=summary)
     sub.set_defaults(command="predict")
     sub.add_argument(
-        "images", nargs="+", metavar="IMAGES", help="PNG, JPEG, TIFF: files, folders, patterns"
+        "images", nargs="+", metavar="IMAGES",
+        help="PNG, JPEG, TIFF of 8 or 16 bit: files, folders, patterns; images of one colour, such as green "
+        "on black, are read as grey",
     )
     sub.add_argument(
         "--weights", required=True, metavar="W",
         help="street, nuclei, a file of the command weights, or the name of a recorded run of profile cpu",
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
-    sub.add_argument("--overwrite", action="store_true", help="replace what is there of other origin")
+    sub.add_argument(
+        "--overwrite", action="store_true",
+        help="replace what is there of other images, weights or settings, and forget images that are gone",
+    )
     sub.add_argument(
         "--scale", type=_below(100), metavar="F",
         help="resize images by this for the networks (default: to the size of those they learned from)",

@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import difflib
 import fnmatch
+import shlex
 import signal
 import sys
 import tempfile
@@ -81,6 +82,20 @@ def train(options: Namespace) -> None:
     if over():
         missing = len(missing_runs(loaded.store, chosen))
         print(f"stopped after {options.minutes:g} min, {missing} runs are missing; the same command goes on")
+    elif not follows():
+        print(_what_next(loaded, chosen, options.profile))
+
+
+def _what_next(loaded: Study, runs: Sequence[Run], profile: str) -> str:
+    """Where trained runs lie, and the command that makes weights for `predict` of one of them."""
+    listed = shlex.join(["runs", "--profile", profile])
+    lines = [f"{len(runs)} runs in {loaded.results / 'runs'}; python -m panolib {listed}"]
+    panoptic = [run for run in runs if run.kind == "panoptic"]
+    if panoptic:
+        run = next((run for run in panoptic if run.rung == "self_trained"), panoptic[-1])
+        command = ["weights", "--profile", profile, "--run", run.name, "--out", f"{run.name}.safetensors"]
+        lines.append(f"weights for predict: python -m panolib {shlex.join(command)}")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

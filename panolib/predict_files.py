@@ -24,8 +24,8 @@ import tifffile
 from PIL import Image
 from tqdm import tqdm
 
-from panolib.data.any_image import IMAGES, Page, n_pages
-from panolib.data.intensity import as_colour
+from panolib.data.any_image import IMAGES, Page, n_pages, read_page
+from panolib.data.intensity import as_colour, grey_of_one_colour
 from panolib.errors import UserError
 from panolib.inference.exports import (
     file_stem,
@@ -43,6 +43,9 @@ RECORDS, STAGING = "records", ".writing"
 KEYS = ("origin", "image", "row", "annotation", "files")  # of a record
 SUMMARY, PANOPTIC_JSON, SHEET = "summary.csv", "panoptic.json", "contact_sheet.png"
 N_ON_SHEET = 24
+READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
+NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
+ONE_COLOUR = "of one colour, read as grey"
 
 
 class PredictError(UserError, ValueError):
@@ -58,12 +61,14 @@ def predict_files(
     The folder gets `semantic/*.png` (class ids of the official files), `instances/*.tif` (uint16, or uint32
     beyond 65535 objects), `panoptic/*.png` with `panoptic.json` (COCO; ids of things are those of the
     instances), `cityscapes_instances/` where the classes are those of Cityscapes, `previews/*.png`,
-    `records/*.json`, `summary.csv` and `contact_sheet.png`. The last three files are about all images that
-    the folder holds.
+    `records/*.json`, `summary.csv` and `contact_sheet.png`. `panoptic.json` and the last two are about all
+    images that the folder holds and that are still where they were. `notes` in the summary says which images
+    are of one colour and read as grey, and which ones are nearly all objects.
 
     `images` are files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif"; `out`
     is a folder that none of them lies in. `weights`, `scale` and `tile` are as in `panolib.predict`. What is
-    there and is not of these images, weights and settings is an error, or replaced to `overwrite` it.
+    there and is not of these images, weights and settings is an error, or replaced to `overwrite` it, which
+    also removes the results of images that are gone.
 
     Returns a line for each image that could not be read or predicted; the others are written. Raises
     PredictError for no image, one that is not there, and results of other origin; UserError or OSError for
@@ -73,7 +78,7 @@ def predict_files(
     file = weights_file(weights)
     networks = load_networks(file)
     pictures, broken = find_pictures(images)
-    origin = {"weights": _digest(file), "scale": scale, "tile": tile}
+    origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
     digest = functools.cache(_digest)  # a stack is read once
     try:
         done = _claim(out, pictures, origin, overwrite, networks.label_set, digest)
@@ -82,17 +87,20 @@ def predict_files(
         for image_id, page in bar:
             try:
                 began = time.monotonic()
-                image = as_colour(page.read(), page.path)
+                stored = read_page(page.path, page.number)
+                seen = grey_of_one_colour(stored)
+                image = as_colour(seen, page.path)
                 result = predict(image, networks, scale=scale, tile=tile)
                 seconds = time.monotonic() - began
             except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
                 broken.append(f"{image_id}: {str(error) or type(error).__name__}")
                 continue
-            record = {"origin": origin, "image": [digest(page.path), page.number]}
-            record["row"] = _summary_row(image_id, result, networks.label_set, seconds)
+            record = {"origin": origin, "image": [digest(page.path), page.number], "path": str(page.path)}
+            notes = [ONE_COLOUR] if seen.ndim < stored.ndim else []
+            record["row"] = _summary_row(image_id, result, networks.label_set, seconds, notes)
             drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
             _write_image(out, image_id, result, drawn, networks.label_set, record)
-        _write_overview(out, networks.label_set)
+        _write_overview(out, networks.label_set, pictures)
     finally:
         remove_folder(out / STAGING)
     return broken
@@ -170,6 +178,9 @@ def _claim(
                 differs = [name for name, value in origin.items() if record["origin"].get(name) != value]
                 raise PredictError(f"{out}: holds predictions with other {', '.join(differs)}, {advice}")
             _remove(out, image_id, records.pop(image_id))
+    if overwrite:
+        for image_id in _gone(records, pictures):
+            _remove(out, image_id, records.pop(image_id))
     done = set()
     for image_id, page in pictures.items():
         record = records.get(image_id)
@@ -184,7 +195,23 @@ def _claim(
             _remove(out, image_id, record)
         elif _is_whole(out, record):
             done.add(image_id)
+            if record["path"] != str(page.path):  # the same image in another place
+                write_json(_record_file(out, image_id), record | {"path": str(page.path)})
     return done
+
+
+def _gone(records: Mapping[str, dict], pictures: Mapping[str, Page]) -> set[str]:
+    """Ids of results whose image is no longer there, or has another id among these pictures."""
+    given = {str(page.path) for page in pictures.values()}
+    return {
+        image_id
+        for image_id in records.keys() - pictures.keys()
+        if records[image_id]["path"] in given or not Path(records[image_id]["path"]).is_file()
+    }
+
+
+def _record_file(out: Path, image_id: str) -> Path:
+    return out / RECORDS / f"{file_stem(image_id)}.json"
 
 
 def _is_whole(out: Path, record: dict) -> bool:
@@ -220,7 +247,7 @@ def _remove(out: Path, image_id: str, record: dict) -> None:
     """Remove the results of an image and then their record."""
     for name in record["files"]:
         (out / name).unlink(missing_ok=True)
-    (out / RECORDS / f"{file_stem(image_id)}.json").unlink(missing_ok=True)
+    _record_file(out, image_id).unlink(missing_ok=True)
 
 
 def _write_image(
@@ -246,7 +273,7 @@ def _write_image(
 
     files = {path.relative_to(staging): _size(path) for path in staging.rglob("*") if path.is_file()}
     record |= {"annotation": annotation, "files": {name.as_posix(): size for name, size in files.items()}}
-    path = out / RECORDS / f"{stem}.json"
+    path = _record_file(out, image_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, record)  # first: files that it names are ours, those that are not there yet are missing
     for name in files:
@@ -254,21 +281,29 @@ def _write_image(
         os.replace(staging / name, out / name)
 
 
-def _summary_row(image_id: str, result: PanopticResult, label_set: LabelSet, seconds: float) -> dict:
-    """One line of summary.csv: areas in pixels, shares of all pixels."""
+def _summary_row(
+    image_id: str, result: PanopticResult, label_set: LabelSet, seconds: float, notes: Sequence[str]
+) -> dict:
+    """One line of summary.csv: areas in pixels, shares of all pixels; the notes, and one on many objects."""
     areas = [segment["area"] for segment in result.segments if segment["isthing"]]
     shares = np.bincount(result.semantic.ravel(), minlength=VOID + 1) / result.semantic.size
     height, width = result.semantic.shape
     row = {"image": image_id, "height": height, "width": width, "objects": len(areas)}
     row |= {f"share of {name}": round(float(share), 5) for name, share in zip(label_set.classes, shares)}
     row |= {"median_object_area": float(np.median(areas)) if areas else None}
-    return row | {"mean_confidence": round(float(result.confidence.mean()), 4), "seconds": round(seconds, 2)}
+    row |= {"mean_confidence": round(float(result.confidence.mean()), 4), "seconds": round(seconds, 2)}
+    full = [f"nearly all {label_set.classes[k]}" for k in label_set.thing_ids if shares[k] > NEARLY_ALL]
+    return row | {"notes": "; ".join([*notes, *full])}
 
 
-def _write_overview(out: Path, label_set: LabelSet) -> None:
-    """The three files about all images that are whole; none where there is no image."""
-    records = [record for _, record in _records(out, overwrite=False) if _is_whole(out, record)]
+def _write_overview(out: Path, label_set: LabelSet, pictures: Mapping[str, Page]) -> None:
+    """The three files about all images that are whole and still there; none where there is no image."""
+    found = dict(_records(out, overwrite=False))
+    gone = _gone(found, pictures)
+    records = [record for i, record in found.items() if i not in gone and _is_whole(out, record)]
     if not records:
+        for name in (SUMMARY, PANOPTIC_JSON, SHEET):
+            (out / name).unlink(missing_ok=True)
         return
     text = pd.DataFrame([record["row"] for record in records]).to_csv(index=False, lineterminator="\n")
     write(out / SUMMARY, text.encode())
@@ -294,8 +329,23 @@ def _size(path: Path) -> int:
 
 def report(broken: Sequence[str], out: Path) -> int:
     """Print what was written where, and what was not. Returns the exit status, 1 if an image is broken."""
-    n_images = sum(1 for _ in (out / RECORDS).rglob("*.json"))
+    n_images, notes = 0, pd.Series(dtype=object)
+    if (out / SUMMARY).is_file():
+        table = pd.read_csv(out / SUMMARY, dtype=str, keep_default_na=False)
+        n_images, notes = len(table), table.set_index("image")["notes"].str.split("; ").explode()
     print(f"{n_images} images in {out}" + (f"; look at {out / SHEET}, {out / SUMMARY}" if n_images else ""))
+    n_left_out = sum(1 for _ in (out / RECORDS).rglob("*.json")) - n_images
+    if n_left_out:
+        print(
+            f"{n_left_out} results left out there: their image is gone or has another name, or they lack "
+            "files; --overwrite removes those of images that are gone"
+        )
+    for note, of_note in notes[notes != ""].groupby(notes):
+        line = f"{len(of_note)} of {n_images} images are {note}, the first is {of_note.index[0]}"
+        if note == ONE_COLOUR:
+            print(line)
+        else:
+            print(f"warning: {line}: look at the previews before you use its numbers", file=sys.stderr)
     for line in broken:
         print(f"not predicted: {line}", file=sys.stderr)
     return 1 if broken else 0

@@ -13,20 +13,24 @@ import yaml
 from panolib.config import ENDLESS, ProfileError, join, show
 from panolib.errors import one_line
 
+PACKAGE = Path(__file__).parent
+
 
 def project_root(start: str | Path | None = None) -> Path:
-    """The folder of this project, searched from `start` (default: the working folder) upwards.
+    """The folder of this project, searched from `start` upwards.
 
+    By default from the working folder, then from this package: `pip install -e` imports it from a clone.
     Raises FileNotFoundError if no folder on the way up holds a pyproject.toml that names panolib.
     """
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents):
+    starts = [Path.cwd(), PACKAGE] if start is None else [Path(start)]
+    starts = [place.resolve() for place in starts]
+    for folder in (folder for place in starts for folder in (place, *place.parents)):
         project = folder / "pyproject.toml"
         if project.is_file() and re.search(r'^name\s*=\s*"panolib"', project.read_text(), re.MULTILINE):
             return folder
     raise FileNotFoundError(
-        f"{start}: neither this folder nor one above it holds the pyproject.toml of "
-        "panolib; run from inside the cloned repository"
+        f"{starts[0]}: neither this folder nor one above it holds the pyproject.toml of panolib; run from "
+        "inside the cloned repository, or install the clone with pip install -e"
     )
 
 

@@ -23,6 +23,7 @@ from tifffile import PHOTOMETRIC
 
 from panolib.data.errors import DataError
 from panolib.data.images import decode, rgb_of_opencv
+from panolib.data.intensity import grey_of_one_colour
 
 PHOTOS = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 TIFFS = (".tif", ".tiff")
@@ -45,8 +46,9 @@ class Page:
         return f"{self.path}" if self.number == 0 else f"{self.path}, page {self.number + 1}"
 
     def read(self, *, as_stored: bool = False) -> np.ndarray:
-        """As of `read_page`."""
-        return read_page(self.path, self.number, as_stored=as_stored)
+        """As of `read_page`; an image of one colour is grey (`grey_of_one_colour`), unless `as_stored`."""
+        pixels = read_page(self.path, self.number, as_stored=as_stored)
+        return pixels if as_stored else grey_of_one_colour(pixels)
 
 
 def n_pages(path: Path) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from panolib.data.errors import DataError
 from panolib.data.images import resize_image, resize_labels
@@ -92,7 +93,8 @@ def predict(
         raise DataError(f"scale is {scale}, expected a factor above 0 and below 100")
     seen = image if scale == 1 else resize_image(image, tuple(max(1, round(n * scale)) for n in size))
     windows = tile_windows(seen.shape[:2], tile)
-    maps = stitch(seen.shape[:2], ((window, _maps(networks, seen[window])) for window in windows))
+    bar = tqdm(windows, unit="tile", leave=False, delay=5, disable=len(windows) < 2)
+    maps = stitch(seen.shape[:2], ((window, _maps(networks, seen[window])) for window in bar))
     maps = Maps(*(resize_labels(part, size) for part in maps))
     return _result(maps, networks.label_set, networks.recipe.rule)
 

@@ -11,7 +11,8 @@ from PIL import Image
 from panolib.data.any_image import Page, n_pages, read_page
 from panolib.data.errors import DataError
 from panolib.data.images import stretch_intensity, write_png
-from panolib.data.intensity import as_colour, to_eight_bits
+from panolib.data.intensity import as_colour, grey_of_one_colour, to_eight_bits
+from panolib.data.readers import Folders
 
 RNG = np.random.default_rng(0)
 GREY, COLOUR = (RNG.integers(0, 256, shape, np.uint8) for shape in ((20, 30), (20, 30, 3)))
@@ -97,6 +98,47 @@ def test_a_photograph_stands_upright(tmp_path):
     assert np.abs(found.astype(int) - np.rot90(smooth, -1)).mean() < 2
 
 
+def glowing(dtype=np.uint8, offset=0) -> np.ndarray:
+    """[64, 80] bright discs on a dark ground with noise, as a camera behind a filter sees them."""
+    rows, columns = np.mgrid[:64, :80]
+    discs = (rows % 20 - 10) ** 2 + (columns % 20 - 10) ** 2 < 36
+    full = np.iinfo(dtype).max
+    return (offset + full * (0.6 * discs + 0.1 * RNG.random(discs.shape))).astype(dtype)
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize(("dtype", "offset"), [(np.uint8, 0), (np.uint8, 30), (np.uint16, 4000)])
+def test_an_image_of_one_colour_is_grey(channel, dtype, offset, tmp_path):
+    grey = glowing(dtype, offset)
+    colour = np.full((*grey.shape, 3), offset, dtype) + (RNG.random((*grey.shape, 3)) < 0.5).astype(dtype)
+    colour[..., channel] = grey
+    write_png(tmp_path / "a.png", colour)
+    assert read_page(tmp_path / "a.png").shape == colour.shape  # the file stays what it is
+    assert np.array_equal(Page(tmp_path / "a.png").read(), grey)
+    assert np.array_equal(as_colour(colour, "a"), repeated(grey))
+    assert np.array_equal(Folders(tmp_path, with_labels=False)[0].image, stretch_intensity(grey))
+
+
+def test_an_image_of_one_colour_is_grey_after_jpeg(tmp_path):
+    colour = np.zeros((64, 80, 3), np.uint8)
+    colour[..., 1] = cv2.GaussianBlur(glowing(), (0, 0), 2)  # JPEG halves the resolution of colours
+    Image.fromarray(colour).save(tmp_path / "a.jpg", quality=90)
+    assert read_page(tmp_path / "a.jpg")[..., 0].max() > 0
+    found = Page(tmp_path / "a.jpg").read()
+    assert found.ndim == 2 and np.abs(found.astype(int) - colour[..., 1]).mean() < 5
+
+
+def test_images_of_more_colours_stay():
+    grey, dark = glowing(), np.zeros((64, 80), np.uint8)
+    night = [grey, grey // 3, grey // 8]  # lamps: red, yet not of one colour
+    for channels in (night, [dark, grey, np.roll(grey, 9, 0)], [grey, grey, dark], [grey] * 3, [dark] * 3):
+        image = np.stack(channels, -1)
+        assert grey_of_one_colour(image) is image
+    few = np.stack([dark, dark, dark], -1)
+    few[5, 5] = 0, 255, 0  # one green pixel is no stain
+    assert grey_of_one_colour(few) is few
+
+
 @pytest.mark.parametrize("name", ["palette.tif", "white_is_zero.tif", "one_bit.tif"])
 def test_labels_are_the_numbers_of_the_file(name, tmp_path):
     KINDS[name][0](tmp_path / name)
@@ -121,7 +163,7 @@ BROKEN = {  # name -> how it is written, what is done to its bytes, words of the
     "cut_stack.tif": (tif(np.stack([WIDE] * 4), photometric="minisblack"), half, "expected a whole TIFF"),
     "cut_zlib.tif": (tif(WIDE, compression="zlib"), half, "expected a whole TIFF"),
     "cut_lzw.tif": (lambda path: cv2.imwrite(str(path), WIDE), half, "expected a whole TIFF"),
-    "float.tif": (tif(GREY.astype(np.float32)), bytes, "image of float32, expected uint8 or uint16"),
+    "float.tif": (tif(GREY.astype(np.float32)), bytes, "uint8 or uint16; save it as 16 bit"),
     "int16.tif": (tif(GREY.astype(np.int16)), bytes, "image of int16"),
     "int32.tif": (tif(GREY.astype(np.uint32)), bytes, "image of uint32"),
     "two_channels.tif": (tif(COLOUR[..., :2], photometric="minisblack", planarconfig="contig"), bytes,

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -111,8 +112,12 @@ def test_help_does_not_wait_for_torch():
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["train"], ["train", "--profile", "cpu", "--workers", "0"]]
-)
+    "arguments",
+    [
+        [], ["fly"], ["train"], ["train", "--profile", "cpu", "--workers", "0"], ["runs", "--prof", "none"],
+        ["predict", "none.png", "--weight", "nuclei", "--out", "out"],  # no option has two names
+    ],
+)  # fmt: skip
 def test_wrong_usage_exits_with_2(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
@@ -159,6 +164,20 @@ def test_train_takes_the_runs_that_fit_and_their_parents(project):
     assert [set(call["domains"]) for call in project.prepared] == [set()]  # all recorded: nothing is rendered
     with pytest.raises(SystemExit, match=r"--only mars-\*: expected a pattern that fits a run; .*nuclei-s0"):
         main(["train", "--profile", "smoke", "--only", "mars-*"])
+
+
+def test_train_ends_with_what_can_be_done_next(project, capsys):
+    assert main(["train", "--profile", "smoke", "--only", "city-*", "--workers", "1"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told == [f"2 runs in {project.results / 'runs'}; python -m panolib runs --profile smoke"]
+    panoptic = [toy_run(f"city-panoptic-{rung}-s0") for rung in ("source_only", "self_trained", "oracle")]
+    panoptic = [replace(run, kind="panoptic", rung=run.name.split("-")[2]) for run in panoptic]
+    loaded = SimpleNamespace(results=project.results)
+    last = commands._what_next(loaded, panoptic, "my own.yaml").splitlines()[1]
+    command = shlex.split(last.partition("python -m panolib ")[2])
+    options = vars(_parser().parse_args(command))  # the command line knows all of it
+    assert options["run"] == "city-panoptic-self_trained-s0" and options["profile"] == "my own.yaml"
+    assert options["command"] == "weights" and options["out"].suffix == ".safetensors"
 
 
 def test_failed_run_is_one_line_of_error(project, capsys):

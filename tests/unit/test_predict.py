@@ -219,7 +219,7 @@ def test_more_objects_than_sixteen_bits_hold(files, images, tmp_path, monkeypatc
     assert found.dtype == np.uint32 and np.array_equal(found, many)
 
 
-def test_it_goes_on_where_it_stopped(files, images, tmp_path, monkeypatch):
+def test_it_goes_on_where_it_stopped(files, images, tmp_path, monkeypatch, capsys):
     whole, out = tmp_path / "whole", tmp_path / "out"
     run(images, files["nuclei"], whole)
     predicted, predict = [], predict_files.predict
@@ -232,6 +232,7 @@ def test_it_goes_on_where_it_stopped(files, images, tmp_path, monkeypatch):
 
     monkeypatch.setattr(predict_files, "predict", stop_at_third)
     assert run(images, files["nuclei"], out) == 130
+    assert one_error(capsys).endswith("images that are written; the one in work begins anew")
     assert not (out / "summary.csv").exists() and not (out / ".writing").exists()
     assert run(images, files["nuclei"], out) == 0 and len(predicted) == 3 + 3
     first, second = content(whole), content(out)
@@ -274,7 +275,7 @@ def test_a_kill_while_files_are_moved_leaves_whole_files(after, files, images, t
     assert len(found) == 5 + 3 and not (out / ".writing").exists()
 
 
-def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys):
+def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     (out / "semantic").mkdir(parents=True)
     (out / "semantic" / "c.png").write_text("mine")
@@ -285,6 +286,9 @@ def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys):
     before = content(out)
     assert run(images, files["other"], out) == 1 and "with other weights," in one_error(capsys)
     assert run(images, files["nuclei"], out, "--tile", 160) == 1 and "other tile," in one_error(capsys)
+    monkeypatch.setattr(predict_files, "READING", 3)
+    assert run(images, files["nuclei"], out) == 1 and "other reading," in one_error(capsys)
+    monkeypatch.undo()
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(images / "a.png")
     assert run(images, files["nuclei"], out) == 1
     assert "predictions of another image 'a'" in one_error(capsys)
@@ -302,6 +306,66 @@ def test_a_folder_may_get_more_images(files, images, tmp_path):
     assert run(images / "a.png", files["nuclei"], out) == 0
     assert run(images, files["nuclei"], out) == 0
     assert list(pd.read_csv(out / "summary.csv")["image"]) == IDS
+
+
+def images_of(out: Path) -> list[str]:
+    """What the three overviews are about, once they agree."""
+    names = list(pd.read_csv(out / "summary.csv")["image"])
+    assert names == [image["id"] for image in json.loads((out / "panoptic.json").read_text())["images"]]
+    return names
+
+
+def test_results_of_images_that_are_gone_leave_the_overviews(files, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    for name in ("c.PNG", "d.tif"):
+        (images / name).unlink()
+    assert run(images, files["nuclei"], out) == 0 and images_of(out) == ["a", "b"]
+    tifffile.imwrite(images / "c.tif", np.zeros((9, 9), np.uint8))
+    assert run(images / "c.tif", files["nuclei"], out) == 0
+    assert images_of(out) == ["a", "b", "c"]  # images that this command does not name stay
+    (images / "a.png").unlink()
+    (images / "c.tif").unlink()
+    tifffile.imwrite(images / "c.tif", np.zeros((2, 9, 9), np.uint8), photometric="minisblack")
+    capsys.readouterr()
+    assert run(images, files["nuclei"], out) == 0 and images_of(out) == ["b", "c_p0001", "c_p0002"]
+    told = capsys.readouterr().out
+    assert f"3 images in {out}" in told and "2 results left out there: their image is gone" in told
+    assert (out / "instances" / "a.tif").is_file()
+    assert run(images, files["nuclei"], out, "--overwrite") == 0
+    assert images_of(out) == ["b", "c_p0001", "c_p0002"]
+    assert "left out" not in capsys.readouterr().out
+    assert {path.stem for path in (out / "instances").iterdir()} == {"b", "c_p0001", "c_p0002"}
+
+
+def test_images_may_move(files, images, tmp_path):
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    assert run(images, files["nuclei"], out) == 0
+    images.rename(moved)
+    assert run(moved, files["nuclei"], out) == 0
+    assert run(moved / "a.png", files["nuclei"], out) == 0 and images_of(out) == IDS
+
+
+def test_images_of_one_colour_and_full_ones_are_told(files, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours())
+    full = np.full((40, 40), 200, np.uint8)
+    full[:, :3] = 0
+    green = np.zeros((40, 40, 3), np.uint8)
+    green[10:20, 10:20, 1] = 200
+    few = tmp_path / "few"
+    few.mkdir()
+    for name, image in {"full": full, "full2": full, "green": green, "grey": green[..., 1]}.items():
+        Image.fromarray(image).save(few / f"{name}.png")
+    assert run(few, files["nuclei"], tmp_path / "out") == 0
+    told = capsys.readouterr()
+    assert "1 of 4 images are of one colour, read as grey, the first is green\n" in told.out
+    warnings = [line for line in told.err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1 and "2 of 4 images are nearly all nucleus, the first is full:" in warnings[0]
+    table = pd.read_csv(tmp_path / "out" / "summary.csv", index_col="image")
+    assert table.loc["green", "objects"] == table.loc["grey", "objects"] == 1
+    assert table["notes"].fillna("").to_dict() == {
+        "full": "nearly all nucleus", "full2": "nearly all nucleus", "grey": "",
+        "green": "of one colour, read as grey",
+    }  # fmt: skip
 
 
 def test_a_broken_image_does_not_stop_the_others(files, images, tmp_path, capsys):
@@ -386,6 +450,12 @@ def test_bad_input_is_one_line(what, files, images, tmp_path, capsys):
     assert status == expected and words in one_error(capsys)
     assert not folders["out"].exists() or not content(folders["out"])
     assert (folders["taken"] / "summary.csv").read_text() == "mine"
+
+
+def test_unknown_weights_are_one_line_outside_the_clone(images, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("images", "nucleii", "out") == 1
+    assert "weights 'nucleii': no such file, expected street or nuclei, or a" in one_error(capsys)
 
 
 def test_an_error_of_the_disk_stops_at_once(files, images, tmp_path, capsys, monkeypatch):

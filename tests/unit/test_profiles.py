@@ -277,6 +277,20 @@ def test_project_root_is_found_from_below(tmp_path):
         project_root(below)
 
 
+def test_project_root_is_that_of_the_package_where_the_working_folder_is_in_none(tmp_path, monkeypatch):
+    package = project_root(Path(config.__file__).parent)
+    monkeypatch.chdir(tmp_path)
+    assert project_root() == package and find_profile("cpu").is_relative_to(package)
+    (tmp_path / "mine.yaml").write_text("extends: cpu\n")
+    assert find_profile("mine.yaml") == (tmp_path / "mine.yaml").resolve()
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "panolib"\n')
+    assert project_root() == tmp_path.resolve()  # the clone in which a user is goes before
+    (tmp_path / "pyproject.toml").unlink()
+    monkeypatch.setattr(profiles, "PACKAGE", tmp_path / "site-packages" / "panolib")  # no clone
+    with pytest.raises(FileNotFoundError, match=r"run from inside the cloned repository, or install the"):
+        project_root()
+
+
 def test_profiles_of_the_project_are_found():
     assert profile_names() == ["cpu", "gpu", "gpu_resnet50", "paper", "smoke"]
     with pytest.raises(ProfileError, match=r"^profile .base.: expected one of cpu, gpu, gpu_resnet50,"):
