@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from panolib.config import to_plain
 from panolib.data.any_image import Page, n_pages
-from panolib.data.check import check_folders
+from panolib.data.check import FolderCheck, check_folders
 from panolib.data.folders import FolderSet
 from panolib.data.intensity import as_colour
 from panolib.data.readers import DOMAINS
@@ -44,6 +44,17 @@ from panolib.study.study import TEACHER, Study, run_name
 DOMAIN, LIKE = "own", "nuclei"
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
 STUDENT = "self_trained"
+WHO = {  # of the rungs, as the report says it
+    "source_only": "trained on the labelled source; it has seen no image of the target",
+    "adabn": "source_only with the batch statistics of the target; nothing else is trained on the target",
+    STUDENT: "the student: adabn, trained further on pseudo-labels of the target",
+    TEACHER: "the moving average of the student, which made the pseudo-labels",
+}
+NO_WARNING = (
+    "none. Looked for: a class or objects that vanish, merge or break up, student and teacher apart, images "
+    "full of objects, counts far from Otsu's or from one another. That none is seen is no score: look at "
+    "predictions/, or give some labels (--labels)"
+)
 PROFILE = "adapt.yaml"
 CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
 BUDGET = {  # iterations for half an hour on two cores, with 100 images of 256 x 256: 4 times those of cpu
@@ -51,6 +62,7 @@ BUDGET = {  # iterations for half an hour on two cores, with 100 images of 256 x
 }  # fmt: skip
 GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
+N_TOLD = 10  # problems of the folders that are told one by one
 N_COMPARED = 24  # target images on which the rungs are compared in the report
 
 
@@ -102,7 +114,8 @@ def adapt(
     check = check_folders(sources)
     print(check, flush=True)
     if check.problems:
-        raise AdaptError("\n".join(check.problems))
+        n_more = len(check.problems) - N_TOLD
+        raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
     labelled = None if labels is None else sources.labelled(labels)
     if labelled is not None:
         list(labelled)  # what is wrong with them is told now
@@ -121,7 +134,7 @@ def adapt(
     broken = predict_files(images, str(files[STUDENT]), predictions, overwrite=True)
     status = report(broken, predictions)
     networks = {rung: read_package(file) for rung, file in files.items()}
-    _write_report(out, path, str(check), networks, on_disk, records, labelled)
+    _write_report(out, path, check, networks, on_disk, records, labelled)
     return status
 
 
@@ -245,7 +258,7 @@ def expected_seconds(
 
 
 def _write_report(
-    out: Path, path: Path, check: str, networks: Mapping[str, PanopticNetworks], target: FolderSet,
+    out: Path, path: Path, check: FolderCheck, networks: Mapping[str, PanopticNetworks], target: FolderSet,
     records: Mapping[str, Record], labelled: FolderSet | None,
 ) -> None:  # fmt: skip
     results = _compared(networks, target.image_files)
@@ -256,19 +269,27 @@ def _write_report(
         records[run_name(DOMAIN, branch, STUDENT, 0)].curves for branch in ("semantic", "instance")
     )
     counted = {"labelled pixels": semantic["coverage"], "pseudo-instances": instance["pseudo_instances"]}
-    warnings = adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted)
+    weights = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
+    warnings = [
+        *adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted),
+        *adaptation.object_warnings(
+            found[STUDENT], source_share=check.object_share, otsu_count=check.otsu_count
+        ),
+        *adaptation.dissent_warning(found, STUDENT, weights, check.otsu_count),
+    ]
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
-    parts: dict[str, Any] = {"Warnings": warnings or "none: nothing speaks for a collapse of self-training"}
+    said = [f"{rung}: {who}" for rung, who in WHO.items()]
+    said.append(f"predictions/ is by {STUDENT}. With a file of {out / 'weights'} another one predicts:")
+    said.append("python -m panolib predict IMAGES --weights FILE --out DIR")
+    parts: dict[str, Any] = {"Warnings": warnings or NO_WARNING, "The networks": "\n".join(said)}
     if labelled is not None:
         table = pd.DataFrame({rung: adaptation.scores(each, labelled) for rung, each in networks.items()}).T
         print((100 * table).round(1).to_string())
         parts[f"Scores on {len(labelled)} images with labels, %"] = (100 * table).round(1)
     rows = {rung: each.row() for rung, each in found.items()}
     parts[f"What the networks find in {found[STUDENT].n_images} images of the target"] = pd.DataFrame(rows).T
-    parts["Agreement of student and teacher"] = (
-        f"{100 * agreed['pixels']:.1f} % of the pixels, {100 * agreed['objects']:.1f} % of the objects"
-    )
+    parts["Agreement of student and teacher"] = adaptation.agreement_text(agreed)
     sheet = out / "predictions" / SHEET
     if sheet.is_file():
         parts["Predictions"] = sheet.read_bytes()
@@ -283,7 +304,7 @@ def _write_report(
         drawn = ["loss"] if "loss" in before else [name for name in before if name != "iteration"]
         panels[f"{branch}: on the source"] = before[["iteration", *drawn]]
     parts["Curves"] = adaptation.curves_figure(panels)
-    parts["The two folders"] = check
+    parts["The two folders"] = str(check)
     parts["Settings"] = path.read_text()
     write(out / "report.html", adaptation.page("Adaptation to your images", parts).encode())
     print(f"written: {out / 'report.html'}")
