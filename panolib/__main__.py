@@ -20,8 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from panolib import commands  # they import torch, --help does not
 
         return getattr(commands, options.command)(options) or 0
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoints", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        told = str(stopped) or "stopped; the same command goes on from the last checkpoints"
+        print(f"\n{told}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `python -m panolib runs | head` has read enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -96,8 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     summary = "Adapt networks from labelled images of yours to images without labels."
     sub = commands.add_parser("adapt", help=summary, description=summary)
     sub.set_defaults(command="adapt")
-    text = "whose settings and iterations are taken (default: cpu, with iterations for half an hour)"
-    sub.add_argument("--profile", help=text)
+    sub.add_argument(
+        "--profile",
+        help="whose settings and iterations are taken (default: cpu, with 4 times its iterations: half an "
+        "hour with 100 small images on two free cores, hours on busy ones; the plan measures it)",
+    )
+    sub.add_argument(
+        "--minutes", type=_below(100_000), metavar="N",
+        help="take fewer iterations, at least 20 a training, so that all of it takes about so long by the "
+        "measured plan",
+    )
     sub.add_argument("--source", required=True, metavar="DIR", help="images with labels, in a known layout")
     sub.add_argument("--target", required=True, metavar="DIR", help="images without labels")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for everything; goes on there")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -144,6 +145,19 @@ def test_a_chain_takes_its_length_and_a_crowd_its_sum():
     assert adapt.expected_seconds([child, first, *others], seconds, workers=2) == 30.0
 
 
+@pytest.mark.parametrize(
+    ("minutes", "iterations"),
+    [(1000.0, [100, 60, 8]), (2.0, [70, 42, 8]), (0.01, [20, 20, 8])],  # never more, 20 where there are
+)
+def test_minutes_leave_a_share_of_the_iterations(minutes, iterations):
+    """Each iteration takes a second, all else nothing; 8 are fewer than any training is cut to."""
+    specs = [SimpleNamespace(iterations=n) for n in (100, 60, 8)]
+    runs = [replace(toy_run(f"t{i}"), spec=spec) for i, spec in enumerate(specs)]
+    seconds = {run.name: (1.0, 1.0) for run in runs}
+    share = adapt.share_within(runs, seconds, 1, minutes)
+    assert [adapt._fewer(run.spec.iterations, share) for run in runs] == iterations
+
+
 @pytest.fixture
 def cells(tmp_path):
     """Folders "labelled" and "few" with masks, "new" without."""
@@ -203,6 +217,45 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
     assert command(cells, "out", "--diameter", "9") == 1
     assert "adapt.yaml: holds other settings, expected those of this command" in capsys.readouterr().err
+
+
+def test_minutes_are_written_and_kept(cells, capsys, monkeypatch):
+    """A second an iteration: 10 minutes take fewer than 100 of each training; what goes on keeps them."""
+    tiny = yaml.safe_load((cells / "tiny.yaml").read_text())
+    for section in adapt.BUDGET:
+        tiny["nuclei"][section]["iterations"] = 100
+    (cells / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+
+    def measured(path, workers):
+        return {name: (1.0, 1.0) for name in load(path, root=cells / "out", train=False).runs}, None
+
+    def stop(store, runs, workers):
+        store.root.mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    def interrupt(path, workers):
+        raise KeyboardInterrupt
+
+    def iterations():
+        own = yaml.safe_load((cells / "out" / adapt.PROFILE).read_text())["own"]
+        return {own[section]["iterations"] for section in adapt.BUDGET}
+
+    monkeypatch.setattr(adapt, "get_all", stop)
+    monkeypatch.setattr(adapt, "measured", interrupt)
+    assert command(cells, "out", "--minutes", "3") == 130
+    found = capsys.readouterr()
+    assert "rehearsing every step, then measuring its time: a few minutes" in found.out
+    assert "the same command begins with the rehearsal again" in found.err and "checkpoint" not in found.err
+    monkeypatch.setattr(adapt, "measured", measured)
+    assert command(cells, "out", "--minutes", "3") == 130
+    found = capsys.readouterr()
+    (kept,) = iterations()
+    assert 20 <= kept < 100 and "last checkpoints" in found.err
+    assert f"plan: for --minutes 3 {4 * kept} of 400 iterations, at least 20 a training" in found.out
+    assert "plan: about 3 minutes with 1 processes" in found.out
+    assert command(cells, "out", "--minutes", "3") == 130 and iterations() == {kept}
+    assert "plan: it goes on with the iterations of" in capsys.readouterr().out
+    assert command(cells) == 1 and "holds other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("branch", ["semantic", "instance"])
