@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from panolib import commands  # they import torch, --help does not
 
         return getattr(commands, options.command)(options) or 0
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command {GOES_ON.get(options.command, AFTER_TRAINING)}", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        goes_on = f"stopped; the same command {GOES_ON.get(options.command, AFTER_TRAINING)}"
+        print(f"\n{str(stopped) or goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `python -m panolib runs | head` has read enough; Python would complain at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,8 +108,16 @@ def _parser() -> argparse.ArgumentParser:
     summary = "Adapt networks from labelled images of yours to images without labels."
     sub = commands.add_parser("adapt", help=summary, description=summary)
     sub.set_defaults(command="adapt")
-    text = "whose settings and iterations are taken (default: cpu, with iterations for half an hour)"
-    sub.add_argument("--profile", help=text)
+    sub.add_argument(
+        "--profile",
+        help="whose settings and iterations are taken (default: cpu, with 4 times its iterations: half an "
+        "hour with 100 small images on two free cores, hours on busy ones; the plan measures it)",
+    )
+    sub.add_argument(
+        "--minutes", type=_below(100_000), metavar="N",
+        help="take fewer iterations, at least 20 a training, so that all of it takes about so long by the "
+        "measured plan",
+    )
     sub.add_argument("--source", required=True, metavar="DIR", help="images with labels, in a known layout")
     sub.add_argument("--target", required=True, metavar="DIR", help="images without labels")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for everything; goes on there")

@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from panolib.config import to_plain
 from panolib.data.any_image import Page, n_pages
-from panolib.data.check import check_folders
+from panolib.data.check import FolderCheck, check_folders
 from panolib.data.folders import FolderSet
 from panolib.data.intensity import as_colour
 from panolib.data.readers import DOMAINS
@@ -44,13 +44,26 @@ from panolib.study.study import TEACHER, Study, run_name
 DOMAIN, LIKE = "own", "nuclei"
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
 STUDENT = "self_trained"
+WHO = {  # of the rungs, as the report says it
+    "source_only": "trained on the labelled source; it has seen no image of the target",
+    "adabn": "source_only with the batch statistics of the target; nothing else is trained on the target",
+    STUDENT: "the student: adabn, trained further on pseudo-labels of the target",
+    TEACHER: "the moving average of the student, which made the pseudo-labels",
+}
+NO_WARNING = (
+    "none. Looked for: a class or objects that vanish, merge or break up, student and teacher apart, images "
+    "full of objects, counts far from Otsu's or from one another. That none is seen is no score: look at "
+    "predictions/, or give some labels (--labels)"
+)
 PROFILE = "adapt.yaml"
 CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
-BUDGET = {  # iterations for half an hour on two cores, with 100 images of 256 x 256: 4 times those of cpu
+BUDGET = {  # 4 times those of cpu: half an hour on two free cores, with 100 images of 256 x 256
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
 GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
+FEWEST = 20  # iterations of a training that --minutes leaves
+N_TOLD = 10  # problems of the folders that are told one by one
 N_COMPARED = 24  # target images on which the rungs are compared in the report
 
 
@@ -61,7 +74,7 @@ class AdaptError(UserError, ValueError):
 def adapt(
     source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
     labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
-    workers: int = 2, rehearse: bool = True,
+    workers: int = 2, rehearse: bool = True, minutes: float | None = None,
 ) -> int:  # fmt: skip
     """Train on labelled images, adapt to others, and say what came out.
 
@@ -87,6 +100,9 @@ def adapt(
         Median diameter of objects in the target, pixels, to which the source is rescaled.
     rehearse : bool
         False: no short training says beforehand how many minutes all of it takes.
+    minutes : float, optional
+        The trainings get a share of their iterations, never more and at least `FEWEST` each, with which all
+        of it takes no longer by the rehearsal. What goes on keeps the iterations that it began with.
 
     Returns 1 if an image of the target could not be predicted, else 0. Raises AdaptError with all that is
     wrong with the folders, a line each, and for a folder of other settings; UserError or OSError for a folder
@@ -96,19 +112,26 @@ def adapt(
     settings = _settings(source, target, profile, label_set, diameter)
     if start is not None:
         settings[DOMAIN] = merged(settings[DOMAIN], _start(start, out), PROFILE, DOMAIN)
+    if minutes is not None and (out / "results").exists():
+        settings[DOMAIN] = merged(settings[DOMAIN], _iterations_there(out / PROFILE), PROFILE, DOMAIN)
     path = _write_profile(out, settings)
     study = load(path, root=out)
     sources: OwnSources = study.sources[DOMAIN]
     check = check_folders(sources)
     print(check, flush=True)
     if check.problems:
-        raise AdaptError("\n".join(check.problems))
+        n_more = len(check.problems) - N_TOLD
+        raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
     labelled = None if labels is None else sources.labelled(labels)
     if labelled is not None:
         list(labelled)  # what is wrong with them is told now
-    runs = [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0])] for rung in RUNGS]
+    runs = _runs(study)
     check_disk(study, runs, workers=workers)
-    _print_plan(study, path, with_parents(runs), workers, rehearse)
+    share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes)
+    if share < 1:
+        settings[DOMAIN] = merged(settings[DOMAIN], _fewer_iterations(study, share), PROFILE, DOMAIN)
+        study = load(_write_profile(out, settings), root=out)
+        runs = _runs(study)
     records = get_all(study.store, with_parents(runs), workers)
 
     files = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
@@ -121,7 +144,7 @@ def adapt(
     broken = predict_files(images, str(files[STUDENT]), predictions, overwrite=True)
     status = report(broken, predictions)
     networks = {rung: read_package(file) for rung, file in files.items()}
-    _write_report(out, path, str(check), networks, on_disk, records, labelled)
+    _write_report(out, path, check, networks, on_disk, records, labelled)
     return status
 
 
@@ -178,22 +201,62 @@ def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
     return path.resolve()
 
 
+def _runs(study: Study) -> list[Run]:
+    return [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0])] for rung in RUNGS]
+
+
+def _iterations_there(path: Path) -> dict[str, dict[str, int]]:
+    """Iterations of the trainings, by section, that a profile says by itself."""
+    own = yaml.safe_load(path.read_text())[DOMAIN] if path.exists() else {}
+    said = {section: own.get(section, {}) for section in BUDGET}
+    return {section: {"iterations": of["iterations"]} for section, of in said.items() if "iterations" in of}
+
+
+def _fewer_iterations(study: Study, share: float) -> dict[str, dict[str, int]]:
+    """A share of the iterations of the trainings, by section."""
+    ladder = study.profile.ladders[DOMAIN]
+    return {name: {"iterations": _fewer(getattr(ladder, name)["iterations"], share)} for name in BUDGET}
+
+
+def _fewer(iterations: int, share: float) -> int:
+    return min(iterations, max(FEWEST, int(share * iterations)))
+
+
 # --- the plan ---------------------------------------------------------------------------------------------
 
 
 def _print_plan(
-    study: Study, path: Path, runs: Sequence[Run], workers: int, rehearse: bool
-) -> None:
-    """Iterations, minutes by a measured step, and memory of what is not recorded yet."""
+    study: Study, path: Path, runs: Sequence[Run], workers: int, rehearse: bool, minutes: float | None
+) -> float:
+    """Iterations, minutes by a measured step, and memory of what is not recorded yet.
+
+    Returns the share of the iterations that `minutes` leave.
+    """
     missing = [run for run in runs if study.store.load(run) is None]
     iterations = sum(getattr(run.spec, "iterations", 0) for run in missing)
     print(f"\nplan: {len(missing)} of {len(runs)} runs to do, {iterations:,} iterations", flush=True)
-    if len(missing) < len(runs) or not rehearse:
-        return  # it goes on: what is left takes no longer than what was said at the beginning
-    seconds, peak_mb = measured(path, workers)
-    minutes = expected_seconds(runs, seconds, workers) / 60
+    goes_on = study.results.exists()  # what is left takes no longer than what was said at the beginning
+    if goes_on and minutes is not None:
+        print(f"plan: it goes on with the iterations of {path}; --minutes shortens what begins", flush=True)
+    if goes_on or not (rehearse or minutes is not None):
+        return 1.0
+    print("rehearsing every step, then measuring its time: a few minutes", flush=True)
+    try:
+        seconds, peak_mb = measured(path, workers)
+    except KeyboardInterrupt:
+        told = "stopped in the rehearsal, before training; the same command begins with the rehearsal again"
+        raise KeyboardInterrupt(told) from None
+    share = 1.0 if minutes is None else share_within(runs, seconds, workers, minutes)
+    expected = expected_seconds(runs, seconds, workers, share) / 60
+    if minutes is not None:
+        n = sum(_fewer(run.spec.iterations, share) for run in runs if hasattr(run.spec, "iterations"))
+        least = f"at least {FEWEST} a training" if expected <= minutes else f"the fewest, {FEWEST} a training"
+        kept = "all iterations fit" if share == 1 else f"{n:,} of {iterations:,} iterations, {least}"
+        print(f"plan: for --minutes {minutes:g} {kept}", flush=True)
     memory = "" if peak_mb is None else f", {workers} x {peak_mb / 1000:.1f} GB of memory"
-    print(f"plan: about {minutes:.0f} minutes with {workers} processes{memory}", flush=True)
+    advice = "; --minutes N takes fewer iterations" if minutes is None else ""
+    print(f"plan: about {expected:.0f} minutes with {workers} processes{memory}{advice}", flush=True)
+    return share
 
 
 def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], float | None]:
@@ -223,19 +286,28 @@ def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], 
     return seconds, max((mb for mb in peaks if mb), default=None)
 
 
+def share_within(
+    runs: Sequence[Run], seconds: Mapping[str, tuple[float, float]], workers: int, minutes: float
+) -> float:
+    """The largest share of their iterations, in hundredths, with which runs take no longer; 0 for none."""
+    shares = (percent / 100 for percent in range(100, 0, -1))
+    fits = (share for share in shares if expected_seconds(runs, seconds, workers, share) <= 60 * minutes)
+    return next(fits, 0.0)
+
+
 def expected_seconds(
-    runs: Sequence[Run], seconds: Mapping[str, tuple[float, float]], workers: int
+    runs: Sequence[Run], seconds: Mapping[str, tuple[float, float]], workers: int, share: float = 1.0
 ) -> float:
     """What runs take: all of them on `workers` processes, but never less than the longest chain of parents.
 
-    A run that was not measured takes as long as one of its kind.
+    A run that was not measured takes as long as one of its kind. `share` of the iterations are taken.
     """
     kinds = {run.kind: seconds[run.name] for run in runs if run.name in seconds}
     took: dict[str, float] = {}
     ends: dict[str, float] = {}
     for run in sorted(runs, key=lambda run: len(with_parents([run]))):
         once, each = seconds.get(run.name) or kinds.get(run.kind, (0.0, 0.0))
-        took[run.name] = once + each * (getattr(run.spec, "iterations", 1) - 1)
+        took[run.name] = once + each * (_fewer(getattr(run.spec, "iterations", 1), share) - 1)
         begins = max((ends.get(parent.name, 0.0) for _, parent in run.parents), default=0.0)
         ends[run.name] = begins + took[run.name]
     return max(sum(took.values()) / workers, max(ends.values(), default=0.0))
@@ -245,7 +317,7 @@ def expected_seconds(
 
 
 def _write_report(
-    out: Path, path: Path, check: str, networks: Mapping[str, PanopticNetworks], target: FolderSet,
+    out: Path, path: Path, check: FolderCheck, networks: Mapping[str, PanopticNetworks], target: FolderSet,
     records: Mapping[str, Record], labelled: FolderSet | None,
 ) -> None:  # fmt: skip
     results = _compared(networks, target.image_files)
@@ -256,19 +328,27 @@ def _write_report(
         records[run_name(DOMAIN, branch, STUDENT, 0)].curves for branch in ("semantic", "instance")
     )
     counted = {"labelled pixels": semantic["coverage"], "pseudo-instances": instance["pseudo_instances"]}
-    warnings = adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted)
+    weights = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
+    warnings = [
+        *adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted),
+        *adaptation.object_warnings(
+            found[STUDENT], source_share=check.object_share, otsu_count=check.otsu_count
+        ),
+        *adaptation.dissent_warning(found, STUDENT, weights, check.otsu_count),
+    ]
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
-    parts: dict[str, Any] = {"Warnings": warnings or "none: nothing speaks for a collapse of self-training"}
+    said = [f"{rung}: {who}" for rung, who in WHO.items()]
+    said.append(f"predictions/ is by {STUDENT}. With a file of {out / 'weights'} another one predicts:")
+    said.append("python -m panolib predict IMAGES --weights FILE --out DIR")
+    parts: dict[str, Any] = {"Warnings": warnings or NO_WARNING, "The networks": "\n".join(said)}
     if labelled is not None:
         table = pd.DataFrame({rung: adaptation.scores(each, labelled) for rung, each in networks.items()}).T
         print((100 * table).round(1).to_string())
         parts[f"Scores on {len(labelled)} images with labels, %"] = (100 * table).round(1)
     rows = {rung: each.row() for rung, each in found.items()}
     parts[f"What the networks find in {found[STUDENT].n_images} images of the target"] = pd.DataFrame(rows).T
-    parts["Agreement of student and teacher"] = (
-        f"{100 * agreed['pixels']:.1f} % of the pixels, {100 * agreed['objects']:.1f} % of the objects"
-    )
+    parts["Agreement of student and teacher"] = adaptation.agreement_text(agreed)
     sheet = out / "predictions" / SHEET
     if sheet.is_file():
         parts["Predictions"] = sheet.read_bytes()
@@ -283,7 +363,7 @@ def _write_report(
         drawn = ["loss"] if "loss" in before else [name for name in before if name != "iteration"]
         panels[f"{branch}: on the source"] = before[["iteration", *drawn]]
     parts["Curves"] = adaptation.curves_figure(panels)
-    parts["The two folders"] = check
+    parts["The two folders"] = str(check)
     parts["Settings"] = path.read_text()
     write(out / "report.html", adaptation.page("Adaptation to your images", parts).encode())
     print(f"written: {out / 'report.html'}")

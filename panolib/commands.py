@@ -13,11 +13,11 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from panolib.adapt import adapt as adapt_to
-from panolib.dry_run import check_disk, make_plan
+from panolib.dry_run import check_disk, make_plan, own_runs
 from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
 from panolib.lab.files import check_writable, write
@@ -153,7 +153,8 @@ def reproduce(options: Namespace) -> int:
     notebooks = _with_sections(loaded, numbered_notebooks(project_root() / "notebooks", options.notebook))
     names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
     if options.dry_run:
-        return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, options.workers)
+        own = {} if options.notebook else own_runs(loaded)
+        return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, own, options.workers)
     check_writable(loaded.results)
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
@@ -287,7 +288,7 @@ def adapt(options: Namespace) -> int:
         return adapt_to(
             options.source, options.target, options.out, start=start, profile=options.profile,
             labels=options.labels, label_set=options.label_set, diameter=options.diameter,
-            workers=options.workers,
+            workers=options.workers, minutes=options.minutes,
         )  # fmt: skip
 
 
@@ -351,11 +352,17 @@ def _with_sections(loaded: Study, notebooks: Sequence[Path]) -> list[Path]:
     return kept
 
 
-def _print_plan(loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], workers: int) -> int:
-    """What `reproduce` would do. Exit status: 0 if it could, 1 with a line for each problem."""
-    plan = make_plan(loaded, runs, workers=workers)
+def _print_plan(
+    loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], own: Mapping[str, Sequence[Run]],
+    workers: int,
+) -> int:  # fmt: skip
+    """What `reproduce` and, on own data, `train` would do. Exit status 0, or 1 with a line for each problem."""
+    plan = make_plan(loaded, [*runs, *(run for members in own.values() for run in members)], workers=workers)
     _print_table(plan.rows)
     print(f"\n{loaded.profile_name}: {len(notebooks)} notebooks, whose runs are all declared")
+    for domain, members in own.items():
+        command = f"python -m panolib train --profile {loaded.profile_argument} --only '{domain}-*'"
+        print(f"{domain}: {len(members)} runs on your data, of no notebook; {command} trains them")
     print(*plan.lines, sep="\n")
     for problem in plan.problems:
         print(f"problem: {problem}", file=sys.stderr)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from panolib.data.errors import MissingData
+from panolib.data.readers.own import OwnSources
 from panolib.errors import UserError, one_line
 from panolib.lab.engine import missing_runs, without_weights
 from panolib.lab.files import check_writable
@@ -87,6 +88,12 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     memory_line = _memory_line(missing, recorded, sizes, workers)
     lines = [total, *data_lines, disk_line, memory_line, _time_line(hours)]
     return Plan(_rows(runs, sizes, hours), lines, list(dict.fromkeys(problems)))
+
+
+def own_runs(study: Study) -> dict[str, list[Run]]:
+    """{domain: runs} of ladders on a user's own data, for which no notebook asks."""
+    domains = [domain for domain, sources in study.sources.items() if isinstance(sources, OwnSources)]
+    return {domain: [run for run in study.runs.values() if run.domain == domain] for domain in domains}
 
 
 def check_disk(study: Study, runs: Iterable[Run], *, workers: int) -> None:
@@ -219,8 +226,11 @@ def _open_data(
                 dataset = sources.open(name)
                 dataset[0]
                 opened.append(f"{name} {len(dataset)}")
-            except MissingData as error:  # `reproduce` leaves these runs out
-                absent.append(one_line(error))
+            except MissingData as error:
+                if isinstance(sources, OwnSources):
+                    problems.append(f"data of {domain}: {one_line(error)}")
+                else:  # `reproduce` leaves these runs out
+                    absent.append(one_line(error))
             except (OSError, ValueError) as error:
                 problems.append(f"data: {one_line(error)}")
         lines += [f"data of {domain}, images: {', '.join(opened)}"] if opened else []

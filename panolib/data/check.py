@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,8 @@ from panolib.data.readers.own import OwnSources, diameters
 
 EDGES = (0, 4, 8, 16, 32, 64, 128, np.inf)  # of the histogram of diameters, pixels
 SMALLEST = 3.0  # pixels of diameter that an object has where Otsu's threshold finds it
+NEARLY_ALL = 0.9  # share of the masks with one value each from which on a set is perhaps binary
+MANY_PARTS = 3  # separate parts of what would be one object
 FAR = 2.0  # ratio of the median diameters from which on a network meets objects that it never saw
 
 
@@ -27,16 +30,20 @@ class FolderCheck:
     """What `check_folders` found.
 
     `table` has a row a property, as text, and columns "source" and "target". `problems` keep a training from
-    running, a line each that names the file; `warnings` will make it worse.
+    running, a line each that names the file, in order of names; `warnings` will make it worse. `object_share`
+    is the share of the pixels of the source that its objects have, `otsu_count` the number of objects an
+    image of the target by Otsu's threshold; None where these are not as large as those of the source, which
+    means that the threshold parts something else.
     """
 
     table: pd.DataFrame
     problems: list[str]
     warnings: list[str]
+    object_share: float
+    otsu_count: float | None
 
     def __str__(self) -> str:
-        lines = [f"problem: {line}" for line in self.problems] + [f"note: {line}" for line in self.warnings]
-        return "\n".join([self.table.to_string(), *lines])
+        return "\n".join([self.table.to_string(), *(f"note: {line}" for line in self.warnings)])
 
 
 def check_folders(sources: OwnSources) -> FolderCheck:
@@ -46,6 +53,7 @@ def check_folders(sources: OwnSources) -> FolderCheck:
     one: enough to see that their scale is another one.
     """
     columns, problems, medians = {}, [], {}
+    object_share, otsu_count = 0.0, None
     for kind in ("source", "target"):
         labelled = kind == "source" or sources.settings.target_labels
         images: list[_Image] = []
@@ -56,9 +64,18 @@ def check_folders(sources: OwnSources) -> FolderCheck:
                 problems.append(str(error))
         columns[kind] = _described(images, labelled)
         if images:
-            medians[kind] = float(np.median(np.concatenate([image.diameters for image in images])))
+            sizes = np.concatenate([image.diameters for image in images])
+            medians[kind] = float(np.median(sizes))
+            if kind == "source":
+                object_share = float(np.mean([image.object_share for image in images]))
+                problems += _binary_problems(sources.folders[kind], images)
+            elif not labelled:
+                otsu_count = len(sizes) / len(images)
     warnings = [] if len(medians) < 2 or problems else _scale_warnings(sources, medians)
-    return FolderCheck(pd.DataFrame(columns), list(dict.fromkeys(problems)), warnings)
+    problems = sorted(set(problems))
+    return FolderCheck(
+        pd.DataFrame(columns), problems, warnings, object_share, None if warnings else otsu_count
+    )
 
 
 class _Image(NamedTuple):
@@ -69,6 +86,8 @@ class _Image(NamedTuple):
     pixels: str
     diameters: np.ndarray
     largest_id: int
+    object_share: float
+    n_regions: int  # separate parts of all objects together, without the tiniest
 
 
 def _readable(data: FolderSet, problems: list[str]) -> Iterator[_Image]:
@@ -78,12 +97,34 @@ def _readable(data: FolderSet, problems: list[str]) -> Iterator[_Image]:
             sample = data[index]
             raw = data.raw(index) if isinstance(data, PagedSet) else sample.image
         except (DataError, OSError) as error:
-            problems.append(str(error))
+            problems.append(f"{error}; remove or repair it")
             continue
         objects = otsu_objects(raw) if sample.instance is None else sample.instance
         pixels = f"{raw.dtype} {'grey' if raw.ndim == 2 else 'RGB'}"
         size = f"{raw.shape[0]} x {raw.shape[1]}"
-        yield _Image(sample.id, size, pixels, diameters(objects), int(objects.max()))
+        share, n_regions = float((objects > 0).mean()), int(_regions(objects > 0).max())
+        yield _Image(sample.id, size, pixels, diameters(objects), int(objects.max()), share, n_regions)
+
+
+def _binary_problems(folder: Path, images: Sequence[_Image]) -> list[str]:
+    """That masks say where objects are and not which, if it is so.
+
+    One object an image is no sign of that. But in nearly every mask one value is, if it is the same one,
+    above 1, or if most of these masks have parts that do not touch.
+    """
+    masks = [image for image in images if len(image.diameters)]
+    single = [image for image in masks if len(image.diameters) == 1]
+    if not single or len(single) < NEARLY_ALL * len(masks):
+        return []
+    values = {image.largest_id for image in single}
+    value = values.pop() if len(values) == 1 else None
+    if (value is None or value == 1) and np.median([image.n_regions for image in single]) < MANY_PARTS:
+        return []
+    said = "one value" if value is None else f"one value, {value}"
+    return [
+        f"{folder}: {len(single)} of {len(masks)} masks hold {said}: expected one number an object (label "
+        "images), or 1 where each image has one object"
+    ]
 
 
 def _described(images: Sequence[_Image], labelled: bool) -> dict[str, str]:
@@ -112,10 +153,15 @@ def otsu_objects(image: np.ndarray) -> np.ndarray:
     if grey.min() == grey.max():
         return np.zeros(grey.shape, np.int32)
     mask = grey > threshold_otsu(grey)
-    regions = scipy.ndimage.label(~mask if mask.mean() > 0.5 else mask)[0]
+    return _regions(~mask if mask.mean() > 0.5 else mask)
+
+
+def _regions(mask: np.ndarray) -> np.ndarray:
+    """int32 [H, W] connected regions of a mask, numbered from 1 without the tiniest."""
+    regions = scipy.ndimage.label(mask)[0]
     large = np.bincount(regions.ravel()) >= np.pi / 4 * SMALLEST**2
     large[0] = False
-    return np.where(large[regions], regions, 0).astype(np.int32)
+    return (np.cumsum(large) * large)[regions].astype(np.int32)
 
 
 def _most_common(values: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import base64
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +28,11 @@ PRESENT = 0.005  # share of the pixels from which on a class is missed when it i
 GONE = 0.1  # of its share: a class with less has disappeared
 FEWER, LARGER = 0.5, 2.0  # of their number and of their size: objects that have vanished, or merged
 FAITHFUL = 0.8  # share of pixels on which student and teacher agree after a training that settled
+SAME_OBJECTS = 0.7  # the same of objects
+FULL = 0.9  # share of its pixels in objects from which on an image is mostly object
+FULL_IMAGES = 0.1  # share of such images that may be
+DENSER = 3.0  # times the share that objects have in the source
+APART = 2.0  # ratio of two numbers of objects that cannot both be right
 SMOOTH = 20  # points of a curve that are drawn as one mean
 
 
@@ -38,12 +44,26 @@ class Findings:
     n_objects: int
     median_area: float  # pixels; nan without an object
     shares: Mapping[str, float]  # of the pixels, by class
+    object_shares: tuple[float, ...]  # of the pixels of each image, in thing classes
+
+    @property
+    def per_image(self) -> float:
+        """Objects an image."""
+        return self.n_objects / max(self.n_images, 1)
+
+    @property
+    def n_full(self) -> int:
+        """Images that are mostly object."""
+        return sum(share > FULL for share in self.object_shares)
 
     def row(self) -> dict[str, str]:
         """As cells of a table."""
-        shares = {f"share of {name}, %": f"{100 * share:.1f}" for name, share in self.shares.items()}
-        per_image = f"{self.n_objects / max(self.n_images, 1):.1f}"
-        return {"objects an image": per_image, "median area, pixels": f"{self.median_area:.0f}", **shares}
+        return {
+            "objects an image": f"{self.per_image:.1f}",
+            "median area, pixels": f"{self.median_area:.0f}" if self.n_objects else "no objects",
+            f"images more than {100 * FULL:.0f} % object": f"{self.n_full} of {self.n_images}",
+            **{f"share of {name}, %": f"{100 * share:.1f}" for name, share in self.shares.items()},
+        }
 
 
 def findings(results: Sequence[PanopticResult], label_set: LabelSet) -> Findings:
@@ -52,7 +72,9 @@ def findings(results: Sequence[PanopticResult], label_set: LabelSet) -> Findings
     areas = [segment["area"] for result in results for segment in result.segments if segment["isthing"]]
     shares = pixels[: label_set.n_classes] / max(pixels.sum(), 1)
     median = float(np.median(areas)) if areas else float("nan")
-    return Findings(len(results), len(areas), median, dict(zip(label_set.classes, shares.tolist())))
+    of_objects = tuple(float(np.isin(r.semantic, label_set.thing_ids).mean()) for r in results)
+    by_class = dict(zip(label_set.classes, shares.tolist()))
+    return Findings(len(results), len(areas), median, by_class, of_objects)
 
 
 def agreement(first: Sequence[PanopticResult], second: Sequence[PanopticResult]) -> dict[str, float]:
@@ -62,13 +84,20 @@ def agreement(first: Sequence[PanopticResult], second: Sequence[PanopticResult])
     -------
     dict
         "pixels": share of the pixels with one class; "objects": share of all objects that overlap one of the
-        other with an IoU above 0.5 (F1), 1 where neither finds any.
+        other with an IoU above 0.5 (F1), nan where neither finds any.
     """
     pairs = list(zip(first, second, strict=True))
     pixels = np.concatenate([(one.semantic == other.semantic).ravel() for one, other in pairs])
     matched = sum(len(same_objects(one.instances, other.instances)) for one, other in pairs)
     total = sum(int(result.instances.max(initial=0)) for pair in pairs for result in pair)
-    return {"pixels": float(pixels.mean()), "objects": 2 * matched / total if total else 1.0}
+    return {"pixels": float(pixels.mean()), "objects": 2 * matched / total if total else float("nan")}
+
+
+def agreement_text(agreed: Mapping[str, float]) -> str:
+    """An `agreement` in words."""
+    no_objects = np.isnan(agreed["objects"])
+    objects = "neither finds an object" if no_objects else f"{100 * agreed['objects']:.1f} % of the objects"
+    return f"{100 * agreed['pixels']:.1f} % of the pixels, {objects}"
 
 
 def scores(networks: PanopticNetworks, dataset: Sequence) -> dict[str, float]:
@@ -109,6 +138,11 @@ def collapse_warnings(
             f"student and teacher agree on {100 * agreed['pixels']:.0f} % of the pixels only, expected "
             f"{100 * FAITHFUL:.0f} % or more"
         )
+    if agreed["objects"] < SAME_OBJECTS:
+        lines.append(
+            f"student and teacher agree on {100 * agreed['objects']:.0f} % of the objects only, expected "
+            f"{100 * SAME_OBJECTS:.0f} % or more"
+        )
     for what, values in curves.items():
         quarter = max(1, len(values) // 4)
         early, late = float(np.mean(values[:quarter])), float(np.mean(values[-quarter:]))
@@ -116,6 +150,49 @@ def collapse_warnings(
             means = f"{early:.2g} in the first quarter of the training, {late:.2g} in the last"
             lines.append(f"{what} dwindle: {means}")
     return lines
+
+
+def object_warnings(found: Findings, *, source_share: float, otsu_count: float | None) -> list[str]:
+    """What networks find on the target that the two folders do not lead one to expect, a line each.
+
+    `source_share` is the share of the pixels of the source that its objects have, `otsu_count` the number of
+    objects an image of the target by Otsu's threshold, None where that count says nothing.
+    """
+    lines = []
+    source = f"objects have {100 * source_share:.0f} % of the pixels of the source"
+    mean_share = float(np.mean(found.object_shares))
+    if found.n_full > FULL_IMAGES * found.n_images and source_share < FULL:
+        full = f"{found.n_full} of {found.n_images} images are more than {100 * FULL:.0f} % object"
+        lines.append(f"{full}; {source}")
+    elif source_share > 0 and mean_share > DENSER * source_share:
+        lines.append(f"objects have {100 * mean_share:.0f} % of the pixels of the target; {source}")
+    if otsu_count and not 1 / APART <= found.per_image / otsu_count <= APART:
+        counts = f"{found.per_image:.1f} objects an image, where Otsu's threshold parts {otsu_count:.1f}"
+        lines.append(f"{'too many' if found.per_image > otsu_count else 'too few'} objects? {counts}")
+    return lines
+
+
+def dissent_warning(
+    found: Mapping[str, Findings], used: str, weights: Mapping[str, Path], otsu_count: float | None
+) -> list[str]:
+    """A line where networks count objects a factor of two apart: who, and how to predict with another one.
+
+    `used` made the predictions; `weights` are the files of all. The other one is that whose count is nearest
+    to that of Otsu's threshold, or without it farthest from `used`.
+    """
+    counts = {name: each.per_image for name, each in found.items()}
+    if max(counts.values()) <= APART * min(counts.values()):
+        return []
+    others = [name for name in counts if name != used]
+    if otsu_count:
+        other = min(others, key=lambda name: abs(np.log((counts[name] or 1e-9) / otsu_count)))
+    else:
+        other = max(others, key=lambda name: abs(counts[name] - counts[used]))
+    said = ", ".join(f"{name} {count:.1f}" for name, count in counts.items())
+    return [
+        f"networks count objects a factor of {APART:g} apart (an image: {said}); predictions/ is by {used}. "
+        f"Compare it with another one: python -m panolib predict IMAGES --weights {weights[other]} --out DIR"
+    ]
 
 
 def curves_figure(curves: Mapping[str, pd.DataFrame]) -> bytes:

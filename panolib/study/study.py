@@ -39,6 +39,7 @@ from typing import Any
 from panolib.lab.records import DamagedRecord, Record
 from panolib.lab.run import Run
 from panolib.lab.store import Store
+from panolib.labels import LABEL_SETS
 from panolib.study.settings import MissingSection, Profile
 
 RUNGS = ("source_only", "abn", "adabn", "control", "self_trained", "oracle")
@@ -156,8 +157,19 @@ class Study:
             if not isinstance(metrics[name], int | float):
                 file = self.store.folder(record.run) / "metrics.json"
                 raise DamagedRecord(f"{file}: {name}: expected a number, found {metrics[name]!r}")
-            return f"{name} {100 * metrics[name]:.1f} %"
+            score = f"{name} {100 * metrics[name]:.1f} %"
+            return f"{score}, objects 0 %" if _finds_no_object(metrics, name, own) else score
         return ""
+
+
+def _finds_no_object(metrics: Mapping[str, Any], name: str, label_set: str) -> bool:
+    """Whether a mean over classes is of the background alone: no class of objects has a score above 0."""
+    by_class = metrics.get("iou" if name.startswith("miou") else "pq")
+    if label_set not in LABEL_SETS or not isinstance(by_class, Mapping):
+        return False
+    things = [by_class.get(thing) for thing in LABEL_SETS[label_set].things]
+    known = [score for score in things if score is not None and score == score]  # nan: none in the labels
+    return bool(known) and not any(known)
 
 
 PERFORMANCE = "performance"

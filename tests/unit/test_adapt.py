@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -25,13 +26,23 @@ from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.load import load
 from panolib.models.weights import WeightsError, load_start
 from panolib.profiles import merged
-from panolib.report.adaptation import Findings, agreement, collapse_warnings, findings, page
+from panolib.report.adaptation import (
+    Findings,
+    agreement,
+    agreement_text,
+    collapse_warnings,
+    dissent_warning,
+    findings,
+    object_warnings,
+    page,
+)
 from panolib.study.apply import PanopticResult
 from panolib.study.packaged import read_package
 from panolib.training.setup import build_semantic
 
-GOOD = Findings(4, 40, 100.0, {"background": 0.8, "nucleus": 0.2})
-AGREED, STEADY = {"pixels": 0.97}, {"labelled pixels": [0.5, 0.6, 0.7, 0.7]}
+GOOD = Findings(4, 40, 100.0, {"background": 0.8, "nucleus": 0.2}, (0.2,) * 4)
+FULL = {"object_shares": (0.99, 0.2, 0.2, 0.2)}
+AGREED, STEADY = {"pixels": 0.97, "objects": 0.9}, {"labelled pixels": [0.5, 0.6, 0.7, 0.7]}
 
 
 def result(instances: np.ndarray) -> PanopticResult:
@@ -55,6 +66,7 @@ def result(instances: np.ndarray) -> PanopticResult:
         ({"median_area": 49.0}, {}, {}, "objects break up: median area"),
         ({"median_area": float("nan"), "n_objects": 0}, {}, {}, "objects vanish: 40 before, 0 after"),
         ({}, {"pixels": 0.7}, {}, "student and teacher agree on 70 % of the pixels only"),
+        ({}, {"objects": 0.507}, {}, "student and teacher agree on 51 % of the objects only"),
         ({}, {}, {"labelled pixels": [0.8, 0.5, 0.4, 0.3]}, "labelled pixels dwindle: 0.8 in the first"),
     ],
 )
@@ -69,6 +81,37 @@ def test_networks_that_find_nothing_are_told():
     assert line.startswith("no object is found, before self-training and after")
 
 
+@pytest.mark.parametrize(
+    ("after", "expected", "words"),
+    [
+        ({}, {}, None),
+        (FULL, {}, "1 of 4 images are more than 90 % object; objects have 14 % of the pixels of the source"),
+        (FULL, {"source_share": 0.95}, None),
+        ({"object_shares": (0.6,) * 4}, {}, "objects have 60 % of the pixels of the target; objects have"),
+        ({"n_objects": 84}, {}, "too many objects? 21.0 objects an image, where Otsu's threshold parts 10.0"),
+        ({"n_objects": 19}, {}, "too few objects? 4.8 objects an image"),
+        ({"n_objects": 84}, {"otsu_count": None}, None),
+    ],
+)  # fmt: skip
+def test_what_the_folders_do_not_lead_to_expect_is_told(after, expected, words):
+    known = {"source_share": 0.14, "otsu_count": 10.0} | expected
+    lines = object_warnings(replace(GOOD, **after), **known)
+    assert len(lines) == (words is not None) and all(words in line for line in lines)
+
+
+def test_networks_that_part_are_named_and_one_is_advised():
+    """Counts of a target where AdaBN was right and the student, which predicts, was not."""
+    counts = {"source_only": 743, "adabn": 304, "self_trained": 752, "teacher": 600}
+    found = {name: replace(GOOD, n_images=10, n_objects=n) for name, n in counts.items()}
+    weights = {name: Path("out") / "weights" / f"{name}.safetensors" for name in counts}
+    (line,) = dissent_warning(found, "self_trained", weights, 27.0)
+    assert "source_only 74.3, adabn 30.4, self_trained 75.2, teacher 60.0" in line
+    assert "by self_trained" in line and "predict IMAGES --weights out/weights/adabn.safetensors" in line
+    assert "adabn.safetensors" in dissent_warning(found, "self_trained", weights, None)[0]
+    found["adabn"] = replace(found["adabn"], n_objects=376)
+    assert dissent_warning(found, "self_trained", weights, 27.0) == []
+
+
 def test_agreement_and_findings_are_counts():
     first, second = np.zeros((10, 10), np.int32), np.zeros((10, 10), np.int32)
     first[:2, :5], first[5:, 5:] = 1, 2
@@ -76,10 +119,14 @@ def test_agreement_and_findings_are_counts():
     assert agreement([result(first)], [result(first)]) == {"pixels": 1.0, "objects": 1.0}
     found = agreement([result(first), result(0 * first)], [result(second // 7), result(0 * first)])
     assert found == {"pixels": pytest.approx(1 - 25 / 200), "objects": pytest.approx(2 / 3)}
-    assert agreement([result(0 * first)], [result(0 * first)])["objects"] == 1.0
+    neither = agreement([result(0 * first)], [result(0 * first)])
+    assert agreement_text(neither) == "100.0 % of the pixels, neither finds an object"
+    assert agreement_text(found) == "87.5 % of the pixels, 66.7 % of the objects"
+    assert findings([result(0 * first)], NUCLEI).row()["median area, pixels"] == "no objects"
     counted = findings([result(first), result(0 * first)], NUCLEI)
     assert (counted.n_images, counted.n_objects, counted.median_area) == (2, 2, 17.5)
     assert counted.shares == {"background": pytest.approx(165 / 200), "nucleus": pytest.approx(35 / 200)}
+    assert counted.object_shares == (0.35, 0.0) and counted.n_full == 0
 
 
 def test_a_page_needs_no_other_file_and_escapes():
@@ -96,6 +143,19 @@ def test_a_chain_takes_its_length_and_a_crowd_its_sum():
     seconds = {run.name: (10.0, 1.0) for run in (first, child)}
     assert adapt.expected_seconds([first, child], seconds, workers=2) == 20.0
     assert adapt.expected_seconds([child, first, *others], seconds, workers=2) == 30.0
+
+
+@pytest.mark.parametrize(
+    ("minutes", "iterations"),
+    [(1000.0, [100, 60, 8]), (2.0, [70, 42, 8]), (0.01, [20, 20, 8])],  # never more, 20 where there are
+)
+def test_minutes_leave_a_share_of_the_iterations(minutes, iterations):
+    """Each iteration takes a second, all else nothing; 8 are fewer than any training is cut to."""
+    specs = [SimpleNamespace(iterations=n) for n in (100, 60, 8)]
+    runs = [replace(toy_run(f"t{i}"), spec=spec) for i, spec in enumerate(specs)]
+    seconds = {run.name: (1.0, 1.0) for run in runs}
+    share = adapt.share_within(runs, seconds, 1, minutes)
+    assert [adapt._fewer(run.spec.iterations, share) for run in runs] == iterations
 
 
 @pytest.fixture
@@ -159,6 +219,45 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     assert "adapt.yaml: holds other settings, expected those of this command" in capsys.readouterr().err
 
 
+def test_minutes_are_written_and_kept(cells, capsys, monkeypatch):
+    """A second an iteration: 10 minutes take fewer than 100 of each training; what goes on keeps them."""
+    tiny = yaml.safe_load((cells / "tiny.yaml").read_text())
+    for section in adapt.BUDGET:
+        tiny["nuclei"][section]["iterations"] = 100
+    (cells / "tiny.yaml").write_text(yaml.safe_dump(tiny))
+
+    def measured(path, workers):
+        return {name: (1.0, 1.0) for name in load(path, root=cells / "out", train=False).runs}, None
+
+    def stop(store, runs, workers):
+        store.root.mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    def interrupt(path, workers):
+        raise KeyboardInterrupt
+
+    def iterations():
+        own = yaml.safe_load((cells / "out" / adapt.PROFILE).read_text())["own"]
+        return {own[section]["iterations"] for section in adapt.BUDGET}
+
+    monkeypatch.setattr(adapt, "get_all", stop)
+    monkeypatch.setattr(adapt, "measured", interrupt)
+    assert command(cells, "out", "--minutes", "3") == 130
+    found = capsys.readouterr()
+    assert "rehearsing every step, then measuring its time: a few minutes" in found.out
+    assert "the same command begins with the rehearsal again" in found.err and "checkpoint" not in found.err
+    monkeypatch.setattr(adapt, "measured", measured)
+    assert command(cells, "out", "--minutes", "3") == 130
+    found = capsys.readouterr()
+    (kept,) = iterations()
+    assert 20 <= kept < 100 and "last checkpoints" in found.err
+    assert f"plan: for --minutes 3 {4 * kept} of 400 iterations, at least 20 a training" in found.out
+    assert "plan: about 3 minutes with 1 processes" in found.out
+    assert command(cells, "out", "--minutes", "3") == 130 and iterations() == {kept}
+    assert "plan: it goes on with the iterations of" in capsys.readouterr().out
+    assert command(cells) == 1 and "holds other settings" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("branch", ["semantic", "instance"])
 def test_training_begins_with_the_networks_of_a_package(cells, branch):
     package = write_tiny(cells / "start.safetensors", NUCLEI.name, seed=3, stretched=True)
@@ -204,7 +303,19 @@ def test_all_that_is_wrong_is_told_at_once(cells, capsys):
     assert command(cells) == 1
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 2 and "masks/1.tif" in lines[0] and "images/2.tif" in lines[1]
+    assert all(line.endswith("; remove or repair it") for line in lines)
     assert not (cells / "out" / "results").exists()
+
+
+def test_problems_are_told_once_and_the_first_of_many(cells, capsys):
+    for i in range(12):
+        (cells / "new" / "images" / f"broken{i:02d}.tif").write_bytes(b"")
+    assert command(cells) == 1
+    found = capsys.readouterr()
+    lines = found.err.strip().splitlines()
+    assert len(lines) == 11 and lines[-1] == "and 2 more"
+    assert [f"broken{i:02d}.tif" in line for i, line in enumerate(lines[:10])] == [True] * 10
+    assert "broken" not in found.out
 
 
 @pytest.mark.parametrize("profile", [None, "cpu"])

@@ -14,7 +14,9 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import nbformat
+import numpy as np
 import pytest
+import tifffile
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -401,6 +403,31 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
     found = capsys.readouterr()
     assert re.search(rf"^problem: data: {tmp_path}/no such folder.*$", found.err, re.MULTILINE)
     assert re.search(r"^city +self_training +2 +2 +40 ", found.out, re.MULTILINE)  # the plan stands
+
+
+def test_a_dry_run_checks_ladders_on_own_data(tmp_path, capsys):
+    for folder in ("labelled/images", "labelled/masks", "new"):
+        (tmp_path / folder).mkdir(parents=True)
+        for i in range(5):
+            pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+            tifffile.imwrite(tmp_path / folder / f"{i}.tif", pixels // 1024 if "masks" in folder else pixels)
+    data = {"source": {"root": str(tmp_path / "labelled")}, "target": {"root": str(tmp_path / "new")}}
+    left_out = dict.fromkeys(("city", "camvid", "experiments", "detr", "performance", "realtime"))
+    path = tmp_path / "my.yaml"
+    my_cells = {"like": "nuclei", "data": data}
+    path.write_text(
+        yaml.safe_dump({"extends": "smoke", **left_out, "main": "my_cells", "my_cells": my_cells})
+    )
+    assert main(["reproduce", "--dry-run", "--profile", str(path)]) == 0
+    found = capsys.readouterr()
+    assert re.search(r"^my_cells +self_training +\d+ +\d+ ", found.out, re.MULTILINE)
+    assert re.search(r"^data of my_cells, images: .*source/train 4", found.out, re.MULTILINE)
+    assert f"train --profile {path} --only 'my_cells-*' trains them" in found.out
+    assert "problem" not in found.err
+    (tmp_path / "new").rename(tmp_path / "moved")
+    assert main(["reproduce", "--dry-run", "--profile", str(path)]) == 1
+    (line,) = re.findall(r"^problem: .*", capsys.readouterr().err, re.MULTILINE)
+    assert line.startswith(f"problem: data of my_cells: {tmp_path}/new: no such folder, expected the images")
 
 
 def test_a_dry_run_counts_what_is_recorded_and_what_that_took(capsys):

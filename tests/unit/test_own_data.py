@@ -744,6 +744,40 @@ def disc(radius: int) -> np.ndarray:
     return (x**2 + y**2 <= radius**2).astype(np.uint8)
 
 
+def blobs(values: tuple[int, ...]) -> np.ndarray:
+    """A mask with a square for each value."""
+    mask = np.zeros((40, 40), np.uint8)
+    for i, value in enumerate(values):
+        mask[2:10, 10 * i : 10 * i + 8] = value
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("masks", "said"),
+    [
+        ([(255, 255)] * 3 + [()], "3 of 3 masks hold one value, 255: expected one number an object"),
+        ([(255,), (255, 255, 255)], "2 of 2 masks hold one value, 255"),
+        ([(1, 1, 1), (1, 1, 1, 1), (1,)], "3 of 3 masks hold one value, 1: "),
+        ([(2, 2, 2), (3, 3, 3)], "2 of 2 masks hold one value: "),
+        ([(1,), (1,), (1,)], None),  # one object an image
+        ([(3,), (9,), (4,)], None),  # cut from larger ones, under the numbers there
+        ([(1, 1), (1,), (1,)], None),  # an object in two parts
+        ([(255, 255), (1, 2), (3, 4)], None),
+    ],
+)
+def test_masks_that_do_not_part_objects_are_a_problem(tmp_path, masks, said):
+    for i, values in enumerate(masks):
+        save(tmp_path / "src" / "images" / f"{i}.tif", 50 + 100 * (blobs(values) > 0).astype(np.uint8))
+        save(tmp_path / "src" / "masks" / f"{i}.tif", blobs(values))
+        save(tmp_path / "new" / f"{i}.tif", 50 + 100 * (blobs((1, 2)) > 0).astype(np.uint8))
+    check = check_folders(own(tmp_path, "src", "new"))
+    assert len(check.problems) == (said is not None)
+    assert all(said in problem for problem in check.problems)
+    assert check.object_share == pytest.approx(np.mean([64 * len(values) / 1600 for values in masks]))
+    if said is None:
+        assert check.otsu_count == 2.0
+
+
 def test_check_says_what_is_there_and_what_is_wrong(tmp_path):
     for i in range(4):
         save(tmp_path / "src" / "images" / f"{i}.tif", disc(15).astype(np.uint16) * 900)
@@ -759,6 +793,7 @@ def test_check_says_what_is_there_and_what_is_wrong(tmp_path):
     assert table.loc["diameter 16 .. 32"].tolist() == ["3", "0"]
     assert table.loc["diameter 4 .. 8"].tolist() == ["0", "4"] and check.problems == []
     (note,) = check.warnings
+    assert check.otsu_count is None  # of another size than the objects of the source
     assert re.search(r"source are 3\.8 times as large as those of the target .* set target\.diameter", note)
     assert not check_folders(own(tmp_path, "src", {"root": "new", "diameter": 8.0})).warnings
 

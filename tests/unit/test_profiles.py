@@ -278,7 +278,7 @@ def test_project_root_is_found_from_below(tmp_path):
 
 
 def test_project_root_is_that_of_the_package_where_the_working_folder_is_in_none(tmp_path, monkeypatch):
-    package = project_root(Path(config.__file__).parent)
+    package = project_root(Path(profiles.__file__).parent)
     monkeypatch.chdir(tmp_path)
     assert project_root() == package and find_profile("cpu").is_relative_to(package)
     (tmp_path / "mine.yaml").write_text("extends: cpu\n")

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -315,6 +316,21 @@ def test_non_finite_loss_is_one_clear_error_and_records_nothing(tiny, trained, t
     with pytest.raises(FloatingPointError, match="iteration 0"):
         loaded.get(name)
     assert loaded.store.state(loaded.runs[name]) == "missing"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said"),
+    [
+        ({"miou_2": 0.436, "iou": {"background": 0.872, "nucleus": 0.0}}, "miou_2 43.6 %, objects 0 %"),
+        ({"pq_2": 0.436, "pq": {"background": 0.872, "nucleus": 0.0}}, "pq_2 43.6 %, objects 0 %"),
+        ({"miou_2": 0.9, "iou": {"background": 0.9, "nucleus": float("nan")}}, "miou_2 90.0 %"),
+        ({"miou_2": 0.7, "iou": {"background": 0.9, "nucleus": 0.5}}, "miou_2 70.0 %"),
+        ({"miou_2": 0.7}, "miou_2 70.0 %"),
+    ],
+)
+def test_a_mean_that_is_all_background_is_told(metrics, said):
+    run = SimpleNamespace(spec=SimpleNamespace(label_set="nuclei"))
+    assert study.Study.headline(None, SimpleNamespace(metrics=metrics, run=run)) == said
 
 
 def test_seeds_of_iterations_are_far_apart():
