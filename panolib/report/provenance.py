@@ -38,9 +38,12 @@ IMAGES = {  # of the thesis (chapters 5 and 8.1), by data set
 }  # fmt: skip
 
 
-def provenance(study: Study, notebook: str) -> str:
-    """Five lines: profile, runs and their time, commits ("+": changed files), devices, versions."""
-    names = [name for name in study.notebooks[notebook] if is_available(study, name)]
+def provenance(study: Study, notebook: str, *, further: Iterable[str] = ()) -> str:
+    """Five lines: profile, runs and their time, commits ("+": changed files), devices, versions.
+
+    `further` are names of recorded runs that no notebook declares, as those on a user's folders.
+    """
+    names = [name for name in study.notebooks[notebook] if is_available(study, name)] + list(further)
     infos = [study.get(name).info for name in names]
 
     def seen(values: Iterable[str]) -> str:

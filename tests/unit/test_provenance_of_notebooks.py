@@ -26,6 +26,19 @@ def test_five_lines_count_the_runs(study):
     assert "torch 2." in lines[4]
 
 
+def test_runs_that_no_notebook_declares_are_counted_where_they_are_named(study):
+    assert study.notebooks["17_your_images"] == ()
+    _, runs, commits, devices, versions = provenance(study, "17_your_images").splitlines()
+    assert runs == "runs: 0, trained in 0.0 min in all"
+    assert (commits, devices) == ("commits: none", "devices: none")
+    assert versions.startswith("versions: none;")
+
+    further = study.notebooks["08_nuclei"][:2]
+    _, runs, commits, devices, versions = provenance(study, "17_your_images", further=further).splitlines()
+    assert runs.startswith("runs: 2, ") and not commits.endswith("none")
+    assert devices.startswith("devices: cpu") and "torch 2." in versions
+
+
 def test_differences_in_kind_are_said_and_sizes_that_nobody_knows_are_not(study):
     table = differences_from_thesis(study).set_index(["section", "setting"])
     assert table.loc[("instance baseline", "network.coordinates")].tolist() == ["embedding", "False"]
