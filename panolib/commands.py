@@ -356,7 +356,7 @@ def _print_plan(
     loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], own: Mapping[str, Sequence[Run]],
     workers: int,
 ) -> int:  # fmt: skip
-    """What `reproduce` and, on own data, `train` would do. Exit status 0, or 1 with a line for each problem."""
+    """What `reproduce` and, on own data, `train` would do. Returns 0, or 1 with a line for each problem."""
     plan = make_plan(loaded, [*runs, *(run for members in own.values() for run in members)], workers=workers)
     _print_table(plan.rows)
     print(f"\n{loaded.profile_name}: {len(notebooks)} notebooks, whose runs are all declared")
