@@ -11,14 +11,14 @@ import pandas as pd
 def describe(dataset: Sequence) -> dict[str, pd.DataFrame]:
     """Count one data set that was opened with labels, in one pass over its samples.
 
-    Returns tables by name. "counts": class_id, class, kind, pixels, pixel_share (of the pixels that are not
+    Returns tables by name. "images": id, height, width, n_instances, void_px. "counts": class_id, class, kind, pixels, pixel_share (of the pixels that are not
     void), n_instances; one row per class. "presence": class_id, class, n_images, image_share; one row per
     class (thesis ch. 5 fig. 2). "instances": image_id, class_id, class, area_px; one row per object (thesis
     ch. 5 fig. 1). Raises ValueError for a data set without labels.
     """
     label_set = dataset.label_set
     n_classes = label_set.n_classes
-    pixels, objects = [], []
+    images, pixels, objects = [], [], []
     for sample in dataset:
         if sample.semantic is None:
             raise ValueError(f"{dataset.name}: {sample.id} has no labels, expected them")
@@ -29,7 +29,9 @@ def describe(dataset: Sequence) -> dict[str, pd.DataFrame]:
         class_of[sample.instance.ravel()] = sample.semantic.ravel()  # objects are of one class each
         found = {"image_id": sample.id, "class_id": class_of[ids], "area_px": areas[ids]}
         objects.append(pd.DataFrame(found))
-        pixels.append(np.bincount(sample.semantic.ravel(), minlength=256)[:n_classes])
+        counts = np.bincount(sample.semantic.ravel(), minlength=256)
+        pixels.append(counts[:n_classes])
+        images.append((sample.id, *sample.semantic.shape, len(ids), int(counts[n_classes:].sum())))
 
     pixels = np.array(pixels, np.int64).reshape(-1, n_classes)  # [images, classes]
     names = np.array(label_set.classes)
@@ -38,6 +40,7 @@ def describe(dataset: Sequence) -> dict[str, pd.DataFrame]:
     classes = pd.DataFrame({"class_id": np.arange(n_classes), "class": names})
     n_images = (pixels > 0).sum(axis=0)
     return {
+        "images": pd.DataFrame(images, columns=["id", "height", "width", "n_instances", "void_px"]),
         "counts": classes.assign(
             kind=np.where(np.isin(np.arange(n_classes), label_set.thing_ids), "thing", "stuff"),
             pixels=pixels.sum(axis=0),
