@@ -11,10 +11,11 @@ import pandas as pd
 def describe(dataset: Sequence) -> dict[str, pd.DataFrame]:
     """Count one data set that was opened with labels, in one pass over its samples.
 
-    Returns tables by name. "images": id, height, width, n_instances, void_px. "counts": class_id, class, kind, pixels, pixel_share (of the pixels that are not
-    void), n_instances; one row per class. "presence": class_id, class, n_images, image_share; one row per
-    class (thesis ch. 5 fig. 2). "instances": image_id, class_id, class, area_px; one row per object (thesis
-    ch. 5 fig. 1). Raises ValueError for a data set without labels.
+    Returns tables by name. "images": id, height, width, n_instances, void_px; one row per image. "counts":
+    class_id, class, kind, pixels, pixel_share (of the pixels that are not void), n_instances; one row per
+    class. "presence": class_id, class, n_images, image_share; one row per class (thesis ch. 5 fig. 2).
+    "instances": image_id, class_id, class, area_px; one row per object (thesis ch. 5 fig. 1). Raises
+    ValueError for a data set without labels.
     """
     label_set = dataset.label_set
     n_classes = label_set.n_classes
