@@ -68,7 +68,8 @@ def check_folders(sources: OwnSources) -> FolderCheck:
             medians[kind] = float(np.median(sizes))
             if kind == "source":
                 object_share = float(np.mean([image.object_share for image in images]))
-                problems += _binary_problems(sources.folders[kind], images)
+                if sources.layout(kind) == "folders":  # the others list their objects
+                    problems += _binary_problems(sources.folders[kind], images)
             elif not labelled:
                 otsu_count = len(sizes) / len(images)
     warnings = [] if len(medians) < 2 or problems else _scale_warnings(sources, medians)

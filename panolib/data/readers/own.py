@@ -107,7 +107,7 @@ class OwnSources(Sources):
             self._labels = find_label_set(settings.label_set, root)
         else:
             self._labels = OBJECTS
-            if self._layout("source") != "folders":
+            if self.layout("source") != "folders":
                 self._labels = self.on_disk("source", "train", False).label_set
         self.label_set = self._labels.name
 
@@ -130,7 +130,7 @@ class OwnSources(Sources):
         folder, settings = self.folders[kind], self.settings
         if not folder.is_dir():
             raise MissingData(f"{folder}: no such folder, expected the images of data.{kind}")
-        layout = self._layout(kind)
+        layout = self.layout(kind)
         if kind == "target" and not settings.target_labels and layout != "cityscapes":
             split = "train" if (folder / "train").is_dir() else "all"  # nothing is held out
         options = {"with_labels": with_labels, "limits": limits, "intensity": settings.intensity}
@@ -154,7 +154,8 @@ class OwnSources(Sources):
             raise DataError(f"{folder}: classes {found}, expected those of the source {expected}")
         return data
 
-    def _layout(self, kind: str) -> str:
+    def layout(self, kind: str) -> str:
+        """The name in `READERS` of the layout of "source" or "target"."""
         return getattr(self.settings, kind).reader or layout_of(self.folders[kind])
 
     def _open(self, kind: str, split: str, with_labels: bool) -> ImageSet:
