@@ -13,11 +13,11 @@ import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panolib.adapt import adapt as adapt_to
-from panolib.dry_run import check_disk, make_plan, own_runs
+from panolib.dry_run import check_disk, own_runs, print_plan, print_table
 from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
 from panolib.lab.files import check_writable, write
@@ -54,7 +54,7 @@ def list_runs(options: Namespace) -> None:
             damaged.append(damage)
         else:
             rows.append(_describe_run(loaded, name))
-    _print_table(rows)
+    print_table(rows)
     states = [row[2] for row in rows[1:]]
     print(
         f"\n{options.profile}: {len(states)} runs, "
@@ -133,7 +133,7 @@ def pack(options: Namespace) -> None:
     loaded = load(options.profile, train=False)
     runs = {run.name: run for run in loaded.runs.values()}
     paths = write_pack(loaded.store, runs.values(), options.out)
-    _print_table([("file", "MB")] + [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in paths])
+    print_table([("file", "MB")] + [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in paths])
 
 
 def unpack(options: Namespace) -> None:
@@ -154,7 +154,7 @@ def reproduce(options: Namespace) -> int:
     names = dict.fromkeys(name for notebook in notebooks for name in loaded.notebooks.get(notebook.stem, ()))
     if options.dry_run:
         own = {} if options.notebook else own_runs(loaded)
-        return _print_plan(loaded, [loaded.runs[name] for name in names], notebooks, own, options.workers)
+        return print_plan(loaded, [loaded.runs[name] for name in names], notebooks, own, options.workers)
     check_writable(loaded.results)
     with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
         loaded.store.retrain_since = since
@@ -183,7 +183,7 @@ def data(options: Namespace) -> None:
         sizes = [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
         files = str(len(sizes)) if folder.is_dir() else "not here"
         rows.append((name, files, f"{sum(sizes) / 1e6:.1f}", str(folder)))
-    _print_table(rows)
+    print_table(rows)
     print("\nnotebooks/00_data.ipynb shows what is in them")
 
 
@@ -213,7 +213,7 @@ def export(options: Namespace) -> None:
     _prepare(loaded, [run])
     _say_trained_first(loaded, untrained(loaded.store, loaded.sources, run))
     written = export_run(loaded.store, loaded.sources, run, options.out, overwrite=options.overwrite)
-    _print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
+    print_table([("files", "folder")] + [(str(n), str(options.out / name)) for name, n in written.items()])
     print("\nREADME.md, 'Official tools', says how to score them")
 
 
@@ -244,7 +244,7 @@ def weights(options: Namespace) -> None:
     text = model_card(loaded.store, run, recipe, options.out.name, small=options.small)
     write(card, text.encode())
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in (options.out, card)]
-    _print_table([("file", "MB"), *rows])
+    print_table([("file", "MB"), *rows])
 
 
 def predict(options: Namespace) -> int:
@@ -352,23 +352,6 @@ def _with_sections(loaded: Study, notebooks: Sequence[Path]) -> list[Path]:
     return kept
 
 
-def _print_plan(
-    loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], own: Mapping[str, Sequence[Run]],
-    workers: int,
-) -> int:  # fmt: skip
-    """What `reproduce` and, on own data, `train` would do. Returns 0, or 1 with a line for each problem."""
-    plan = make_plan(loaded, [*runs, *(run for members in own.values() for run in members)], workers=workers)
-    _print_table(plan.rows)
-    print(f"\n{loaded.profile_name}: {len(notebooks)} notebooks, whose runs are all declared")
-    for domain, members in own.items():
-        command = f"python -m panolib train --profile {loaded.profile_argument} --only '{domain}-*'"
-        print(f"{domain}: {len(members)} runs on your data, of no notebook; {command} trains them")
-    print(*plan.lines, sep="\n")
-    for problem in plan.problems:
-        print(f"problem: {problem}", file=sys.stderr)
-    return 1 if plan.problems else 0
-
-
 def _with_data(loaded: Study, runs: Sequence[Run]) -> list[Run]:
     """Runs that are recorded or whose data is on this machine. Says which ones are left out."""
     left_out = [run.name for run in runs if not is_available(loaded, run.name)]
@@ -396,10 +379,3 @@ def _duration(seconds: float) -> str:
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns under their headings."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,30 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     memory_line = _memory_line(missing, recorded, sizes, workers)
     lines = [total, *data_lines, disk_line, memory_line, _time_line(hours)]
     return Plan(_rows(runs, sizes, hours), lines, list(dict.fromkeys(problems)))
+
+
+def print_plan(
+    loaded: Study, runs: Sequence[Run], notebooks: Sequence[Path], own: Mapping[str, Sequence[Run]],
+    workers: int,
+) -> int:  # fmt: skip
+    """What `reproduce` and, on own data, `train` would do. Returns 0, or 1 with a line for each problem."""
+    plan = make_plan(loaded, [*runs, *(run for members in own.values() for run in members)], workers=workers)
+    print_table(plan.rows)
+    print(f"\n{loaded.profile_name}: {len(notebooks)} notebooks, whose runs are all declared")
+    for domain, members in own.items():
+        command = f"python -m panolib train --profile {loaded.profile_argument} --only '{domain}-*'"
+        print(f"{domain}: {len(members)} runs on your data, of no notebook; {command} trains them")
+    print(*plan.lines, sep="\n")
+    for problem in plan.problems:
+        print(f"problem: {problem}", file=sys.stderr)
+    return 1 if plan.problems else 0
+
+
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Columns under their headings."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
 
 
 def own_runs(study: Study) -> dict[str, list[Run]]:

@@ -12,9 +12,10 @@ import glob
 import hashlib
 import json
 import os
+import re
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,6 +43,7 @@ from panolib.study.apply import TILE, PanopticResult, as_network_sees, load_netw
 RECORDS, STAGING = "records", ".writing"
 KEYS = ("origin", "image", "row", "annotation", "files")  # of a record
 SUMMARY, PANOPTIC_JSON, SHEET = "summary.csv", "panoptic.json", "contact_sheet.png"
+STACKS = "stacks"
 N_ON_SHEET = 24
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
@@ -63,7 +65,9 @@ def predict_files(
     instances), `cityscapes_instances/` where the classes are those of Cityscapes, `previews/*.png`,
     `records/*.json`, `summary.csv` and `contact_sheet.png`. `panoptic.json` and the last two are about all
     images that the folder holds and that are still where they were. `notes` in the summary says which images
-    are of one colour and read as grey, and which ones are nearly all objects.
+    are of one colour and read as grey, and which ones are nearly all objects. The pages of a stack are images
+    of their own, numbered from 1; their instances stand together in `stacks/*.tif`, too (ids of one page are
+    not those of the next).
 
     `images` are files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif"; `out`
     is a folder that none of them lies in. `weights`, `scale` and `tile` are as in `panolib.predict`. What is
@@ -101,6 +105,7 @@ def predict_files(
             drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
             _write_image(out, image_id, result, drawn, networks.label_set, record)
         _write_overview(out, networks.label_set, pictures)
+        _write_stacks(out, pictures)
     finally:
         remove_folder(out / STAGING)
     return broken
@@ -169,7 +174,7 @@ def _claim(
     advice = "expected another --out, or --overwrite to replace them"
     records = dict(_records(out, overwrite))
     if not records and not overwrite:
-        for name in (SUMMARY, PANOPTIC_JSON, SHEET):
+        for name in (SUMMARY, PANOPTIC_JSON, SHEET, STACKS):
             if (out / name).exists():
                 raise PredictError(f"{out / name}: was not written by this command, {advice}")
     for image_id, record in list(records.items()):
@@ -214,6 +219,11 @@ def _record_file(out: Path, image_id: str) -> Path:
     return out / RECORDS / f"{file_stem(image_id)}.json"
 
 
+def _stack_file(out: Path, image_id: str) -> Path:
+    """Where the instances of a stack stand together, of which an image may be a page."""
+    return out / STACKS / f"{re.sub(r'_p[0-9]{4,}$', '', file_stem(image_id))}.tif"
+
+
 def _is_whole(out: Path, record: dict) -> bool:
     """Whether the files of an image are there, as long as they were."""
     return all(_size(out / name) == size for name, size in record["files"].items())
@@ -247,6 +257,7 @@ def _remove(out: Path, image_id: str, record: dict) -> None:
     """Remove the results of an image and then their record."""
     for name in record["files"]:
         (out / name).unlink(missing_ok=True)
+    _stack_file(out, image_id).unlink(missing_ok=True)
     _record_file(out, image_id).unlink(missing_ok=True)
 
 
@@ -314,6 +325,35 @@ def _write_overview(out: Path, label_set: LabelSet, pictures: Mapping[str, Page]
     chosen = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, N_ON_SHEET).round().astype(int))]
     pictures = {name: np.asarray(Image.open(out / "previews" / f"{file_stem(name)}.png")) for name in chosen}
     write(out / SHEET, contact_sheet(pictures, label_set, n_images=len(ids)))
+
+
+def _write_stacks(out: Path, pictures: Mapping[str, Page]) -> None:
+    """The instances of every stack in one file of as many pages, where all are written and of one size."""
+    stacks: dict[Path, list[Path]] = defaultdict(list)
+    files: dict[Path, Path] = {}
+    for image_id, page in pictures.items():
+        stacks[page.path].append(out / "instances" / f"{file_stem(image_id)}.tif")
+        files[page.path] = _stack_file(out, image_id)
+    for path, pages in stacks.items():
+        if len(pages) == 1 or not all(page.is_file() for page in pages):
+            continue
+        opened = [_shape_and_dtype(page) for page in pages]
+        if len({shape for shape, _ in opened}) > 1:
+            continue
+        dtype, staged = np.result_type(*(dtype for _, dtype in opened)), out / STAGING / "stack.tif"
+        one_by_one = (tifffile.imread(page).astype(dtype) for page in pages)  # a stack may exceed memory
+        tifffile.imwrite(
+            staged, one_by_one, shape=(len(pages), *opened[0][0]), dtype=dtype, compression="zlib",
+            metadata={"axes": "ZYX"},
+        )  # fmt: skip
+        files[path].parent.mkdir(parents=True, exist_ok=True)
+        os.replace(staged, files[path])
+
+
+def _shape_and_dtype(path: Path) -> tuple[tuple[int, ...], np.dtype]:
+    """Of the first page of a TIFF file, whose pixels are not read."""
+    with tifffile.TiffFile(path) as file:
+        return file.pages[0].shape, file.pages[0].dtype
 
 
 def _digest(path: Path) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics.cluster import contingency_matrix
 
 from panolib.labels import VOID
 
@@ -80,6 +79,8 @@ def same_objects(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
     Each id is in one pair at most (Kirillov et al. 2019).
     """
+    from sklearn.metrics.cluster import contingency_matrix  # a second to import: only where there are tiles
+
     if not first.any() or not second.any():
         return np.zeros((0, 2), int)
     ids = [np.unique(labels, return_counts=True) for labels in (first, second)]    # in the order of the table

@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any, ClassVar
 
-import nbformat
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 
@@ -170,6 +169,8 @@ def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
 
 def _last_started_cell(executed: Path) -> str:
     """The cell that a dead kernel was at, by its number and its first line."""
+    import nbformat  # another second
+
     cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code" and cell.source]
     started = [cell for cell in cells if cell.metadata.papermill.start_time]
     return f"cell [{len(started)}] ({started[-1].source.strip().splitlines()[0]})"

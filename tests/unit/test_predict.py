@@ -183,6 +183,9 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
     assert np.array_equal(semantic, label_set.file_id_table()[result.semantic])
     instances = tifffile.imread(out / "instances" / "d_p0002.tif")
     assert instances.dtype == np.uint16 and np.array_equal(instances, result.instances)
+    together = tifffile.imread(out / "stacks" / "d.tif")
+    assert together.shape == stack.shape and np.array_equal(together[1], instances)
+    assert [path.name for path in (out / "stacks").iterdir()] == ["d.tif"]
     pixels = np.asarray(Image.open(out / "panoptic" / "d_p0002_panoptic.png")).astype(int)
     assert np.array_equal(pixels @ (1, 256, 65536), result.panoptic)
     (entry,) = [entry for entry in coco["annotations"] if entry["image_id"] == "d_p0002"]
@@ -330,7 +333,11 @@ def test_results_of_images_that_are_gone_leave_the_overviews(files, images, tmp_
     assert run(images, files["nuclei"], out) == 0 and images_of(out) == ["b", "c_p0001", "c_p0002"]
     told = capsys.readouterr().out
     assert f"3 images in {out}" in told and "2 results left out there: their image is gone" in told
-    assert (out / "instances" / "a.tif").is_file()
+    assert (out / "instances" / "a.tif").is_file() and (out / "stacks" / "c.tif").is_file()
+    tifffile.imwrite(images / "c.tif", np.zeros((9, 9), np.uint8))
+    assert run(images, files["nuclei"], out, "--overwrite") == 0 and images_of(out) == ["b", "c"]
+    assert not list((out / "stacks").iterdir())
+    tifffile.imwrite(images / "c.tif", np.zeros((2, 9, 9), np.uint8), photometric="minisblack")
     assert run(images, files["nuclei"], out, "--overwrite") == 0
     assert images_of(out) == ["b", "c_p0001", "c_p0002"]
     assert "left out" not in capsys.readouterr().out
