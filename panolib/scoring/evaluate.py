@@ -132,13 +132,15 @@ def choose_clustering(
     merge_distances: Sequence[float],
     min_size: int,
     thing_ids: Sequence[int] | None = None,
+    tolerance: float = 0.0,
     label: str = "",
 ) -> dict:
-    """Bandwidth and merge distance with the best pooled threat score inside predicted class masks.
+    """Bandwidth and merge distance that suit the embeddings, by pooled threat score inside predicted masks.
 
     Masks are predicted because that is where the settings will be used: ragged masks want larger
     clusters than true ones. `dataset` must come from the training domain: choosing on the images that
     are reported would be tuning on the test set. `thing_ids`: only these classes count (default: all things).
+    `tolerance` is that of `widest_within`.
 
     Returns
     -------
@@ -155,7 +157,25 @@ def choose_clustering(
             score.update(*truth, *predict_instances(*maps, **setting, **options))
     found = [threat_scores(score, thing_ids)["pooled"] for score in scores]
     grid = [{**setting, "threat_score": score} for setting, score in zip(settings, found)]
-    return {**settings[found.index(max(found))], "grid": grid}
+    return {**settings[widest_within(bandwidths, merge_distances, found, tolerance)], "grid": grid}
+
+
+def widest_within(
+    bandwidths: Sequence[float], merge_distances: Sequence[float], scores: Sequence[float], tolerance: float
+) -> int:
+    """Which of the settings, bandwidths times merge distances, is taken for their scores in that order.
+
+    That with the best score, or where one of a wider bandwidth has at most `tolerance` less, the best one of
+    the widest such bandwidth: scores of the training domain that are hardly apart decide little, and a
+    bandwidth that is too narrow breaks the objects of another domain into pieces, which self-training then
+    learns (the choice is as that of the simplest model within one standard error, Breiman et al. 1984).
+    """
+    table = np.nan_to_num(scores).reshape(len(bandwidths), len(merge_distances))  # nan: without any object
+    if tolerance == 0:
+        return int(table.argmax())
+    good = np.flatnonzero(table.max(1) >= table.max() - tolerance)
+    row = max(good, key=lambda i: bandwidths[i])
+    return int(row * len(merge_distances) + table[row].argmax())
 
 
 def threat_scores(score: ThreatScore, class_ids: Sequence[int] | None = None) -> dict:

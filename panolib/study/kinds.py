@@ -357,6 +357,7 @@ def chosen_clustering(sources: Sources, job: Job, semantic_model: nn.Module, mod
         merge_distances=spec.merge_distances,
         min_size=spec.min_area,
         thing_ids=learned_ids(spec, label_set),
+        tolerance=spec.selection_tolerance,
         label=f"{job.run.name}: clustering",
     )
 

@@ -172,6 +172,7 @@ class InstanceBaselineSpec(EmbeddingTrainingSpec):
     bandwidths: Annotated[tuple[Positive, ...], Field(min_length=1)]
     merge_distances: Annotated[tuple[NonNegative, ...], Field(min_length=1)]
     start: str | None = later(None)
+    selection_tolerance: Share = later(0.0)  # of the threat score: `scoring.evaluate.widest_within`
 
     def __post_init__(self):
         super().__post_init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from panolib.load import load
 from panolib.metrics.threat_score import ThreatScore
 from panolib.profiles import load_yaml, project_root
 from panolib.scoring import instance_monitor
-from panolib.scoring.evaluate import threat_scores
+from panolib.scoring.evaluate import threat_scores, widest_within
 from panolib.scoring.instance_monitor import embedding_picture, undisturbed
 from panolib.training.instance_targets import clustering_options, learned_ids, source_targets
 
@@ -234,6 +235,28 @@ def test_scores_of_some_classes_leave_the_others_out():
     assert threat_scores(score)["pooled"] == 0.5
     assert threat_scores(score, (CAR,))["pooled"] == 1.0
     assert threat_scores(score, (PERSON,))["pooled"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("scores", "tolerance", "chosen"),
+    [
+        ([0.80, 0.86, 0.85, 0.855, 0.70, 0.70], 0.0, 1),  # the best
+        ([0.80, 0.86, 0.85, 0.855, 0.70, 0.70], 0.01, 3),  # a wider bandwidth that is nearly as good
+        ([0.80, 0.86, 0.85, 0.855, 0.70, 0.70], 0.001, 1),
+        ([0.80, 0.86, 0.85, 0.855, 0.70, 0.70], 0.5, 4),
+        ([0.80, 0.80, 0.86, 0.80, 0.86, 0.86], 0.0, 2),  # the first of equal ones
+        ([0.80, 0.80, 0.85, 0.86, 0.80, 0.80], 0.01, 3),  # the best merge distance of its bandwidth
+        ([float("nan")] * 6, 0.0, 0),
+        ([0.0, float("nan"), 0.0, 0.0, 0.0, 0.0], 0.0, 0),
+        ([float("nan")] * 6, 0.01, 4),
+    ],
+)
+def test_the_widest_bandwidth_that_is_nearly_as_good_is_taken(scores, tolerance, chosen):
+    assert widest_within([0.5, 1.0, 2.0], [1.0, 2.0], scores, tolerance) == chosen
+    order = [4, 5, 2, 3, 0, 1]  # the order in which bandwidths are tried does not decide, but of equal ones
+    mirrored = widest_within([2.0, 1.0, 0.5], [1.0, 2.0], [scores[i] for i in order], tolerance)
+    assert scores[order[mirrored]] == scores[chosen] or all(map(math.isnan, scores))
+    assert tolerance == 0 or order[mirrored] == chosen
 
 
 def test_without_masks_clusters_take_their_most_frequent_class():
