@@ -344,7 +344,7 @@ def _write_stacks(out: Path, pictures: Mapping[str, Page]) -> None:
         one_by_one = (tifffile.imread(page).astype(dtype) for page in pages)  # a stack may exceed memory
         tifffile.imwrite(
             staged, one_by_one, shape=(len(pages), *opened[0][0]), dtype=dtype, compression="zlib",
-            metadata={"axes": "ZYX"},
+            photometric="minisblack", metadata={"axes": "ZYX"},  # three pages are no colours
         )  # fmt: skip
         files[path].parent.mkdir(parents=True, exist_ok=True)
         os.replace(staged, files[path])

@@ -21,8 +21,8 @@ from panolib.study.packaged import NoWeights, PanopticNetworks, Recipe, read_pac
 
 TILE = 1024  # pixels
 SHIPPED = {  # name of the weights -> their run
-    "street": "city-panoptic-self_trained-s0",
-    "nuclei": "nuclei-panoptic-self_trained-s0",
+    "street": "city-panoptic-teacher-s0",
+    "nuclei": "nuclei-panoptic-teacher-shared-s0",
 }
 
 

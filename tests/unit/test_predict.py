@@ -25,7 +25,9 @@ from panolib.data.errors import DataError
 from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png
 from panolib.data.intensity import Intensity
 from panolib.labels import CITYSCAPES, NUCLEI
+from panolib.profiles import project_root
 from panolib.study import apply
+from panolib.study.apply import SHIPPED
 from panolib.study.packaged import NoWeights, PanopticNetworks, read_package
 
 RNG = np.random.default_rng(0)
@@ -156,6 +158,13 @@ def test_shipped_weights_go_by_name(files, tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     (folder / "nuclei.safetensors").write_bytes(files["nuclei"].read_bytes())
     assert np.array_equal(panolib.predict(image).panoptic, panolib.predict(image, files["nuclei"]).panoptic)
+
+
+def test_shipped_weights_are_of_the_runs_that_are_named():
+    for name, run in SHIPPED.items():
+        file = project_root() / "results" / "cpu" / "weights" / f"{name}.safetensors"
+        assert read_package(file).recipe.run == run
+        assert f"Run {run}, key" in file.with_suffix(".md").read_text()
 
 
 def test_the_package_is_light_until_it_predicts():
@@ -342,6 +351,16 @@ def test_results_of_images_that_are_gone_leave_the_overviews(files, images, tmp_
     assert images_of(out) == ["b", "c_p0001", "c_p0002"]
     assert "left out" not in capsys.readouterr().out
     assert {path.stem for path in (out / "instances").iterdir()} == {"b", "c_p0001", "c_p0002"}
+
+
+@pytest.mark.parametrize("n_pages", [3, 4])
+def test_pages_of_a_stack_are_no_colours(n_pages, files, tmp_path):
+    stack = RNG.integers(0, 4000, (n_pages, 20, 30), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    assert run(tmp_path / "a.tif", files["nuclei"], tmp_path / "out") == 0
+    pages = [tifffile.imread(page) for page in sorted((tmp_path / "out" / "instances").iterdir())]
+    together = tifffile.imread(tmp_path / "out" / "stacks" / "a.tif")
+    assert np.array_equal(together, np.stack(pages)) and len(pages) == n_pages
 
 
 def test_images_may_move(files, images, tmp_path):
