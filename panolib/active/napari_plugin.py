@@ -1,4 +1,4 @@
-"""A session in napari: image and segmentation side by side, twice; a dock with buttons; keys 1, 2, 0, u."""
+"""A session in napari: image and segmentation side by side, twice; a dock with buttons and keys."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from pathlib import Path
 import numpy as np
 from napari.utils.colormaps import DirectLabelColormap
 from napari.viewer import Viewer
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from panolib.active.folder import NoPairs, open_session
-from panolib.active.pictures import outline_colours
+from panolib.active.pictures import ALL, outline_colours, where_they_differ
 from panolib.active.session import DamagedAnswers, Session
 
-BUTTONS = {"1": "1  left", "2": "2  right", "0": "0  neither", "u": "u  undo"}
+BUTTONS = {
+    "1": "1  left", "2": "2  right", "0": "0  neither", "u": "u  undo", "z": "z  part / all",
+    "h": "h  outlines",
+}  # fmt: skip
 SIDES = ("left", "right")
 GAP = 0.05  # between both sides, of the width of an image
+LAID_OUT_MS = 300  # until a new dock has its place
 
 
 class PairsDock(QWidget):
@@ -24,6 +29,7 @@ class PairsDock(QWidget):
     def __init__(self, napari_viewer: Viewer, session: Session | None = None):
         super().__init__()
         self.viewer, self.session, self._layers = napari_viewer, None, {}
+        self._in_part = self._outlined = True
         self._text = QLabel("Open a folder of pairs.")
         self._text.setWordWrap(True)
         layout = QVBoxLayout(self)
@@ -49,6 +55,7 @@ class PairsDock(QWidget):
         """Ask for the answers of a session."""
         self.session = session
         self._show()
+        QTimer.singleShot(LAID_OUT_MS, self._fit)
 
     def open(self, folder: Path) -> None:
         """Ask for the answers of a folder of pairs; says why where that is none."""
@@ -61,10 +68,16 @@ class PairsDock(QWidget):
         """What a key or a button does; nothing without a session."""
         if self.session is None:
             return
-        if key == "u":
-            self.session.undo()
+        if key == "z":
+            self._in_part = not self._in_part
+        elif key == "h":
+            self._outlined = not self._outlined
         else:
-            self.session.choose(key)
+            self._outlined = True
+            if key == "u":
+                self.session.undo()
+            else:
+                self.session.choose(key)
         self._show()
 
     def _ask_for_folder(self) -> None:
@@ -83,12 +96,19 @@ class PairsDock(QWidget):
             for layer in self._layers.values():
                 layer.visible = False
             return
+        window = where_they_differ(*pair.labels) if self._in_part else ALL
+        image = pair.image[window]
         for number, side in enumerate(SIDES):
-            translate = (0.0, number * (1 + GAP) * pair.image.shape[1])
+            translate = (0.0, number * (1 + GAP) * image.shape[1])
             labels, other = pair.labels[number], pair.labels[1 - number]
-            self._set_layer(f"{side}: image", pair.image, translate, self.viewer.add_image)
-            found = self._set_layer(f"{side}: objects", labels, translate, self.viewer.add_labels)
+            self._set_layer(f"{side}: image", image, translate, self.viewer.add_image)
+            found = self._set_layer(f"{side}: objects", labels[window], translate, self.viewer.add_labels)
             found.colormap = _colormap(outline_colours(labels, other))
+            found.visible = self._outlined
+        self.viewer.reset_view()
+
+    def _fit(self) -> None:
+        """Fit the view to the canvas, which gets narrower when the dock is laid out."""
         self.viewer.reset_view()
 
     def _set_layer(self, name: str, data: np.ndarray, translate: tuple[float, float], add):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
 from panolib.objectness.perturbations import best_iou
@@ -12,23 +13,53 @@ SAME = (60, 140, 255)  # blue, colour of outlines
 # yellow, magenta, orange, red: two objects that are one in the other segmentation need not touch
 DIFFERENT = np.array([(255, 215, 0), (255, 0, 220), (255, 140, 0), (255, 60, 60)], np.uint8)
 LEAST_WIDTH = 480  # pixels; smaller images are enlarged, so that outlines are thin
+PART = 256  # pixels a side of the part of a large image in which two segmentations differ most
+WHOLE = 384  # pixels a side up to which an image is shown whole: it is large enough to be judged
+
+Window = tuple[slice, slice]  # rows, columns
+ALL: Window = (slice(None), slice(None))
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
+def overlay(
+    image: np.ndarray, labels: np.ndarray, other: np.ndarray, window: Window = ALL
+) -> np.ndarray:
     """The image, uint8 [H, W, 3], with outlines of its instances [H, W]: blue ones are alike in `other`.
 
     Each instance that differs has a warm colour of its own, so that two parts of one are seen to be one. The
-    picture is enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
+    picture shows a `window` of the image, enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
     """
-    colours, factor = outline_colours(labels, other), -(-LEAST_WIDTH // image.shape[1])
-    picture, labels = (values.repeat(factor, axis=0).repeat(factor, axis=1) for values in (image, labels))
+    colours = outline_colours(labels, other)
+    picture, labels = enlarged(image, window), enlarged(labels, window)
     outline = find_boundaries(labels, mode="thick") & (labels > 0)
     picture[outline] = colours[labels[outline]]
     return picture
 
 
+def enlarged(values: np.ndarray, window: Window = ALL) -> np.ndarray:
+    """A window of an image or label map [H, W, ...] as `overlay` shows it, without outlines."""
+    part = values[window]
+    factor = -(-LEAST_WIDTH // part.shape[1])
+    return part.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def where_they_differ(first: np.ndarray, second: np.ndarray) -> Window:
+    """The part of two instance maps [H, W] with most pixels of objects that differ; of a small image all."""
+    if max(first.shape) <= WHOLE:
+        return ALL
+    differs = np.zeros(first.shape, np.float32)
+    for labels, other in ((first, second), (second, first)):
+        alike = (outline_colours(labels, other) == SAME).all(1)
+        differs += (labels > 0) & ~alike[labels]
+    sides = [min(PART, length) for length in first.shape]
+    shares = ndimage.uniform_filter(differs, sides, mode="constant")
+    best = np.argwhere(shares >= 0.999 * shares.max())  # many windows may show the same
+    centre = best[((best - best.mean(0)) ** 2).sum(1).argmin()]
+    starts = [min(max(at - side // 2, 0), n - side) for at, side, n in zip(centre, sides, first.shape)]
+    return tuple(slice(start, start + side) for start, side in zip(starts, sides))
+
+
 def outline_colours(labels: np.ndarray, other: np.ndarray) -> np.ndarray:
     """uint8 [K + 1, 3]: the colours of the outlines of instances 0 .. K; see `overlay`."""
     alike = np.append(False, best_iou(labels, other) >= ALIKE)
-    own = DIFFERENT[np.arange(len(alike)) % len(DIFFERENT)]
+    own = DIFFERENT[np.cumsum(~alike) % len(DIFFERENT)]  # the next colour for the next one that differs
     return np.where(alike[:, None], SAME, own).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A session as a Jupyter widget: two overlays side by side, keys 1, 2, 0 and u, undo and progress."""
+"""A session as a Jupyter widget: two overlays side by side, keys for answers, undo, zoom and outlines."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import traitlets
 
-from panolib.active.pictures import overlay
+from panolib.active.pictures import ALL, enlarged, overlay, where_they_differ
 from panolib.active.session import Session
 
-UNDO = "u"
+UNDO, ZOOM, HIDE = "u", "z", "h"
 SCRIPT = """
 function render({model, el}) {
   el.classList.add("panolib-pairs");
@@ -22,6 +22,7 @@ function render({model, el}) {
     <div class="buttons">
       <button data-key="1">1 left</button><button data-key="2">2 right</button>
       <button data-key="0">0 neither</button><button data-key="u">u undo</button>
+      <button data-key="z">z part / all</button><button data-key="h">h outlines</button>
       <span class="progress"></span></div>`;
   const find = name => el.querySelector(name);
   const press = key => model.send({key, name: model.get("name")});
@@ -37,7 +38,7 @@ function render({model, el}) {
     if (event.target.dataset.key) { press(event.target.dataset.key); el.focus(); }
   });
   el.addEventListener("keydown", event => {
-    if (!["1", "2", "0", "u"].includes(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!/^[120uzh]$/.test(event.key) || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     event.stopPropagation();
     if (!event.repeat) press(event.key);
@@ -60,8 +61,9 @@ STYLE = """
 class PairWidget(anywidget.AnyWidget):
     """Asks for the answers of a session.
 
-    A key counts for the pair that its presser saw: one that comes while the next pair is on its way is
-    dropped.
+    Of a large image the part is shown in which both differ most; z shows all of it, or the part again, and h
+    hides the outlines or brings them back, which every new pair does. A key counts for the pair that its
+    presser saw: one that comes while the next pair is on its way is dropped.
     """
 
     _esm, _css = SCRIPT, STYLE
@@ -73,7 +75,7 @@ class PairWidget(anywidget.AnyWidget):
 
     def __init__(self, session: Session):
         super().__init__()
-        self.session = session
+        self.session, self._in_part, self._outlined = session, True, True
         self.on_msg(self._pressed)
         self._show()
 
@@ -81,10 +83,16 @@ class PairWidget(anywidget.AnyWidget):
         """A key or a button of the browser."""
         if message["name"] != self.name:
             return
-        if message["key"] == UNDO:
-            self.session.undo()
+        if message["key"] == ZOOM:
+            self._in_part = not self._in_part
+        elif message["key"] == HIDE:
+            self._outlined = not self._outlined
         else:
-            self.session.choose(message["key"])
+            self._outlined = True
+            if message["key"] == UNDO:
+                self.session.undo()
+            else:
+                self.session.choose(message["key"])
         self._show()
 
     def _show(self) -> None:
@@ -92,8 +100,12 @@ class PairWidget(anywidget.AnyWidget):
         with self.hold_sync():
             self.name = "" if pair is None else pair.name
             if pair is not None:
-                self.first = _png(overlay(pair.image, pair.labels[0], pair.labels[1]))
-                self.second = _png(overlay(pair.image, pair.labels[1], pair.labels[0]))
+                window = where_they_differ(*pair.labels) if self._in_part else ALL
+                sides = [enlarged(pair.image, window)] * 2
+                if self._outlined:
+                    both = pair.labels, pair.labels[::-1]
+                    sides = [overlay(pair.image, *labels, window) for labels in both]
+                self.first, self.second = map(_png, sides)
             self.progress = self.session.progress
             self.shown += 1
 

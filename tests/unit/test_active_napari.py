@@ -101,6 +101,13 @@ def test_ten_pairs_by_buttons_and_keys(viewer, pairs):
     warm = left.colormap.color_dict[1][:3]
     assert warm[0] > warm[2] and not np.allclose(warm, left.colormap.color_dict[2][:3])
 
+    dock.buttons["h"].click()
+    assert not left.visible and not right.visible and viewer.layers[0].visible
+    dock.buttons["z"].click()
+    assert (left.data == first.labels[0]).all(), "a small image is whole in either"
+    dock.buttons["h"].click()
+    assert left.visible and right.visible
+
     for key in "1212":
         dock.buttons[key].click()
     assert dock.text.startswith("4 of 10")

@@ -19,7 +19,15 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from ten_pairs import scene, ten_pairs
 
-from panolib.active.pictures import DIFFERENT, SAME, overlay
+from panolib.active.pictures import (
+    ALL,
+    DIFFERENT,
+    PART,
+    SAME,
+    outline_colours,
+    overlay,
+    where_they_differ,
+)
 from panolib.active.widget import PairWidget
 from panolib.profiles import project_root
 
@@ -55,6 +63,55 @@ def test_what_differs_has_a_colour_of_its_own():
     assert sorted(ids for c, ids in seen["right"].items() if c != SAME) in ([{1}, {2}], [{2}, {1}])
     assert not seen["right"][SAME] & {1, 2}
     assert (overlay(image, 0 * labels, labels) == image.repeat(4, 0).repeat(4, 1)).all()
+
+
+def test_neighbours_that_differ_have_different_colours():
+    labels = np.zeros((20, 60), int)
+    for k in range(1, 7):
+        labels[:10, 10 * k - 10 : 10 * k] = k
+    joined = np.where(np.isin(labels, (1, 5)), 1, labels)  # 1 and 5 are one: their ids are 4 colours apart
+    colours = outline_colours(labels, joined)
+    assert (colours[[2, 3, 4, 6]] == SAME).all() and tuple(colours[1]) != tuple(colours[5])
+
+
+def test_of_a_large_image_the_part_is_shown_where_both_differ():
+    """One object of 1000 x 900 pixels differs: the window holds it, and its middle is near."""
+    labels = np.zeros((1000, 900), int)
+    labels[100:130, 100:130], labels[700:740, 300:360] = 1, 2
+    other = labels.copy()
+    other[700:740, 330:360] = 3
+    window = where_they_differ(labels, other)
+    assert [part.stop - part.start for part in window] == [PART, PART]
+    rows, columns = window
+    assert abs((rows.start + rows.stop) / 2 - 720) < 5 and abs((columns.start + columns.stop) / 2 - 330) < 5
+    small = (slice(600, 800), slice(200, 400))
+    assert where_they_differ(labels[small], other[small]) == ALL
+    alike = where_they_differ(labels, labels)
+    assert [part.stop - part.start for part in alike] == [PART, PART]
+    corner = np.zeros((1000, 900), int)
+    corner[:9, -9:] = 1
+    rows, columns = where_they_differ(corner, np.zeros_like(corner))
+    assert (rows.start, columns.stop) == (0, 900)
+    image = np.zeros((1000, 900, 3), np.uint8)
+    picture = overlay(image, labels, other, window)
+    assert picture.shape == (2 * PART, 2 * PART, 3)
+    seen = {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
+    assert seen == {(0, 0, 0), tuple(outline_colours(labels, other)[2].tolist())}
+
+
+def test_zoom_and_outlines_are_no_answers(tmp_path):
+    widget = PairWidget(ten_pairs(tmp_path / "answers.jsonl"))
+    part, shown = widget.first, widget.shown
+    press(widget, "h")
+    plain = cv2.imdecode(np.frombuffer(widget.first, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert (plain == scene(0)[0].repeat(4, 0).repeat(4, 1)).all() and widget.first == widget.second
+    press(widget, "z")
+    press(widget, "h")
+    assert widget.first == part and widget.shown == shown + 3, "a small image is whole in either"
+    press(widget, "h")
+    press(widget, "1")
+    assert widget.name == "image 1" and widget.first != widget.second, "a new pair has its outlines"
+    assert len(widget.session.answers) == 1
 
 
 def test_answers_come_by_messages(tmp_path):
