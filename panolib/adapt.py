@@ -43,7 +43,7 @@ from panolib.study.study import TEACHER, Study, run_name
 
 DOMAIN, LIKE = "own", "nuclei"
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
-STUDENT = "self_trained"
+STUDENT, SHOWN = "self_trained", TEACHER  # who is trained; who predicts: its average varies less
 WHO = {  # of the rungs, as the report says it
     "source_only": "trained on the labelled source; it has seen no image of the target",
     "adabn": "source_only with the batch statistics of the target; nothing else is trained on the target",
@@ -56,7 +56,9 @@ NO_WARNING = (
     "predictions/, or give some labels (--labels)"
 )
 PROFILE = "adapt.yaml"
-CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
+CONTROLS = (  # runs that nothing here asks for
+    "classical", "shared", "instance_variants", "instance_ablations",
+)  # fmt: skip
 BUDGET = {  # 4 times those of cpu: half an hour on two free cores, with 100 images of 256 x 256
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
@@ -80,7 +82,7 @@ def adapt(
 
     The folder gets `adapt.yaml` (the settings), `results/` (every run), `weights/` (a file and a model card
     for source only, AdaBN, and student and teacher of self-training), `predictions/` (as of `predict`, by the
-    student) and `report.html`.
+    teacher) and `report.html`.
 
     Parameters
     ----------
@@ -141,7 +143,7 @@ def adapt(
     on_disk = sources.on_disk("target", "train", False)
     images = [str(image) for image in on_disk.image_files]
     predictions = out / "predictions"  # of other weights, if images have changed since
-    broken = predict_files(images, str(files[STUDENT]), predictions, overwrite=True)
+    broken = predict_files(images, str(files[SHOWN]), predictions, overwrite=True)
     status = report(broken, predictions)
     networks = {rung: read_package(file) for rung, file in files.items()}
     _write_report(out, path, check, networks, on_disk, records, labelled)
@@ -159,7 +161,11 @@ def _settings(
     data: dict[str, Any] = {"source": {"root": os.path.abspath(source)}, "target": folder}
     if label_set is not None:
         data["label_set"] = os.path.abspath(label_set) if Path(label_set).is_file() else label_set
-    own: dict[str, Any] = {"like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data}
+    own: dict[str, Any] = {
+        "like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data,
+        # statistics of both domains suit neither where images differ much, and frozen they stay so
+        "self_training_start": "adabn",
+    }  # fmt: skip
     if profile is None:
         own |= {section: {"iterations": n} for section, n in BUDGET.items()}
     return {
@@ -332,14 +338,14 @@ def _write_report(
     warnings = [
         *adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted),
         *adaptation.object_warnings(
-            found[STUDENT], source_share=check.object_share, otsu_count=check.otsu_count
+            found[SHOWN], source_share=check.object_share, otsu_count=check.otsu_count
         ),
-        *adaptation.dissent_warning(found, STUDENT, weights, check.otsu_count),
+        *adaptation.dissent_warning(found, SHOWN, weights, check.otsu_count),
     ]
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     said = [f"{rung}: {who}" for rung, who in WHO.items()]
-    said.append(f"predictions/ is by {STUDENT}. With a file of {out / 'weights'} another one predicts:")
+    said.append(f"predictions/ is by {SHOWN}. With a file of {out / 'weights'} another one predicts:")
     said.append("python -m panolib predict IMAGES --weights FILE --out DIR")
     parts: dict[str, Any] = {"Warnings": warnings or NO_WARNING, "The networks": "\n".join(said)}
     if labelled is not None:

@@ -61,8 +61,7 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     ladder = {branch: grid.run(branch, "self_trained") for branch in ("semantic", "instance")}
-    # the ladder's scores, unless its networks were trained again and these are what rounds go on from
-    start = grid.panoptic("self_trained", *ladder.values(), "rounds.start")
+    start = grid.run("panoptic", "self_trained")
     grid.tag(EXPERIMENT, *ladder.values(), start, exchange=START, round=0, to_go=settings.rounds)
     for name, exchange in EXCHANGES.items():
         semantic, instance = ladder["semantic"], ladder["instance"]

@@ -100,7 +100,7 @@ def test_what_the_folders_do_not_lead_to_expect_is_told(after, expected, words):
 
 
 def test_networks_that_part_are_named_and_one_is_advised():
-    """Counts of a target where AdaBN was right and the student, which predicts, was not."""
+    """Counts of a target where AdaBN was right and the networks of self-training were not."""
     counts = {"source_only": 743, "adabn": 304, "self_trained": 752, "teacher": 600}
     found = {name: replace(GOOD, n_images=10, n_objects=n) for name, n in counts.items()}
     weights = {name: Path("out") / "weights" / f"{name}.safetensors" for name in counts}
@@ -331,6 +331,9 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
     assert {run.domain for run in study.runs.values()} == {"own", "nuclei"}
     assert study.sources["own"].settings.target.diameter == 9.0
     assert own["own-semantic-source_only-s0"].spec.label_set == "three"
+    for branch in ("semantic", "instance"):  # as the report says, whatever the profile starts from
+        assert dict(own[f"own-{branch}-self_trained-s0"].parents)["start"].rung == "adabn"
+    assert own["own-instance-source_only-s0"].spec.selection_tolerance == 0.01
     other = study.runs["nuclei-semantic-source_only-s0"].spec.iterations
     iterations = own["own-semantic-source_only-s0"].spec.iterations
     assert iterations == (adapt.BUDGET["semantic_baseline"] if profile is None else other)
