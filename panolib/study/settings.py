@@ -67,7 +67,6 @@ class Domain:
     score_teachers: bool = False  # a rung of its own beside the student's
     shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
     instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
-    instance_ablations: Mapping[str, Mapping] | None = None  # of the instance self-training, `embeddings`
     validation: str | None = None  # data set of the scores; null: val of the target
     oracle: bool = True  # a rung that learns from labels of the target
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
