@@ -56,9 +56,7 @@ NO_WARNING = (
     "predictions/, or give some labels (--labels)"
 )
 PROFILE = "adapt.yaml"
-CONTROLS = (  # runs that nothing here asks for
-    "classical", "shared", "instance_variants", "instance_ablations",
-)  # fmt: skip
+CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
 BUDGET = {  # 4 times those of cpu: half an hour on two free cores, with 100 images of 256 x 256
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
