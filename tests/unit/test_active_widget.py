@@ -201,9 +201,13 @@ def test_ten_pairs_in_a_browser(lab, chromium, tmp_path):
     until(lambda: chromium.get(lab) is None)
     until(lambda: chromium.find_element(css, ".jp-NotebookPanel .cm-content").is_displayed())
     until(lambda: chromium.find_element(css, "[data-status='idle']"))
-    run = chromium.find_element(css, "[data-command='notebook:run-cell-and-select-next']")
-    until(lambda: run.click() is None)
-    root = until(lambda: chromium.find_element(css, ".panolib-pairs"))
+
+    def run_the_cell():  # a click while the kernel is on its way is lost now and then
+        chromium.find_element(css, ".jp-Cell .cm-content").click()
+        chromium.find_element(css, "[data-command='notebook:run-cell-and-select-next']").click()
+        return until(lambda: chromium.find_element(css, ".panolib-pairs"), seconds=60)
+
+    root = until(run_the_cell)
     text = lambda: root.find_element(css, ".progress").text  # noqa: E731
     size = "return arguments[0].naturalWidth"
     until(lambda: chromium.execute_script(size, root.find_element(css, ".first")) == 512)
