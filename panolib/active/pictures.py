@@ -6,6 +6,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
+from panolib.inference.tiles import Window
 from panolib.objectness.perturbations import best_iou
 
 ALIKE = 0.8  # IoU from which on two masks look the same
@@ -16,7 +17,6 @@ LEAST_WIDTH = 480  # pixels; smaller images are enlarged, so that outlines are t
 PART = 256  # pixels a side of the part of a large image in which two segmentations differ most
 WHOLE = 384  # pixels a side up to which an image is shown whole: it is large enough to be judged
 
-Window = tuple[slice, slice]  # rows, columns
 ALL: Window = (slice(None), slice(None))
 
 
