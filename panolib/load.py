@@ -107,7 +107,7 @@ def load(
                 detr_runs.declare_detr(grid, detr, {name: sources[name] for name in settings.targets})
             if domain == peer_runs.DOMAIN and peers is not None:
                 peer_runs.declare_peers(grid, peers)
-        declare_method(grid, settings.method)
+        declare_method(grid, settings.method, objectness)
         runs |= grid.runs
         tags += grid.tags
     if settings.performance is not None:

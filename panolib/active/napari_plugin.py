@@ -11,7 +11,6 @@ from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
 from panolib.active.folder import NoPairs, open_session
-from panolib.active.pictures import ALL, outline_colours, where_they_differ
 from panolib.active.session import DamagedAnswers, Session
 
 BUTTONS = {
@@ -29,7 +28,6 @@ class PairsDock(QWidget):
     def __init__(self, napari_viewer: Viewer, session: Session | None = None):
         super().__init__()
         self.viewer, self.session, self._layers = napari_viewer, None, {}
-        self._in_part = self._outlined = True
         self._text = QLabel("Open a folder of pairs.")
         self._text.setWordWrap(True)
         layout = QVBoxLayout(self)
@@ -66,19 +64,9 @@ class PairsDock(QWidget):
 
     def press(self, key: str) -> None:
         """What a key or a button does; nothing without a session."""
-        if self.session is None:
-            return
-        if key == "z":
-            self._in_part = not self._in_part
-        elif key == "h":
-            self._outlined = not self._outlined
-        else:
-            self._outlined = True
-            if key == "u":
-                self.session.undo()
-            else:
-                self.session.choose(key)
-        self._show()
+        if self.session is not None:
+            self.session.press(key)
+            self._show()
 
     def _ask_for_folder(self) -> None:
         if folder := QFileDialog.getExistingDirectory(self, "Folder of pairs"):
@@ -96,15 +84,14 @@ class PairsDock(QWidget):
             for layer in self._layers.values():
                 layer.visible = False
             return
-        window = where_they_differ(*pair.labels) if self._in_part else ALL
+        window = self.session.window
         image = pair.image[window]
         for number, side in enumerate(SIDES):
             translate = (0.0, number * (1 + GAP) * image.shape[1])
-            labels, other = pair.labels[number], pair.labels[1 - number]
+            labels = pair.labels[number][window]
             self._set_layer(f"{side}: image", image, translate, self.viewer.add_image)
-            found = self._set_layer(f"{side}: objects", labels[window], translate, self.viewer.add_labels)
-            found.colormap = _colormap(outline_colours(labels, other))
-            found.visible = self._outlined
+            found = self._set_layer(f"{side}: objects", labels, translate, self.viewer.add_labels)
+            found.colormap, found.visible = _colormap(pair.colours[number]), self.session.outlined
         self.viewer.reset_view()
 
     def _fit(self) -> None:

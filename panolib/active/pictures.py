@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
@@ -28,7 +30,13 @@ def overlay(
     Each instance that differs has a warm colour of its own, so that two parts of one are seen to be one. The
     picture shows a `window` of the image, enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
     """
-    colours = outline_colours(labels, other)
+    return outlined(image, labels, outline_colours(labels, other), window)
+
+
+def outlined(
+    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, window: Window = ALL
+) -> np.ndarray:
+    """`overlay` with the colours of instances 0 .. K, uint8 [K + 1, 3]."""
     picture, labels = enlarged(image, window), enlarged(labels, window)
     outline = find_boundaries(labels, mode="thick") & (labels > 0)
     picture[outline] = colours[labels[outline]]
@@ -42,19 +50,23 @@ def enlarged(values: np.ndarray, window: Window = ALL) -> np.ndarray:
     return part.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def where_they_differ(first: np.ndarray, second: np.ndarray) -> Window:
-    """The part of two instance maps [H, W] with most pixels of objects that differ; of a small image all."""
-    if max(first.shape) <= WHOLE:
+def where_they_differ(labels: Sequence[np.ndarray], colours: Sequence[np.ndarray]) -> Window:
+    """The part of two instance maps [H, W] with most pixels of objects that differ; of a small image all.
+
+    `colours`: `outline_colours` of each.
+    """
+    shape = labels[0].shape
+    if max(shape) <= WHOLE:
         return ALL
-    differs = np.zeros(first.shape, np.float32)
-    for labels, other in ((first, second), (second, first)):
-        alike = (outline_colours(labels, other) == SAME).all(1)
-        differs += (labels > 0) & ~alike[labels]
-    sides = [min(PART, length) for length in first.shape]
+    differs = np.zeros(shape, np.float32)
+    for own, its_colours in zip(labels, colours, strict=True):
+        alike = (its_colours == SAME).all(1)
+        differs += (own > 0) & ~alike[own]
+    sides = [min(PART, length) for length in shape]
     shares = ndimage.uniform_filter(differs, sides, mode="constant")
     best = np.argwhere(shares >= 0.999 * shares.max())  # many windows may show the same
     centre = best[((best - best.mean(0)) ** 2).sum(1).argmin()]
-    starts = [min(max(at - side // 2, 0), n - side) for at, side, n in zip(centre, sides, first.shape)]
+    starts = [min(max(at - side // 2, 0), n - side) for at, side, n in zip(centre, sides, shape)]
     return tuple(slice(start, start + side) for start, side in zip(starts, sides))
 
 

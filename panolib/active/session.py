@@ -2,7 +2,8 @@
 
 A line is an answer, `{"image": .., "shown": [left, right], "choice": left, right or null, "seconds": ..}`,
 or takes one back, `{"undo": image}`. Lines are only ever added, so that a kill loses no answer; who opens the
-file again goes on where it stopped. Both front ends (`widget`, `napari_plugin`) work on this object alone.
+file again goes on where it stopped. Both front ends (`widget`, `napari_plugin`) work on this object alone: it
+knows what their keys do, and what of a pair is shown.
 """
 
 from __future__ import annotations
@@ -12,14 +13,18 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from panolib.active.pictures import ALL, outline_colours, where_they_differ
 from panolib.errors import UserError
+from panolib.inference.tiles import Window
 
 KEYS = {"1": 0, "2": 1, "0": None}  # of both front ends: the first, the second, neither
+UNDO, ZOOM, HIDE = "u", "z", "h"  # the others
 
 
 class DamagedAnswers(UserError, ValueError):
@@ -34,6 +39,17 @@ class Pair:
     image: np.ndarray  # uint8 [H, W, 3]
     labels: tuple[np.ndarray, np.ndarray]  # int [H, W], 0 or ids >= 1
     shown: tuple[str, str]  # what made them; it stays hidden, and who builds pairs draws the order
+
+    @cached_property
+    def colours(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the outlines of both, uint8 [K + 1, 3]: `pictures.outline_colours`."""
+        first, second = self.labels
+        return outline_colours(first, second), outline_colours(second, first)
+
+    @cached_property
+    def part(self) -> Window:
+        """Where both differ most; all of a small image."""
+        return where_they_differ(self.labels, self.colours)
 
 
 @dataclass(frozen=True)
@@ -51,6 +67,13 @@ class Session:
     `pairs` are looked at one by one, so they may be made when they are wanted; `names` are those of their
     images. `file` is made with the first answer, and answers about other images in it stay as they are.
     DamagedAnswers names file and line; a last line without an end, which a kill can leave, is dropped.
+
+    Attributes
+    ----------
+    in_part : bool
+        Whether front ends show the part of a large image in which both segmentations differ most, or all.
+    outlined : bool
+        Whether they show outlines; those of a new pair are always shown.
     """
 
     def __init__(
@@ -63,7 +86,9 @@ class Session:
     ):
         if len(pairs) != len(names) or len(set(names)) != len(names):
             raise ValueError(f"{len(pairs)} pairs and {len(set(names))} different names, expected as many")
+        self.in_part = self.outlined = True
         self._pairs, self._clock, self.file = pairs, clock, Path(file)
+        self._read: Pair | None = None  # the one that was looked at last
         self._numbers = {name: number for number, name in enumerate(names)}
         _drop_cut_line(self.file)
         self._answers = read_answers(self.file)
@@ -80,8 +105,18 @@ class Session:
     @property
     def current(self) -> Pair | None:
         """The first pair without an answer; None where all have one."""
-        left = [number for name, number in self._numbers.items() if name not in self._answers]
-        return self._pairs[left[0]] if left else None
+        left = next((name for name in self._numbers if name not in self._answers), None)
+        if left is None:
+            return None
+        if self._read is None or self._read.name != left:
+            self._read = self._pairs[self._numbers[left]]
+        return self._read
+
+    @property
+    def window(self) -> Window:
+        """What of the current pair is shown."""
+        pair = self.current
+        return pair.part if self.in_part and pair is not None else ALL
 
     @property
     def seconds_per_answer(self) -> float:
@@ -98,6 +133,16 @@ class Session:
         minutes = (len(self) - n) * seconds / 60
         to_go = f", {minutes:.0f} min to go" if n < len(self) else ""
         return f"{n} of {len(self)}, {seconds:.1f} s each{to_go}"
+
+    def press(self, key: str) -> None:
+        """What a key of a front end does: z and h change what is shown, u takes back, others answer."""
+        if key == ZOOM:
+            self.in_part = not self.in_part
+        elif key == HIDE:
+            self.outlined = not self.outlined
+        else:
+            self.outlined = True
+            self.undo() if key == UNDO else self.choose(key)
 
     def choose(self, key: str) -> None:
         """Answer the current pair with a key of `KEYS` (else ValueError); nothing after the last one."""

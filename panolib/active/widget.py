@@ -7,10 +7,9 @@ import cv2
 import numpy as np
 import traitlets
 
-from panolib.active.pictures import ALL, enlarged, overlay, where_they_differ
+from panolib.active.pictures import enlarged, outlined
 from panolib.active.session import Session
 
-UNDO, ZOOM, HIDE = "u", "z", "h"
 SCRIPT = """
 function render({model, el}) {
   el.classList.add("panolib-pairs");
@@ -75,36 +74,25 @@ class PairWidget(anywidget.AnyWidget):
 
     def __init__(self, session: Session):
         super().__init__()
-        self.session, self._in_part, self._outlined = session, True, True
+        self.session = session
         self.on_msg(self._pressed)
         self._show()
 
     def _pressed(self, _widget, message: dict, _buffers) -> None:
         """A key or a button of the browser."""
-        if message["name"] != self.name:
-            return
-        if message["key"] == ZOOM:
-            self._in_part = not self._in_part
-        elif message["key"] == HIDE:
-            self._outlined = not self._outlined
-        else:
-            self._outlined = True
-            if message["key"] == UNDO:
-                self.session.undo()
-            else:
-                self.session.choose(message["key"])
-        self._show()
+        if message["name"] == self.name:
+            self.session.press(message["key"])
+            self._show()
 
     def _show(self) -> None:
         pair = self.session.current
         with self.hold_sync():
             self.name = "" if pair is None else pair.name
             if pair is not None:
-                window = where_they_differ(*pair.labels) if self._in_part else ALL
+                window = self.session.window
                 sides = [enlarged(pair.image, window)] * 2
-                if self._outlined:
-                    both = pair.labels, pair.labels[::-1]
-                    sides = [overlay(pair.image, *labels, window) for labels in both]
+                if self.session.outlined:
+                    sides = [outlined(pair.image, *of, window) for of in zip(pair.labels, pair.colours)]
                 self.first, self.second = map(_png, sides)
             self.progress = self.session.progress
             self.shown += 1

@@ -18,9 +18,11 @@ confident_weight  instance    a pseudo-label weighs as its share of sure pixels 
 paste             instance    sure pseudo-labels on source crops (Mansour et al. 2025, LIDAPS)
 ================  ==========  ===========================================================================
 
-What else the recipe has is measured elsewhere: a profile may give every network semi-convolutional
-embeddings, or a bandwidth that each instance learns as a variant (`embeddings`), the shared encoder is a
-ladder (`shared`), the filter of objectness is in `objectness`, rounds are in `refinement`.
+Where a domain has a classifier of objects (`objectness`), `none` and `all` of both branches are also scored
+without the detections that it doubts. What else the recipe has is measured elsewhere: a profile may give
+every network semi-convolutional embeddings, or a bandwidth that each instance learns as a variant
+(`embeddings`), the shared encoder is a ladder (`shared`), objectness as a filter of pseudo-labels is in
+`objectness`, rounds are in `refinement`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from collections.abc import Mapping
 from panolib.config import ProfileError
 from panolib.lab.run import Run
 from panolib.study.grid import Grid
+from panolib.study.objectness import ObjectnessSettings, declare_ranking
 from panolib.study.settings import Method
 from panolib.study.study import MASK_WATERSHED, OTSU_WATERSHED, TEACHER
 
@@ -40,7 +43,7 @@ BESIDE = (  # rungs of the ladder
 )  # fmt: skip
 
 
-def declare_method(grid: Grid, settings: Method | None) -> None:
+def declare_method(grid: Grid, settings: Method | None, objectness: ObjectnessSettings | None) -> None:
     """Every part of a domain that the settings name, beside its ladder.
 
     Tag values: part, and `in_branch`: the branch whose training has it, or both. Parts of the instance branch
@@ -90,6 +93,8 @@ def declare_method(grid: Grid, settings: Method | None) -> None:
         _panoptic(grid, masks, run, name, INSTANCE)
     for name in (NONE, ALL):
         _panoptic(grid, semantic[name], instance[name], name, BOTH)
+        if objectness is not None and grid.has("objectness", ""):
+            _without_doubtful(grid, objectness, semantic[name], instance[name], name)
 
 
 def _recipe(parts: Mapping[str, Mapping], without: tuple[str, ...]) -> dict[str, dict]:
@@ -106,6 +111,19 @@ def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: st
     if grid.settings.score_teachers:
         found.append(grid.panoptic(TEACHER, *networks, scored="teacher"))
     grid.tag(EXPERIMENT, *found, in_branch=in_branch, part=part)
+
+
+def _without_doubtful(
+    grid: Grid, settings: ObjectnessSettings, semantic: Run, instance: Run, part: str
+) -> None:
+    """Both branches, with and without the detections that the domain's classifier of objects doubts."""
+    networks = semantic, instance, grid.run("objectness", "")
+    for rung, scored in (("self_trained", "student"), (TEACHER, "teacher")):
+        if scored == "student" or grid.settings.score_teachers:
+            found = declare_ranking(
+                grid, settings, rung, *networks, _variant(part, BOTH), scored=scored, where="method"
+            )
+            grid.tag(EXPERIMENT, found, in_branch=BOTH, part=part)
 
 
 def _variant(part: str, in_branch: str = "") -> str:

@@ -185,9 +185,24 @@ def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
         )  # fmt: skip
         scores = grid.panoptic("self_trained", networks["semantic"], run, variant)
         grid.tag(EXPERIMENT, run, scores, part="training", filter=name)
-    ranking = grid.add(
-        "objectness_ranking", "objectness", "self_trained", RankingSpec, "",
-        networks | {"instance": trained, "objectness": classifier}, data,
-        min_region=domain.panoptic["min_region"], least=settings.least, **common,
-    )  # fmt: skip
+    ranking = declare_ranking(
+        grid, settings, "self_trained", networks["semantic"], trained, classifier, where="objectness"
+    )
     grid.tag(EXPERIMENT, ranking, part="ranking")
+
+
+def declare_ranking(
+    grid: Grid, settings: ObjectnessSettings, rung: str, semantic: Run, instance: Run, classifier: Run,
+    variant: str = "", *, where: str, **values,
+) -> Run:  # fmt: skip
+    """Scores of two networks with and without the detections that the classifier doubts."""
+    trained = grid.run("instance", "self_trained").spec
+    parents = {
+        "semantic": semantic, "clustering": grid.run("instance", "source_only"), "instance": instance,
+        "objectness": classifier,
+    }  # fmt: skip
+    return grid.add(
+        "objectness_ranking", "objectness", rung, RankingSpec, "", parents, (grid.val,), variant=variant,
+        min_region=grid.settings.panoptic["min_region"], least=settings.least, min_size=trained.min_area,
+        noise_blur=trained.noise_blur, where=where, **values,
+    )  # fmt: skip

@@ -22,6 +22,7 @@ from panolib.active.folder import PairFolder, open_session
 from panolib.active.pairs import NETWORKS, packed, unpacked
 from panolib.active.person import choice, outlined, true_overlaps
 from panolib.active.queries import changed_share, expected_change, overlap, ranked
+from panolib.active.pictures import ALL
 from panolib.active.session import DamagedAnswers, Pair, Session, read_answers
 from panolib.config import ProfileError
 from panolib.data.samples import Sample
@@ -246,6 +247,32 @@ def test_answers_about_other_images_stay(tmp_path):
     assert later.answers == {} and later.current.name == "other"
     later.choose("1")
     assert list(choices_of(session(tmp_path))) == ["image 0"]
+
+
+def test_a_pair_is_read_once_however_it_is_shown(tmp_path):
+    class Counting(list):
+        def __getitem__(self, number):
+            asked.append(number)
+            return super().__getitem__(number)
+
+    asked, names = [], ["a", "b"]
+    large = np.zeros((500, 400), int)
+    large[10:20, 10:20] = 1
+    image = np.zeros((*large.shape, 3), np.uint8)
+    pairs = [Pair(name, image, (large, 0 * large), ("teacher", "student")) for name in names]
+    found = Session(Counting(pairs), names, tmp_path / "answers.jsonl")
+    first = found.window
+    assert [part.stop - part.start for part in first] == [256, 256]
+    found.press("z")
+    assert found.window == ALL and found.outlined
+    found.press("h")
+    assert not found.outlined and not found.answers
+    found.press("z")
+    assert found.window == first and asked == [0]
+    found.press("1")
+    assert found.outlined and found.current.name == "b" and asked == [0, 1]
+    found.press("u")
+    assert found.current.name == "a"
 
 
 def test_wrong_keys_and_names(tmp_path):

@@ -26,8 +26,8 @@ from panolib.active.pictures import (
     SAME,
     outline_colours,
     overlay,
-    where_they_differ,
 )
+from panolib.active.session import Pair
 from panolib.active.widget import PairWidget
 from panolib.profiles import project_root
 
@@ -74,23 +74,28 @@ def test_neighbours_that_differ_have_different_colours():
     assert (colours[[2, 3, 4, 6]] == SAME).all() and tuple(colours[1]) != tuple(colours[5])
 
 
+def part_of(first, second):
+    """The part of a pair that is shown first."""
+    return Pair("image", np.zeros((*first.shape, 3), np.uint8), (first, second), ("a", "b")).part
+
+
 def test_of_a_large_image_the_part_is_shown_where_both_differ():
     """One object of 1000 x 900 pixels differs: the window holds it, and its middle is near."""
     labels = np.zeros((1000, 900), int)
     labels[100:130, 100:130], labels[700:740, 300:360] = 1, 2
     other = labels.copy()
     other[700:740, 330:360] = 3
-    window = where_they_differ(labels, other)
+    window = part_of(labels, other)
     assert [part.stop - part.start for part in window] == [PART, PART]
     rows, columns = window
     assert abs((rows.start + rows.stop) / 2 - 720) < 5 and abs((columns.start + columns.stop) / 2 - 330) < 5
     small = (slice(600, 800), slice(200, 400))
-    assert where_they_differ(labels[small], other[small]) == ALL
-    alike = where_they_differ(labels, labels)
+    assert part_of(labels[small], other[small]) == ALL
+    alike = part_of(labels, labels)
     assert [part.stop - part.start for part in alike] == [PART, PART]
     corner = np.zeros((1000, 900), int)
     corner[:9, -9:] = 1
-    rows, columns = where_they_differ(corner, np.zeros_like(corner))
+    rows, columns = part_of(corner, np.zeros_like(corner))
     assert (rows.start, columns.stop) == (0, 900)
     image = np.zeros((1000, 900, 3), np.uint8)
     picture = overlay(image, labels, other, window)
