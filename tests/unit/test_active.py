@@ -21,8 +21,8 @@ from panolib.__main__ import main
 from panolib.active.folder import PairFolder, open_session
 from panolib.active.pairs import NETWORKS, packed, unpacked
 from panolib.active.person import choice, outlined, true_overlaps
-from panolib.active.queries import changed_share, expected_change, overlap, ranked
 from panolib.active.pictures import ALL
+from panolib.active.queries import changed_share, expected_change, overlap, ranked
 from panolib.active.session import DamagedAnswers, Pair, Session, read_answers
 from panolib.config import ProfileError
 from panolib.data.samples import Sample
