@@ -19,7 +19,7 @@ def declare_embeddings(grid: Grid) -> None:
     Raises ProfileError for a name that is taken, or that makes no name of a run.
     """
     settings = grid.settings
-    if settings.instance_variants is None:
+    if settings.instance_variants is None or grid.seed not in (settings.variant_seeds or (grid.seed,)):
         return
     semantic, ladder = grid.run("semantic", "source_only"), grid.run("panoptic", "source_only")
     variants = {"": grid.run("instance", "source_only")}

@@ -31,7 +31,8 @@ from panolib.training.specs import StudentOrTeacher
 Seeds = Annotated[tuple[Seed, ...], Field(min_length=1), Different]
 Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
 
-# {section that takes some of the seeds: fields that hold them}; instead of "seeds" a file may say "n_seeds"
+# {section that takes some of the seeds: fields that hold them}; instead of "seeds" a file may say "n_seeds",
+# also of a ladder and of its `shared`
 _SEEDED = ("detr", "realtime", "peers", "refinement", "objectness", "method", "active")
 OWN_SEEDS = {"experiments": ("seeds", "consistency_seeds"), **dict.fromkeys(_SEEDED, ("seeds",))}
 
@@ -71,6 +72,7 @@ class Domain:
     oracle: bool = True  # a rung that learns from labels of the target
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
     seeds: Seeds | None = None  # those of the profile that this ladder takes; null: all
+    variant_seeds: Seeds | None = None  # of these, those of `instance_variants`; null: all
 
 
 Workflow = Literal["all", "icm", "base", "ccm"]
@@ -234,6 +236,7 @@ def read_profile(path: Path) -> Profile:
         raise ProfileError(f"{where}: main: expected the name of a section, found {main!r}")
     if main not in mapping:
         raise ProfileError(f"{where}: {main}: missing key, expected the keys of Domain")
+    mapping = {name: _ladder_seeds(section, seeds, f"{where}: {name}") for name, section in mapping.items()}
     own = [name for name, section in mapping.items() if _is_own(section)]
     domains = {name: mapping.pop(name) for name in dict.fromkeys((main, *DOMAINS, *own)) if name in mapping}
     for name in own:
@@ -253,7 +256,8 @@ def read_profile(path: Path) -> Profile:
                 settings = merged(domains[main], changed, where, f"{name}.ladder")
                 on_targets[name] = from_mapping(Domain, settings, where=f"{where}: {name}.ladder")
     for section in (*ladders.values(), *on_targets.values()):
-        _some_of(section.seeds or seeds, seeds, f"{where}: seeds of the target {section.target}")
+        for found in (section.seeds, section.variant_seeds, (section.shared or {}).get("seeds")):
+            _some_of(found or seeds, seeds, f"{where}: seeds of the target {section.target}")
     return replace(
         from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}, "target_ladders": {}}, where=where),
         ladders=ladders,
@@ -289,20 +293,39 @@ class _AllSeeds:
 class _OwnSeeds:
     n_seeds: Count | None = None
     n_consistency_seeds: Count | None = None
+    n_variant_seeds: Count | None = None
 
 
 def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
-    """A section with the seeds that it takes: which ones, or how many of the first."""
+    """A section with the seeds that it takes: which ones, or how many of the first; else all."""
+    found = _counted_seeds(section, names, seeds, where)
+    for name in names:
+        given = found.get(name)
+        found[name] = list(seeds if given is None else _some_of(given, seeds, f"{where}: {name}"))
+    return found
+
+
+def _counted_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
+    """A section with the first seeds where it says how many it takes."""
     found = dict(section)
     given = {f"n_{name}": found.pop(f"n_{name}") for name in names if f"n_{name}" in section}
     numbers = from_mapping(_OwnSeeds, given, where=where)
     for name in names:
-        if f"n_{name}" in given and name in section:
-            raise ProfileError(f"{where}: expected n_{name} or {name}, found both")
-        if section.get(name) is None:
+        if f"n_{name}" in given:
+            if name in section:
+                raise ProfileError(f"{where}: expected n_{name} or {name}, found both")
             found[name] = list(seeds[: getattr(numbers, f"n_{name}")])
-        else:
-            found[name] = list(_some_of(section[name], seeds, f"{where}: {name}"))
+    return found
+
+
+def _ladder_seeds(section: Any, seeds: tuple, where: str) -> Any:
+    """A section with the seeds of its ladder, where it is one, and of what is beside that."""
+    if not isinstance(section, Mapping):
+        return section
+    found = _counted_seeds(section, ("seeds", "variant_seeds"), seeds, where)
+    for name in ("ladder", "shared"):
+        if name in found:
+            found[name] = _ladder_seeds(found[name], seeds, f"{where}.{name}")
     return found
 
 

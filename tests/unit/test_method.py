@@ -26,12 +26,13 @@ CHANGES = {  # of cpu and smoke, at the values below
 }
 SEMANTIC = (NONE, *list(CHANGES)[:4], ALL)
 INSTANCE = (NONE, *list(CHANGES)[4:], ALL)
+RUNGS = ("self_trained", TEACHER)
 
 
-def declared(folder, text=""):
+def declared(folder, text="", others=OTHERS):
     """(study, {(domain, branch, rung, in_branch, part): run}) of the smoke profile with more said."""
     file = folder / "few.yaml"
-    file.write_text(f"extends: smoke\n{OTHERS}{text}")
+    file.write_text(f"extends: smoke\n{others}{text}")
     loaded = load(file, root=folder, train=False)
     tags = [(loaded.runs[tag.run], dict(tag.values)) for tag in loaded.tags if tag.experiment == EXPERIMENT]
     parts = [(run, at["in_branch"], at["part"]) for run, at in tags if "part" in at]
@@ -108,6 +109,19 @@ def test_parts_are_scored_inside_the_masks_that_the_tags_say(whole):
             assert parents["semantic"].name == (own.name if own else f"{domain}-semantic-self_trained-s0")
         if branch in ("semantic", "panoptic") and (branch == "panoptic" or rung == TEACHER):
             assert run.spec.scored == ("teacher" if rung == TEACHER else "student")
+
+
+def test_with_a_classifier_of_objects_what_it_doubts_is_dropped_as_well(tmp_path):
+    others = OTHERS.replace("objectness: null\n", "")
+    loaded, runs = declared(tmp_path, "city: {score_teachers: true}\n", others)
+    judged = {key: run for key, run in runs.items() if key[1] == "objectness"}
+    assert {key[2::2] for key in judged} == {(rung, part) for rung in RUNGS for part in (NONE, ALL)}
+    for (_, _, rung, _, part), run in judged.items():
+        panoptic = runs["city", "panoptic", rung, "both", part]
+        parents = dict(run.parents)
+        assert parents.pop("objectness") is loaded.runs["city-objectness-s0"]
+        assert parents == dict(panoptic.parents) and run.spec.scored == panoptic.spec.scored
+        assert run.spec.least == loaded.runs["city-objectness-self_trained-s0"].spec.least
 
 
 @pytest.mark.parametrize(
