@@ -16,8 +16,9 @@ SAME = (60, 140, 255)  # blue, colour of outlines
 # yellow, magenta, orange, red: two objects that are one in the other segmentation need not touch
 DIFFERENT = np.array([(255, 215, 0), (255, 0, 220), (255, 140, 0), (255, 60, 60)], np.uint8)
 LEAST_WIDTH = 480  # pixels; smaller images are enlarged, so that outlines are thin
-PART = 256  # pixels a side of the part of a large image in which two segmentations differ most
-WHOLE = 384  # pixels a side up to which an image is shown whole: it is large enough to be judged
+PART = 256  # pixels a side, at most, of the part of a large image in which two segmentations differ most
+LEAST_PART, MARGIN = 128, 32  # pixels: its sides at least, and what is shown around all that differs in it
+WHOLE = 384  # pixels a side up to which all that differs is in the part
 
 ALL: Window = (slice(None), slice(None))
 
@@ -51,23 +52,34 @@ def enlarged(values: np.ndarray, window: Window = ALL) -> np.ndarray:
 
 
 def where_they_differ(labels: Sequence[np.ndarray], colours: Sequence[np.ndarray]) -> Window:
-    """The part of two instance maps [H, W] with most pixels of objects that differ; of a small image all.
+    """The part of two instance maps [H, W] with most pixels of objects that differ; in a small image, all.
+
+    It is as small as what differs in it allows, so that this is seen at its largest.
 
     `colours`: `outline_colours` of each.
     """
     shape = labels[0].shape
-    if max(shape) <= WHOLE:
-        return ALL
     differs = np.zeros(shape, np.float32)
     for own, its_colours in zip(labels, colours, strict=True):
         alike = (its_colours == SAME).all(1)
         differs += (own > 0) & ~alike[own]
-    sides = [min(PART, length) for length in shape]
+    sides = shape if max(shape) <= WHOLE else [min(PART, length) for length in shape]
     shares = ndimage.uniform_filter(differs, sides, mode="constant")
     best = np.argwhere(shares >= 0.999 * shares.max())  # many windows may show the same
     centre = best[((best - best.mean(0)) ** 2).sum(1).argmin()]
+    part = _around(centre, sides, shape)
+    found = np.argwhere(differs[part]) + [side.start for side in part]
+    if not len(found):
+        return part
+    first, last = found.min(0), found.max(0)
+    side = int(np.clip((last - first).max() + 1 + 2 * MARGIN, LEAST_PART, max(sides)))
+    return _around((first + last + 1) // 2, [min(side, length) for length in shape], shape)
+
+
+def _around(centre: Sequence[int], sides: Sequence[int], shape: Sequence[int]) -> Window:
+    """The window with these sides that has its middle at `centre`, or near where it would leave the image."""
     starts = [min(max(at - side // 2, 0), n - side) for at, side, n in zip(centre, sides, shape)]
-    return tuple(slice(start, start + side) for start, side in zip(starts, sides))
+    return tuple(slice(int(start), int(start) + side) for start, side in zip(starts, sides))
 
 
 def outline_colours(labels: np.ndarray, other: np.ndarray) -> np.ndarray:

@@ -262,7 +262,7 @@ def test_a_pair_is_read_once_however_it_is_shown(tmp_path):
     pairs = [Pair(name, image, (large, 0 * large), ("teacher", "student")) for name in names]
     found = Session(Counting(pairs), names, tmp_path / "answers.jsonl")
     first = found.window
-    assert [part.stop - part.start for part in first] == [256, 256]
+    assert [part.stop - part.start for part in first] == [128, 128]
     found.press("z")
     assert found.window == ALL and found.outlined
     found.press("h")

@@ -20,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from ten_pairs import scene, ten_pairs
 
 from panolib.active.pictures import (
-    ALL,
     DIFFERENT,
+    LEAST_PART,
+    MARGIN,
     PART,
     SAME,
     outline_colours,
@@ -86,20 +87,26 @@ def test_of_a_large_image_the_part_is_shown_where_both_differ():
     other = labels.copy()
     other[700:740, 330:360] = 3
     window = part_of(labels, other)
-    assert [part.stop - part.start for part in window] == [PART, PART]
+    assert [part.stop - part.start for part in window] == [LEAST_PART, LEAST_PART], "40 x 60 pixels differ"
     rows, columns = window
     assert abs((rows.start + rows.stop) / 2 - 720) < 5 and abs((columns.start + columns.stop) / 2 - 330) < 5
     small = (slice(600, 800), slice(200, 400))
-    assert part_of(labels[small], other[small]) == ALL
+    rows, columns = part_of(labels[small], other[small])  # 100 .. 140, 100 .. 160
+    assert (rows.start, rows.stop, columns.start, columns.stop) == (56, 184, 66, 194)
     alike = part_of(labels, labels)
     assert [part.stop - part.start for part in alike] == [PART, PART]
     corner = np.zeros((1000, 900), int)
     corner[:9, -9:] = 1
     rows, columns = part_of(corner, np.zeros_like(corner))
     assert (rows.start, columns.stop) == (0, 900)
+    two = other.copy()
+    two[720:740, 400:440] = 4
+    rows, columns = part_of(labels, two)
+    assert rows.stop - rows.start == columns.stop - columns.start == 440 - 300 + 2 * MARGIN
+    assert columns.start == 300 - MARGIN, "both are in the part"
     image = np.zeros((1000, 900, 3), np.uint8)
     picture = overlay(image, labels, other, window)
-    assert picture.shape == (2 * PART, 2 * PART, 3)
+    assert picture.shape == (4 * LEAST_PART, 4 * LEAST_PART, 3)
     seen = {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
     assert seen == {(0, 0, 0), tuple(outline_colours(labels, other)[2].tolist())}
 
