@@ -25,7 +25,7 @@ from panolib.related.mean_teacher import runs as peer_runs
 from panolib.related.realtime import kinds as realtime_kinds
 from panolib.related.realtime import runs as realtime_runs
 from panolib.study import active as active_runs
-from panolib.study import kinds, shared
+from panolib.study import cleanup, kinds, shared
 from panolib.study import objectness as objectness_runs
 from panolib.study.declared import make_kinds, one_run_for_each_key, with_versions
 from panolib.study.embeddings import declare_embeddings
@@ -97,6 +97,7 @@ def load(
         else:
             declare_ladder(grid)
             declare_embeddings(grid)
+            cleanup.declare_cleanup(grid)
             declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:
                 declare_experiments(grid, settings.experiments)
@@ -117,7 +118,8 @@ def load(
         found, its_tags = realtime_runs.declare_realtime(settings, sources, runs, where)
         runs, tags = runs | found, tags + its_tags
     modules = (
-        kinds, shared, objectness_runs, active_runs, bench_kinds, realtime_kinds, detr_kinds, peer_kinds,
+        kinds, cleanup, shared, objectness_runs, active_runs, bench_kinds, realtime_kinds, detr_kinds,
+        peer_kinds,
     )  # fmt: skip
     versions = {kind: version for module in modules for kind, version in module.VERSIONS.items()}
     argument = name if path == shipped else str(path)

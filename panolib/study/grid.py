@@ -247,13 +247,14 @@ class Grid:
 
     def panoptic(
         self, rung: str, semantic: Run, instance: Run, variant: str = "", *, clustering: Run | None = None,
-        validation: str | None = None, **values,
+        cleanup: Run | None = None, validation: str | None = None, **values,
     ) -> Run:  # fmt: skip
         """Scores of a semantic and an instance network together, clustered like source-only embeddings."""
+        chosen = {} if cleanup is None else {"cleanup": cleanup}
         clustering, validation = clustering or self.run("instance", "source_only"), validation or self.val
         return self.add(
             "panoptic", "panoptic", rung, PanopticSpec, "panoptic",
-            {"semantic": semantic, "instance": instance, "clustering": clustering}, (validation,),
+            {"semantic": semantic, "instance": instance, "clustering": clustering, **chosen}, (validation,),
             variant=variant, validation=validation, **values,
         )  # fmt: skip
 

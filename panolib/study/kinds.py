@@ -24,7 +24,14 @@ from panolib.scoring import evaluate
 from panolib.scoring import threat as evaluate_threat
 from panolib.scoring.instance_monitor import InstanceMonitor
 from panolib.scoring.semantic_monitor import SemanticMonitor
-from panolib.study.parents import clustering_of, has_teacher, learned_classes, parent_network, parent_spec
+from panolib.study.parents import (
+    cleanup_of,
+    clustering_of,
+    has_teacher,
+    learned_classes,
+    parent_network,
+    parent_spec,
+)
 from panolib.training import instance, semantic
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.instance_targets import learned_ids
@@ -164,9 +171,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
         open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
-        min_size=spec.min_size,
-        merge_rules=spec.merge_rules,
-        opening=spec.opening,
+        **cleanup_of(job),
         min_region=spec.min_region,
         n_samples=spec.n_samples,
         save_sample=job.save_sample,

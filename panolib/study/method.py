@@ -19,7 +19,8 @@ paste             instance    sure pseudo-labels on source crops (Mansour et al.
 ================  ==========  ===========================================================================
 
 Where a domain has a classifier of objects (`objectness`), `none` and `all` of both branches are also scored
-without the detections that it doubts. What else the recipe has is measured elsewhere: a profile may give
+without the detections that it doubts; where it has a clean-up of clusters that the source chose (`cleanup`),
+also with that. What else the recipe has is measured elsewhere: a profile may give
 every network semi-convolutional embeddings, or a bandwidth that each instance learns as a variant
 (`embeddings`), the shared encoder is a ladder (`shared`), objectness as a filter of pseudo-labels is in
 `objectness`, rounds are in `refinement`.
@@ -33,11 +34,13 @@ from panolib.config import ProfileError
 from panolib.lab.run import Run
 from panolib.study.grid import Grid
 from panolib.study.objectness import ObjectnessSettings, declare_ranking
+from panolib.study.parents import CLEANUP
 from panolib.study.settings import Method
 from panolib.study.study import MASK_WATERSHED, OTSU_WATERSHED, TEACHER
 
 EXPERIMENT, NONE, ALL = "method", "none", "all"
 SEMANTIC, INSTANCE, BOTH, LADDER = "semantic", "instance", "both", "ladder"
+CLEANED = "cleaned"  # as both, with the clean-up of clusters that the source chose
 BESIDE = (  # rungs of the ladder
     "source_only", "control", "self_trained", TEACHER, OTSU_WATERSHED, MASK_WATERSHED, "oracle",
 )  # fmt: skip
@@ -106,11 +109,15 @@ def _recipe(parts: Mapping[str, Mapping], without: tuple[str, ...]) -> dict[str,
 
 def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: str) -> None:
     """Scores of a pair of students, and of their teachers where the ladder scores these."""
-    networks = semantic, instance, _variant(part, in_branch)
-    found = [grid.panoptic("self_trained", *networks)]
-    if grid.settings.score_teachers:
-        found.append(grid.panoptic(TEACHER, *networks, scored="teacher"))
-    grid.tag(EXPERIMENT, *found, in_branch=in_branch, part=part)
+    kinds = {in_branch: {}}
+    if in_branch == BOTH and grid.has(CLEANUP, ""):
+        kinds[CLEANED] = {"cleanup": grid.run(CLEANUP, "")}
+    for kind, values in kinds.items():
+        networks = semantic, instance, _variant(part, kind)
+        found = [grid.panoptic("self_trained", *networks, **values)]
+        if grid.settings.score_teachers:
+            found.append(grid.panoptic(TEACHER, *networks, scored="teacher", **values))
+        grid.tag(EXPERIMENT, *found, in_branch=kind, part=part)
 
 
 def _without_doubtful(
@@ -127,7 +134,7 @@ def _without_doubtful(
 
 
 def _variant(part: str, in_branch: str = "") -> str:
-    return f"{EXPERIMENT}.{part}" + (f".{BOTH}" if in_branch == BOTH else "")
+    return f"{EXPERIMENT}.{part}" + (f".{in_branch}" if in_branch in (BOTH, CLEANED) else "")
 
 
 def _check_differ(grid: Grid, runs: Mapping[str, Run]) -> None:

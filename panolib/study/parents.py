@@ -17,6 +17,8 @@ from panolib.models.shared import SharedNetwork
 from panolib.training.setup import build_instance, build_semantic, build_shared, launch
 from panolib.training.specs import Compute, InstanceNetwork, SharedNetworks, StudentOrTeacher
 
+CLEANUP = "cleanup"  # a role: what chose how clusters are cleaned up
+
 
 def has_teacher(run: Run) -> bool:
     """Whether a run ends with two networks: it trained itself, and is not the control of one that does."""
@@ -81,3 +83,14 @@ def clustering_of(job: Job, role: str = "clustering") -> dict[str, float | str]:
         return {"algorithm": SEEDS}
     chosen = job.parent_record(role).metrics
     return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}
+
+
+def cleanup_of(job: Job) -> dict[str, Any]:
+    """`min_size`, `opening` and `merge_rules` of a panoptic run: its own, or those that a parent chose."""
+    spec = job.spec
+    if CLEANUP not in dict(job.run.parents):
+        return {"min_size": spec.min_size, "opening": spec.opening, "merge_rules": spec.merge_rules}
+    chosen = job.parent_record(CLEANUP).metrics
+    others = (rule for rule in spec.merge_rules if rule != chosen["merge_rule"])
+    rules = (chosen["merge_rule"], *others)
+    return {"min_size": chosen["min_size"], "opening": chosen["opening"], "merge_rules": rules}

@@ -30,13 +30,13 @@ from panolib.load import load
 from panolib.related.detr import kinds as detr_kinds
 from panolib.related.mean_teacher import kinds as peer_kinds
 from panolib.related.realtime import kinds as realtime_kinds
-from panolib.study import active, kinds, objectness, shared
+from panolib.study import active, cleanup, kinds, objectness, shared
 from panolib.training.batch_norm import adapt_batch_norm
 from panolib.training.setup import build_semantic
 
 STORED = Path(__file__).with_name("stored_results.json")
 COMMAND = "python tests/unit/test_versions.py"
-MODULES = (kinds, shared, objectness, active, bench_kinds, realtime_kinds, detr_kinds)
+MODULES = (kinds, cleanup, shared, objectness, active, bench_kinds, realtime_kinds, detr_kinds)
 KINDS = tuple(kind for module in MODULES for kind in module.VERSIONS)
 OF_AN_EXTRA = tuple(peer_kinds.VERSIONS)  # what they compute is for a package to say that is not everywhere
 MEASURING = ("performance", "clustering_cost", "latency", "detr_cost")  # times and memory; they take longest

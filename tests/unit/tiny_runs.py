@@ -96,6 +96,7 @@ def tiny_runs(loaded: study.Study) -> dict[str, Run]:
         "shared_batch_norm": "shared-adabn-s0",
         "shared_self_training": "shared-self_trained-s0",
         "panoptic": "panoptic-self_trained-s0",
+        "cleanup": "cleanup-s0",
         "gap": "gap-source_only-s0",
         "threat": "threat-masks.100-s0",
         "semantic_scores": "semantic-teacher-s0",

@@ -1,0 +1,69 @@
+"""The clean-up of clusters: chosen by PQ of things, and taken by the scores that have it as a parent."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from panolib.data.samples import Sample
+from panolib.labels import NUCLEI
+from panolib.scoring import cleanup
+from panolib.study.parents import cleanup_of
+
+BACKGROUND, NUCLEUS = NUCLEI.stuff_ids[0], NUCLEI.thing_ids[0]
+
+
+@pytest.fixture
+def touching(monkeypatch):
+    """Two squares side by side; a column of pixels between them has embeddings of its own."""
+    instance = np.zeros((24, 40), np.int32)
+    instance[4:20, 4:20], instance[4:20, 20:36] = 1, 2
+    semantic = np.where(instance > 0, NUCLEUS, BACKGROUND).astype(np.uint8)
+    embeddings = torch.from_numpy(10.0 * instance)[None].float()
+    embeddings[0, 4:20, 19:21] = 15.0
+    classes = torch.from_numpy(semantic).long()
+    outputs = SimpleNamespace(
+        semantic=classes, embeddings=embeddings,
+        probabilities=torch.nn.functional.one_hot(classes, 2).movedim(-1, 0).float(),
+    )  # fmt: skip
+    monkeypatch.setattr(cleanup, "predict_image", lambda *_: outputs)
+    image = np.zeros((24, 40, 3), np.uint8)
+    return [Sample(image, semantic, instance, np.zeros(semantic.shape, bool), "touching")]
+
+
+def choose(dataset, **settings):
+    every = {"min_sizes": (4,), "openings": (0,), "merge_rules": ("void",)} | settings
+    clustering = {"bandwidth": 1.0, "delta_dist": 2.0}
+    return cleanup.choose_cleanup(None, None, dataset, NUCLEI, **every, **clustering)
+
+
+def test_what_separates_two_objects_is_no_third_one(touching):
+    found = choose(touching, min_sizes=(4, 60), merge_rules=("void", "nearest"))
+    pq = {(row["min_size"], row["merge_rule"]): row["pq"] for row in found["grid"]}
+    assert pq[4, "void"] == pytest.approx(15 / 16 * 2 / 2.5) == pq[4, "nearest"], "a false one"
+    assert pq[60, "void"] == pytest.approx(15 / 16) and pq[60, "nearest"] == pytest.approx(1.0)
+    assert (found["min_size"], found["merge_rule"]) == (60, "nearest")
+
+
+def test_an_opening_removes_what_is_thin_and_of_equal_settings_the_first_is_taken(touching):
+    found = choose(touching, min_sizes=(4, 60), openings=(0, 3, 5), merge_rules=("nearest",))
+    assert (found["min_size"], found["opening"]) == (4, 3)
+    assert len(found["grid"]) == 6
+
+
+def test_without_any_object_the_first_setting_is_taken(touching):
+    touching[0].instance[:], touching[0].semantic[:] = 0, BACKGROUND
+    found = choose(touching, min_sizes=(1000, 2000))
+    assert found["min_size"] == 1000 and np.isnan(found["grid"][0]["pq"])
+
+
+def test_scores_take_what_their_parent_chose():
+    own = SimpleNamespace(min_size=12, opening=0, merge_rules=("void", "nearest"))
+    chosen = SimpleNamespace(metrics={"min_size": 6, "opening": 3, "merge_rule": "nearest"})
+    job = SimpleNamespace(spec=own, run=SimpleNamespace(parents=()), parent_record=lambda role: chosen)
+    assert cleanup_of(job) == vars(own)
+    job.run.parents = (("cleanup", None),)
+    assert cleanup_of(job) == {"min_size": 6, "opening": 3, "merge_rules": ("nearest", "void")}
