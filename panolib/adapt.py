@@ -38,6 +38,7 @@ from panolib.report import adaptation
 from panolib.report.model_card import model_card
 from panolib.study.apply import PanopticResult, load_networks, predict
 from panolib.study.packaged import PanopticNetworks, read_package, write_package
+from panolib.study.parents import CLEANUP
 from panolib.study.settings import OWN_SEEDS
 from panolib.study.study import TEACHER, Study, run_name
 
@@ -60,6 +61,7 @@ CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing her
 BUDGET = {  # 4 times those of cpu: half an hour on two free cores, with 100 images of 256 x 256
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
+CLEAN_UP = {"min_sizes": [12, 6, 24], "openings": [0, 3, 5]}  # to choose from on the source
 GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
 FEWEST = 20  # iterations of a training that --minutes leaves
@@ -160,7 +162,7 @@ def _settings(
     if label_set is not None:
         data["label_set"] = os.path.abspath(label_set) if Path(label_set).is_file() else label_set
     own: dict[str, Any] = {
-        "like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data,
+        "like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data, "cleanup": CLEAN_UP,
         # statistics of both domains suit neither where images differ much, and frozen they stay so
         "self_training_start": "adabn",
     }  # fmt: skip
@@ -206,7 +208,7 @@ def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
 
 
 def _runs(study: Study) -> list[Run]:
-    return [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0])] for rung in RUNGS]
+    return [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0], CLEANUP)] for rung in RUNGS]
 
 
 def _iterations_there(path: Path) -> dict[str, dict[str, int]]:
@@ -280,7 +282,7 @@ def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], 
             rehearsal = Path(folder) / "rehearsal.yaml"
             rehearsal.write_text(yaml.safe_dump({"extends": str(path), DOMAIN: short}))
             study = load(rehearsal, root=Path(folder))
-            name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0])
+            name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0], CLEANUP)
             found.append(get_all(study.store, with_parents([study.runs[name]]), workers))
     seconds = {}
     for name, first in found[0].items():

@@ -18,7 +18,7 @@ from panolib.study.grid import Grid
 from panolib.study.kinds import Sources, selected
 from panolib.study.parents import CLEANUP, clustering_of, parent_network
 from panolib.study.run_specs import MergeRules
-from panolib.study.study import TEACHER
+from panolib.study.study import WITH_TEACHER
 from panolib.training.run_specs import RunSpec
 
 VERSIONS = {"cleanup": 1}
@@ -54,7 +54,7 @@ def cleanup(sources: Sources, run: Run, job: Job) -> dict:
 
 
 def declare_cleanup(grid: Grid) -> None:
-    """The choice, of the networks that saw the source only, and every rung that differs, scored with it."""
+    """The choice, of the networks that saw the source only, and every rung, scored with it."""
     settings = grid.settings
     if settings.cleanup is None:
         return
@@ -65,7 +65,7 @@ def declare_cleanup(grid: Grid) -> None:
         selection=settings.instance_selection, n_selection=settings.instance_baseline["n_selection"],
         merge_rules=settings.panoptic["merge_rules"],
     )  # fmt: skip
-    for rung in ("source_only", "control", "self_trained", TEACHER, "oracle"):
+    for rung in WITH_TEACHER:
         if grid.has("panoptic", rung):
             ladder = grid.run("panoptic", rung)
             networks = dict(ladder.parents)

@@ -171,7 +171,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
         open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),
-        **cleanup_of(job),
+        **cleanup_of(run, job.parent_record),
         min_region=spec.min_region,
         n_samples=spec.n_samples,
         save_sample=job.save_sample,

@@ -40,7 +40,7 @@ from panolib.lab.pack import halved, single
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet
-from panolib.study.parents import wanted_weights
+from panolib.study.parents import cleanup_of, wanted_weights
 from panolib.training.setup import build_instance, build_semantic, build_shared
 from panolib.training.specs import InstanceNetwork, SemanticNetwork, SharedNetworks
 
@@ -129,7 +129,9 @@ def write_package(
     semantic, instance = packaged_runs(run)
     scores, networks = run.spec, semantic.spec.network
     shared = isinstance(networks, SharedNetworks)
-    chosen = store.get(dict(run.parents)["clustering"]).metrics
+    parents = dict(run.parents)
+    chosen = store.get(parents["clustering"]).metrics
+    cleanup = cleanup_of(run, lambda role: store.get(parents[role]))
     values = dict(
         format=2,
         run=run.name,
@@ -143,9 +145,9 @@ def write_package(
         algorithm="mean_shift_plus",  # that of the scores
         bandwidth=chosen["bandwidth"],
         delta_dist=chosen["delta_dist"],
-        min_size=scores.min_size,
-        rule=scores.merge_rules[0],
-        opening=scores.opening,
+        min_size=cleanup["min_size"],
+        rule=cleanup["merge_rules"][0],
+        opening=cleanup["opening"],
     )
     recipe = from_mapping(Recipe, to_plain(values), where=f"recipe of {run.name}")
     states = {"shared": semantic} if shared else {"semantic": semantic, "instance": instance}

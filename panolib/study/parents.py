@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from panolib.clustering.algorithms import SEEDS
 from panolib.data.mixing import source_share_counts
 from panolib.lab.files import CorruptCheckpoint
 from panolib.lab.job import Job
+from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
 from panolib.models.shared import SharedNetwork
@@ -85,12 +86,15 @@ def clustering_of(job: Job, role: str = "clustering") -> dict[str, float | str]:
     return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}
 
 
-def cleanup_of(job: Job) -> dict[str, Any]:
-    """`min_size`, `opening` and `merge_rules` of a panoptic run: its own, or those that a parent chose."""
-    spec = job.spec
-    if CLEANUP not in dict(job.run.parents):
+def cleanup_of(run: Run, record_of: Callable[[str], Record]) -> dict[str, Any]:
+    """`min_size`, `opening` and `merge_rules` of a panoptic run: its own, or those that a parent chose.
+
+    `record_of`: the record of the parent in a role.
+    """
+    spec = run.spec
+    if CLEANUP not in dict(run.parents):
         return {"min_size": spec.min_size, "opening": spec.opening, "merge_rules": spec.merge_rules}
-    chosen = job.parent_record(CLEANUP).metrics
+    chosen = record_of(CLEANUP).metrics
     others = (rule for rule in spec.merge_rules if rule != chosen["merge_rule"])
     rules = (chosen["merge_rule"], *others)
     return {"min_size": chosen["min_size"], "opening": chosen["opening"], "merge_rules": rules}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -201,19 +202,24 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     monkeypatch.setattr(Store, "attempt", stop_once)
     assert command(cells, "out", "--labels", str(cells / "few")) == 130
     said = capsys.readouterr().out
-    assert "median diameter, pixels" in said and "plan: 10 of 10 runs to do" in said
+    assert "median diameter, pixels" in said and "plan: 11 of 11 runs to do" in said
     assert "plan: about " in said and not (out / "weights").exists()
     assert command(cells, "out", "--labels", str(cells / "few")) == 0
     assert f"5 images in {out / 'predictions'}" in capsys.readouterr().out
     for rung in adapt.RUNGS:
         assert read_package(out / "weights" / f"{rung}.safetensors").label_set.name == "objects"
         assert "## Not for" in (out / "weights" / f"{rung}.md").read_text()
+    recipe = read_package(out / "weights" / "teacher.safetensors").recipe
+    file = out / "results" / "adapt" / "runs" / "own-cleanup-s0" / "metrics.json"
+    chosen = json.loads(file.read_text())
+    assert (recipe.min_size, recipe.opening) == (chosen["min_size"], chosen["opening"])
+    assert recipe.rule == chosen["merge_rule"]
     text = (out / "report.html").read_text()
     for words in ("Warnings", "Scores on 2 images", "Agreement of student and teacher", "Curves"):
         assert words in text
     assert len(list((out / "predictions" / "instances").iterdir())) == 5
     before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
-    assert command(cells) == 0 and "plan: 0 of 10 runs" in capsys.readouterr().out
+    assert command(cells) == 0 and "plan: 0 of 11 runs" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
     assert command(cells, "out", "--diameter", "9") == 1
     assert "adapt.yaml: holds other settings, expected those of this command" in capsys.readouterr().err

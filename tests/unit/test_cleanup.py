@@ -63,7 +63,8 @@ def test_without_any_object_the_first_setting_is_taken(touching):
 def test_scores_take_what_their_parent_chose():
     own = SimpleNamespace(min_size=12, opening=0, merge_rules=("void", "nearest"))
     chosen = SimpleNamespace(metrics={"min_size": 6, "opening": 3, "merge_rule": "nearest"})
-    job = SimpleNamespace(spec=own, run=SimpleNamespace(parents=()), parent_record=lambda role: chosen)
-    assert cleanup_of(job) == vars(own)
-    job.run.parents = (("cleanup", None),)
-    assert cleanup_of(job) == {"min_size": 6, "opening": 3, "merge_rules": ("nearest", "void")}
+    run = SimpleNamespace(spec=own, parents=())
+    assert cleanup_of(run, None) == vars(own)
+    run.parents = (("cleanup", None),)
+    expected = {"min_size": 6, "opening": 3, "merge_rules": ("nearest", "void")}
+    assert cleanup_of(run, lambda role: chosen) == expected
