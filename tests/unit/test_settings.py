@@ -180,7 +180,7 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
 
 
 def test_a_profile_of_the_ladder_alone_works(tmp_path):
-    loaded = load(tmp_path, dict.fromkeys((*OPTIONAL, "city.gap"), ...))
+    loaded = load(tmp_path, dict.fromkeys((*OPTIONAL, "city.gap", "city.cleanup"), ...))
     assert list(loaded.sources) == ["city"] and len(loaded.runs) == 18
     assert list(loaded.notebooks) == ["00_data", "07_panoptic_results", "15_method_in_plain_sight"]
     asked(loaded)
