@@ -61,7 +61,10 @@ CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing her
 BUDGET = {  # 4 times those of cpu: half an hour on two free cores, with 100 images of 256 x 256
     "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
 }  # fmt: skip
-CLEAN_UP = {"min_sizes": [12, 6, 24], "openings": [0, 3, 5]}  # to choose from on the source
+CLEAN_UP = {  # to choose from on the source: how pixels become objects
+    "bandwidths": [0.25, 0.4, 0.6, 1.0], "merge_distances": [0.5, 1.0], "min_sizes": [12, 6],
+    "openings": [0, 3, 5],
+}  # fmt: skip
 GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
 FEWEST = 20  # iterations of a training that --minutes leaves
@@ -330,8 +333,9 @@ def _write_report(
     label_set = networks[STUDENT].label_set
     found = {rung: adaptation.findings(of_rung, label_set) for rung, of_rung in results.items()}
     agreed = adaptation.agreement(results[STUDENT], results[TEACHER])
+    trained = {"semantic": "", "instance": CLEANUP}  # branch -> variant of its self-training
     semantic, instance = (
-        records[run_name(DOMAIN, branch, STUDENT, 0)].curves for branch in ("semantic", "instance")
+        records[run_name(DOMAIN, branch, STUDENT, 0, variant)].curves for branch, variant in trained.items()
     )
     counted = {"labelled pixels": semantic["coverage"], "pseudo-instances": instance["pseudo_instances"]}
     weights = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}

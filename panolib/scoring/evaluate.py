@@ -161,21 +161,21 @@ def choose_clustering(
 
 
 def widest_within(
-    bandwidths: Sequence[float], merge_distances: Sequence[float], scores: Sequence[float], tolerance: float
+    bandwidths: Sequence[float], others: Sequence, scores: Sequence[float], tolerance: float
 ) -> int:
-    """Which of the settings, bandwidths times merge distances, is taken for their scores in that order.
+    """Which of the settings, bandwidths times other ones, is taken for their scores in that order.
 
     That with the best score, or where one of a wider bandwidth has at most `tolerance` less, the best one of
     the widest such bandwidth: scores of the training domain that are hardly apart decide little, and a
     bandwidth that is too narrow breaks the objects of another domain into pieces, which self-training then
     learns (the choice is as that of the simplest model within one standard error, Breiman et al. 1984).
     """
-    table = np.nan_to_num(scores).reshape(len(bandwidths), len(merge_distances))  # nan: without any object
+    table = np.nan_to_num(scores).reshape(len(bandwidths), len(others))  # nan: without any object
     if tolerance == 0:
         return int(table.argmax())
     good = np.flatnonzero(table.max(1) >= table.max() - tolerance)
     row = max(good, key=lambda i: bandwidths[i])
-    return int(row * len(merge_distances) + table[row].argmax())
+    return int(row * len(others) + table[row].argmax())
 
 
 def threat_scores(score: ThreatScore, class_ids: Sequence[int] | None = None) -> dict:

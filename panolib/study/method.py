@@ -19,8 +19,8 @@ paste             instance    sure pseudo-labels on source crops (Mansour et al.
 ================  ==========  ===========================================================================
 
 Where a domain has a classifier of objects (`objectness`), `none` and `all` of both branches are also scored
-without the detections that it doubts; where it has a clean-up of clusters that the source chose (`cleanup`),
-also with that. What else the recipe has is measured elsewhere: a profile may give
+without the detections that it doubts; where it has a choice of clustering and clean-up by PQ
+(`cleanup`), also with that. What else the recipe has is measured elsewhere: a profile may give
 every network semi-convolutional embeddings, or a bandwidth that each instance learns as a variant
 (`embeddings`), the shared encoder is a ladder (`shared`), objectness as a filter of pseudo-labels is in
 `objectness`, rounds are in `refinement`.
@@ -40,7 +40,7 @@ from panolib.study.study import MASK_WATERSHED, OTSU_WATERSHED, TEACHER
 
 EXPERIMENT, NONE, ALL = "method", "none", "all"
 SEMANTIC, INSTANCE, BOTH, LADDER = "semantic", "instance", "both", "ladder"
-CLEANED = "cleaned"  # as both, with the clean-up of clusters that the source chose
+CLEANED = "cleaned"  # as both, with the clustering and clean-up of `cleanup`
 BESIDE = (  # rungs of the ladder
     "source_only", "control", "self_trained", TEACHER, OTSU_WATERSHED, MASK_WATERSHED, "oracle",
 )  # fmt: skip
@@ -111,7 +111,8 @@ def _panoptic(grid: Grid, semantic: Run, instance: Run, part: str, in_branch: st
     """Scores of a pair of students, and of their teachers where the ladder scores these."""
     kinds = {in_branch: {}}
     if in_branch == BOTH and grid.has(CLEANUP, ""):
-        kinds[CLEANED] = {"cleanup": grid.run(CLEANUP, "")}
+        chosen = grid.run(CLEANUP, "")
+        kinds[CLEANED] = {"cleanup": chosen, "clustering": chosen}
     for kind, values in kinds.items():
         networks = semantic, instance, _variant(part, kind)
         found = [grid.panoptic("self_trained", *networks, **values)]

@@ -80,7 +80,8 @@ def trained_network(spec, state: Mapping, compute: Compute) -> nn.Module:
 
 def clustering_of(job: Job, role: str = "clustering") -> dict[str, float | str]:
     """Clustering settings that were chosen on the training domain; of a learned bandwidth the algorithm."""
-    if getattr(parent_spec(job, role).network, "bandwidth", None) == "learned":
+    network = getattr(parent_spec(job, role), "network", None)  # none of a choice that a run of its own made
+    if getattr(network, "bandwidth", None) == "learned":
         return {"algorithm": SEEDS}
     chosen = job.parent_record(role).metrics
     return {"bandwidth": chosen["bandwidth"], "delta_dist": chosen["delta_dist"]}

@@ -70,7 +70,7 @@ class Domain:
     instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
     validation: str | None = None  # data set of the scores; null: val of the target
     oracle: bool = True  # a rung that learns from labels of the target
-    cleanup: Mapping | None = None  # of clusters, chosen on the source: `cleanup.CleanupSpec`
+    cleanup: Mapping | None = None  # choices of `cleanup.CleanupSpec`
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
     seeds: Seeds | None = None  # those of the profile that this ladder takes; null: all
     variant_seeds: Seeds | None = None  # of these, those of `instance_variants`; null: all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -35,9 +36,9 @@ def touching(monkeypatch):
 
 
 def choose(dataset, **settings):
-    every = {"min_sizes": (4,), "openings": (0,), "merge_rules": ("void",)} | settings
-    clustering = {"bandwidth": 1.0, "delta_dist": 2.0}
-    return cleanup.choose_cleanup(None, None, dataset, NUCLEI, **every, **clustering)
+    every = {"bandwidths": (1.0,), "merge_distances": (2.0,), "min_sizes": (4,), "openings": (0,)}
+    every |= {"merge_rules": ("void",)} | settings
+    return cleanup.choose_cleanup(None, None, dataset, NUCLEI, **every)
 
 
 def test_what_separates_two_objects_is_no_third_one(touching):
@@ -52,6 +53,26 @@ def test_an_opening_removes_what_is_thin_and_of_equal_settings_the_first_is_take
     found = choose(touching, min_sizes=(4, 60), openings=(0, 3, 5), merge_rules=("nearest",))
     assert (found["min_size"], found["opening"]) == (4, 3)
     assert len(found["grid"]) == 6
+
+
+def test_of_what_is_within_a_standard_error_the_widest_bandwidth_is_taken(touching):
+    one = choose(touching, bandwidths=(12.0, 1.0), min_sizes=(60,), merge_rules=("nearest",))
+    assert one["bandwidth"] == 1.0 and one["standard_error"] == 0, "at 12 both squares are one"
+    many = touching * 3
+    many.append(replace(many[0], instance=np.where(many[0].instance > 0, 1, 0).astype(np.int32)))
+    found = choose(many, bandwidths=(1.0, 12.0), min_sizes=(60,), merge_rules=("nearest",))
+    pq = [row["pq"] for row in found["grid"]]
+    assert pq[0] > pq[1] and found["standard_error"] == pytest.approx(jackknife(many))
+    assert found["bandwidth"] == (12.0 if pq[0] - pq[1] <= found["standard_error"] else 1.0)
+
+
+def jackknife(dataset):
+    """Standard error of the PQ at bandwidth 1, image by image."""
+    left_out = []
+    for k in range(len(dataset)):
+        rest = dataset[:k] + dataset[k + 1 :]
+        left_out.append(choose(rest, min_sizes=(60,), merge_rules=("nearest",))["grid"][0]["pq"])
+    return np.sqrt((len(dataset) - 1) * np.var(left_out))
 
 
 def test_without_any_object_the_first_setting_is_taken(touching):
