@@ -32,7 +32,7 @@ LADDERS = {  # score -> how it is selected
     "nuclei (real), PQ of nuclei": (
         "nuclei ladder", {**OF_PANOPTIC, "leftover": "void", "metric": "pq", "subset": "nucleus"},
     ),
-    "the same, clusters cleaned up as the source wants": (
+    "the same, clustering and clean-up by PQ on the source": (
         "nuclei cleanup",
         {**OF_PANOPTIC, "variant": "cleanup", "leftover": "nearest", "metric": "pq", "subset": "nucleus"},
     ),
