@@ -146,7 +146,7 @@ def unpack(options: Namespace) -> None:
 
 
 def reproduce(options: Namespace) -> int:
-    """Write the data, train what is not recorded, execute the notebooks in order."""
+    """Write the data, train what is not recorded, execute the notebooks, first those that always train."""
     began = time.monotonic()
     _check_cluster(options)
     loaded = load(options.profile)
@@ -166,6 +166,7 @@ def reproduce(options: Namespace) -> int:
         if follows():
             return 0  # the first process of several does the rest
         parameters = {"profile": loaded.profile_argument, "retrain": False}
+        notebooks.sort(key=lambda path: bool(loaded.notebooks.get(path.stem)))  # they take longest
         execute_all(notebooks, loaded.results / "executed", parameters, at_once=options.workers)
     print(
         f"{len(runs)} runs and {len(notebooks)} notebooks in {_duration(time.monotonic() - began)}. "
