@@ -115,6 +115,15 @@ def test_a_ladder_and_what_is_beside_it_may_say_how_many_seeds_they_take(tmp_pat
         load(tmp_path, {"seeds": [4, 5], "nuclei.variant_seeds": [9]})
 
 
+def test_headline_ladders_of_the_gpu_profile_have_every_seed(tmp_path):
+    loaded = load_study("gpu", root=tmp_path, train=False)
+    for domain, last in (("city", "teacher"), ("camvid", "teacher"), ("nuclei", "teacher-shared")):
+        branch = "semantic" if domain == "camvid" else "panoptic"
+        seeds = [run.spec.seed for name, run in loaded.runs.items()
+                 if name.startswith(f"{domain}-{branch}-{last}-s")]  # fmt: skip
+        assert seeds == list(loaded.seeds) == [0, 1, 2, 3, 4], domain
+
+
 def test_a_section_and_a_ladder_may_say_which_seeds_they_take(tmp_path):
     changes = {"detr.n_seeds": ..., "detr.seeds": [5], "city.seeds": [5], "nuclei.seeds": [4]}
     loaded = load(tmp_path, {"seeds": [4, 5], **changes})
