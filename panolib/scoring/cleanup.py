@@ -75,6 +75,8 @@ def choose_cleanup(
 def standard_error(stats: PanopticStats) -> float:
     """That of the mean PQ of things, by leaving out one image at a time (the jackknife); 0 where it has none.
 
+    As in the rule of Breiman et al. it is that of one score: that others are of the same images is not used.
+
     References
     ----------
     Breiman et al. 1984, Classification and Regression Trees: the simplest model within one standard error.

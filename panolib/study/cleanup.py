@@ -37,6 +37,10 @@ class CleanupSpec(RunSpec):
     openings: Annotated[tuple[Natural, ...], Field(min_length=1), Different]  # kernels, pixels; 0: none
     merge_rules: MergeRules
 
+    def __post_init__(self):
+        if even := [kernel for kernel in self.openings if kernel and kernel % 2 == 0]:
+            raise ValueError(f"openings: expected 0 or odd kernels, found {even}")
+
 
 def cleanup(sources: Sources, run: Run, job: Job) -> dict:
     """Choose how the embeddings of a network become objects inside the masks of another one."""

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from panolib.config import ProfileError
 from panolib.data.samples import Sample
 from panolib.labels import NUCLEI
+from panolib.load import load
 from panolib.scoring import cleanup
 from panolib.study.parents import cleanup_of
 
@@ -79,6 +81,14 @@ def test_without_any_object_the_first_setting_is_taken(touching):
     touching[0].instance[:], touching[0].semantic[:] = 0, BACKGROUND
     found = choose(touching, min_sizes=(1000, 2000))
     assert found["min_size"] == 1000 and np.isnan(found["grid"][0]["pq"])
+
+
+def test_an_even_opening_is_told_before_anything_is_predicted(tmp_path):
+    file = tmp_path / "even.yaml"
+    choices = "{bandwidths: [1.0], merge_distances: [1.0], min_sizes: [4], openings: [0, 4]}"
+    file.write_text(f"extends: smoke\ncity: {{cleanup: !replace {choices}}}\n")
+    with pytest.raises(ProfileError, match=r"city.cleanup.*openings: expected 0 or odd kernels, found \[4\]"):
+        load(file, root=tmp_path, train=False)
 
 
 def test_scores_take_what_their_parent_chose():
