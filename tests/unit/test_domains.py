@@ -129,7 +129,7 @@ def test_a_further_target_has_a_ladder_of_the_main_network(toy, tmp_path):
 def test_a_registered_data_set_with_its_own_sections_is_a_ladder(toy, tmp_path):
     toy(CITYSCAPES)
     city = load_yaml(project_root() / "notebooks" / "profiles" / "smoke.yaml")["city"]
-    section = {**city, "data": DATA, "target": "toy", "gap": None}
+    section = {**city, "data": DATA, "target": "toy", "gap": None, "cleanup": None}
     study = study_of(tmp_path, section)
     ladder = [run for name, run in study.runs.items() if name.startswith("toy-panoptic-")]
     assert len(ladder) == 6 and study.sources["toy"].label_set == "cityscapes"

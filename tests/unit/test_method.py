@@ -106,9 +106,10 @@ def test_parts_are_scored_inside_the_masks_that_the_tags_say(whole):
         parents = dict(run.parents)
         if branch == "panoptic":
             assert parents["instance"] is runs[domain, "instance", "self_trained", "instance", part]
-            own = runs[domain, "semantic", "self_trained", "semantic", part].name
-            ladder = f"{domain}-semantic-self_trained-s0"
-            assert parents["semantic"].name == (ladder if in_branch == "instance" else own)
+            masks = f"{domain}-semantic-self_trained-s0"  # the ladder's
+            if in_branch != "instance":
+                masks = runs[domain, "semantic", "self_trained", "semantic", part].name
+            assert parents["semantic"].name == masks
         if branch in ("semantic", "panoptic") and (branch == "panoptic" or rung == TEACHER):
             assert run.spec.scored == ("teacher" if rung == TEACHER else "student")
 
