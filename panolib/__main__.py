@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_workers(sub)
     add_clusters(sub)
-    sub = add("reproduce", "Write the data, train what is not recorded, execute the notebooks in order.")
+    sub = add("reproduce", "Write the data, train what is not recorded, execute the notebooks.")
     sub.add_argument("--notebook", metavar="NN", help="only the notebooks whose name begins so, such as 07")
     sub.add_argument(
         "--retrain", action="store_true", help="train recorded runs again; a stopped one goes on"
