@@ -147,6 +147,24 @@ def with_class_legend(fig: Figure, label_set: LabelSet) -> Figure:
     return fig
 
 
+def name_classes(fig: Figure, label_set: LabelSet, names: Sequence[str], *, least: float = 0.01) -> Figure:
+    """The figure with names of classes, whose colours look alike, on their largest part in every picture.
+
+    A part of less than the share `least` of the picture has no name.
+    """
+    for ax in fig.axes:
+        picture = np.asarray(ax.images[0].get_array())
+        for name, class_id in zip(names, label_set.ids_of(names)):
+            parts = measure.label((picture == label_set.colours[class_id]).all(-1))
+            part = max(measure.regionprops(parts), key=lambda part: part.area, default=None)
+            if part is not None and part.area >= least * parts.size:
+                top, left, bottom, right = part.bbox
+                upright = 90 if bottom - top > 1.5 * (right - left) else 0
+                (y, x), style = part.centroid, {"ha": "center", "va": "center", "rotation": upright}
+                ax.text(x, y, name, color="white", fontsize=14, **style)
+    return fig
+
+
 def recorded_picture(record: Record, name: str, *, outlined: bool = False) -> np.ndarray:
     """A recorded picture, uint8 [H, W, 3]. KeyError, with the names that there are, for none.
 

@@ -61,9 +61,12 @@ def provenance(study: Study, notebook: str, *, further: Iterable[str] = ()) -> s
 
 
 def differences_from_thesis(
-    study: Study, sections: Iterable[str] = tuple(SPECS), *, sizes: bool = False
+    study: Study, sections: Iterable[str] = tuple(SPECS), *, sizes: bool = False, shorter: bool = False
 ) -> pd.DataFrame:
     """Where the street settings differ from those of the thesis's size, which profile "paper" holds.
+
+    The settings are those of the ladder; with `shorter` those of the experiments beside it, whose trainings a
+    profile may shorten.
 
     Returns
     -------
@@ -73,6 +76,9 @@ def differences_from_thesis(
         section sees ("source crops", "target views"), and the images in the data sets of recorded runs.
     """
     here = vars(study.profile.city)
+    if shorter:
+        shortened = (study.profile.experiments.shorter or {}).items()
+        here = here | {name: {**here[name], "iterations": n} for name, n in shortened}
     there = load_yaml(project_root() / "notebooks" / "profiles" / "paper.yaml")["city"]
     lines, numbers = [], {*NUMBERS, *CROPS}
     for section in sections:

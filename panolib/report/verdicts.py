@@ -10,6 +10,7 @@ import functools
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -74,6 +75,7 @@ class Claim:
     # other word: the value as it is
     unit: str = "points"
     requires: tuple[Requirement, ...] = ()
+    alike: tuple[str, ...] = ()  # dotted settings that the runs of both sides must share; of scores only
     not_testable: str = ""  # why nothing here can decide
     given: bool = False  # by the notebook: the interval, or a truth value for arithmetic on published numbers
     # The same claim for several things: their name, which goes before the claim and after the id, and what
@@ -91,6 +93,7 @@ class Side:
     curve: pd.DataFrame | None = None  # index: seed, columns: iteration; the value is their `statistic`
     statistic: str = ""  # mean or median
     fixed: bool = False  # a given value, which neither other seeds nor other images would change
+    runs: tuple[str, ...] = ()  # whose scores these are
 
     def values(self, seeds: Sequence[int], times: np.ndarray) -> np.ndarray:
         """Values [..., n_seeds] where every image counts so many times, float [..., n_images]."""
@@ -175,7 +178,8 @@ def side(study: Study, metric: str, selection: Mapping[str, Any]) -> Side:
     if kind == "measured":
         return Side(measured(study, experiment, **wanted).groupby("seed")[column].mean())
     found = rows(study, experiment, metric=metric, **{"subset": "", **wanted})
-    return Side(found.groupby("seed")["value"].mean(), *_terms(study, found))
+    runs = tuple(found["run"].unique())
+    return Side(found.groupby("seed")["value"].mean(), *_terms(study, found), runs=runs)
 
 
 def _terms(study: Study, found: pd.DataFrame) -> tuple[dict[int, list[Counted]] | None, tuple]:
@@ -261,7 +265,7 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
     """Numbers and verdict of a claim. NotInProfile where a side has no value."""
     if isinstance(given, bool):
         return {"over": "no sample", "verdict": HOLDS if given else CONTRADICTED}
-    ours, found = "", given
+    ours, unlike, found = "", "", given
     if given is None:
         both = [_sides(study, claim, selections) for selections in (claim.a, claim.b) if selections]
         seeds = functools.reduce(pd.Index.intersection, (x.by_seed.index for some in both for x in some))
@@ -269,6 +273,7 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
         b = others[0] if others else Side(0.0 * a.by_seed, fixed=True)
         found = compare(a, b, claim.unit, claim.at_least)
         seeds = a.by_seed.index.intersection(b.by_seed.index)
+        unlike = _unlike(study, a, b, claim.alike)
         ours = " against ".join(_value_text(x.by_seed[seeds].mean(), claim.unit) for x in (a, b))
     if not np.isfinite(found.estimate):
         raise NotInProfile("nothing to count on one side")
@@ -278,10 +283,23 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
         above, below = (_sides(study, claim, part)[0] for part in (needed.a, needed.b))
         if not above.by_seed.mean() > below.by_seed.mean():
             return {**numbers, "reason": needed.otherwise}
+    if unlike:
+        return {**numbers, "reason": f"the two differ in {unlike}"}
     decided = verdict(found, claim.expected, claim.smallest)
     if claim.at_least and decided == NO_DIFFERENCE:  # beside the bound, which says nothing of a beside b
         decided = UNDECIDED
     return {**numbers, "verdict": decided}
+
+
+def _unlike(study: Study, a: Side, b: Side, settings: Sequence[str]) -> str:
+    """In which of some settings the runs of two sides differ, with the values; "" for none."""
+    parts = []
+    for name in settings:
+        values = [{attrgetter(name)(study.runs[run].spec) for run in side.runs} for side in (a, b)]
+        if values[0] != values[1]:
+            texts = (" and ".join(map(str, sorted(some))) for some in values)
+            parts.append(f"{name} ({' against '.join(texts)})")
+    return ", ".join(parts)
 
 
 def _best(sides: Sequence[Side], seeds: pd.Index) -> Side:

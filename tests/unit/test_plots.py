@@ -140,6 +140,18 @@ def test_grid_with_legend_names_rows_headings_and_classes():
     assert all(name in text for name in ("image 1", "image 2", "truth", "ours", "bicycle", "void"))
 
 
+def test_classes_are_named_once_on_their_largest_part_in_every_picture():
+    bus, train = CITYSCAPES.ids_of(["bus", "train"])
+    semantic = np.full((20, 40), CITYSCAPES.ids_of(["road"])[0])
+    semantic[5:15, 4:8], semantic[5:15, 10:34], semantic[0, 0] = bus, bus, train  # a train of one pixel
+    fig = pictures.picture_grid({"": [CITYSCAPES.colourise(semantic), np.zeros((20, 40, 3), np.uint8)]})
+    pictures.name_classes(fig, CITYSCAPES, ["bus", "train"])
+    first, nothing = fig.axes
+    assert [text.get_text() for text in first.texts] == ["bus"] and not nothing.texts
+    factor = first.images[0].get_array().shape[1] / 40  # small pictures are shown larger
+    assert np.allclose(first.texts[0].get_position(), (factor * 22, factor * 10), atol=factor)
+
+
 # --- words --------------------------------------------------------------------------------------------------
 
 

@@ -68,6 +68,26 @@ def test_sizes_say_how_much_every_training_sees(study):
     assert table.loc[("self training", "target views"), "here"] == str(300 * 2 * 3)
 
 
+def test_trainings_beside_the_ladder_may_be_shorter(study):
+    ladder, beside = (
+        differences_from_thesis(study, shorter=shorter).set_index(["section", "setting"])["here"]
+        for shorter in (False, True)
+    )
+    changed = ladder.compare(beside)
+    assert changed.index.get_level_values("setting").unique().tolist() == ["iterations"]
+    assert changed.droplevel("setting").to_dict("index") == {
+        "semantic baseline": {"self": "900", "other": "300"},
+        "self training": {"self": "300", "other": "100"},
+        "instance self training": {"self": "200", "other": "80"},
+    }
+    sizes = differences_from_thesis(study, ["self_training"], sizes=True, shorter=True).set_index("setting")
+    assert sizes.loc["target views", "here"] == str(100 * 2 * 3)
+    longer = replace(study.profile, experiments=replace(study.profile.experiments, shorter=None))
+    assert differences_from_thesis(SimpleNamespace(profile=longer), shorter=True).equals(
+        differences_from_thesis(study)
+    )
+
+
 def test_crops_of_every_kind_of_training():
     assert crops_seen({"iterations": 10, "batch_size": 4}) == {"source crops": 40, "target views": 0}
     assert crops_seen({"iterations": 10, "batch_size": 4, "n_target": 2, "n_views": 3}) == {

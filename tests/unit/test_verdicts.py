@@ -1,6 +1,7 @@
 """Claims as data: every one parses, finds its runs in profile cpu, and is decided by the one rule."""
 
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -354,6 +355,28 @@ def test_a_requirement_that_fails_keeps_the_numbers(decide):
     assert line["difference"] == pytest.approx(100 * (0.51 - 0.94 / 3))
     needed = {**needed, "a": {"of": "high"}, "b": {"of": "low"}}
     assert decide(HIGH, LOW, requires=(report.Requirement(**needed),))["verdict"] == HOLDS
+
+
+def test_sides_that_must_be_alike_are_told_apart_by_their_settings(monkeypatch):
+    """The values stay: 192 lines of an image beside 160 are another training, not another method."""
+    runs, values = {}, {"a": (160, HIGH), "b": (160, LOW), "c": (192, {0: 0.4, 1: 0.4, 2: 0.4})}
+    for name, (height, _) in values.items():
+        runs[name] = SimpleNamespace(spec=SimpleNamespace(crop=SimpleNamespace(height=height)))
+
+    def side(study, metric, selection):
+        return Side(pd.Series(values[selection["of"]][1]), runs=(selection["of"],))
+
+    monkeypatch.setattr(report, "side", side)
+    claim = Claim("sentence", "source", alike=("crop.height",), a={"of": "a"}, b={"of": "b"})
+    assert report.decide(SimpleNamespace(runs=runs), claim)["verdict"] == HOLDS
+    line = report.decide(SimpleNamespace(runs=runs), replace(claim, b=({"of": "b"}, {"of": "c"})))
+    assert (line["verdict"], line["ours"]) == (NOT_TESTABLE, "51.0 % against 40.0 %")
+    assert line["reason"] == "the two differ in crop.height (160 against 192)"
+
+
+def test_settings_are_compared_of_scores_only():
+    claims = [claim for of_notebook in CLAIMS.values() for claim in of_notebook.values() if claim.alike]
+    assert claims and not any(":" in claim.metric or claim.metric == report.THREAT for claim in claims)
 
 
 def test_of_several_selections_the_best_one_is_compared(decide):

@@ -1,7 +1,10 @@
 """The runs of notebook 09: one BiSeNet adapted in every way, to the city and to real streets (CamVid).
 
 All start from the same source-only network. Its batch statistics are adapted first (AdaBN); every method
-goes on from there for the same number of iterations with the same batches, optimiser and batch statistics.
+goes on from there for the same number of iterations with as many source crops, the same optimiser and batch
+statistics. SAC and its control have the crops of the ladder's self-training, and views of fewer target
+images; the others have the crops of its semantic baseline. Where a profile sets the two sizes apart, a
+difference between them is also one of crops.
 
 ===============  =====================================================================================
 method           what it adds to the source loss
