@@ -142,7 +142,8 @@ def adapt(
     files = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
     for run, file in zip(runs, files.values()):
         recipe = write_package(study.store, study.sources, run, file)
-        write(file.with_suffix(".md"), model_card(study.store, run, recipe, file.name).encode())
+        card = model_card(study.store, study.sources, run, recipe, file.name)
+        write(file.with_suffix(".md"), card.encode())
     on_disk = sources.on_disk("target", "train", False)
     images = [str(image) for image in on_disk.image_files]
     predictions = out / "predictions"  # of other weights, if images have changed since

@@ -242,7 +242,7 @@ def weights(options: Namespace) -> None:
         _say_trained_first(loaded, missing)
     recipe = write_package(loaded.store, loaded.sources, run, options.out, small=options.small)
     card = options.out.with_suffix(".md")
-    text = model_card(loaded.store, run, recipe, options.out.name, small=options.small)
+    text = model_card(loaded.store, loaded.sources, run, recipe, options.out.name, small=options.small)
     write(card, text.encode())
     rows = [(str(path), f"{path.stat().st_size / 1e6:.1f}") for path in (options.out, card)]
     print_table([("file", "MB"), *rows])

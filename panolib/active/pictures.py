@@ -28,7 +28,7 @@ def overlay(
 ) -> np.ndarray:
     """The image, uint8 [H, W, 3], with outlines of its instances [H, W]: blue ones are alike in `other`.
 
-    Each instance that differs has a warm colour of its own, so that two parts of one are seen to be one. The
+    Those that differ take four warm colours in turn: parts of different colours are two instances. The
     picture shows a `window` of the image, enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
     """
     return outlined(image, labels, outline_colours(labels, other), window)

@@ -149,6 +149,14 @@ class Sources(ABC):
         """The data sets that are rendered; none for real data."""
         return []
 
+    def is_rendered(self, name: str) -> bool:
+        """Whether all images of the data set called `name` are drawn."""
+        path = name.partition(":")[0]
+        if path not in self.own and self._source is not None:
+            return self._source.is_rendered(path)
+        drawn = tuple(part.name for part in self.renderings())
+        return all(part.startswith(drawn) for part in self.parts(path))
+
     def prepare(self, *, n_workers: int = 1, progress: bool = True) -> None:
         """Render what is not on disk yet, also of the domain that networks come from."""
         if self._source is not None:

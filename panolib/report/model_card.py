@@ -5,10 +5,13 @@ Reference: Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.039
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from panolib.data.domains import Sources
+from panolib.data.readers.own import diameters
 from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import Store
@@ -23,24 +26,44 @@ LICENCES = {  # of initial weights, as their owners say
 }
 NOT_FOR = {
     "nuclei": (
-        "Any diagnosis. Volumes, and other pictures than bright nuclei on a dark ground at about the scale "
-        "of the images above: nobody has tried."
+        "Any diagnosis. Volumes, and other pictures than those of bright nuclei on a dark ground, about as "
+        "large as the objects that taught it: nobody has tried."
     ),
     "cityscapes": (
-        "Driving, or any decision about people. The labelled streets that taught it are drawn, and it was "
-        "scored on the images above only: other cities, night and rain are untried."
+        "Driving, or any decision about people. It was scored on the images above only: other cities, night "
+        "and rain are untried."
+    ),
+}
+NOT_FOR_DRAWN = {
+    "cityscapes": (
+        "Driving, or any decision about people. No photograph of a street taught it and none scored it: "
+        "every image named above, those called cityscapes too, is a rendering in the file format of that "
+        "data set. Real streets are untried."
     ),
 }
 NOT_FOR_OWN = "Other images than those above, and any decision about people: nobody has tried."
+COLLECTIONS = {  # how names of data sets begin -> what they are
+    "nuclei/": (
+        "`nuclei` are fluorescence images of the 2018 Data Science Bowl. Those that taught it and those that "
+        "score it come from one collection: of another microscope expect less."
+    ),
+}
 SCORES = {"pq": "PQ", "pq_plus": "PQ+", "miou": "mIoU"}
 
 
-def model_card(store: Store, run: Run, recipe: Recipe, file_name: str, *, small: bool = False) -> str:
+def model_card(
+    store: Store, sources: Mapping[str, Sources], run: Run, recipe: Recipe, file_name: str, *,
+    small: bool = False,
+) -> str:  # fmt: skip
     """Markdown text about the networks of a panoptic run, every number from its record and its parents'.
 
-    `small`: the file has large kernels in 8 bits.
+    `sources`: the data sets by domain; where images have a scale of their own, and those that taught the
+    networks are on this machine, their objects are measured. `small`: the file has large kernels in 8 bits.
     """
-    record = store.get(run)
+    record, data = store.get(run), sources[run.domain]
+    parents = with_parents([run])[1:]
+    names = {run.spec.validation, *(name for parent in parents for name in _learned(parent))}
+    drawn = all(data.is_rendered(name) for name in names)
     label_set, encoder = recipe.label_set, recipe.semantic.encoder
     weights = encoder.weights if encoder else recipe.semantic.weights
     networks = "one encoder with two heads" if recipe.shared else "two networks"
@@ -52,7 +75,7 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str, *, small:
         f"classes; things: {', '.join(label_set.things)}.",
         "",
         f"Run {run.name}, key {run.key[:12]}.",
-        *_scale_lines(recipe),
+        *_scale_lines(recipe, data, parents),
         "",
         "## Use",
         "",
@@ -65,7 +88,8 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str, *, small:
         "",
         f"Folders of images: `python -m panolib predict IMAGES --weights {file_name} --out DIR`.",
         "",
-        f"## Scores on {run.spec.validation} ({record.info['images'][run.spec.validation]} images)",
+        f"## Scores on {run.spec.validation} ({record.info['images'][run.spec.validation]} images"
+        f"{_drawn(data, run.spec.validation)})",
         "",
         "| metric | classes | % | 95 % interval over images |",
         "|---|---|---|---|",
@@ -79,25 +103,60 @@ def model_card(store: Store, run: Run, recipe: Recipe, file_name: str, *, small:
         "",
         "| run | kind | learned from (images) | iterations |",
         "|---|---|---|---|",
-        *_training_lines(store, run),
+        *_training_lines(store, data, parents),
         "",
         f"Data sets named `:unlabelled` are seen without labels. Initial weights: "
         f"{LICENCES.get(weights, f'the file {weights}')}.",
+        *_collection_lines(names),
         "",
         "## Not for",
         "",
-        NOT_FOR.get(label_set.name, NOT_FOR_OWN),
+        (NOT_FOR | NOT_FOR_DRAWN if drawn else NOT_FOR).get(label_set.name, NOT_FOR_OWN),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _scale_lines(recipe: Recipe) -> list[str]:
+def _learned(parent: Run) -> list[str]:
+    """Names of the data sets that a run learned from."""
+    return [name for field in ("source", "target") if (name := getattr(parent.spec, field, None))]
+
+
+def _collection_lines(names: Iterable[str]) -> list[str]:
+    """What is known about the collections that data sets come from."""
+    found = [text for begin, text in COLLECTIONS.items() if any(name.startswith(begin) for name in names)]
+    return [part for text in found for part in ("", text)]
+
+
+def _drawn(data: Sources, name: str) -> str:
+    return ", rendered" if data.is_rendered(name) else ""
+
+
+def _scale_lines(recipe: Recipe, data: Sources, parents: Iterable[Run]) -> list[str]:
     """What is known about the size of things in the images that the networks learned from."""
     known = {
         "Objects of a median diameter of {:g} pixels.": recipe.diameter,
         "One pixel is {:g} wide, in the unit of the profile.": recipe.pixel_size,
     }
-    return [part for text, value in known.items() if value for part in ("", text.format(value))]
+    found = [text.format(value) for text, value in known.items() if value]
+    if data.own_scale and not recipe.diameter:
+        found += _measured(data, sorted({name for parent in parents for name in _learned(parent)}))
+    return [part for text in found for part in ("", text)]
+
+
+def _measured(data: Sources, names: Iterable[str]) -> list[str]:
+    """How large the labelled objects of data sets are, of those that are on this machine."""
+    lines = []
+    for name in (name for name in names if not name.endswith(":unlabelled")):
+        with contextlib.suppress(FileNotFoundError):
+            sizes = np.concatenate([diameters(sample.instance) for sample in data.open(name)])
+            if not len(sizes):
+                continue
+            low, median, high = np.percentile(sizes, (5, 50, 95))
+            lines.append(
+                f"Objects of {name} have a median diameter of {median:.0f} pixels (5 to 95 %: {low:.0f} to "
+                f"{high:.0f})."
+            )
+    return lines
 
 
 def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]:
@@ -115,12 +174,11 @@ def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]
     return lines
 
 
-def _training_lines(store: Store, run: Run) -> list[str]:
+def _training_lines(store: Store, data: Sources, parents: Iterable[Run]) -> list[str]:
     """One line for every run that these networks come from, parents first."""
     lines = []
-    for parent in sorted(with_parents([run])[1:], key=lambda parent: len(with_parents([parent]))):
-        spec, record = parent.spec, store.get(parent)
-        learned = [name for field in ("source", "target") if (name := getattr(spec, field, None))]
-        data = ", ".join(f"{name} ({record.info['images'][name]})" for name in learned) or "nothing"
-        lines.append(f"| {parent.name} | {parent.kind} | {data} | {record.info['iterations']} |")
+    for parent in sorted(parents, key=lambda parent: len(with_parents([parent]))):
+        images, iterations = (store.get(parent).info[key] for key in ("images", "iterations"))
+        named = [f"{name} ({images[name]}{_drawn(data, name)})" for name in _learned(parent)]
+        lines.append(f"| {parent.name} | {parent.kind} | {', '.join(named) or 'nothing'} | {iterations} |")
     return lines

@@ -64,7 +64,7 @@ from panolib.study.study import TEACHER
 from panolib.training.run_specs import RunSpec
 from panolib.training.specs import StudentOrTeacher
 
-EXPERIMENT = "active"
+EXPERIMENT, ORACLE = "active", "active oracle"
 NOBODY, FULL_LABELS, PERSON = "none", "full_labels", "person"  # beside the strategies of `queries`
 VERSIONS = {"active_candidates": 1, "active_answers": 1, "active_labels": 1}
 
@@ -267,12 +267,15 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
     """Every course, round by round, beside the ladder of a domain that the settings name.
 
     Tag values: strategy, answers (of full labels: those that take as long), wrong (of a simulated person),
-    round, to_go (rounds that follow), largest (whether it has the most answers of the settings).
+    round, to_go (rounds that follow), largest (whether it has the most answers of the settings). The oracle
+    of the ladder, if it has one, is an experiment of its own: what all labels give.
     """
     if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
         return
     ladder = grid.run("instance", "self_trained")
     semantic = grid.run("semantic", "self_trained")
+    if grid.has("panoptic", "oracle"):
+        grid.tag(ORACLE, grid.run("panoptic", "oracle"))
     given = read_given(settings.answers_folder)
     compared = courses(settings)
     if given is not None and (given.domain, given.seed) == (grid.domain, grid.seed):

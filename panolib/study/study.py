@@ -67,7 +67,7 @@ NOTEBOOKS = {
     "09_realtime_adaptation": (("realtime",), ("realtime", "speed")),
     "10_detr_panoptic": (("detr",), ("detr",)),
     "11_objectness": (("objectness",), ("objectness",)),
-    "12_active_learning": (("active",), ("active",)),
+    "12_active_learning": (("active",), ("active", "active oracle")),
     "13_refinement_rounds": (("refinement",), ("rounds",)),
     "14_performance": (("performance",), ("performance",)),
     "15_method_in_plain_sight": ((), ()),

@@ -101,7 +101,7 @@ def test_small_files_round_large_kernels_to_255_steps_a_channel(study, tmp_path,
         else:
             assert torch.equal(small, half), name
     assert rounded > 3
-    cards = [model_card(study.store, run, read_package(path).recipe, path.name, small=small)
+    cards = [model_card(study.store, study.sources, run, read_package(path).recipe, path.name, small=small)
              for path, small in zip(files, (False, True))]  # fmt: skip
     assert ["8 bits" in card for card in cards] == [False, True]
 
@@ -114,7 +114,7 @@ def test_a_kernel_without_a_weight_stays_nothing():
 
 def test_a_card_says_scores_with_their_intervals_and_what_taught_the_networks(study, written):
     run, path = written
-    card = model_card(study.store, run, read_package(path).recipe, path.name)
+    card = model_card(study.store, study.sources, run, read_package(path).recipe, path.name)
     record = study.store.get(run)
     line = next(line for line in card.splitlines() if line.startswith("| PQ | 19 |"))
     _, _, value, between = [cell.strip() for cell in line.strip("|").split("|")]
@@ -125,6 +125,24 @@ def test_a_card_says_scores_with_their_intervals_and_what_taught_the_networks(st
     assert "cityscapes/train (" not in card  # labelled images of the target
     for parent in packaged_runs(run):
         assert f"| {parent.name} |" in card
+
+
+def test_a_card_says_which_images_are_drawn_and_how_large_objects_were(study, written, monkeypatch):
+    run, path = written
+    recipe, city = read_package(path).recipe, study.sources["city"]
+    card = model_card(study.store, study.sources, run, recipe, path.name)
+    assert "cityscapes/val (2 images, rendered)" in card and "No photograph of a street" in card
+    assert "median diameter" not in card  # its images are resized
+    monkeypatch.setattr(type(city), "own_scale", True)
+    monkeypatch.setattr(type(city), "is_rendered", lambda self, name: not name.startswith("cityscapes"))
+    card = model_card(study.store, study.sources, run, recipe, path.name)
+    assert "cityscapes/val (2 images)" in card and "No photograph" not in card
+    name = packaged_runs(run)[1].spec.source
+    sizes = np.concatenate([
+        np.sqrt(4 / np.pi * np.unique(sample.instance[sample.instance > 0], return_counts=True)[1])
+        for sample in city.open(name)
+    ])  # fmt: skip
+    assert f"Objects of {name} have a median diameter of {np.median(sizes):.0f} pixels" in card
 
 
 def test_a_run_without_both_networks_is_refused(study, tmp_path):
