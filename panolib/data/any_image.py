@@ -24,6 +24,7 @@ from tifffile import PHOTOMETRIC
 from panolib.data.errors import DataError
 from panolib.data.images import decode, rgb_of_opencv
 from panolib.data.intensity import grey_of_one_colour
+from panolib.errors import one_line
 
 PHOTOS = {".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".webp": "WEBP"}
 TIFFS = (".tif", ".tiff")
@@ -198,7 +199,11 @@ def _of_bioimage(path: Path, ask: Callable[..., T]) -> T:
     except DataError:
         raise
     except Exception as error:  # of any plug-in
-        raise DataError(f"{path}: no readable image: {error}; expected what bioio reads") from error
+        found = one_line(error).partition(". ")[0]  # else three sentences on plug-ins, which are said here
+        raise DataError(
+            f"{path}: no readable image: {found}; expected a whole file, and bioio's plug-in of its format, "
+            "for example bioio-czi"
+        ) from error
 
 
 # --- arrays with named axes -------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import sys
 from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 
 from tqdm import tqdm
 
@@ -80,7 +81,7 @@ def _training(store: Store, runs: list[Run], workers: Workers) -> Iterator[Itera
     with connect(workers, len(runs), store.root / "work" / ".slurm") as (client, terminal):
         from panolib.lab.graph import as_tasks  # a second to import, and one process does without
 
-        if client.dashboard_link:
+        if client.dashboard_link and find_spec("bokeh"):  # else its page only says that bokeh is missing
             tqdm.write(f"dashboard: {client.dashboard_link}", sys.stderr)
         with contextlib.closing(as_tasks(client, store, runs, terminal)) as ended:
             yield ended

@@ -23,6 +23,7 @@ from panolib.models.weights import load_start
 from panolib.objectness.candidates import LEVELS
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import encoder_map
+from panolib.training import ranks
 from panolib.training.batch_norm import source_statistics, train_mode
 from panolib.training.crops import LabelledBatches, UnlabelledBatches, answered_weights, clean_view
 from panolib.training.instance_targets import (
@@ -34,6 +35,7 @@ from panolib.training.instance_targets import (
     rotated_view,
     supervised_terms,
     to_embedding_grid,
+    weights_of_part,
 )
 from panolib.training.loop import Job, Watch, begin, iterate, restore, unwatched
 from panolib.training.pasting import paste_instances, sure_instances
@@ -117,9 +119,11 @@ def instance_self_train(
         chosen = [none if labels is None else labels for labels, none in zip(chosen, unknown, strict=True)]
         maps = [own | {"chosen": labels} for own, labels in zip(maps, chosen, strict=True)]
     streams = (
-        LabelledBatches(source, max(n_source, 1), spec.augmentation, LABELS),
+        LabelledBatches(source, n_source or ranks.n_processes(), spec.augmentation, LABELS),
         # the control still shows the target to the running statistics
-        UnlabelledBatches(target, max(n_target, 1), clean_view(spec.augmentation), weights, maps),
+        UnlabelledBatches(
+            target, n_target or ranks.n_processes(), clean_view(spec.augmentation), weights, maps
+        ),
     )
 
     def learn_source(iteration: int, batch: Mapping[str, Tensor]) -> Tensor:
@@ -179,7 +183,7 @@ def instance_self_train(
             terms = embedding_loss(
                 embeddings,
                 pseudo_labels,
-                weights=spec.weights,
+                weights=weights_of_part(spec.weights),
                 teacher_embeddings=rotated,
                 valid=valid,
                 coordinates=added_coordinates(spec.network, embeddings),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,13 @@ from panolib.data import photometry, warping
 from panolib.data.images import resize_labels
 from panolib.data.views import UNKNOWN
 from panolib.labels import VOID, LabelSet
-from panolib.losses.embedding import embedding_loss
+from panolib.losses.embedding import EmbeddingLossWeights, embedding_loss
 from panolib.losses.learned_bandwidth import learned_bandwidth_loss
 from panolib.models.coordinates import coordinate_grid
 from panolib.objectness.candidates import LEVELS, only
 from panolib.objectness.classifier import Objectness
 from panolib.objectness.features import describe
+from panolib.training import ranks
 from panolib.training.run_specs import EmbeddingTrainingSpec, InstanceSelfTrainingSpec
 from panolib.training.specs import InstanceNetwork, Margins
 
@@ -83,6 +85,13 @@ def added_coordinates(network: InstanceNetwork, embeddings: Tensor) -> Tensor | 
     if network.coordinate_length is None:
         return None
     return coordinate_grid(embeddings.shape[-2:], network.coordinate_length, embeddings.device)
+
+
+def weights_of_part(weights: EmbeddingLossWeights) -> EmbeddingLossWeights:
+    """Weights for the part of a batch that a process has: the mean over processes of a sum is no sum."""
+    if weights.consistency_reduction == "mean":
+        return weights
+    return replace(weights, consistency=weights.consistency * ranks.n_processes())
 
 
 def ring_margins(margins: Margins, iteration: int) -> dict[str, float]:

@@ -5,8 +5,9 @@ process. The losses are means over all pixels of a crop and over images, of whic
 the mean of the gradients of the parts, which Fabric takes, is the gradient of the batch.
 
 Two things differ from one process. Batch norm in training mode normalises a part with the statistics of that
-part, and running statistics are those of the first process; with `batch_norm: frozen`, as in SAC, neither
-plays a role. What is drawn on the device (views, noise, dropout) every process draws for itself.
+part, and running statistics are those of the first process: so do baselines always; with `batch_norm:
+frozen`, as in SAC, neither plays a role. What is drawn on the device (views, noise, anchors of the
+consistency) every process draws for itself.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ from panolib.training.instance_targets import (
     rotated_view,
     supervised_terms,
     to_embedding_grid,
+    weights_of_part,
 )
 from panolib.training.loop import Job, begin, iterate, restore
 from panolib.training.run_specs import SharedBaselineSpec, SharedSelfTrainingSpec
@@ -148,7 +149,7 @@ def shared_self_train(
         terms = embedding_loss(
             embeddings.float(),
             instances,
-            weights=spec.weights,
+            weights=weights_of_part(spec.weights),
             ignore=semantic == VOID,
             teacher_embeddings=rotated,
             valid=valid,

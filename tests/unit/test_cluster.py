@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +24,9 @@ from toy_kinds import KINDS, get_all_in_child, get_in_child, toy_run, train_or_d
 from panolib.__main__ import _parser
 from panolib.commands import _workers
 from panolib.config import ProfileError
+from panolib.lab import engine, graph
 from panolib.lab.cluster import (
+    OF_THIS_MACHINE,
     MissingCluster,
     MissingSettings,
     Workers,
@@ -317,6 +321,26 @@ def test_a_cluster_of_gpus_has_the_options_of_one_of_processes(store, monkeypatc
     stand_in = SimpleNamespace(LocalCUDACluster=lambda **options: LocalCluster(1, **options))
     monkeypatch.setitem(sys.modules, "dask_cuda", stand_in)
     assert get_all(store, [toy_run(n_iterations=2)], Workers(cluster="cuda"))["toy"].info["iterations"] == 2
+
+
+@pytest.mark.parametrize("spec", [None, "bokeh"])
+def test_the_dashboard_is_named_where_it_can_be_shown(store, monkeypatch, capsys, spec):
+    client = SimpleNamespace(dashboard_link="http://127.0.0.1:8787/status")
+    monkeypatch.setattr(engine, "connect", lambda *_: contextlib.nullcontext((client, None)))
+    monkeypatch.setattr(engine, "find_spec", {"bokeh": spec}.__getitem__)
+    monkeypatch.setattr(graph, "as_tasks", lambda client, store, runs, _: ((run, None) for run in runs))
+    engine.train_all(store, [toy_run()], Workers(2))
+    told = capsys.readouterr().err
+    assert ("dashboard: http://127.0.0.1:8787/status\n" in told) == (spec is not None)
+
+
+def test_the_dashboard_only_says_that_bokeh_is_missing_where_it_is():
+    from distributed import LocalCluster
+
+    with LocalCluster(0, **OF_THIS_MACHINE) as cluster:
+        with urllib.request.urlopen(cluster.dashboard_link) as page:
+            missing = b"needs bokeh" in page.read()
+    assert missing == (find_spec("bokeh") is None)
 
 
 def test_the_options_of_the_commands():

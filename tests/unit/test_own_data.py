@@ -191,6 +191,22 @@ def test_formats_of_microscopes_are_read_by_bioio(tmp_path, monkeypatch):
     np.testing.assert_array_equal(data.raw(1), np.arange(48, 96).reshape(SIZE))
 
 
+def test_what_bioio_refuses_is_one_short_line(tmp_path, monkeypatch):
+    """In the words of bioio 3.6.0 without the plug-in of a format."""
+
+    def refuse(path):
+        raise ValueError(
+            f"BioImage does not support the image: '{path}'. You may need to install an extra format "
+            "dependency. See our list of known plugins in the bioio README."
+        )
+
+    monkeypatch.setitem(sys.modules, "bioio", types.SimpleNamespace(BioImage=refuse))
+    (tmp_path / "a.czi").write_bytes(b"zeiss")
+    told = r"a\.czi: no readable image: BioImage .* image: '.*a\.czi'; expected a whole file, and bioio's"
+    with pytest.raises(DataError, match=told):
+        n_pages(tmp_path / "a.czi")
+
+
 # ---------------------------------------------------------------- folders
 
 

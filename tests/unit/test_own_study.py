@@ -26,6 +26,14 @@ def save(path, pixels):
     tifffile.imwrite(path, pixels)
 
 
+def draw_cells(rng):
+    """An image and its mask, uint16 [64, 64] each."""
+    mask = np.zeros((64, 64), np.uint16)
+    for k, corner in enumerate(rng.integers(0, 48, (4, 2)), start=1):
+        mask[corner[0] : corner[0] + 14, corner[1] : corner[1] + 14] = k
+    return (500 + 3000 * (mask > 0) + rng.integers(0, 200, mask.shape)).astype(np.uint16), mask
+
+
 def profile(tmp_path, section: dict, **changes):
     """A profile with one ladder that is trained, in the temporary folder."""
     left_out = dict.fromkeys(("city", "camvid", "experiments", "detr", "performance", "realtime"))
@@ -43,10 +51,7 @@ def test_a_data_set_of_its_own_is_a_section_and_a_label_set(tmp_path, monkeypatc
     (tmp_path / "tissue.yaml").write_text(yaml.safe_dump(TISSUE))
     rng = np.random.default_rng(5)
     for i in range(4):
-        mask = np.zeros((64, 64), np.uint16)
-        for k, corner in enumerate(rng.integers(0, 48, (4, 2)), start=1):
-            mask[corner[0] : corner[0] + 14, corner[1] : corner[1] + 14] = k
-        image = (500 + 3000 * (mask > 0) + rng.integers(0, 200, mask.shape)).astype(np.uint16)
+        image, mask = draw_cells(rng)
         classes = (mask > 0).astype(np.uint8)
         classes[:, :4][mask[:, :4] == 0] = 2
         for folder, pixels in (("images", image), ("masks", mask), ("classes", classes)):
@@ -81,23 +86,28 @@ def test_a_data_set_of_its_own_is_a_section_and_a_label_set(tmp_path, monkeypatc
 
 
 def test_a_new_layout_is_an_entry_of_the_registry(tmp_path, monkeypatch):
-    """And a target with labels has an oracle, and is what scores are of."""
+    """It is trained on, with a label set of its own; a target with labels has an oracle, and is scored."""
 
     def numbered(root, split, *, label_set, with_labels, **options):
         return Folders(root / "deep" / "er", split, label_set=label_set, with_labels=with_labels, **options)
 
     monkeypatch.setitem(READERS, "deeper", numbered)
-    pixels = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    (tmp_path / "cells.yaml").write_text(yaml.safe_dump({"classes": ["glass", "cell"], "things": ["cell"]}))
+    rng = np.random.default_rng(5)
     for name in "abcdef":
-        save(tmp_path / "mine" / "deep" / "er" / f"{name}.tif", pixels)
-        save(tmp_path / "mine" / "deep" / "er" / f"{name}_masks.tif", pixels // 40 * 700)
+        image, mask = draw_cells(rng)
+        save(tmp_path / "mine" / "deep" / "er" / f"{name}.tif", image)
+        save(tmp_path / "mine" / "deep" / "er" / f"{name}_masks.tif", mask * 100)
     folder = {"root": "mine", "reader": "deeper"}
-    study = profile(tmp_path, {"data": {"source": folder, "target": folder, "target_labels": True}})
+    data = {"source": folder, "target": folder, "target_labels": True, "label_set": "cells.yaml"}
+    study = profile(tmp_path, {"data": data})
     assert study.runs["mine-panoptic-oracle-s0"].spec.validation == "target/val"
     opened = {name: study.sources["mine"].open(name) for name in study.sources["mine"].own}
     assert [len(data) for data in opened.values()] == [5, 1, 5, 1]
-    assert opened["target/val"][0].instance.max() == 700
-    assert study.sources["mine"].label_set == "objects"
+    assert opened["target/val"][0].instance.max() == 400
+    record = study.get("mine-panoptic-self_trained-s0")
+    assert set(record.metrics["iou"]) == {"glass", "cell"} and 0 <= record.metrics["pq_cells"] <= 1
+    assert study.get("mine-semantic-self_trained-s0").info["iterations"] == 2
 
 
 @pytest.mark.parametrize(
