@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_packages import write_tiny
 
 from panolib.__main__ import main
+from panolib.adapt_folder import DESCRIPTION
 from panolib.data.images import write_png
 from panolib.data.render import city
 from panolib.labels import LABEL_SETS, NUCLEI
@@ -494,8 +495,24 @@ OTHER_ADAPT = {
         needs=("cells", "new"),
     ),
     "adapt: out holds other settings": cells(
-        "adapt.yaml: holds other settings", both(new("out/adapt.yaml", "a: 1"), new("out/results/x", "x"))
+        "adapt.yaml: holds other settings",
+        both(new("out/adapt.yaml", f"description: {DESCRIPTION}"), new("out/results/x", "x")),
     ),
+    **{
+        f"adapt: out holds {name} of others": cells(f"{name}: was not written by this command, expected",
+                                                    new(f"out/{name}{below}", "x"))
+        for name, below in {"adapt.yaml": "", "report.html": "", "predictions": "/summary.csv",
+                            "weights": "/teacher.safetensors", "start": "/x", "results": "/x"}.items()
+    },
+    "adapt: out in the source": Row(
+        "adapt --source {}/cells --target {}/new --out {}/cells/out", "cells/out: lies in",
+        needs=("cells", "new"),
+    ),
+    "adapt: out is the target": Row(
+        "adapt --source {}/cells --target {}/new --out {}/new", "the folder of --target",
+        needs=("cells", "new"),
+    ),
+    "adapt: out in the labels": cells("the folder of --labels", options=" --labels {}"),
     "adapt: unknown profile": Row(
         "adapt --source {}/cells --target {}/new --out {}/out --profile mars", "profile 'mars'"
     ),
