@@ -129,6 +129,10 @@ def _parser() -> argparse.ArgumentParser:
         "--diameter", type=_below(10_000), metavar="N",
         help="of objects in the target, pixels: the source is rescaled to it",
     )
+    sub.add_argument(
+        "--intensity", nargs=2, type=float, metavar=("LOW", "HIGH"),
+        help="percentiles of each image that become black and white (default: 1 99.8, or those of --start)",
+    )
     add_workers(sub)
     add("list_runs", "Print every run of the study with its state.", profile="cpu")
     sub = add("train", "Train the chosen runs, and those they start from.")

@@ -65,6 +65,7 @@ NO_WARNING = (
     "full of objects, counts far from Otsu's or from one another. That none is seen is no score: look at "
     "predictions/, or give some labels (--labels)"
 )
+INTENSITY = "--intensity 1 99.8"  # an example
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
 FEWEST = 20  # iterations of a training that --minutes leaves
 N_TOLD = 10  # problems of the folders that are told one by one
@@ -74,7 +75,8 @@ N_COMPARED = 24  # target images on which the rungs are compared in the report
 def adapt(
     source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
     labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
-    workers: int = 2, rehearse: bool = True, minutes: float | None = None,
+    intensity: tuple[float, float] | None = None, workers: int = 2, rehearse: bool = True,
+    minutes: float | None = None,
 ) -> int:  # fmt: skip
     """Train on labelled images, adapt to others, and say what came out.
 
@@ -98,6 +100,9 @@ def adapt(
         A name or a YAML file (`data.label_sets`).
     diameter : float, optional
         Median diameter of objects in the target, pixels, to which the source is rescaled.
+    intensity : tuple of float, optional
+        Percentiles of each image that become black and white. Default: what `start` knows, else those of
+        `data.intensity.STRETCHED`.
     rehearse : bool
         False: no short training says beforehand how many minutes all of it takes.
     minutes : float, optional
@@ -113,6 +118,9 @@ def adapt(
     begins = None if start is None else load_networks(start)
     if begins is not None:
         settings[DOMAIN] = merged(settings[DOMAIN], start_settings(begins, out), PROFILE, DOMAIN)
+    if intensity is not None:
+        given = {"data": {"intensity": {"percentiles": list(intensity)}}}
+        settings[DOMAIN] = merged(settings[DOMAIN], given, "--intensity", DOMAIN)
     if minutes is not None and (out / "results").exists():
         settings[DOMAIN] = merged(settings[DOMAIN], iterations_there(out / PROFILE), PROFILE, DOMAIN)
     path = write_profile(out, settings)  # before all else: it says that the folder is this command's
@@ -120,14 +128,16 @@ def adapt(
         write_start(begins, out)
     study = load(path, root=out)
     sources: OwnSources = study.sources[DOMAIN]
-    check = check_folders(sources)
+    known = "8 bits" if start is None else f"8 bits, as --start {start} knows"
+    check = check_folders(sources, depth=f"{known}, or percentiles for them: {INTENSITY}")
     print(check, flush=True)
     if check.problems:
         n_more = len(check.problems) - N_TOLD
         raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
     labelled = None if labels is None else sources.labelled(labels)
-    if labelled is not None:
-        list(labelled)  # what is wrong with them is told now
+    if labelled is not None and not sum(s.instance.any() or s.crowd.any() for s in labelled):  # reads all
+        found = f"no object in any of {len(labelled)} masks"
+        raise AdaptError(f"--labels {labels}: {found}, expected label images with objects")
     runs = _runs(study)
     check_disk(study, runs, workers=workers)
     share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes)
@@ -288,7 +298,7 @@ def _write_report(
     parts: dict[str, Any] = {"Warnings": warnings or NO_WARNING, "The networks": "\n".join(said)}
     if labelled is not None:
         table = pd.DataFrame({rung: adaptation.scores(each, labelled) for rung, each in networks.items()}).T
-        print((100 * table).round(1).to_string())
+        print((100 * table).round(1).to_string(na_rep="-"))
         parts[f"Scores on {len(labelled)} images with labels, %"] = (100 * table).round(1)
     rows = {rung: each.row() for rung, each in found.items()}
     parts[f"What the networks find in {found[STUDENT].n_images} images of the target"] = pd.DataFrame(rows).T
