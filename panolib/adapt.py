@@ -24,7 +24,8 @@ from panolib.adapt_folder import (
     REPORT,
     WEIGHTS,
     AdaptError,
-    check_place,
+    check_folders_apart,
+    check_own,
     iterations_there,
     profile_settings,
     start_settings,
@@ -73,10 +74,10 @@ N_COMPARED = 24  # target images on which the rungs are compared in the report
 
 
 def adapt(
-    source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
-    labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
-    intensity: tuple[float, float] | None = None, workers: int = 2, rehearse: bool = True,
-    minutes: float | None = None,
+    source: str | Path, target: str | Path, out: Path, *, start: str | None = None,
+    profile: str | None = None, labels: Path | None = None, label_set: str | None = None,
+    diameter: float | None = None, intensity: tuple[float, float] | None = None, workers: int = 2,
+    rehearse: bool = True, minutes: float | None = None,
 ) -> int:  # fmt: skip
     """Train on labelled images, adapt to others, and say what came out.
 
@@ -86,7 +87,7 @@ def adapt(
 
     Parameters
     ----------
-    source, target : str
+    source, target : str or Path
         Folders in one of the layouts of `data.readers.own.READERS`; labels of the target are not opened.
     out : Path
         Goes on there, if the settings are the same.
@@ -113,7 +114,8 @@ def adapt(
     wrong with the folders, a line each, and for a folder of other settings; UserError or OSError for a folder
     that cannot be written and a disk that is too small, before anything is trained.
     """
-    check_place(out, {"--source": source, "--target": target, "--labels": labels})
+    check_own(out)
+    check_folders_apart(out, source, target, labels)
     settings = profile_settings(source, target, profile, label_set, diameter)
     begins = None if start is None else load_networks(start)
     if begins is not None:

@@ -14,7 +14,7 @@ from panolib.config import to_plain
 from panolib.data.readers import DOMAINS
 from panolib.errors import UserError
 from panolib.lab.files import check_writable, write
-from panolib.profiles import find_profile
+from panolib.profiles import find_profile, load_yaml
 from panolib.study.packaged import PanopticNetworks
 from panolib.study.settings import OWN_SEEDS
 
@@ -37,16 +37,21 @@ class AdaptError(UserError, ValueError):
     """Folders with which an adaptation cannot begin."""
 
 
-def check_place(out: Path, read: Mapping[str, str | Path | None]) -> None:
-    """Raise unless `out` can be written, lies in none of the folders that are read, and is not in use.
-
-    `read` are folders by their option. A file of a name of `WRITTEN` in `out` is this command's where the
-    profile there is; else it would be replaced.
-    """
-    check_writable(out)
-    for option, folder in read.items():
+def check_folders_apart(out: Path, source: str | Path, target: str | Path, labels: Path | None) -> None:
+    """Raise AdaptError where source and target are one folder, or `out` lies in one that is read."""
+    if Path(source).resolve() == Path(target).resolve():
+        raise AdaptError(f"--target {target}: is the folder of --source, expected one of other images")
+    for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():
         if folder is not None and out.resolve().is_relative_to(Path(folder).resolve()):
             raise AdaptError(f"--out {out}: lies in {folder}, the folder of {option}; expected another one")
+
+
+def check_own(out: Path) -> None:
+    """Raise unless `out` can be written and holds nothing of others that would be replaced.
+
+    What has a name of `WRITTEN` is this command's where the profile there is.
+    """
+    check_writable(out)
     there = [out / name for name in WRITTEN if os.path.lexists(out / name)]
     if there and not _is_own(out / PROFILE):
         raise AdaptError(f"{there[0]}: was not written by this command, expected another --out")
@@ -62,11 +67,14 @@ def _is_own(profile: Path) -> bool:
 
 
 def profile_settings(
-    source: str, target: str, profile: str | None, label_set: str | None, diameter: float | None
-) -> dict[str, Any]:
-    """A profile: all of another one that is not `LIKE` is left out."""
+    source: str | Path, target: str | Path, profile: str | None, label_set: str | None,
+    diameter: float | None,
+) -> dict[str, Any]:  # fmt: skip
+    """A profile: all of another one that is not `LIKE` is left out. AdaptError where that is not there."""
     below = "cpu" if profile is None else profile
     file = find_profile(below)
+    if load_yaml(file).get(LIKE) is None:
+        raise AdaptError(f"--profile {below}: found no section {LIKE}, expected one to take settings from")
     left_out = [name for name in DOMAINS if name != LIKE] + list(OWN_SEEDS) + ["performance"]
     folder = {"root": os.path.abspath(target)} | ({} if diameter is None else {"diameter": diameter})
     data: dict[str, Any] = {"source": {"root": os.path.abspath(source)}, "target": folder}

@@ -84,7 +84,7 @@ def check_folders(
             elif not labelled:
                 otsu_count = len(sizes) / len(images)
     problems += _deep_problems(deep, depth)
-    warnings = [] if len(medians) < 2 or problems else _scale_warnings(sources, medians)
+    warnings = [] if problems else _scale_warnings(sources, medians)
     problems = sorted(set(problems))
     return FolderCheck(
         pd.DataFrame(columns), problems, warnings, object_share, None if warnings else otsu_count
@@ -211,6 +211,8 @@ def _most_common(values: Sequence[str]) -> str:
 
 
 def _scale_warnings(sources: OwnSources, medians: dict[str, float]) -> list[str]:
+    if "target" not in medians:
+        return ["no object is seen in any image of the target, expected some: are they all dark?"]
     source, target = medians["source"] * sources.factor, medians["target"]
     if 1 / FAR < source / target < FAR:
         return []

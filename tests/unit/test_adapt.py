@@ -289,6 +289,21 @@ def test_training_begins_with_the_networks_of_a_package(cells, branch):
         again.store.final_state(again.runs[run.name])
 
 
+def test_intensity_goes_before_that_of_the_networks(cells, monkeypatch):
+    """Networks of 8 bits begin, images have 16: percentiles are trained with and kept with the weights."""
+    package = write_tiny(cells / "eight.safetensors", NUCLEI.name)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapt, "_print_plan", stop)
+    options = ["--start", str(package), "--intensity", "2", "99"]
+    assert [command(cells, "out", *options) for _ in range(2)] == [130, 130]
+    study = load(cells / "out" / adapt_folder.PROFILE, root=cells / "out", train=False)
+    expected = {"percentiles": [2.0, 99.0], "over": "image"}
+    assert study.sources["own"].preprocessing()["intensity"] == expected
+
+
 def test_classes_are_learned_anew_where_there_are_others(tmp_path):
     model, other = (build_semantic(SEMANTIC, n, pretrained=False) for n in (2, 3))
     (tmp_path / "a.safetensors").write_bytes(save(other.state_dict()))
@@ -365,7 +380,7 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
     ("options", "words"),
     [
         ({"source": "none"}, "none: no such folder, expected the images of data.source"),
-        ({"source": "new"}, "new: no masks, expected masks/X"),
+        ({"source": "new", "target": "labelled"}, "new: no masks, expected masks/X"),
     ],
 )
 def test_bad_folders_are_one_line(cells, capsys, options, words):

@@ -379,6 +379,10 @@ FOLDERS = {
     "folders: no masks": cells("no masks", gone("cells/masks")),
     "folders: image without mask": cells("have no mask", gone("cells/masks/a.tif")),
     "folders: mask without image": cells("have no image", gone("cells/images/a.tif")),
+    "folders: one image with its mask": cells(
+        "cells: 1 image file, expected 2 or more",
+        both(*(gone(f"cells/{part}/{name}.tif") for part in ("images", "masks") for name in "bcd")),
+    ),
     "folders: empty masks": cells(
         "cells: no object in any of 4 masks, expected label images with objects",
         both(*(pixels(f"cells/masks/{name}.tif", 0 * TWO) for name in "abcd")),
@@ -494,6 +498,17 @@ OTHER_ADAPT = {
     "adapt: start of text": cells("start.txt", new("start.txt", "no weights"), " --start {}/start.txt"),
     "adapt: no labels there": cells("none: no such folder", options=" --labels {}/none"),
     "adapt: labels without masks": cells("new: no masks", options=" --labels {}/new"),
+    "adapt: target is the source": Row(
+        "adapt --source {}/cells --target {}/cells/../cells --out {}/out", "is the folder of --source",
+        needs=("cells",),
+    ),
+    "adapt: no name of a folder": Row("adapt --source= --target {}/new --out {}/out", "--source: expected a",
+                                      status=2),
+    "adapt: profile without nuclei": Row(
+        "adapt --profile {}/none.yaml --source {}/cells --target {}/new --out {}/out",
+        "none.yaml: found no section nuclei", new("none.yaml", "extends: smoke\nnuclei: null"),
+        needs=("cells", "new"),
+    ),
     "adapt: labels without objects": cells(
         "few: no object in any of 4 masks",
         lambda place: [save(place.root / "few" / part / f"{name}.tif", 0 * TWO)
