@@ -118,16 +118,21 @@ def _parser() -> argparse.ArgumentParser:
         help="take fewer iterations, at least 20 a training, so that all of it takes about so long by the "
         "measured plan",
     )
-    sub.add_argument("--source", required=True, metavar="DIR", help="images with labels, in a known layout")
-    sub.add_argument("--target", required=True, metavar="DIR", help="images without labels")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for everything; goes on there")
+    of_folder = {"type": _folder, "metavar": "DIR"}
+    sub.add_argument("--source", required=True, **of_folder, help="images with labels, in a known layout")
+    sub.add_argument("--target", required=True, **of_folder, help="images without labels")
+    sub.add_argument("--out", required=True, **of_folder, help="for everything; goes on there")
     text = "networks to begin with, as of predict: street, nuclei, a file or a run (default: none)"
     sub.add_argument("--start", metavar="W", help=text)
-    sub.add_argument("--labels", type=Path, metavar="DIR", help="some target images with labels, to score")
+    sub.add_argument("--labels", **of_folder, help="some target images with labels, to score")
     sub.add_argument("--label-set", metavar="YAML", help="its classes (default: background and object)")
     sub.add_argument(
         "--diameter", type=_below(10_000), metavar="N",
         help="of objects in the target, pixels: the source is rescaled to it",
+    )
+    sub.add_argument(
+        "--intensity", nargs=2, type=float, metavar=("LOW", "HIGH"),
+        help="percentiles of each image that become black and white (default: 1 99.8, or those of --start)",
     )
     add_workers(sub)
     add("list_runs", "Print every run of the study with its state.", profile="cpu")
@@ -188,6 +193,13 @@ def _whole(least: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _folder(text: str) -> Path:
+    """Type of an option: a folder; an empty text is a variable of the shell that is not set."""
+    if not text:
+        raise argparse.ArgumentTypeError(f"expected a folder, found {text!r}")
+    return Path(text)
 
 
 def _address(text: str) -> str:

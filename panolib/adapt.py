@@ -6,7 +6,6 @@ below the folder, and what is stopped goes on with the same command.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,33 +15,44 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from safetensors.torch import save
 
-from panolib.config import to_plain
+from panolib.adapt_folder import (
+    BUDGET,
+    DOMAIN,
+    PREDICTIONS,
+    PROFILE,
+    REPORT,
+    WEIGHTS,
+    AdaptError,
+    check_folders_apart,
+    check_own,
+    iterations_there,
+    profile_settings,
+    start_settings,
+    write_profile,
+    write_start,
+)
 from panolib.data.any_image import Page, n_pages
 from panolib.data.check import FolderCheck, check_folders
 from panolib.data.folders import FolderSet
 from panolib.data.intensity import as_colour
-from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import OwnSources
 from panolib.dry_run import check_disk
 from panolib.errors import UserError
 from panolib.lab.engine import get_all
-from panolib.lab.files import check_writable, write
+from panolib.lab.files import write
 from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.load import load
 from panolib.predict_files import SHEET, predict_files, report
-from panolib.profiles import find_profile, merged
+from panolib.profiles import merged
 from panolib.report import adaptation
 from panolib.report.model_card import model_card
 from panolib.study.apply import PanopticResult, load_networks, predict
 from panolib.study.packaged import PanopticNetworks, read_package, write_package
 from panolib.study.parents import CLEANUP
-from panolib.study.settings import OWN_SEEDS
 from panolib.study.study import TEACHER, Study, run_name
 
-DOMAIN, LIKE = "own", "nuclei"
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
 STUDENT, SHOWN = "self_trained", TEACHER  # who is trained; who predicts: its average varies less
 WHO = {  # of the rungs, as the report says it
@@ -56,30 +66,18 @@ NO_WARNING = (
     "full of objects, counts far from Otsu's or from one another. That none is seen is no score: look at "
     "predictions/, or give some labels (--labels)"
 )
-PROFILE = "adapt.yaml"
-CONTROLS = ("classical", "shared", "instance_variants")  # runs that nothing here asks for
-BUDGET = {  # 4 times those of cpu: half an hour on two free cores, with 100 images of 256 x 256
-    "semantic_baseline": 800, "self_training": 640, "instance_baseline": 1200, "instance_self_training": 480,
-}  # fmt: skip
-CLEAN_UP = {  # to choose from on the source: how pixels become objects
-    "bandwidths": [0.25, 0.4, 0.6, 1.0], "merge_distances": [0.5, 1.0], "min_sizes": [12, 6],
-    "openings": [0, 3, 5],
-}  # fmt: skip
-GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
+INTENSITY = "--intensity 1 99.8"  # an example
 REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
 FEWEST = 20  # iterations of a training that --minutes leaves
 N_TOLD = 10  # problems of the folders that are told one by one
 N_COMPARED = 24  # target images on which the rungs are compared in the report
 
 
-class AdaptError(UserError, ValueError):
-    """Folders with which an adaptation cannot begin."""
-
-
 def adapt(
-    source: str, target: str, out: Path, *, start: str | None = None, profile: str | None = None,
-    labels: Path | None = None, label_set: str | None = None, diameter: float | None = None,
-    workers: int = 2, rehearse: bool = True, minutes: float | None = None,
+    source: str | Path, target: str | Path, out: Path, *, start: str | None = None,
+    profile: str | None = None, labels: Path | None = None, label_set: str | None = None,
+    diameter: float | None = None, intensity: tuple[float, float] | None = None, workers: int = 2,
+    rehearse: bool = True, minutes: float | None = None,
 ) -> int:  # fmt: skip
     """Train on labelled images, adapt to others, and say what came out.
 
@@ -89,7 +87,7 @@ def adapt(
 
     Parameters
     ----------
-    source, target : str
+    source, target : str or Path
         Folders in one of the layouts of `data.readers.own.READERS`; labels of the target are not opened.
     out : Path
         Goes on there, if the settings are the same.
@@ -103,6 +101,9 @@ def adapt(
         A name or a YAML file (`data.label_sets`).
     diameter : float, optional
         Median diameter of objects in the target, pixels, to which the source is rescaled.
+    intensity : tuple of float, optional
+        Percentiles of each image that become black and white. Default: what `start` knows, else those of
+        `data.intensity.STRETCHED`.
     rehearse : bool
         False: no short training says beforehand how many minutes all of it takes.
     minutes : float, optional
@@ -113,40 +114,49 @@ def adapt(
     wrong with the folders, a line each, and for a folder of other settings; UserError or OSError for a folder
     that cannot be written and a disk that is too small, before anything is trained.
     """
-    check_writable(out)
-    settings = _settings(source, target, profile, label_set, diameter)
-    if start is not None:
-        settings[DOMAIN] = merged(settings[DOMAIN], _start(start, out), PROFILE, DOMAIN)
+    check_own(out)
+    check_folders_apart(out, source, target, labels)
+    settings = profile_settings(source, target, profile, label_set, diameter)
+    begins = None if start is None else load_networks(start)
+    if begins is not None:
+        settings[DOMAIN] = merged(settings[DOMAIN], start_settings(begins, out), PROFILE, DOMAIN)
+    if intensity is not None:
+        given = {"data": {"intensity": {"percentiles": list(intensity)}}}
+        settings[DOMAIN] = merged(settings[DOMAIN], given, "--intensity", DOMAIN)
     if minutes is not None and (out / "results").exists():
-        settings[DOMAIN] = merged(settings[DOMAIN], _iterations_there(out / PROFILE), PROFILE, DOMAIN)
-    path = _write_profile(out, settings)
+        settings[DOMAIN] = merged(settings[DOMAIN], iterations_there(out / PROFILE), PROFILE, DOMAIN)
+    path = write_profile(out, settings)  # before all else: it says that the folder is this command's
+    if begins is not None:
+        write_start(begins, out)
     study = load(path, root=out)
     sources: OwnSources = study.sources[DOMAIN]
-    check = check_folders(sources)
+    known = "8 bits" if start is None else f"8 bits, as --start {start} knows"
+    check = check_folders(sources, depth=f"{known}, or percentiles for them: {INTENSITY}")
     print(check, flush=True)
     if check.problems:
         n_more = len(check.problems) - N_TOLD
         raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
     labelled = None if labels is None else sources.labelled(labels)
-    if labelled is not None:
-        list(labelled)  # what is wrong with them is told now
+    if labelled is not None and not sum(s.instance.any() or s.crowd.any() for s in labelled):  # reads all
+        found = f"no object in any of {len(labelled)} masks"
+        raise AdaptError(f"--labels {labels}: {found}, expected label images with objects")
     runs = _runs(study)
     check_disk(study, runs, workers=workers)
     share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes)
     if share < 1:
         settings[DOMAIN] = merged(settings[DOMAIN], _fewer_iterations(study, share), PROFILE, DOMAIN)
-        study = load(_write_profile(out, settings), root=out)
+        study = load(write_profile(out, settings), root=out)
         runs = _runs(study)
     records = get_all(study.store, with_parents(runs), workers)
 
-    files = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
+    files = {rung: out / WEIGHTS / f"{rung}.safetensors" for rung in RUNGS}
     for run, file in zip(runs, files.values()):
         recipe = write_package(study.store, study.sources, run, file)
         card = model_card(study.store, study.sources, run, recipe, file.name)
         write(file.with_suffix(".md"), card.encode())
     on_disk = sources.on_disk("target", "train", False)
     images = [str(image) for image in on_disk.image_files]
-    predictions = out / "predictions"  # of other weights, if images have changed since
+    predictions = out / PREDICTIONS  # of other weights, if images have changed since
     broken = predict_files(images, str(files[SHOWN]), predictions, overwrite=True)
     status = report(broken, predictions)
     networks = {rung: read_package(file) for rung, file in files.items()}
@@ -154,72 +164,8 @@ def adapt(
     return status
 
 
-def _settings(
-    source: str, target: str, profile: str | None, label_set: str | None, diameter: float | None
-) -> dict[str, Any]:
-    """A profile: all of another one that is not `LIKE` is left out."""
-    below = "cpu" if profile is None else profile
-    file = find_profile(below)
-    left_out = [name for name in DOMAINS if name != LIKE] + list(OWN_SEEDS) + ["performance"]
-    folder = {"root": os.path.abspath(target)} | ({} if diameter is None else {"diameter": diameter})
-    data: dict[str, Any] = {"source": {"root": os.path.abspath(source)}, "target": folder}
-    if label_set is not None:
-        data["label_set"] = os.path.abspath(label_set) if Path(label_set).is_file() else label_set
-    own: dict[str, Any] = {
-        "like": LIKE, **dict.fromkeys(CONTROLS), "score_teachers": True, "data": data, "cleanup": CLEAN_UP,
-        # statistics of both domains suit neither where images differ much, and frozen they stay so
-        "self_training_start": "adabn",
-    }  # fmt: skip
-    if profile is None:
-        own |= {section: {"iterations": n} for section, n in BUDGET.items()}
-    return {
-        "extends": below if Path(below).stem == below else str(file),
-        "description": "labelled images of one kind, adapted to images of another kind without labels",
-        "main": DOMAIN,
-        "seeds": [0],
-        **dict.fromkeys(left_out),
-        DOMAIN: own,
-    }
-
-
-def _start(weights: str, out: Path) -> dict[str, Any]:
-    """Settings of networks like those of a file, which begin with its weights; these are written to `out`.
-
-    Images have the intensities that the networks know.
-    """
-    networks = load_networks(weights)
-    recipe, sections = networks.recipe, {}
-    for part, network in (("semantic", networks.semantic), ("instance", networks.instance)):
-        file = out / "start" / f"{part}-{recipe.key[:16]}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(file, save({name: value.contiguous() for name, value in network.state_dict().items()}))
-        settings = {"start": str(file.resolve()), "network": to_plain(getattr(recipe, part))}
-        sections[f"{part}_baseline"] = settings | {"optimiser": GENTLE}
-    for section in ("self_training", "instance_self_training"):
-        sections[section] = {"optimiser": GENTLE}
-    return {**sections, "data": {"intensity": to_plain(recipe.intensity)}}
-
-
-def _write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
-    """The file of the settings. AdaptError where the folder holds what others have trained."""
-    path = out / PROFILE
-    text = yaml.safe_dump(dict(settings), sort_keys=False)
-    if path.exists() and path.read_text() != text and (out / "results").exists():
-        raise AdaptError(f"{path}: holds other settings, expected those of this command, or another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    write(path, text.encode())
-    return path.resolve()
-
-
 def _runs(study: Study) -> list[Run]:
     return [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0], CLEANUP)] for rung in RUNGS]
-
-
-def _iterations_there(path: Path) -> dict[str, dict[str, int]]:
-    """Iterations of the trainings, by section, that a profile says by itself."""
-    own = yaml.safe_load(path.read_text())[DOMAIN] if path.exists() else {}
-    said = {section: own.get(section, {}) for section in BUDGET}
-    return {section: {"iterations": of["iterations"]} for section, of in said.items() if "iterations" in of}
 
 
 def _fewer_iterations(study: Study, share: float) -> dict[str, dict[str, int]]:
@@ -339,7 +285,7 @@ def _write_report(
         records[run_name(DOMAIN, branch, STUDENT, 0, variant)].curves for branch, variant in trained.items()
     )
     counted = {"labelled pixels": semantic["coverage"], "pseudo-instances": instance["pseudo_instances"]}
-    weights = {rung: out / "weights" / f"{rung}.safetensors" for rung in RUNGS}
+    weights = {rung: out / WEIGHTS / f"{rung}.safetensors" for rung in RUNGS}
     warnings = [
         *adaptation.collapse_warnings(found["source_only"], found[STUDENT], agreed, counted),
         *adaptation.object_warnings(
@@ -355,12 +301,12 @@ def _write_report(
     parts: dict[str, Any] = {"Warnings": warnings or NO_WARNING, "The networks": "\n".join(said)}
     if labelled is not None:
         table = pd.DataFrame({rung: adaptation.scores(each, labelled) for rung, each in networks.items()}).T
-        print((100 * table).round(1).to_string())
+        print((100 * table).round(1).to_string(na_rep="-"))
         parts[f"Scores on {len(labelled)} images with labels, %"] = (100 * table).round(1)
     rows = {rung: each.row() for rung, each in found.items()}
     parts[f"What the networks find in {found[STUDENT].n_images} images of the target"] = pd.DataFrame(rows).T
     parts["Agreement of student and teacher"] = adaptation.agreement_text(agreed)
-    sheet = out / "predictions" / SHEET
+    sheet = out / PREDICTIONS / SHEET
     if sheet.is_file():
         parts["Predictions"] = sheet.read_bytes()
     panels = {
@@ -376,7 +322,7 @@ def _write_report(
     parts["Curves"] = adaptation.curves_figure(panels)
     parts["The two folders"] = str(check)
     parts["Settings"] = path.read_text()
-    write(out / "report.html", adaptation.page("Adaptation to your images", parts).encode())
+    write(out / REPORT, adaptation.page("Adaptation to your images", parts).encode())
     print(f"written: {out / 'report.html'}")
 
 

@@ -289,7 +289,7 @@ def adapt(options: Namespace) -> int:
         return adapt_to(
             options.source, options.target, options.out, start=start, profile=options.profile,
             labels=options.labels, label_set=options.label_set, diameter=options.diameter,
-            workers=options.workers, minutes=options.minutes,
+            intensity=options.intensity, workers=options.workers, minutes=options.minutes,
         )  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from skimage.filters import threshold_otsu
 
 from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet
+from panolib.data.intensity import TooDeep
 from panolib.data.readers.folders import PagedSet
 from panolib.data.readers.own import OwnSources, diameters
 
@@ -46,33 +47,44 @@ class FolderCheck:
         return "\n".join([self.table.to_string(), *(f"note: {line}" for line in self.warnings)])
 
 
-def check_folders(sources: OwnSources) -> FolderCheck:
+def check_folders(
+    sources: OwnSources, *, depth: str = "8 bits, or percentiles in the setting intensity"
+) -> FolderCheck:
     """Read every image and label of a source and a target once.
 
     Objects of images without labels are what Otsu's threshold parts from the background, touching ones as
-    one: enough to see that their scale is another one.
+    one: enough to see that their scale is another one. `depth` says what is expected where images have 16
+    bits and no percentiles are set.
     """
     columns, problems, medians = {}, [], {}
+    deep: dict[Path, list[str]] = {}  # ids of images of 16 bits that are expected to have 8
     object_share, otsu_count = 0.0, None
     for kind in ("source", "target"):
         labelled = kind == "source" or sources.settings.target_labels
-        images: list[_Image] = []
+        folder, by_split = sources.folders[kind], {}
         for split in ("train", "val") if labelled else ("train",):
+            by_split[split] = []
             try:
-                images += _readable(sources.on_disk(kind, split, labelled), problems)
+                data = sources.on_disk(kind, split, labelled)
+                by_split[split] += _readable(data, problems, deep.setdefault(folder, []))
             except (DataError, OSError) as error:
                 problems.append(str(error))
+        images = [image for of_split in by_split.values() for image in of_split]
         columns[kind] = _described(images, labelled)
         if images:
-            sizes = np.concatenate([image.diameters for image in images])
-            medians[kind] = float(np.median(sizes))
+            sizes = _diameters(images)
+            if len(sizes):
+                medians[kind] = float(np.median(sizes))
             if kind == "source":
+                if not problems:  # what cannot be read may hold some
+                    problems += _empty_problems(folder, by_split)
                 object_share = float(np.mean([image.object_share for image in images]))
                 if sources.layout(kind) == "folders":  # the others list their objects
-                    problems += _binary_problems(sources.folders[kind], images)
+                    problems += _binary_problems(folder, images)
             elif not labelled:
                 otsu_count = len(sizes) / len(images)
-    warnings = [] if len(medians) < 2 or problems else _scale_warnings(sources, medians)
+    problems += _deep_problems(deep, depth)
+    warnings = [] if problems else _scale_warnings(sources, medians)
     problems = sorted(set(problems))
     return FolderCheck(
         pd.DataFrame(columns), problems, warnings, object_share, None if warnings else otsu_count
@@ -91,12 +103,15 @@ class _Image(NamedTuple):
     n_regions: int  # separate parts of all objects together, without the tiniest
 
 
-def _readable(data: FolderSet, problems: list[str]) -> Iterator[_Image]:
-    """Every image that can be read; of the others a line is added to `problems`."""
+def _readable(data: FolderSet, problems: list[str], deep: list[str]) -> Iterator[_Image]:
+    """Every image that can be read; of the others a line is added to `problems`, or an id to `deep`."""
     for index in range(len(data)):
         try:
             sample = data[index]
             raw = data.raw(index) if isinstance(data, PagedSet) else sample.image
+        except TooDeep:
+            deep.append(data.ids[index])
+            continue
         except (DataError, OSError) as error:
             problems.append(f"{error}; remove or repair it")
             continue
@@ -105,6 +120,25 @@ def _readable(data: FolderSet, problems: list[str]) -> Iterator[_Image]:
         size = f"{raw.shape[0]} x {raw.shape[1]}"
         share, n_regions = float((objects > 0).mean()), int(_regions(objects > 0).max())
         yield _Image(sample.id, size, pixels, diameters(objects), int(objects.max()), share, n_regions)
+
+
+def _deep_problems(deep: Mapping[Path, Sequence[str]], depth: str) -> list[str]:
+    """One line about all images of both folders that have 16 bits: they have one cause."""
+    ids = [image_id for of_folder in deep.values() for image_id in of_folder]
+    if not ids:
+        return []
+    folders = ", ".join(str(folder) for folder, of_folder in deep.items() if of_folder)
+    return [f"{folders}: {len(ids)} images of 16 bits, the first is {ids[0]}; expected {depth}"]
+
+
+def _empty_problems(folder: Path, by_split: Mapping[str, Sequence[_Image]]) -> list[str]:
+    """That there is nothing to learn from, or nothing to choose settings on."""
+    empty = [split for split, images in by_split.items() if images and not len(_diameters(images))]
+    if not empty:
+        return []
+    n_masks = sum(len(by_split[split]) for split in empty)
+    which = "" if len(empty) == len(by_split) else f" of its part {empty[0]!r}"
+    return [f"{folder}: no object in any of {n_masks} masks{which}, expected label images with objects"]
 
 
 def _binary_problems(folder: Path, images: Sequence[_Image]) -> list[str]:
@@ -128,9 +162,13 @@ def _binary_problems(folder: Path, images: Sequence[_Image]) -> list[str]:
     ]
 
 
+def _diameters(images: Sequence[_Image]) -> np.ndarray:
+    return np.concatenate([np.zeros(0), *(image.diameters for image in images)])
+
+
 def _described(images: Sequence[_Image], labelled: bool) -> dict[str, str]:
     """One column of the table."""
-    sizes = np.concatenate([*(image.diameters for image in images), np.zeros(0)])
+    sizes = _diameters(images)
     counts = np.histogram(sizes, EDGES)[0]
     empty = [image.id for image in images if not len(image.diameters)]
     shown = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
@@ -173,6 +211,8 @@ def _most_common(values: Sequence[str]) -> str:
 
 
 def _scale_warnings(sources: OwnSources, medians: dict[str, float]) -> list[str]:
+    if "target" not in medians:
+        return ["no object is seen in any image of the target, expected some: are they all dark?"]
     source, target = medians["source"] * sources.factor, medians["target"]
     if 1 / FAR < source / target < FAR:
         return []

@@ -140,7 +140,7 @@ def split_by_hash(ids: Iterable[str], split: str, where: Path) -> list[str]:
     val = set(ranked[: max(1, round(len(ranked) / 5))])
     chosen = [i for i in ids if split == "all" or (i in val) == (split == "val")]
     if not chosen:
-        raise DataError(f"{where}: empty split {split!r} of {len(ids)} ids, expected at least one id")
+        raise DataError(f"{where}: {len(ids)} image file, expected 2 or more, of which a fifth validates")
     return chosen
 
 

@@ -15,6 +15,10 @@ from panolib.data.images import as_rgb, scale_intensity
 Limits = tuple[float, float]
 
 
+class TooDeep(DataError):
+    """An image of 16 bits where no percentiles say what of it becomes 8."""
+
+
 @spec
 class Intensity:
     """The percentiles of intensity that become 0 and 255; values beyond are clipped.
@@ -106,12 +110,12 @@ def to_rgb(
 
     None for `intensity` leaves 8-bit images as they are, and takes no others. `limits` are intensities of a
     whole set that become 0 and 255; by default those of this image. Raises DataError, with the file `where`,
-    for another type, and 16 bits without `intensity`.
+    for another type, and TooDeep for 16 bits without `intensity`.
     """
     check_depth(pixels, where)
     if intensity is None:
         if pixels.dtype != np.uint8:
-            raise DataError(f"{where}: image of 16 bits, expected 8, or percentiles in the setting intensity")
+            raise TooDeep(f"{where}: image of 16 bits, expected 8, or percentiles in the setting intensity")
         return as_rgb(pixels)
     if limits is None:
         limits = tuple(np.percentile(pixels, intensity.percentiles))

@@ -169,8 +169,10 @@ def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]
             between = ""
             if found is not None:
                 interval = paired_over_images(found.score, found.counts[np.newaxis])
-                between = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
-            lines.append(f"| {word} | {subset} | {100 * value:.1f} | {between} |")
+                if np.isfinite(interval.low):  # one image has none
+                    between = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+            percent = "-" if np.isnan(value) else f"{100 * value:.1f}"  # no such class in the images
+            lines.append(f"| {word} | {subset} | {percent} | {between} |")
     return lines
 
 

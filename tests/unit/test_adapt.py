@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_packages import SEMANTIC, write_tiny
 from toy_kinds import toy_run
 
-from panolib import adapt
+from panolib import adapt, adapt_folder
 from panolib.__main__ import main
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, NUCLEI
@@ -228,7 +228,7 @@ def test_the_whole_command(cells, capsys, monkeypatch):
 def test_minutes_are_written_and_kept(cells, capsys, monkeypatch):
     """A second an iteration: 10 minutes take fewer than 100 of each training; what goes on keeps them."""
     tiny = yaml.safe_load((cells / "tiny.yaml").read_text())
-    for section in adapt.BUDGET:
+    for section in adapt_folder.BUDGET:
         tiny["nuclei"][section]["iterations"] = 100
     (cells / "tiny.yaml").write_text(yaml.safe_dump(tiny))
 
@@ -243,8 +243,8 @@ def test_minutes_are_written_and_kept(cells, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     def iterations():
-        own = yaml.safe_load((cells / "out" / adapt.PROFILE).read_text())["own"]
-        return {own[section]["iterations"] for section in adapt.BUDGET}
+        own = yaml.safe_load((cells / "out" / adapt_folder.PROFILE).read_text())["own"]
+        return {own[section]["iterations"] for section in adapt_folder.BUDGET}
 
     monkeypatch.setattr(adapt, "get_all", stop)
     monkeypatch.setattr(adapt, "measured", interrupt)
@@ -268,23 +268,40 @@ def test_minutes_are_written_and_kept(cells, capsys, monkeypatch):
 def test_training_begins_with_the_networks_of_a_package(cells, branch):
     package = write_tiny(cells / "start.safetensors", NUCLEI.name, seed=3, stretched=True)
     folders = str(cells / "labelled"), str(cells / "new")
-    settings = adapt._settings(*folders, str(cells / "tiny.yaml"), None, None)
+    settings = adapt_folder.profile_settings(*folders, str(cells / "tiny.yaml"), None, None)
     still = {"iterations": 1, "optimiser": {"lr": 1e-12, "weight_decay": 0.0, "warmup": 0}}
-    own = merged(settings["own"], adapt._start(str(package), cells / "out"), "", "")
-    own = merged(own, {f"{branch}_baseline": still}, "", "")
-    study = load(adapt._write_profile(cells / "out", settings | {"own": own}), root=cells / "out")
-    run = study.runs[f"own-{branch}-source_only-s0"]
     networks = read_package(package)
+    own = merged(settings["own"], adapt_folder.start_settings(networks, cells / "out"), "", "")
+    own = merged(own, {f"{branch}_baseline": still}, "", "")
+    path = adapt_folder.write_profile(cells / "out", settings | {"own": own})
+    adapt_folder.write_start(networks, cells / "out")
+    study = load(path, root=cells / "out")
+    run = study.runs[f"own-{branch}-source_only-s0"]
     assert run.spec.network == getattr(networks.recipe, branch)
     assert study.sources["own"].settings.intensity == networks.recipe.intensity
     trained = study.store.final_state(run)["model"]
     for name, expected in getattr(networks, branch).named_parameters():
         torch.testing.assert_close(trained[name], expected, atol=1e-6, rtol=0)
     Path(run.spec.start).write_bytes(save({"a": torch.zeros(1)}))
-    again = load(cells / "out" / adapt.PROFILE, root=cells / "out")
+    again = load(cells / "out" / adapt_folder.PROFILE, root=cells / "out")
     assert again.runs[run.name].key != run.key
     with pytest.raises(WeightsError, match=rf"start .*{branch}-0+\.safetensors: a is in one of network and"):
         again.store.final_state(again.runs[run.name])
+
+
+def test_intensity_goes_before_that_of_the_networks(cells, monkeypatch):
+    """Networks of 8 bits begin, images have 16: percentiles are trained with and kept with the weights."""
+    package = write_tiny(cells / "eight.safetensors", NUCLEI.name)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(adapt, "_print_plan", stop)
+    options = ["--start", str(package), "--intensity", "2", "99"]
+    assert [command(cells, "out", *options) for _ in range(2)] == [130, 130]
+    study = load(cells / "out" / adapt_folder.PROFILE, root=cells / "out", train=False)
+    expected = {"percentiles": [2.0, 99.0], "over": "image"}
+    assert study.sources["own"].preprocessing()["intensity"] == expected
 
 
 def test_classes_are_learned_anew_where_there_are_others(tmp_path):
@@ -301,6 +318,19 @@ def test_classes_are_learned_anew_where_there_are_others(tmp_path):
     (tmp_path / "b.safetensors").write_bytes(save(given))
     with pytest.raises(WeightsError, match=r"b\.safetensors: .* has shape .*, expected"):
         load_start(model, tmp_path / "b.safetensors")
+
+
+def test_files_of_others_stay(cells, capsys):
+    """A folder is this command's by its profile; what others put there before is not touched."""
+    (cells / "out").mkdir()
+    (cells / "out" / "report.html").write_text("mine")
+    assert command(cells) == 1
+    assert "report.html: was not written by this command, expected another --out" in capsys.readouterr().err
+    assert [path.name for path in (cells / "out").iterdir()] == ["report.html"]
+    assert command(cells, "other", source="gone") == 1
+    assert (cells / "other" / "adapt.yaml").exists()
+    assert command(cells, "other", source="none") == 1
+    assert "was not written" not in capsys.readouterr().err
 
 
 def test_all_that_is_wrong_is_told_at_once(cells, capsys):
@@ -330,8 +360,8 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
     three = {"classes": ["ground", "cell", "debris"], "things": ["cell"]}
     (cells / "three.yaml").write_text(yaml.safe_dump(three))
     folders = str(cells / "labelled"), str(cells / "new")
-    settings = adapt._settings(*folders, profile, str(cells / "three.yaml"), 9.0)
-    study = load(adapt._write_profile(cells / "out", settings), root=cells / "out", train=False)
+    settings = adapt_folder.profile_settings(*folders, profile, str(cells / "three.yaml"), 9.0)
+    study = load(adapt_folder.write_profile(cells / "out", settings), root=cells / "out", train=False)
     own = {name: run for name, run in study.runs.items() if run.domain == "own"}
     assert {run.rung for run in own.values()} >= set(adapt.RUNGS) and study.seeds == (0,)
     assert {run.domain for run in study.runs.values()} == {"own", "nuclei"}
@@ -342,7 +372,7 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
     assert own["own-instance-source_only-s0"].spec.selection_tolerance == 0.01
     other = study.runs["nuclei-semantic-source_only-s0"].spec.iterations
     iterations = own["own-semantic-source_only-s0"].spec.iterations
-    assert iterations == (adapt.BUDGET["semantic_baseline"] if profile is None else other)
+    assert iterations == (adapt_folder.BUDGET["semantic_baseline"] if profile is None else other)
     del LABEL_SETS["three"]
 
 
@@ -350,7 +380,7 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
     ("options", "words"),
     [
         ({"source": "none"}, "none: no such folder, expected the images of data.source"),
-        ({"source": "new"}, "new: no masks, expected masks/X"),
+        ({"source": "new", "target": "labelled"}, "new: no masks, expected masks/X"),
     ],
 )
 def test_bad_folders_are_one_line(cells, capsys, options, words):

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_packages import write_tiny
 
 from panolib.__main__ import main
+from panolib.adapt_folder import DESCRIPTION
 from panolib.data.images import write_png
 from panolib.data.render import city
 from panolib.labels import LABEL_SETS, NUCLEI
@@ -378,6 +379,14 @@ FOLDERS = {
     "folders: no masks": cells("no masks", gone("cells/masks")),
     "folders: image without mask": cells("have no mask", gone("cells/masks/a.tif")),
     "folders: mask without image": cells("have no image", gone("cells/images/a.tif")),
+    "folders: one image with its mask": cells(
+        "cells: 1 image file, expected 2 or more",
+        both(*(gone(f"cells/{part}/{name}.tif") for part in ("images", "masks") for name in "bcd")),
+    ),
+    "folders: empty masks": cells(
+        "cells: no object in any of 4 masks, expected label images with objects",
+        both(*(pixels(f"cells/masks/{name}.tif", 0 * TWO) for name in "abcd")),
+    ),
     "folders: sizes differ": cells("label of 20 x 40", pixels("cells/masks/a.tif", TWO[:20, :40])),
     "folders: mask of floats": cells("mask of float32", pixels("cells/masks/a.tif", TWO.astype(np.float32))),
     "folders: negative ids": cells("value -1", pixels("cells/masks/a.tif", TWO.astype(np.int16) - 1)),
@@ -489,13 +498,57 @@ OTHER_ADAPT = {
     "adapt: start of text": cells("start.txt", new("start.txt", "no weights"), " --start {}/start.txt"),
     "adapt: no labels there": cells("none: no such folder", options=" --labels {}/none"),
     "adapt: labels without masks": cells("new: no masks", options=" --labels {}/new"),
+    "adapt: target is the source": Row(
+        "adapt --source {}/cells --target {}/cells/../cells --out {}/out", "is the folder of --source",
+        needs=("cells",),
+    ),
+    "adapt: no name of a folder": Row("adapt --source= --target {}/new --out {}/out", "--source: expected a",
+                                      status=2),
+    "adapt: profile without nuclei": Row(
+        "adapt --profile {}/none.yaml --source {}/cells --target {}/new --out {}/out",
+        "none.yaml: found no section nuclei", new("none.yaml", "extends: smoke\nnuclei: null"),
+        needs=("cells", "new"),
+    ),
+    "adapt: labels without objects": cells(
+        "few: no object in any of 4 masks",
+        lambda place: [save(place.root / "few" / part / f"{name}.tif", 0 * TWO)
+                       for part in ("images", "masks") for name in "abcd"],
+        " --labels {}/few",
+    ),
+    "adapt: 16 bits for networks of 8": Row(
+        f"{ADAPT}cells --start {{}}/weights/eight.safetensors",
+        "/cells, {}/new: 8 images of 16 bits, the first is a; expected 8 bits, as --start {}/weights/eight"
+        ".safetensors knows, or percentiles for them: --intensity 1 99.8",
+        lambda place: write_tiny(place.root / "weights" / "eight.safetensors", NUCLEI.name),
+        needs=("cells", "new", "weights"),
+    ),
+    "adapt: intensity that falls": cells("intensity.percentiles: expected values in rising order",
+                                         options=" --intensity 99 1"),
+    "adapt: intensity of one number": cells("--intensity: expected 2 arguments", options=" --intensity 5",
+                                            status=2),
     "adapt: out is a file": Row(
         "adapt --source {}/cells --target {}/new --out {}/file", "file is a file", new("file", "x"),
         needs=("cells", "new"),
     ),
     "adapt: out holds other settings": cells(
-        "adapt.yaml: holds other settings", both(new("out/adapt.yaml", "a: 1"), new("out/results/x", "x"))
+        "adapt.yaml: holds other settings",
+        both(new("out/adapt.yaml", f"description: {DESCRIPTION}"), new("out/results/x", "x")),
     ),
+    **{
+        f"adapt: out holds {name} of others": cells(f"{name}: was not written by this command, expected",
+                                                    new(f"out/{name}{below}", "x"))
+        for name, below in {"adapt.yaml": "", "report.html": "", "predictions": "/summary.csv",
+                            "weights": "/teacher.safetensors", "start": "/x", "results": "/x"}.items()
+    },
+    "adapt: out in the source": Row(
+        "adapt --source {}/cells --target {}/new --out {}/cells/out", "cells/out: lies in",
+        needs=("cells", "new"),
+    ),
+    "adapt: out is the target": Row(
+        "adapt --source {}/cells --target {}/new --out {}/new", "the folder of --target",
+        needs=("cells", "new"),
+    ),
+    "adapt: out in the labels": cells("the folder of --labels", options=" --labels {}"),
     "adapt: unknown profile": Row(
         "adapt --source {}/cells --target {}/new --out {}/out --profile mars", "profile 'mars'"
     ),
@@ -867,7 +920,7 @@ def test_bad_input_is_told_in_one_line(name, place, good, capfd):
     row.spoil(place)
     status, lines = told(row.command.replace("{}", str(place.root)).split(), capfd)
     assert status == row.status and len(lines) == 1, lines
-    assert row.words in lines[0] and "Traceback" not in lines[0]
+    assert row.words.replace("{}", str(place.root)) in lines[0] and "Traceback" not in lines[0]
     assert status == 2 or "expected" in lines[0] or "expects" in lines[0]
 
 

@@ -566,7 +566,7 @@ def test_bad_choices(cells, tmp_path):
     for name in "bc":
         (cells / "images" / f"{name}.tif").unlink()
         (cells / "masks" / f"{name}.tif").unlink()
-    with pytest.raises(UserError, match=r"cells: empty split 'train' of 1 ids, expected at least one id"):
+    with pytest.raises(UserError, match=r"cells: 1 image file, expected 2 or more"):
         Folders(cells, "train")
 
 
@@ -771,7 +771,7 @@ def blobs(values: tuple[int, ...]) -> np.ndarray:
 @pytest.mark.parametrize(
     ("masks", "said"),
     [
-        ([(255, 255)] * 3 + [()], "3 of 3 masks hold one value, 255: expected one number an object"),
+        ([(), *[(255, 255)] * 3], "3 of 3 masks hold one value, 255: expected one number an object"),
         ([(255,), (255, 255, 255)], "2 of 2 masks hold one value, 255"),
         ([(1, 1, 1), (1, 1, 1, 1), (1,)], "3 of 3 masks hold one value, 1: "),
         ([(2, 2, 2), (3, 3, 3)], "2 of 2 masks hold one value: "),
@@ -792,6 +792,25 @@ def test_masks_that_do_not_part_objects_are_a_problem(tmp_path, masks, said):
     assert check.object_share == pytest.approx(np.mean([64 * len(values) / 1600 for values in masks]))
     if said is None:
         assert check.otsu_count == 2.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_check_says_where_there_is_no_object(tmp_path):
+    """Nothing is divided by no object: in the source, in a part of it, in the target."""
+    for i in range(5):
+        save(tmp_path / "src" / "images" / f"{i}.tif", disc(9) * 100)
+        save(tmp_path / "src" / "masks" / f"{i}.tif", disc(9))
+        save(tmp_path / "new" / f"{i}.png", 0 * disc(9))
+    check = check_folders(own(tmp_path, "src", "new"))
+    assert check.problems == [] and "no object is seen in any image of the target" in check.warnings[0]
+    assert check.otsu_count is None and "nan" not in str(check)
+    held_out = own(tmp_path, "src", "new").on_disk("source", "val", False).ids
+    for names, said in ((held_out, f"{len(held_out)} masks of its part 'val'"), ("01234", "5 masks,")):
+        for name in names:
+            save(tmp_path / "src" / "masks" / f"{name}.tif", 0 * disc(9))
+        check = check_folders(own(tmp_path, "src", "new"))
+        assert len(check.problems) == 1 and f"src: no object in any of {said}" in check.problems[0]
+        assert "nan" not in str(check)
 
 
 def test_check_says_what_is_there_and_what_is_wrong(tmp_path):

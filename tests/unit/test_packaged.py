@@ -21,7 +21,7 @@ from panolib.__main__ import main
 from panolib.inference.panoptic import predict_panoptic
 from panolib.lab.pack import halved, single
 from panolib.labels import LABEL_SETS
-from panolib.report.model_card import model_card
+from panolib.report.model_card import _score_lines, model_card
 from panolib.study import packaged
 from panolib.study.packaged import NoWeights, packaged_runs, read_package, write_package
 from panolib.study.parents import trained_network
@@ -143,6 +143,16 @@ def test_a_card_says_which_images_are_drawn_and_how_large_objects_were(study, wr
         for sample in city.open(name)
     ])  # fmt: skip
     assert f"Objects of {name} have a median diameter of {np.median(sizes):.0f} pixels" in card
+
+
+def test_a_card_of_one_image_has_no_interval_and_none_of_a_class_a_score(study, written):
+    run, path = written
+    record, recipe = study.store.get(run), read_package(path).recipe
+    counts = {name: of_images[:1] for name, of_images in record.counts.items()}
+    one = replace(record, counts=counts, metrics=record.metrics | {"pq_16": float("nan")})
+    lines = _score_lines(one, recipe.label_set.subsets, recipe.rule)
+    assert "| PQ | 16 | - |  |" in lines and f"| PQ | 19 | {100 * record.metrics['pq_19']:.1f} |  |" in lines
+    assert "nan" not in "".join(lines)
 
 
 def test_a_run_without_both_networks_is_refused(study, tmp_path):
