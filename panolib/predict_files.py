@@ -49,7 +49,8 @@ def predict_files(
     The folder gets `semantic/*.png` (class ids of the official files), `instances/*.tif` (uint16, or uint32
     beyond 65535 objects), `panoptic/*.png` with `panoptic.json` (COCO; ids of things are those of the
     instances), `cityscapes_instances/` where the classes are those of Cityscapes, `previews/*.png`,
-    `records/*.json`, `summary.csv` and `contact_sheet.png`. `panoptic.json` and the last two are about all
+    `records/*.json`, `summary.csv` and `contact_sheet.png`. The readers `CocoPanoptic` and `Folders` open the
+    folder: `panoptic.json` says where the images are. It and the last two are about all
     images that the folder holds and that are still where they were. `notes` in the summary says which images
     are of one colour and read as grey, and which ones are nearly all objects. The pages of a stack are images
     of their own, numbered from 1; their instances stand together in `stacks/*.tif`, too (ids of one page are

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -189,13 +189,30 @@ def write_overview(out: Path, label_set: LabelSet, pictures: Mapping[str, Page])
         return
     text = pd.DataFrame([record["row"] for record in records]).to_csv(index=False, lineterminator="\n")
     write(out / SUMMARY, text.encode())
-    staged = out / STAGING / PANOPTIC_JSON
-    write_coco_panoptic_json(staged, [record["annotation"] for record in records], label_set)
-    os.replace(staged, out / PANOPTIC_JSON)
+    _write_json(out, records, label_set)
     ids = [record["row"]["image"] for record in records]
     chosen = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, N_ON_SHEET).round().astype(int))]
     pictures = {name: np.asarray(Image.open(out / "previews" / f"{file_stem(name)}.png")) for name in chosen}
     write(out / SHEET, contact_sheet(pictures, label_set, n_images=len(ids)))
+
+
+def _write_json(out: Path, records: Sequence[dict], label_set: LabelSet) -> None:
+    """The COCO file: images are numbered from 1, as tools want it, and say where they came from."""
+    images, annotations = [], []
+    for number, record in enumerate(records, start=1):
+        path, row, n_parts = Path(record["path"]), record["row"], record["row"]["image"].count("/") + 1
+        images.append({
+            "id": number,
+            "file_name": Path(*path.parts[-n_parts:]).as_posix(),  # as far as the id says it
+            "source": Path(os.path.relpath(path.parent.resolve() / path.name, out.resolve())).as_posix(),
+            "page": record["image"][1] + 1,
+            "height": row["height"],
+            "width": row["width"],
+        })  # fmt: skip
+        annotations.append(record["annotation"] | {"image_id": number})
+    staged = out / STAGING / PANOPTIC_JSON
+    write_coco_panoptic_json(staged, annotations, label_set, images)
+    os.replace(staged, out / PANOPTIC_JSON)
 
 
 def write_stacks(out: Path, pictures: Mapping[str, Page]) -> None:

@@ -160,17 +160,25 @@ def write_coco_panoptic(
     return {"image_id": image_id, "file_name": name, "segments_info": entries}
 
 
-def write_coco_panoptic_json(path: Path | str, annotations: Sequence[Mapping], label_set: LabelSet) -> Path:
+def write_coco_panoptic_json(
+    path: Path | str,
+    annotations: Sequence[Mapping],
+    label_set: LabelSet,
+    images: Sequence[Mapping] | None = None,
+) -> Path:
     """The JSON file beside the PNGs: images, annotations (of `write_coco_panoptic`) and categories.
 
+    `images` say more of the images than the ids and PNGs of their annotations, which they have by default.
     Raises ExportError for an image that is annotated twice.
     """
     twice = [image for image, n in Counter(entry["image_id"] for entry in annotations).items() if n > 1]
     if twice:
         raise ExportError(f"{path}: image {twice[0]!r} is annotated twice, expected every image once")
     things = set(label_set.things)
+    if images is None:
+        images = [{"id": entry["image_id"], "file_name": entry["file_name"]} for entry in annotations]
     content = {
-        "images": [{"id": entry["image_id"], "file_name": entry["file_name"]} for entry in annotations],
+        "images": list(images),
         "annotations": list(annotations),
         "categories": [
             {"id": file_id, "name": name, "color": list(colour), "isthing": int(name in things)}

@@ -185,7 +185,9 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
     label_set = read_package(files[name]).label_set
     table = pd.read_csv(out / "summary.csv").set_index("image")
     coco = json.loads((out / "panoptic.json").read_text())
-    assert list(table.index) == IDS == [image["id"] for image in coco["images"]]
+    names = {entry["image_id"]: entry["file_name"] for entry in coco["annotations"]}
+    assert list(table.index) == IDS and names == {k: f"{i}_panoptic.png" for k, i in enumerate(IDS, 1)}
+    assert [image["id"] for image in coco["images"]] == [1, 2, 3, 4, 5]
     stack = tifffile.imread(images / "d.tif")
     result = panolib.predict(stack[1], files[name])
     semantic = read_indices(out / "semantic" / "d_p0002.png")
@@ -197,7 +199,7 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
     assert [path.name for path in (out / "stacks").iterdir()] == ["d.tif"]
     pixels = np.asarray(Image.open(out / "panoptic" / "d_p0002_panoptic.png")).astype(int)
     assert np.array_equal(pixels @ (1, 256, 65536), result.panoptic)
-    (entry,) = [entry for entry in coco["annotations"] if entry["image_id"] == "d_p0002"]
+    (entry,) = [entry for entry in coco["annotations"] if entry["image_id"] == 5]
     assert {(s["id"], s["category_id"], s["area"]) for s in entry["segments_info"]} == {
         (s["id"], label_set.file_ids[s["category_id"]], s["area"]) for s in result.segments
     }
@@ -323,7 +325,8 @@ def test_a_folder_may_get_more_images(files, images, tmp_path):
 def images_of(out: Path) -> list[str]:
     """What the three overviews are about, once they agree."""
     names = list(pd.read_csv(out / "summary.csv")["image"])
-    assert names == [image["id"] for image in json.loads((out / "panoptic.json").read_text())["images"]]
+    listed = json.loads((out / "panoptic.json").read_text())["annotations"]
+    assert names == [entry["file_name"].removesuffix("_panoptic.png") for entry in listed]
     return names
 
 
