@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from panolib.data.any_image import IMAGES, Page, n_pages, read_page
+from panolib.data.any_image import IMAGES, Page, n_pages, n_pixels, read_page
+from panolib.data.images import row_strips
 from panolib.data.intensity import as_colour, grey_of_one_colour
 from panolib.errors import UserError
 from panolib.lab.files import check_writable, remove_folder
+from panolib.lab.provenance import free_memory
 from panolib.labels import VOID, LabelSet
 from panolib.predicted_folder import (
     RECORDS,
@@ -37,6 +39,7 @@ from panolib.study.apply import TILE, PanopticResult, as_network_sees, load_netw
 
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
+BYTES, FIXED = 25, 600 * 2**20  # of memory: for a pixel of an image, and beside it for a tile of usual size
 ONE_COLOUR = "of one colour, read as grey"
 
 
@@ -78,6 +81,7 @@ def predict_files(
         for image_id, page in bar:
             try:
                 began = time.monotonic()
+                _check_memory(page, scale)
                 stored = read_page(page.path, page.number)
                 seen = grey_of_one_colour(stored)
                 image = as_colour(seen, page.path)
@@ -96,6 +100,17 @@ def predict_files(
     finally:
         remove_folder(out / STAGING)
     return broken
+
+
+def _check_memory(page: Page, scale: float | None) -> None:
+    """Raise PredictError for an image that is larger than the memory that is free, before it is read."""
+    n = n_pixels(page.path, page.number)
+    need, free = (n * BYTES * max(1.0, scale or 1.0) ** 2 + FIXED) / 2**30, free_memory() / 1024
+    if need > free:
+        raise PredictError(
+            f"{page}: {n / 1e6:.0f} million pixels need about {need:.1f} GB of memory, {free:.1f} GB are "
+            "free; expected a smaller image, or one that is cut into parts"
+        )
 
 
 def find_pictures(images: Sequence[str]) -> tuple[dict[str, Page], list[str]]:
@@ -150,7 +165,8 @@ def _summary_row(
 ) -> dict:
     """One line of summary.csv: areas in pixels, shares of all pixels; the notes, and one on many objects."""
     areas = [segment["area"] for segment in result.segments if segment["isthing"]]
-    shares = np.bincount(result.semantic.ravel(), minlength=VOID + 1) / result.semantic.size
+    strips = (result.semantic[rows].ravel() for rows in row_strips(result.semantic.shape))
+    shares = sum(np.bincount(strip, minlength=VOID + 1) for strip in strips) / result.semantic.size
     height, width = result.semantic.shape
     row = {"image": image_id, "height": height, "width": width, "objects": len(areas)}
     row |= {f"share of {name}": round(float(share), 5) for name, share in zip(label_set.classes, shares)}

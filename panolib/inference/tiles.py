@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from panolib.data.images import look_up
+from panolib.data.label_maps import numbered
 from panolib.labels import VOID
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that networks sample the same pixels in each
@@ -69,9 +71,8 @@ def stitch(size: tuple[int, int], tiles: Iterable[tuple[Window, Maps]]) -> Maps:
         for target, part in zip(whole, maps._replace(instances=labels)):
             target[window][own] = part[own]
         seen[window] = True
-    with_none = np.append(objects[whole.instances], 0)  # so that 0 is the first id, whatever is there
-    consecutive = np.unique(with_none, return_inverse=True)[1][:-1]
-    return whole._replace(instances=consecutive.reshape(size).astype(np.int32))
+    whole = whole._replace(instances=look_up(objects, whole.instances))
+    return whole._replace(instances=numbered(whole.instances)[0])
 
 
 def same_objects(first: np.ndarray, second: np.ndarray) -> np.ndarray:

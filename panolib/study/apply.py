@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from panolib.data.errors import DataError
-from panolib.data.images import resize_image, resize_labels
+from panolib.data.images import resize_image, resize_labels, row_strips
 from panolib.data.intensity import as_colour, to_eight_bits, to_rgb
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
@@ -85,18 +85,23 @@ def predict(
         For a tile below 160 pixels.
     """
     networks = weights if isinstance(weights, PanopticNetworks) else load_networks(weights)
-    image = as_network_sees(as_colour(image, "image"), networks.recipe)
-    size = image.shape[:2]
+    image = as_colour(image, "image")
     if scale is None:
-        scale = 1.0 if networks.recipe.width is None else networks.recipe.width / size[1]
+        scale = 1.0 if networks.recipe.width is None else networks.recipe.width / image.shape[1]
     if not 0 < scale < 100:
         raise DataError(f"scale is {scale}, expected a factor above 0 and below 100")
+    maps = _whole_maps(networks, as_network_sees(image, networks.recipe), scale, tile)
+    return _result(maps, networks.label_set, networks.recipe.rule)
+
+
+def _whole_maps(networks: PanopticNetworks, image: np.ndarray, scale: float, tile: int) -> Maps:
+    """What the networks say about an image, uint8 [H, W, 3], at its size; only here is it held."""
+    size = image.shape[:2]
     seen = image if scale == 1 else resize_image(image, tuple(max(1, round(n * scale)) for n in size))
     windows = tile_windows(seen.shape[:2], tile)
     bar = tqdm(windows, unit="tile", leave=False, delay=5, disable=len(windows) < 2)
     maps = stitch(seen.shape[:2], ((window, _maps(networks, seen[window])) for window in bar))
-    maps = Maps(*(resize_labels(part, size) for part in maps))
-    return _result(maps, networks.label_set, networks.recipe.rule)
+    return Maps(*(resize_labels(part, size) for part in maps))
 
 
 def load_networks(weights: str | Path) -> PanopticNetworks:
@@ -132,7 +137,7 @@ def weights_file(weights: str | Path) -> Path:
 def as_network_sees(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     """uint8 [H, W, 3] of uint8 or uint16: intensities as in the images that networks were trained on."""
     if recipe.intensity is None:
-        return to_eight_bits(image)
+        return np.ascontiguousarray(to_eight_bits(image))
     return to_rgb(image, "image", recipe.intensity, recipe.limits)
 
 
@@ -146,14 +151,17 @@ def _maps(networks: PanopticNetworks, image: np.ndarray) -> Maps:
 
 
 def _result(maps: Maps, label_set: LabelSet, rule: str) -> PanopticResult:
-    """The panoptic map of semantic labels and instances, things numbered first."""
-    merged, segments = merge_panoptic(maps.semantic, maps.instances, label_set, rule=rule)
+    """The panoptic map of semantic labels and instances, things numbered first; takes over the maps."""
+    panoptic, segments = merge_panoptic(maps.semantic, maps.instances, label_set, rule=rule)
     ordered = sorted(segments, key=lambda segment: not segment["isthing"])
+    n_things, total = sum(segment["isthing"] for segment in segments), np.zeros(len(segments) + 1)
     numbers = np.zeros(len(segments) + 1, np.int32)
     numbers[[segment["id"] for segment in ordered]] = np.arange(1, len(segments) + 1)
-    panoptic = numbers[merged]
-    total = np.bincount(panoptic.ravel(), maps.confidence.ravel(), minlength=len(numbers))
-    rows = tuple(
+    for rows in row_strips(panoptic.shape):
+        ids = numbers[panoptic[rows]]
+        panoptic[rows], maps.instances[rows] = ids, np.where(ids <= n_things, ids, 0)
+        total += np.bincount(ids.ravel(), maps.confidence[rows].ravel(), minlength=len(total))
+    segments = tuple(
         {
             "id": number,
             "category_id": segment["category_id"],
@@ -164,6 +172,6 @@ def _result(maps: Maps, label_set: LabelSet, rule: str) -> PanopticResult:
         }
         for number, segment in enumerate(ordered, start=1)
     )
-    n_things = sum(row["isthing"] for row in rows)
-    instances = np.where(panoptic <= n_things, panoptic, 0)
-    return PanopticResult(maps.semantic, instances, panoptic, rows, maps.confidence, label_set.classes)
+    return PanopticResult(
+        maps.semantic, maps.instances, panoptic, segments, maps.confidence, label_set.classes
+    )

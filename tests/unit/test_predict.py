@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,9 +23,13 @@ from tiny_packages import of_colours, painted, recipe, write_tiny
 import panolib
 from panolib import predict_files
 from panolib.__main__ import main
+from panolib.data import images as data_images
 from panolib.data.errors import DataError
 from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png
 from panolib.data.intensity import Intensity
+from panolib.inference import panoptic
+from panolib.inference.exports import write_coco_panoptic
+from panolib.lab.measuring import with_peak_memory
 from panolib.labels import CITYSCAPES, NUCLEI
 from panolib.profiles import project_root
 from panolib.study import apply
@@ -174,7 +180,59 @@ def test_the_package_is_light_until_it_predicts():
         panolib.x  # noqa: B018
 
 
+def test_strips_of_rows_change_nothing(tmp_path, monkeypatch):
+    labels = spots((230, 170))
+    dark = painted(labels)[..., 0] // np.uint16(3) + RNG.integers(0, 9, labels.shape).astype(np.uint16)
+    for image in (painted(labels), dark):
+        for rule in ("void", "nearest"):
+            networks = of_colours(stretched=True, rule=rule)
+            whole = panolib.predict(image, networks, tile=160)
+            with monkeypatch.context() as patch:
+                patch.setattr(data_images, "STRIP", 1000)
+                patch.setattr(panoptic, "NEAR", 2)
+                in_strips = panolib.predict(image, networks, tile=160)
+                written = write_coco_panoptic(tmp_path, "a", whole.panoptic, whole.segments, NUCLEI)
+            assert written == write_coco_panoptic(tmp_path, "a", whole.panoptic, whole.segments, NUCLEI)
+            for name in ("semantic", "instances", "panoptic", "confidence"):
+                assert np.array_equal(getattr(whole, name), getattr(in_strips, name)), name
+            assert [s | {"confidence": pytest.approx(s["confidence"])} for s in whole.segments] == list(
+                in_strips.segments
+            )
+
+
 # the command
+
+
+class Grid(PanopticNetworks):
+    """Finds a square in every 32 pixels where an image is bright, in no time."""
+
+    def predict(self, sample):
+        y, x = np.indices(sample.image.shape[:2])
+        ids = torch.from_numpy(np.where(sample.image[..., 0] > 128, y // 32 * 64 + x // 32 + 1, 0))
+        thing = torch.where(ids > 0, 0.9, 0.1)
+        outputs = SimpleNamespace(probabilities=torch.stack([1 - thing, thing]))
+        return SimpleNamespace(outputs=outputs, instances=(ids, []))
+
+
+def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
+    y, x = np.ogrid[:2560, :2560]
+    image = ((y % 32 > 4) & (x % 32 > 4)) * np.uint16(30_000) + (y * 7 + x * 3) % np.uint16(500)
+    tifffile.imwrite(tmp_path / "large.tif", image.astype(np.uint16))
+    networks = Grid(recipe(stretched=True), None, None)
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
+    broken, mib = with_peak_memory(
+        lambda: predict_files.predict_files([str(tmp_path)], "nuclei", tmp_path.with_name("large"))
+    )
+    assert not broken and not mib > 150 + predict_files.BYTES * image.size / 2**20  # 100 are not the pixels'
+
+
+def test_an_image_that_does_not_fit_is_told_before_it_is_read(files, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict_files, "free_memory", lambda: 700.0)  # MiB
+    tifffile.imwrite(images / "large.tif", shape=(30_000, 30_000), dtype=np.uint8)  # holes, no bytes on disk
+    assert run(images, files["nuclei"], tmp_path / "out") == 1
+    expected = "large.tif: 900 million pixels need about 21.5 GB of memory, 0.7 GB are free; expected a"
+    assert expected in one_error(capsys)
+    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == 5
 
 
 @pytest.mark.parametrize("name", ["nuclei", "street"])
