@@ -91,16 +91,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--weights", required=True, metavar="W",
-        help="street, nuclei, a file of the command weights, or the name of a recorded run of profile cpu",
+        help="street, nuclei, a file of the command weights (which takes runs of every profile), or the name "
+        "of a recorded run of profile cpu",
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
     sub.add_argument(
         "--overwrite", action="store_true",
         help="replace what is there of other images, weights or settings, and forget images that are gone",
     )
-    sub.add_argument(
+    text = "go on where it stopped, as is done anyway"
+    sub.add_argument("--resume", action="store_true", help=text)
+    scales = sub.add_mutually_exclusive_group()
+    scales.add_argument(
         "--scale", type=_below(100), metavar="F",
         help="resize images by this for the networks (default: to the size of those they learned from)",
+    )
+    scales.add_argument(
+        "--diameter", type=_below(10_000), metavar="N",
+        help="median diameter of the objects in these images, pixels: images are resized so that it becomes "
+        "that of the objects that the networks learned from, if the weights store it",
     )
     sub.add_argument(
         "--tile", type=_whole(160), metavar="N", default=1024,

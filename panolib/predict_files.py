@@ -35,7 +35,15 @@ from panolib.predicted_folder import (
     write_stacks,
 )
 from panolib.report.contact_sheet import preview
-from panolib.study.apply import TILE, PanopticResult, as_network_sees, load_networks, predict, weights_file
+from panolib.study.apply import (
+    TILE,
+    PanopticResult,
+    as_network_sees,
+    load_networks,
+    predict,
+    scale_for,
+    weights_file,
+)
 
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
@@ -45,24 +53,23 @@ ONE_COLOUR = "of one colour, read as grey"
 
 def predict_files(
     images: Sequence[str], weights: str, out: Path, *, overwrite: bool = False, scale: float | None = None,
-    tile: int = TILE,
+    diameter: float | None = None, tile: int = TILE,
 ) -> list[str]:  # fmt: skip
     """Write what networks say about image files.
 
     The folder gets `semantic/*.png` (class ids of the official files), `instances/*.tif` (uint16, or uint32
     beyond 65535 objects), `panoptic/*.png` with `panoptic.json` (COCO; ids of things are those of the
     instances), `cityscapes_instances/` where the classes are those of Cityscapes, `previews/*.png`,
-    `records/*.json`, `summary.csv` and `contact_sheet.png`. The readers `CocoPanoptic` and `Folders` open the
-    folder: `panoptic.json` says where the images are. It and the last two are about all
-    images that the folder holds and that are still where they were. `notes` in the summary says which images
-    are of one colour and read as grey, and which ones are nearly all objects. The pages of a stack are images
-    of their own, numbered from 1; their instances stand together in `stacks/*.tif`, too (ids of one page are
-    not those of the next).
+    `records/*.json`, `summary.csv`, `objects.csv` and `contact_sheet.png`. `panoptic.json` and the last three
+    are about all images that the folder holds and that are still where they were. The readers `CocoPanoptic`
+    and `Folders` open the folder. `notes` in the summary says which images are of one colour and read as
+    grey, and which ones are nearly all objects. The pages of a stack are images of their own, numbered from
+    1; their instances stand together in `stacks/*.tif`, too (ids of one page are not those of the next).
 
     `images` are files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif"; `out`
-    is a folder that none of them lies in. `weights`, `scale` and `tile` are as in `panolib.predict`. What is
-    there and is not of these images, weights and settings is an error, or replaced to `overwrite` it, which
-    also removes the results of images that are gone.
+    is a folder that none of them lies in. `weights`, `scale`, `diameter` and `tile` are as in
+    `panolib.predict`. What is there and is not of these images, weights and settings is an error, or replaced
+    to `overwrite` it, which also removes the results of images that are gone.
 
     Returns a line for each image that could not be read or predicted; the others are written. Raises
     PredictError for no image, one that is not there, and results of other origin; UserError or OSError for
@@ -71,6 +78,7 @@ def predict_files(
     check_writable(out)
     file = weights_file(weights)
     networks = load_networks(file)
+    scale = scale_for(networks.recipe, scale, diameter)
     pictures, broken = find_pictures(images)
     origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
     digest = functools.cache(_digest)  # a stack is read once
@@ -93,6 +101,7 @@ def predict_files(
             record = {"origin": origin, "image": [digest(page.path), page.number], "path": str(page.path)}
             notes = [ONE_COLOUR] if seen.ndim < stored.ndim else []
             record["row"] = _summary_row(image_id, result, networks.label_set, seconds, notes)
+            record["objects"] = _object_rows(result)
             drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
             write_image(out, image_id, result, drawn, networks.label_set, record)
         write_overview(out, networks.label_set, pictures)
@@ -180,6 +189,24 @@ def _digest(path: Path) -> str:
     """What a file holds, in 32 letters."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def _object_rows(result: PanopticResult) -> list[list]:
+    """Values of `OBJECT_COLUMNS` but the image: ids are those in the TIFF, areas and places are in pixels."""
+    objects = [segment for segment in result.segments if segment["isthing"]]
+    areas = np.array([segment["area"] for segment in objects])
+    sums = np.zeros((2, len(objects) + 1))
+    for rows in row_strips(result.instances.shape):
+        ids = result.instances[rows]
+        places = np.indices(ids.shape)
+        places[0] += rows.start
+        for total, place in zip(sums, places):
+            total += np.bincount(ids.ravel(), place.ravel(), minlength=len(total))
+    centroids = (sums[:, 1:] / areas).round(2).T.tolist()
+    return [
+        [segment["id"], segment["category"], segment["area"], *centroid, round(segment["confidence"], 4)]
+        for segment, centroid in zip(objects, centroids)
+    ]
 
 
 def report(broken: Sequence[str], out: Path) -> int:

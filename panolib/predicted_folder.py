@@ -35,8 +35,9 @@ from panolib.study.apply import PanopticResult
 
 RECORDS, STAGING = "records", ".writing"
 KEYS = ("origin", "image", "row", "annotation", "files")  # of a record
-SUMMARY, PANOPTIC_JSON, SHEET = "summary.csv", "panoptic.json", "contact_sheet.png"
+SUMMARY, OBJECTS, PANOPTIC_JSON, SHEET = "summary.csv", "objects.csv", "panoptic.json", "contact_sheet.png"
 STACKS = "stacks"
+OBJECT_COLUMNS = ["image", "object", "class", "area", "centroid_y", "centroid_x", "confidence"]
 N_ON_SHEET = 24
 
 
@@ -52,15 +53,15 @@ def claim(
 
     PredictError unless what else is there may be replaced.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    _make(out)
     if any(page.path.is_relative_to(os.path.abspath(out)) for page in pictures.values()):
         raise PredictError(f"--out {out}: images to predict lie there, expected another folder")
     remove_folder(out / STAGING)
-    (out / STAGING).mkdir()  # a folder that cannot be written is told now
+    _make(out / STAGING)  # a folder that cannot be written is told now
     advice = "expected another --out, or --overwrite to replace them"
     records = dict(_records(out, overwrite))
     if not records and not overwrite:
-        for name in (SUMMARY, PANOPTIC_JSON, SHEET, STACKS):
+        for name in (SUMMARY, OBJECTS, PANOPTIC_JSON, SHEET, STACKS):
             if (out / name).exists():
                 raise PredictError(f"{out / name}: was not written by this command, {advice}")
     for image_id, record in list(records.items()):
@@ -91,6 +92,15 @@ def claim(
     return done
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PredictError(
+            f"{folder}: cannot be made ({error.strerror}), expected a place for results that may be written"
+        ) from error
+
+
 def _gone(records: Mapping[str, dict], pictures: Mapping[str, Page]) -> set[str]:
     """Ids of results whose image is no longer there, or has another id among these pictures."""
     given = {str(page.path) for page in pictures.values()}
@@ -111,8 +121,8 @@ def _stack_file(out: Path, image_id: str) -> Path:
 
 
 def _is_whole(out: Path, record: dict) -> bool:
-    """Whether the files of an image are there, as long as they were."""
-    return all(_size(out / name) == size for name, size in record["files"].items())
+    """Whether the files of an image are there, as long as they were, and its objects are in the record."""
+    return "objects" in record and all(_size(out / name) == size for name, size in record["files"].items())
 
 
 def _planned(out: Path, image_id: str, label_set: LabelSet) -> list[Path]:
@@ -179,16 +189,19 @@ def write_image(
 
 
 def write_overview(out: Path, label_set: LabelSet, pictures: Mapping[str, Page]) -> None:
-    """The three files about all images that are whole and still there; none where there is no image."""
+    """The four files about all images that are whole and still there; none where there is no image."""
     found = dict(_records(out, overwrite=False))
     gone = _gone(found, pictures)
     records = [record for i, record in found.items() if i not in gone and _is_whole(out, record)]
     if not records:
-        for name in (SUMMARY, PANOPTIC_JSON, SHEET):
+        for name in (SUMMARY, OBJECTS, PANOPTIC_JSON, SHEET):
             (out / name).unlink(missing_ok=True)
         return
-    text = pd.DataFrame([record["row"] for record in records]).to_csv(index=False, lineterminator="\n")
-    write(out / SUMMARY, text.encode())
+    rows = pd.DataFrame([record["row"] for record in records])
+    found = ([record["row"]["image"], *row] for record in records for row in record["objects"])
+    objects = pd.DataFrame(found, columns=OBJECT_COLUMNS)
+    for name, table in ((SUMMARY, rows), (OBJECTS, objects)):
+        write(out / name, table.to_csv(index=False, lineterminator="\n").encode())
     _write_json(out, records, label_set)
     ids = [record["row"]["image"] for record in records]
     chosen = [ids[i] for i in np.unique(np.linspace(0, len(ids) - 1, N_ON_SHEET).round().astype(int))]

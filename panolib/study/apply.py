@@ -59,6 +59,7 @@ def predict(
     weights: str | Path | PanopticNetworks = "nuclei",
     *,
     scale: float | None = None,
+    diameter: float | None = None,
     tile: int = TILE,
 ) -> PanopticResult:
     """Classes and objects of one image.
@@ -72,13 +73,17 @@ def predict(
     scale : float, optional
         Factor by which the image is resized for the networks. Default: that which gives a street the width
         of those that the networks were trained on, and 1 for microscopes.
+    diameter : float, optional
+        Median diameter of the objects in the image, pixels. Instead of a scale: it becomes that of the
+        objects that the networks learned from, if their file stores it.
     tile : int
         Pixels (after scaling) beyond which the image is predicted in tiles (`inference.tiles`).
 
     Raises
     ------
     DataError
-        For an image of another type or shape, and a scale that is not above 0 or leaves no pixel.
+        For an image of another type or shape, a scale that is not above 0 or leaves no pixel, and a diameter
+        beside it or where the networks know none.
     NoWeights
         For a file that is not there or holds no networks.
     ValueError
@@ -86,6 +91,7 @@ def predict(
     """
     networks = weights if isinstance(weights, PanopticNetworks) else load_networks(weights)
     image = as_colour(image, "image")
+    scale = scale_for(networks.recipe, scale, diameter)
     if scale is None:
         scale = 1.0 if networks.recipe.width is None else networks.recipe.width / image.shape[1]
     if not 0 < scale < 100:
@@ -122,7 +128,8 @@ def weights_file(weights: str | Path) -> Path:
         if not path.is_file():
             raise NoWeights(
                 f"weights {str(weights)!r}: no such file, expected {' or '.join(SHIPPED)}, or a safetensors "
-                "file that `python -m panolib weights` wrote, or a recorded panoptic run of profile cpu"
+                "file that `python -m panolib weights` wrote, or a recorded panoptic run of profile cpu; for "
+                "one of another: python -m panolib weights --profile PROFILE --run RUN --out FILE"
             )
         return path
     path = project_root(Path(__file__).parent) / "results" / "cpu" / "weights" / f"{weights}.safetensors"
@@ -132,6 +139,22 @@ def weights_file(weights: str | Path) -> Path:
             f"weights --profile cpu --run {SHIPPED[weights]} --out {path}"
         )
     return path
+
+
+def scale_for(recipe: Recipe, scale: float | None, diameter: float | None) -> float | None:
+    """The scale that is given, or that which brings objects of a diameter (pixels) to those of training."""
+    if diameter is None:
+        return scale
+    if scale is not None:
+        raise DataError(f"diameter is {diameter:g} and scale {scale:g}, expected one of them")
+    if recipe.diameter is None:
+        raise DataError(
+            f"diameter is {diameter:g}, but the weights ({recipe.run}) store none of the objects that they "
+            "learned from; expected a scale instead"
+        )
+    if not diameter > 0:
+        raise DataError(f"diameter is {diameter:g}, expected pixels above 0")
+    return recipe.diameter / diameter
 
 
 def as_network_sees(image: np.ndarray, recipe: Recipe) -> np.ndarray:

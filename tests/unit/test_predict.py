@@ -137,6 +137,22 @@ def test_a_street_is_seen_at_the_width_of_training():
     assert networks.semantic.sizes[1:] == [(64, 128)]
 
 
+def test_objects_are_brought_to_the_diameter_of_training(files, images, tmp_path, monkeypatch, capsys):
+    labels = np.repeat(np.repeat(spots((32, 64), cell=16), 4, 0), 4, 1)
+    networks = of_colours(diameter=10.0)
+    panolib.predict(painted(labels), networks, diameter=40)
+    assert networks.semantic.sizes == [(32, 64)]
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
+    assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--diameter", 20) == 0
+    assert networks.semantic.sizes[1:] == [(20, 30)]
+    assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--scale", 0.5) == 0  # is the same
+    assert len(networks.semantic.sizes) == 2
+    monkeypatch.undo()
+    assert run(images / "a.png", files["nuclei"], tmp_path / "none", "--diameter", 20) == 1
+    told = "diameter is 20, but the weights (tiny) store none of the objects that they learned from; expected"
+    assert told in one_error(capsys) and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("image", "options", "error", "words"),
     [
@@ -146,6 +162,7 @@ def test_a_street_is_seen_at_the_width_of_training():
         ("image.png", {}, DataError, "image of <U9"),
         (np.zeros((4, 4), np.uint8), {"scale": 0}, DataError, "scale is 0, expected a factor above 0"),
         (np.zeros((4, 4), np.uint8), {"scale": float("nan")}, DataError, "scale is nan"),
+        (np.zeros((4, 4), np.uint8), {"scale": 2, "diameter": 9}, DataError, "9 and scale 2, expected one"),
         (np.zeros((4, 4), np.uint8), {"tile": 100}, ValueError, "tile is 96 pixels"),
         (np.zeros((4, 4), np.uint8), {"weights": "nucleus"}, NoWeights, "expected street or nuclei, or a"),
     ],
@@ -264,6 +281,13 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
     row, areas = table.loc["d_p0002"], [s["area"] for s in result.segments if s["isthing"]]
     assert (row["height"], row["width"], row["objects"]) == (*result.semantic.shape, len(areas))
     assert np.isnan(row["median_object_area"]) if not areas else row["median_object_area"] == np.median(areas)
+    objects = pd.read_csv(out / "objects.csv").set_index("image")
+    assert set(objects.index) <= set(IDS) and len(objects) == table["objects"].sum()
+    for k, kind, area, *rest in objects[objects.index == "d_p0002"].itertuples(index=False):
+        (segment,) = [s for s in result.segments if s["id"] == k and s["isthing"]]
+        assert (kind, area) == (segment["category"], segment["area"])
+        centroid = np.argwhere(instances == k).mean(0)
+        assert rest == pytest.approx([*centroid, segment["confidence"]], abs=0.0051)
     shares = row[[f"share of {each}" for each in label_set.classes]]
     assert shares.sum() == pytest.approx(1, abs=1e-3) and row["seconds"] >= 0
     assert row["mean_confidence"] == pytest.approx(result.confidence.mean(), abs=1e-4)
@@ -282,7 +306,8 @@ def test_more_objects_than_sixteen_bits_hold(files, images, tmp_path, monkeypatc
     many = np.arange(1, 257 * 257 + 1, dtype=np.int32).reshape(257, 257)
     result = apply.PanopticResult(
         np.ones(many.shape, np.uint8), many, many,
-        tuple({"id": k, "category_id": 1, "isthing": True, "area": 1} for k in range(1, many.size + 1)),
+        tuple({"id": k, "category_id": 1, "category": "nucleus", "isthing": True, "area": 1, "confidence": 1}
+              for k in range(1, many.size + 1)),
         np.ones(many.shape, np.float32), NUCLEI.classes,
     )  # fmt: skip
     monkeypatch.setattr(predict_files, "predict", lambda *_, **__: result)
@@ -344,7 +369,7 @@ def test_a_kill_while_files_are_moved_leaves_whole_files(after, files, images, t
     assert run(images / "a.png", files["nuclei"], out) == 0
     found = content(out)
     assert all(found[name] == value for name, value in left.items() if not name.startswith("records"))
-    assert len(found) == 5 + 3 and not (out / ".writing").exists()
+    assert len(found) == 5 + 4 and not (out / ".writing").exists()
 
 
 def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, monkeypatch):
@@ -371,6 +396,23 @@ def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, mo
     assert after["semantic/b.png"] == before["semantic/b.png"]
     assert run(images / "b.jpg", files["other"], out, "--overwrite") == 0
     assert [name for name in content(out) if name.startswith("semantic")] == ["semantic/b.png"]
+
+
+def test_images_of_an_older_version_are_predicted_again(files, images, tmp_path):
+    out = tmp_path / "out"
+    assert run(images, files["nuclei"], out) == 0
+    before = content(out)
+    record = json.loads((out / "records" / "b.json").read_text())
+    del record["objects"]
+    (out / "records" / "b.json").write_text(json.dumps(record))
+    listed = json.loads((out / "panoptic.json").read_text())  # names were the ids of images
+    for key in ("image_id", "id"):
+        for entry in listed["annotations" if key == "image_id" else "images"]:
+            entry[key] = entry["file_name"]
+    (out / "panoptic.json").write_text(json.dumps(listed))
+    assert run(images, files["nuclei"], out, "--resume") == 0
+    after = content(out)
+    assert {name for name in before if before[name] != after[name]} <= {"records/b.json", "summary.csv"}
 
 
 def test_a_folder_may_get_more_images(files, images, tmp_path):
@@ -505,10 +547,15 @@ BAD = {  # what is wrong -> arguments, exit status, words of the line
     "other file": ("{images}/notes.txt --weights {nuclei} --out {out}", 1, "notes.txt: holds no image (1"),
     "unknown weights": ("{images} --weights nucleus --out {out}", 1,
                         "weights 'nucleus': no such file, expected street or nuclei, or a safetensors file"),
+    "run of another profile": ("{images} --weights my_cells-panoptic-teacher-s0 --out {out}", 1,
+                               "for one of another: python -m panolib weights --profile PROFILE --run RUN"),
     "weights that are none": ("{images} --weights {images}/a.png --out {out}", 1, "a.png: expected a"),
     "weights in a folder": ("{images} --weights {images} --out {out}", 1, "images': no such file"),
     "results in a file": (FINE + " {images}/a.png", 1, "a.png"),
     "results below a file": (FINE + " {images}/a.png/x", 1, "a.png"),
+    "results where none can be": (FINE + " /proc/x", 1, "/proc/x: cannot be made (No such file or dir"),
+    "scale and diameter": (FINE + " {out} --scale 2 --diameter 9", 2, "not allowed with argument --scale"),
+    "diameter of zero": (FINE + " {out} --diameter 0", 2, "above 0"),
     "results among images": (FINE + " {images}", 1, "images to predict lie there, expected another folder"),
     "results on those of others": (FINE + " {taken}", 1, "summary.csv: was not written by this command"),
     "damaged record": (FINE + " {damaged}", 1, "a.json: expected a record of this command"),
