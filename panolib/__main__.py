@@ -113,7 +113,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--tile", type=_whole(160), metavar="N", default=1024,
-        help="pixels a side beyond which images are predicted in tiles (default: %(default)s)",
+        help="pixels a side beyond which images are predicted in tiles (default: %(default)s); networks "
+        "judge objects by what is around them, so tiles much smaller than that change what is found",
     )
     summary = "Adapt networks from labelled images of yours to images without labels."
     sub = commands.add_parser("adapt", help=summary, description=summary)

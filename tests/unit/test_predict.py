@@ -27,8 +27,10 @@ from panolib.data import images as data_images
 from panolib.data.errors import DataError
 from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png
 from panolib.data.intensity import Intensity
+from panolib.data.render.nuclei_scenes import render_nuclei
 from panolib.inference import panoptic
 from panolib.inference.exports import write_coco_panoptic
+from panolib.inference.tiles import same_objects
 from panolib.lab.measuring import with_peak_memory
 from panolib.labels import CITYSCAPES, NUCLEI
 from panolib.profiles import project_root
@@ -90,6 +92,14 @@ def test_tiles_find_what_the_whole_image_shows():
     assert same_partition(tiled.instances, whole.instances)
     assert np.array_equal(tiled.semantic, whole.semantic)
     assert sorted(s["area"] for s in tiled.segments) == sorted(s["area"] for s in whole.segments)
+
+
+def test_tiles_of_the_shipped_networks_find_what_they_find_in_the_whole():
+    image = render_nuclei(seed=17, index=3, height=512, width=512).image
+    whole, tiled = (panolib.predict(image, "nuclei", tile=tile) for tile in (512, 256))
+    n_same = len(same_objects(whole.instances, tiled.instances))  # IoU above 0.5
+    assert 2 * n_same / (whole.instances.max() + tiled.instances.max()) >= 0.98
+    assert whole.instances.max() > 30 and (whole.semantic == tiled.semantic).mean() > 0.99
 
 
 def test_a_result_says_one_thing_in_all_its_parts():
