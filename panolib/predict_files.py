@@ -47,7 +47,7 @@ from panolib.study.apply import (
 
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
-BYTES, FIXED = 25, 600 * 2**20  # of memory: for a pixel of an image, and beside it for a tile of usual size
+BYTES, BYTES_OF_TILE = 25, 600  # of memory for a pixel: of an image, and of the tile that networks look at
 ONE_COLOUR = "of one colour, read as grey"
 
 
@@ -89,7 +89,7 @@ def predict_files(
         for image_id, page in bar:
             try:
                 began = time.monotonic()
-                _check_memory(page, scale)
+                _check_memory(page, scale or 1.0, tile)
                 stored = read_page(page.path, page.number)
                 seen = grey_of_one_colour(stored)
                 image = as_colour(seen, page.path)
@@ -111,10 +111,11 @@ def predict_files(
     return broken
 
 
-def _check_memory(page: Page, scale: float | None) -> None:
+def _check_memory(page: Page, scale: float, tile: int) -> None:
     """Raise PredictError for an image that is larger than the memory that is free, before it is read."""
     n = n_pixels(page.path, page.number)
-    need, free = (n * BYTES * max(1.0, scale or 1.0) ** 2 + FIXED) / 2**30, free_memory() / 1024
+    need = n * max(1.0, scale) ** 2 * BYTES + min(n * scale**2, tile**2) * BYTES_OF_TILE
+    need, free = need / 2**30, free_memory() / 1024
     if need > free:
         raise PredictError(
             f"{page}: {n / 1e6:.0f} million pixels need about {need:.1f} GB of memory, {free:.1f} GB are "
