@@ -86,24 +86,35 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "images", nargs="+", metavar="IMAGES",
         help="PNG, JPEG, TIFF of 8 or 16 bit: files, folders, patterns; images of one colour, such as green "
-        "on black, are read as grey",
+        "on black, are read as grey. A large image takes 25 bytes of memory a pixel, 2.5 GB for 10000 x "
+        "10000, and 0.6 GB for a tile",
     )
     sub.add_argument(
         "--weights", required=True, metavar="W",
-        help="street, nuclei, a file of the command weights, or the name of a recorded run of profile cpu",
+        help="street, nuclei, a file of the command weights (which takes runs of every profile), or the name "
+        "of a recorded run of profile cpu",
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the results; goes on there")
     sub.add_argument(
         "--overwrite", action="store_true",
         help="replace what is there of other images, weights or settings, and forget images that are gone",
     )
-    sub.add_argument(
+    text = "go on where it stopped, as is done anyway"
+    sub.add_argument("--resume", action="store_true", help=text)
+    scales = sub.add_mutually_exclusive_group()
+    scales.add_argument(
         "--scale", type=_below(100), metavar="F",
         help="resize images by this for the networks (default: to the size of those they learned from)",
     )
+    scales.add_argument(
+        "--diameter", type=_below(10_000), metavar="N",
+        help="median diameter of the objects in these images, pixels: images are resized so that it becomes "
+        "that of the objects that the networks learned from, if the weights store it",
+    )
     sub.add_argument(
         "--tile", type=_whole(160), metavar="N", default=1024,
-        help="pixels a side beyond which images are predicted in tiles (default: %(default)s)",
+        help="pixels a side beyond which images are predicted in tiles (default: %(default)s); networks "
+        "judge objects by what is around them, so tiles much smaller than that change what is found",
     )
     summary = "Adapt networks from labelled images of yours to images without labels."
     sub = commands.add_parser("adapt", help=summary, description=summary)

@@ -28,12 +28,17 @@ def vote_categories(semantic_labels: Tensor, instance_labels: Tensor, thing_ids:
     pairs = instances * 256 + as_ids(semantic_labels[inside], "semantic_labels", highest=VOID)
     counts = torch.bincount(pairs, minlength=len(ids) * 256).view(len(ids), 256)
     table = torch.full((int(ids[-1]) + 1,), -1, device=counts.device)
+    table[ids] = most_frequent(counts, thing_ids)
+    return table
+
+
+def most_frequent(counts: Tensor, thing_ids: Sequence[int]) -> Tensor:
+    """int64 [K]: of these classes that with the highest count in each row of `counts` [K, C]; -1 for none."""
     things = torch.tensor(sorted(thing_ids), dtype=torch.int64, device=counts.device)
     if len(things) == 0:
-        return table
+        return torch.full((len(counts),), -1, device=counts.device)
     most, winner = counts[:, things].max(dim=1)
-    table[ids] = torch.where(most > 0, things[winner], -1)
-    return table
+    return torch.where(most > 0, things[winner], -1)
 
 
 def vote_semantic_class(semantic_labels: Tensor, instance_labels: Tensor, thing_ids: Sequence[int]) -> Tensor:

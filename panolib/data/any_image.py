@@ -18,11 +18,11 @@ from typing import TypeVar
 import cv2
 import numpy as np
 import tifffile
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from tifffile import PHOTOMETRIC
 
 from panolib.data.errors import DataError
-from panolib.data.images import decode, rgb_of_opencv
+from panolib.data.images import decode, opened, rgb_of_opencv
 from panolib.data.intensity import grey_of_one_colour
 from panolib.errors import one_line
 
@@ -63,6 +63,20 @@ def n_pages(path: Path) -> int:
     return 1
 
 
+def n_pixels(path: Path, number: int = 0) -> int:
+    """Pixels of a page, of which none is decoded; 0 where only reading it tells, or that it is damaged."""
+    suffix = path.suffix.lower()
+    with contextlib.suppress(DataError, OSError, SyntaxError, ValueError):
+        if suffix in TIFFS:
+            with _opened_tiff(path) as file:
+                page = file.pages.first if _n_stacked(file) else _full_pages(file)[number]
+                return page.imagelength * page.imagewidth
+        if suffix not in BIOIMAGES:
+            with opened(path, PHOTOS.get(suffix, "PNG")) as file:
+                return math.prod(file.size)
+    return 0
+
+
 def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.ndarray:
     """One page, 0 .. `n_pages` - 1, of an image file, whose suffix says the format, in lower or upper case.
 
@@ -90,10 +104,10 @@ def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.nda
 def _photo(path: Path, kind: str) -> np.ndarray:
     """By Pillow, which notices where a file was cut; OpenCV fills the rest with grey."""
     try:
-        with Image.open(path, formats=[kind]) as file:
+        with opened(path, kind) as file:
             upright = ImageOps.exif_transpose(file)
             return np.array(upright if upright.mode == "L" else upright.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: no readable image: {error}; expected a whole {kind}") from error
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -14,6 +17,7 @@ from PIL import Image
 from panolib.data.errors import DataError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
+STRIP = 2**20  # values; what is done by strips takes little memory beside an image of any size
 _TO_RGBA = {1: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}  # by channels
 
 
@@ -113,9 +117,9 @@ def read_indices(path: Path) -> np.ndarray:
     """
     content = read_checked(path)
     try:
-        with Image.open(io.BytesIO(content), formats=["PNG"]) as file:
+        with opened(io.BytesIO(content), "PNG") as file:
             mode, pixels = file.mode, np.asarray(file)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: no readable image in {len(content)} bytes: {error}") from error
     if mode not in ("P", "L", "1"):
         raise DataError(f"{path}: label of mode {mode}, expected palette (P) or 8-bit grey (L)")
@@ -123,6 +127,17 @@ def read_indices(path: Path) -> np.ndarray:
     if mode == "L" and bits < 8:
         return pixels // (255 // (2**bits - 1))
     return pixels.astype(np.uint8, copy=False)
+
+
+@contextlib.contextmanager
+def opened(file: Path | BinaryIO, kind: str) -> Iterator[Image.Image]:
+    """A file of this kind in Pillow, of any size: it takes large ones for attacks, but users chose theirs."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(file, formats=[kind]) as image:
+            yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def read_channel16(path: Path) -> np.ndarray:
@@ -162,18 +177,31 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
     return scale_intensity(image, *np.percentile(image, (low, high)))
 
 
+def row_strips(shape: Sequence[int]) -> Iterator[slice]:
+    """Rows of an array [H, ...], as many at a time as have about `STRIP` values: all of a small one."""
+    height, n_rows = shape[0], max(1, STRIP // max(math.prod(shape[1:]), 1))
+    return (slice(top, min(top + n_rows, height)) for top in range(0, height, n_rows))
+
+
+def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
+    """`table[indices]` for an array [H, ...]. NumPy would make eight bytes of each index first."""
+    found = np.empty(indices.shape, table.dtype)
+    for rows in row_strips(indices.shape):
+        found[rows] = table[indices[rows]]
+    return found
+
+
 def scale_intensity(image: np.ndarray, floor: float, ceiling: float) -> np.ndarray:
     """Bring the intensities floor .. ceiling to 0 .. 255; values beyond are clipped.
 
     `image` is uint8 or uint16, [H, W] or [H, W, 3]. Returns uint8 [H, W, 3], all 0 where the ceiling is not
     above the floor.
     """
-    scaled = np.zeros_like(image, np.uint8)
+    values = np.arange(256 if image.dtype == np.uint8 else 1 << 16)
+    table = np.zeros(len(values))
     if ceiling > floor:
-        values = np.arange(256 if image.dtype == np.uint8 else 1 << 16)
         table = np.clip((values - floor) * (255.0 / (ceiling - floor)), 0, 255)
-        scaled = np.rint(table).astype(np.uint8)[image]
-    return as_rgb(scaled)
+    return as_rgb(look_up(np.rint(table).astype(np.uint8), image))
 
 
 def as_rgb(image: np.ndarray) -> np.ndarray:

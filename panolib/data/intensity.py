@@ -10,7 +10,7 @@ import numpy as np
 
 from panolib.config import NonNegativePair, spec
 from panolib.data.errors import DataError
-from panolib.data.images import as_rgb, scale_intensity
+from panolib.data.images import as_rgb, look_up, row_strips, scale_intensity
 
 Limits = tuple[float, float]
 
@@ -51,7 +51,8 @@ def percentiles_of(images: Iterable[np.ndarray], percentiles: Limits) -> Limits:
     n_until = counts.cumsum()  # values up to each intensity
     place = np.array(percentiles) / 100 * (n_until[-1] - 1)
     below, above = (np.searchsorted(n_until, at, side="right") for at in (np.floor(place), np.ceil(place)))
-    low, high = below + (above - below) * (place % 1)
+    gap, part = above - below, place % 1
+    low, high = np.where(part < 0.5, below + gap * part, above - gap * (1 - part))  # as NumPy rounds
     return float(low), float(high)
 
 
@@ -84,7 +85,7 @@ def grey_of_one_colour(pixels: np.ndarray) -> np.ndarray:
 def as_colour(pixels: np.ndarray, where: object) -> np.ndarray:
     """uint8 or uint16 [H, W, 3] of an image [H, W] or [H, W, 1, 3 or 4]; alpha is dropped.
 
-    An image of one colour becomes grey (`grey_of_one_colour`).
+    An image of one colour becomes grey (`grey_of_one_colour`). The channels of a grey one share their memory.
     Raises DataError that begins with `where` for other shapes and types, and for an image without pixels.
     """
     pixels = check_depth(np.asarray(pixels), where)
@@ -95,12 +96,14 @@ def as_colour(pixels: np.ndarray, where: object) -> np.ndarray:
             f"{where}: image of shape {list(pixels.shape)}, expected [H, W], or [H, W, 3 or 4]"
         )
     image = pixels[..., 0] if pixels.shape[2] == 1 else grey_of_one_colour(pixels[..., :3])
-    return np.ascontiguousarray(as_rgb(image))
+    return np.broadcast_to(image[..., None], (*image.shape, 3)) if image.ndim == 2 else image
 
 
 def to_eight_bits(image: np.ndarray) -> np.ndarray:
     """uint8 of uint8 or uint16; the whole range of 16 bits becomes that of 8."""
-    return image if image.dtype == np.uint8 else np.rint(image / 257).astype(np.uint8)
+    if image.dtype == np.uint8:
+        return image
+    return look_up(np.rint(np.arange(1 << 16) / 257).astype(np.uint8), image)
 
 
 def to_rgb(
@@ -118,5 +121,5 @@ def to_rgb(
             raise TooDeep(f"{where}: image of 16 bits, expected 8, or percentiles in the setting intensity")
         return as_rgb(pixels)
     if limits is None:
-        limits = tuple(np.percentile(pixels, intensity.percentiles))
+        limits = percentiles_of((pixels[rows] for rows in row_strips(pixels.shape)), intensity.percentiles)
     return scale_intensity(pixels, *limits)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from panolib.data.images import look_up, row_strips
+
 # torch hardly computes with wide unsigned types
 _ARRAY_TYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64}
 _TENSOR_TYPES = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
@@ -80,3 +82,19 @@ def consecutive(labels, name: str = "labels") -> tuple[Tensor, Tensor]:
     present[0] = True
     number = present.cumsum(0).sub_(1)
     return number.index_select(0, flat).view_as(labels), present.nonzero().squeeze(1)
+
+
+def numbered(labels, name: str = "labels") -> tuple[np.ndarray, int]:
+    """`consecutive` labels [H, W] as an int32 array on the CPU, and K; in little memory for large maps."""
+    labels = as_labels(labels, name).cpu()
+    low, top = torch.stack(torch.aminmax(labels)).tolist() if labels.numel() else (0, 0)
+    if low < 0 or top > 4 * labels.numel() + 2**12:
+        found, ids = consecutive(labels, name)
+        return found.numpy().astype(np.int32), len(ids) - 1
+    labels, present = labels.numpy(), np.zeros(int(top) + 1, bool)
+    labels = labels.view(np.uint8) if labels.dtype == bool else labels  # as ids, not as a mask
+    for rows in row_strips(labels.shape):
+        present[labels[rows]] = True
+    present[0] = False
+    number = (present.cumsum() * present).astype(np.int32)
+    return look_up(number, labels), int(number.max())

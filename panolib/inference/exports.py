@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
-from skimage.measure import regionprops
+import pandas as pd
+import scipy  # loads its parts when they are used
 
-from panolib.data.images import write_png
+from panolib.data.images import look_up, row_strips, write_png
 from panolib.errors import UserError
 from panolib.labels import VOID, LabelSet
 
@@ -68,13 +69,15 @@ def write_cityscapes_semantic(
     """
     path = Path(path)
     semantic = _as_ids(semantic_labels, str(path))
-    known = (semantic >= 0) & (semantic < label_set.n_classes) | (semantic == VOID)
-    if not known.all():
-        raise ExportError(
-            f"{path}: train id {semantic[~known][0]}, expected 0 .. {label_set.n_classes - 1} of "
-            f"{label_set.name} or {VOID} for void"
-        )
-    write_png(path, label_set.file_id_table()[semantic.astype(np.uint8)])
+    for rows in row_strips(semantic.shape):
+        part = semantic[rows]
+        known = (part >= 0) & (part < label_set.n_classes) | (part == VOID)
+        if not known.all():
+            raise ExportError(
+                f"{path}: train id {part[~known][0]}, expected 0 .. {label_set.n_classes - 1} of "
+                f"{label_set.name} or {VOID} for void"
+            )
+    write_png(path, look_up(label_set.file_id_table(), semantic.astype(np.uint8, copy=False)))
     return path
 
 
@@ -107,7 +110,7 @@ def write_cityscapes_instances(
     where = f"image {image_id!r}"
     path = Path(folder) / f"{file_stem(image_id)}_pred.txt"
     labels = _as_ids(instance_labels, where)
-    _check_segments(labels, table, label_set, where, LARGEST_ID)
+    _check_segments(_drawn(labels), table, label_set, where, LARGEST_ID)
     stem = quote(path.name.removesuffix("_pred.txt"), safe="%", errors="surrogateescape")
     lines = []
     for row in table:
@@ -140,37 +143,42 @@ def write_coco_panoptic(
     where = f"image {image_id!r}"
     name = f"{file_stem(image_id)}_panoptic.png"
     ids = _as_ids(panoptic_map, where)
-    _check_segments(ids, segments_info, label_set, where, LARGEST_COCO_ID)
-    ids = ids.astype(np.int32)
-    write_png(Path(folder) / name, np.stack([ids & 255, ids >> 8 & 255, ids >> 16], 2).astype(np.uint8))
-
-    found, place = np.unique(ids, return_inverse=True)
-    regions = dict(zip(found.tolist(), regionprops(place.reshape(ids.shape) + 1)))
+    drawn = _drawn(ids)
+    _check_segments(drawn, segments_info, label_set, where, LARGEST_COCO_ID)
+    little_endian = np.ascontiguousarray(ids, "<i4")
+    write_png(Path(folder) / name, little_endian.view(np.uint8).reshape(*ids.shape, 4)[..., :3])
     entries = []
     for segment in segments_info:
-        region = regions[segment["id"]]
-        top, left, bottom, right = region.bbox
+        area, top, left, bottom, right = drawn[segment["id"]]
         entries.append({
             "id": int(segment["id"]),
             "category_id": label_set.file_ids[segment["category_id"]],
-            "area": int(region.num_pixels),
+            "area": area,
             "bbox": [left, top, right - left, bottom - top],  # x, y, width, height
             "iscrowd": int(segment.get("iscrowd", 0)),
         })  # fmt: skip
     return {"image_id": image_id, "file_name": name, "segments_info": entries}
 
 
-def write_coco_panoptic_json(path: Path | str, annotations: Sequence[Mapping], label_set: LabelSet) -> Path:
+def write_coco_panoptic_json(
+    path: Path | str,
+    annotations: Sequence[Mapping],
+    label_set: LabelSet,
+    images: Sequence[Mapping] | None = None,
+) -> Path:
     """The JSON file beside the PNGs: images, annotations (of `write_coco_panoptic`) and categories.
 
+    `images` say more of the images than the ids and PNGs of their annotations, which they have by default.
     Raises ExportError for an image that is annotated twice.
     """
     twice = [image for image, n in Counter(entry["image_id"] for entry in annotations).items() if n > 1]
     if twice:
         raise ExportError(f"{path}: image {twice[0]!r} is annotated twice, expected every image once")
     things = set(label_set.things)
+    if images is None:
+        images = [{"id": entry["image_id"], "file_name": entry["file_name"]} for entry in annotations]
     content = {
-        "images": [{"id": entry["image_id"], "file_name": entry["file_name"]} for entry in annotations],
+        "images": list(images),
         "annotations": list(annotations),
         "categories": [
             {"id": file_id, "name": name, "color": list(colour), "isthing": int(name in things)}
@@ -196,18 +204,33 @@ def _as_ids(values: Tensor | np.ndarray, where: str) -> np.ndarray:
     return ids
 
 
+def _drawn(ids: np.ndarray) -> dict[int, tuple[int, ...]]:
+    """{id: (area, top, left, bottom, right)} of what a map [H, W] holds, by rows: in little memory."""
+    found: dict[int, tuple[int, ...]] = {}
+    for rows in row_strips(ids.shape):
+        place, numbers = pd.factorize(ids[rows].ravel())
+        boxes = scipy.ndimage.find_objects(place.reshape(ids[rows].shape) + 1)
+        for number, area, (y, x) in zip(numbers.tolist(), np.bincount(place).tolist(), boxes):
+            new = (area, rows.start + y.start, x.start, rows.start + y.stop, x.stop)
+            if number in found:
+                old = found[number]
+                new = (old[0] + area, old[1], min(old[2], x.start), new[3], max(old[4], x.stop))
+            found[number] = new
+    return found
+
+
 def _check_segments(
-    ids: np.ndarray, listed: Sequence[Mapping], label_set: LabelSet, where: str, largest: int
+    drawn: Mapping[int, tuple], listed: Sequence[Mapping], label_set: LabelSet, where: str, largest: int
 ) -> None:
     """Raise ExportError unless the map holds the listed segments and 0, and the format can hold them."""
-    times, present = Counter(segment["id"] for segment in listed), set(np.unique(ids).tolist()) - {0}
+    times, present = Counter(segment["id"] for segment in listed), drawn.keys() - {0}
     for number in sorted({*times, *present}):
         if not 1 <= number <= largest:
             raise ExportError(f"{where}: segment id {number}, expected 1 .. {largest} (0 is void)")
         if times[number] != 1 or number not in present:
-            drawn = "drawn" if number in present else "not drawn"
+            shown = "drawn" if number in present else "not drawn"
             raise ExportError(
-                f"{where}: segment {number} is listed {times[number]} times and {drawn}, expected it listed "
+                f"{where}: segment {number} is listed {times[number]} times and {shown}, expected it listed "
                 "once and drawn"
             )
     for segment in listed:

@@ -14,15 +14,16 @@ import scipy  # loads its parts when they are used
 import torch
 from torch import Tensor, nn
 
-from panolib.clustering.labels import relabel_consecutive
-from panolib.clustering.votes import vote_categories
-from panolib.data.label_maps import as_labels, consecutive
+from panolib.clustering.votes import most_frequent
+from panolib.data.images import look_up, row_strips
+from panolib.data.label_maps import as_labels, numbered
 from panolib.data.samples import Sample
 from panolib.inference.instances import found_instances
 from panolib.inference.predict import Prediction, predict_image
 from panolib.labels import VOID, LabelSet
 
 MERGE_RULES = ("void", "nearest")
+NEAR = 128  # pixels: objects that are left over in part are seldom farther away
 
 
 @dataclass(frozen=True)
@@ -80,10 +81,7 @@ def merge_panoptic(
     semantic, instances, categories = _named_instances(semantic_labels, instance_labels, label_set)
     if rule == "nearest":
         instances = _join_nearest(semantic, instances, categories, label_set.thing_ids)
-    keys = _segment_keys(semantic, instances, label_set)
-    table = np.arange(label_set.n_classes + len(categories))
-    table[np.array(label_set.thing_ids, int) + 1] = 0
-    return _number_segments(table[keys], categories, label_set)
+    return _number_segments(semantic, instances, categories, label_set, leftover=False)
 
 
 def panoptic_truth(sample: Sample, label_set: LabelSet) -> tuple[np.ndarray, list[dict]]:
@@ -99,44 +97,66 @@ def panoptic_truth(sample: Sample, label_set: LabelSet) -> tuple[np.ndarray, lis
     semantic, instances, categories = _named_instances(
         sample.semantic, np.where(single, sample.instance, 0), label_set
     )
-    return _number_segments(_segment_keys(semantic, instances, label_set), categories, label_set)
+    return _number_segments(semantic, instances, categories, label_set, leftover=True)
 
 
-def _named_instances(semantic_labels, instance_labels, label_set):
-    """Semantic map, instance map with ids 1 .. K, and train id per instance (row 0 unused), as arrays."""
-    semantic = as_labels(semantic_labels, "semantic map").cpu().long().numpy()
+def _named_instances(
+    semantic_labels, instance_labels, label_set: LabelSet
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Semantic map, int32 instances 1 .. K, and train id per instance (row 0 unused), as arrays."""
+    semantic = as_labels(semantic_labels, "semantic map").cpu().numpy()
     instances = as_labels(instance_labels, "instance map").cpu()
     if semantic.shape != tuple(instances.shape):
         found = f"semantic map is {list(semantic.shape)}, instance map {list(instances.shape)}"
         raise ValueError(f"{found}; expected one size")
-    known = (semantic < label_set.n_classes) & (semantic >= 0) | (semantic == VOID)
-    if not known.all():
-        raise ValueError(
-            f"semantic map holds train id {semantic[~known][0]}; {label_set.name} has "
-            f"0 .. {label_set.n_classes - 1} and void {VOID}"
-        )
-    instances, _ = consecutive(instances, "instance map")
-    categories = vote_categories(torch.from_numpy(semantic), instances, label_set.thing_ids)
+    instances, n_instances = numbered(instances, "instance map")
+    n_columns = label_set.n_classes + 1  # the last one is void
+    counts = np.zeros((n_instances + 1) * n_columns, np.int64)
+    for rows in row_strips(semantic.shape):
+        part = semantic[rows].astype(np.int64)
+        known = (part < label_set.n_classes) & (part >= 0) | (part == VOID)
+        if not known.all():
+            raise ValueError(
+                f"semantic map holds train id {part[~known][0]}; {label_set.name} has "
+                f"0 .. {label_set.n_classes - 1} and void {VOID}"
+            )
+        pairs = instances[rows] * np.int64(n_columns) + np.minimum(part, n_columns - 1)
+        counts += np.bincount(pairs.ravel(), minlength=len(counts))
+    votes = torch.from_numpy(counts.reshape(-1, n_columns)[1:])
+    categories = np.append(-1, most_frequent(votes, label_set.thing_ids).numpy())
     named = categories >= 0
-    instances = relabel_consecutive(torch.where(named[instances], instances, 0))
-    return semantic, instances.numpy(), np.concatenate([[-1], categories[named].numpy()])
+    number = (named.cumsum() * named).astype(np.int32)
+    return semantic, look_up(number, instances), np.append(-1, categories[named])
 
 
 def _segment_keys(semantic: np.ndarray, instances: np.ndarray, label_set: LabelSet) -> np.ndarray:
     """int64 [H, W]: 0 void, 1 + train id for a pixel without instance, n_classes + k for instance k."""
-    by_class = np.where(semantic == VOID, 0, semantic + 1)
+    by_class = np.where(semantic == VOID, 0, semantic.astype(np.int64) + 1)
     return np.where(instances > 0, label_set.n_classes + instances, by_class)
 
 
 def _number_segments(
-    keys: np.ndarray, categories: np.ndarray, label_set: LabelSet
+    semantic: np.ndarray,
+    instances: np.ndarray,
+    categories: np.ndarray,
+    label_set: LabelSet,
+    *,
+    leftover: bool,
 ) -> tuple[np.ndarray, list[dict]]:
-    """Panoptic map with consecutive ids and its segments from a map of segment keys."""
+    """Panoptic map with consecutive ids, and its segments; `leftover`: also of things without an instance."""
     n_classes = label_set.n_classes
-    area = np.bincount(keys.ravel(), minlength=n_classes + len(categories))
+    area = np.zeros(n_classes + len(categories), np.int64)
+    for rows in row_strips(semantic.shape):
+        keys = _segment_keys(semantic[rows], instances[rows], label_set)
+        area += np.bincount(keys.ravel(), minlength=len(area))
+    if not leftover:
+        area[np.array(label_set.thing_ids, int) + 1] = 0
     present = np.flatnonzero(area[1:]) + 1
     table = np.zeros(len(area), np.int32)
     table[present] = np.arange(1, len(present) + 1)
+    panoptic = np.empty(semantic.shape, np.int32)
+    for rows in row_strips(semantic.shape):
+        panoptic[rows] = table[_segment_keys(semantic[rows], instances[rows], label_set)]
     category = np.concatenate([[-1], np.arange(n_classes), categories[1:]])
     things = set(label_set.thing_ids)
     segments = [
@@ -149,7 +169,7 @@ def _number_segments(
         }
         for k, key in enumerate(present.tolist(), start=1)
     ]
-    return table[keys], segments
+    return panoptic, segments
 
 
 def _join_nearest(
@@ -159,14 +179,32 @@ def _join_nearest(
     joined = instances.copy()
     for class_id in thing_ids:
         left = (semantic == class_id) & (instances == 0)
-        seeds = (categories == class_id)[instances]
+        seeds = look_up(categories == class_id, instances)
         if not left.any() or not seeds.any():
             continue
         rows, columns = (np.flatnonzero((left | seeds).any(axis)) for axis in (1, 0))
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        nearest = scipy.ndimage.distance_transform_edt(
-            ~seeds[window], return_distances=False, return_indices=True
-        )
-        part = left[window]
-        joined[window][part] = instances[window][tuple(nearest[:, part])]
+        left, seeds, found = left[window], seeds[window], joined[window]
+        for rows in row_strips(left.shape):
+            if left[rows].any():
+                nearest = _nearest(seeds, left, rows)
+                found[rows][left[rows]] = instances[window][nearest]
     return joined
+
+
+def _nearest(seeds: np.ndarray, left: np.ndarray, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of the seed that is nearest to each pixel left over in some rows.
+
+    Distances take 16 bytes a pixel, so they are looked for in as many rows around as it takes.
+    """
+    margin = NEAR
+    while True:
+        around = slice(max(rows.start - margin, 0), min(rows.stop + margin, len(seeds)))
+        own = slice(rows.start - around.start, rows.stop - around.start)
+        whole = around == slice(0, len(seeds))
+        if whole or seeds[around].any():
+            distance, place = scipy.ndimage.distance_transform_edt(~seeds[around], return_indices=True)
+            if whole or distance[own][left[rows]].max() <= margin:
+                row, column = place[:, own][:, left[rows]]
+                return row + around.start, column
+        margin *= 4

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from panolib.data.images import look_up
+from panolib.data.label_maps import numbered
 from panolib.labels import VOID
 
 GRID = 32  # tiles begin at multiples of the coarsest stride, so that networks sample the same pixels in each
@@ -26,7 +29,8 @@ class Maps(NamedTuple):
 def tile_windows(size: tuple[int, int], tile: int) -> list[Window]:
     """Windows of about `tile` pixels a side that cover an image of `size` (height, width), row by row.
 
-    Neighbours share an eighth of a tile, at least `SMALLEST_OVERLAP` pixels. An image that fits into one tile
+    Neighbours share an eighth of a tile, at least `SMALLEST_OVERLAP` pixels, and more where no tile more is
+    needed for it: networks judge an object by what is around it. An image that fits into one tile
     has one window. The side is rounded down to a multiple of `GRID`, the last of a row may be `GRID` longer.
     Raises ValueError for a tile of no more than twice the overlap.
     """
@@ -39,9 +43,10 @@ def tile_windows(size: tuple[int, int], tile: int) -> list[Window]:
 
 
 def _spans(length: int, tile: int, overlap: int) -> list[slice]:
-    """Slices that cover a row of pixels; the last one is as long as the others where the row allows it."""
-    starts = list(range(0, max(length - overlap, 1), tile - overlap))
-    starts[-1] = min(starts[-1], max(length - tile, 0) // GRID * GRID)
+    """Slices that cover a row of pixels, as few as the overlap allows, and then as far into each other."""
+    n = max(1, math.ceil((length - overlap) / (tile - overlap)))
+    last = max(length - tile, 0) // GRID * GRID
+    starts = [last * k // max(n - 1, 1) // GRID * GRID for k in range(n)]
     return [slice(start, min(start + tile, length)) for start in starts[:-1]] + [slice(starts[-1], length)]
 
 
@@ -69,9 +74,8 @@ def stitch(size: tuple[int, int], tiles: Iterable[tuple[Window, Maps]]) -> Maps:
         for target, part in zip(whole, maps._replace(instances=labels)):
             target[window][own] = part[own]
         seen[window] = True
-    with_none = np.append(objects[whole.instances], 0)  # so that 0 is the first id, whatever is there
-    consecutive = np.unique(with_none, return_inverse=True)[1][:-1]
-    return whole._replace(instances=consecutive.reshape(size).astype(np.int32))
+    whole = whole._replace(instances=look_up(objects, whole.instances))
+    return whole._replace(instances=numbered(whole.instances)[0])
 
 
 def same_objects(first: np.ndarray, second: np.ndarray) -> np.ndarray:

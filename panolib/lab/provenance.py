@@ -106,6 +106,15 @@ def process_memory(name: str) -> float:
     return float("nan")
 
 
+def free_memory() -> float:
+    """Memory that this machine can still give on Linux in MiB, also what caches hold. NaN elsewhere."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) / 1024
+    return float("nan")
+
+
 def peak_memory_mb() -> int | None:
     """Peak memory in MiB since `reset_peak_memory`: of the GPU if it was used, else of this process.
 

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from panolib.data.errors import DataError
-from panolib.data.images import resize_image, resize_labels
+from panolib.data.images import resize_image, resize_labels, row_strips
 from panolib.data.intensity import as_colour, to_eight_bits, to_rgb
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
@@ -59,6 +59,7 @@ def predict(
     weights: str | Path | PanopticNetworks = "nuclei",
     *,
     scale: float | None = None,
+    diameter: float | None = None,
     tile: int = TILE,
 ) -> PanopticResult:
     """Classes and objects of one image.
@@ -72,31 +73,41 @@ def predict(
     scale : float, optional
         Factor by which the image is resized for the networks. Default: that which gives a street the width
         of those that the networks were trained on, and 1 for microscopes.
+    diameter : float, optional
+        Median diameter of the objects in the image, pixels. Instead of a scale: it becomes that of the
+        objects that the networks learned from, if their file stores it.
     tile : int
         Pixels (after scaling) beyond which the image is predicted in tiles (`inference.tiles`).
 
     Raises
     ------
     DataError
-        For an image of another type or shape, and a scale that is not above 0 or leaves no pixel.
+        For an image of another type or shape, a scale that is not above 0 or leaves no pixel, and a diameter
+        beside it or where the networks know none.
     NoWeights
         For a file that is not there or holds no networks.
     ValueError
         For a tile below 160 pixels.
     """
     networks = weights if isinstance(weights, PanopticNetworks) else load_networks(weights)
-    image = as_network_sees(as_colour(image, "image"), networks.recipe)
-    size = image.shape[:2]
+    image = as_colour(image, "image")
+    scale = scale_for(networks.recipe, scale, diameter)
     if scale is None:
-        scale = 1.0 if networks.recipe.width is None else networks.recipe.width / size[1]
+        scale = 1.0 if networks.recipe.width is None else networks.recipe.width / image.shape[1]
     if not 0 < scale < 100:
         raise DataError(f"scale is {scale}, expected a factor above 0 and below 100")
+    maps = _whole_maps(networks, as_network_sees(image, networks.recipe), scale, tile)
+    return _result(maps, networks.label_set, networks.recipe.rule)
+
+
+def _whole_maps(networks: PanopticNetworks, image: np.ndarray, scale: float, tile: int) -> Maps:
+    """What the networks say about an image, uint8 [H, W, 3], at its size; only here is it held."""
+    size = image.shape[:2]
     seen = image if scale == 1 else resize_image(image, tuple(max(1, round(n * scale)) for n in size))
     windows = tile_windows(seen.shape[:2], tile)
     bar = tqdm(windows, unit="tile", leave=False, delay=5, disable=len(windows) < 2)
     maps = stitch(seen.shape[:2], ((window, _maps(networks, seen[window])) for window in bar))
-    maps = Maps(*(resize_labels(part, size) for part in maps))
-    return _result(maps, networks.label_set, networks.recipe.rule)
+    return Maps(*(resize_labels(part, size) for part in maps))
 
 
 def load_networks(weights: str | Path) -> PanopticNetworks:
@@ -117,7 +128,8 @@ def weights_file(weights: str | Path) -> Path:
         if not path.is_file():
             raise NoWeights(
                 f"weights {str(weights)!r}: no such file, expected {' or '.join(SHIPPED)}, or a safetensors "
-                "file that `python -m panolib weights` wrote, or a recorded panoptic run of profile cpu"
+                "file that `python -m panolib weights` wrote, or a recorded panoptic run of profile cpu; for "
+                "one of another: python -m panolib weights --profile PROFILE --run RUN --out FILE"
             )
         return path
     path = project_root(Path(__file__).parent) / "results" / "cpu" / "weights" / f"{weights}.safetensors"
@@ -129,10 +141,26 @@ def weights_file(weights: str | Path) -> Path:
     return path
 
 
+def scale_for(recipe: Recipe, scale: float | None, diameter: float | None) -> float | None:
+    """The scale that is given, or that which brings objects of a diameter (pixels) to those of training."""
+    if diameter is None:
+        return scale
+    if scale is not None:
+        raise DataError(f"diameter is {diameter:g} and scale {scale:g}, expected one of them")
+    if recipe.diameter is None:
+        raise DataError(
+            f"diameter is {diameter:g}, but the weights ({recipe.run}) store none of the objects that they "
+            "learned from; expected a scale instead"
+        )
+    if not diameter > 0:
+        raise DataError(f"diameter is {diameter:g}, expected pixels above 0")
+    return recipe.diameter / diameter
+
+
 def as_network_sees(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     """uint8 [H, W, 3] of uint8 or uint16: intensities as in the images that networks were trained on."""
     if recipe.intensity is None:
-        return to_eight_bits(image)
+        return np.ascontiguousarray(to_eight_bits(image))
     return to_rgb(image, "image", recipe.intensity, recipe.limits)
 
 
@@ -146,14 +174,17 @@ def _maps(networks: PanopticNetworks, image: np.ndarray) -> Maps:
 
 
 def _result(maps: Maps, label_set: LabelSet, rule: str) -> PanopticResult:
-    """The panoptic map of semantic labels and instances, things numbered first."""
-    merged, segments = merge_panoptic(maps.semantic, maps.instances, label_set, rule=rule)
+    """The panoptic map of semantic labels and instances, things numbered first; takes over the maps."""
+    panoptic, segments = merge_panoptic(maps.semantic, maps.instances, label_set, rule=rule)
     ordered = sorted(segments, key=lambda segment: not segment["isthing"])
+    n_things, total = sum(segment["isthing"] for segment in segments), np.zeros(len(segments) + 1)
     numbers = np.zeros(len(segments) + 1, np.int32)
     numbers[[segment["id"] for segment in ordered]] = np.arange(1, len(segments) + 1)
-    panoptic = numbers[merged]
-    total = np.bincount(panoptic.ravel(), maps.confidence.ravel(), minlength=len(numbers))
-    rows = tuple(
+    for rows in row_strips(panoptic.shape):
+        ids = numbers[panoptic[rows]]
+        panoptic[rows], maps.instances[rows] = ids, np.where(ids <= n_things, ids, 0)
+        total += np.bincount(ids.ravel(), maps.confidence[rows].ravel(), minlength=len(total))
+    segments = tuple(
         {
             "id": number,
             "category_id": segment["category_id"],
@@ -164,6 +195,6 @@ def _result(maps: Maps, label_set: LabelSet, rule: str) -> PanopticResult:
         }
         for number, segment in enumerate(ordered, start=1)
     )
-    n_things = sum(row["isthing"] for row in rows)
-    instances = np.where(panoptic <= n_things, panoptic, 0)
-    return PanopticResult(maps.semantic, instances, panoptic, rows, maps.confidence, label_set.classes)
+    return PanopticResult(
+        maps.semantic, maps.instances, panoptic, segments, maps.confidence, label_set.classes
+    )

@@ -5,12 +5,27 @@ The tool is cityscapesScripts' `evaluatePanoptic`, which is panopticapi's code.
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from cityscapesscripts.evaluation import evalPanopticSemanticLabeling as panoptic_tool
+from hotcoco.panoptic import PanopticEval
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
+from test_tiles import spots
+from tiny_packages import of_colours, painted
+
+import panolib
+from panolib import predict_files
+from panolib.__main__ import main
+from panolib.data.images import read_ids, stretch_intensity, write_png
+from panolib.data.intensity import STRETCHED
 from panolib.data.readers import CocoPanoptic, Folders
 from panolib.data.samples import Sample
 from panolib.inference.exports import write_coco_panoptic, write_coco_panoptic_json
@@ -106,3 +121,84 @@ def test_instance_tiffs_come_back(dtype, tmp_path):
     np.testing.assert_array_equal(found.image, sample.image)
     np.testing.assert_array_equal(found.instance, instance)
     np.testing.assert_array_equal(found.semantic, instance > 0)
+
+
+@pytest.fixture
+def predicted(tmp_path, monkeypatch):
+    """A folder that `predict` wrote, beside the images: a PNG, 16 bits, and in a folder a stack of two."""
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours())
+    scene = painted(spots((60, 90), cell=30))
+    names = ["1", "0", "well/z_p0001", "well/z_p0002"]
+    pages = {name: scene[:, k : 80 + k] for k, name in enumerate(names)}
+    write_png(tmp_path / "in" / "1.png", pages["1"])
+    tifffile.imwrite(tmp_path / "in" / "0.tif", pages["0"].astype(np.uint16) * 257)
+    (tmp_path / "in" / "well").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "well" / "z.tif", np.stack([pages[name] for name in names[2:]]))
+    out = tmp_path / "all" / "found"
+    assert main(["predict", f"{tmp_path}/in/**/*.*", "--weights", "nuclei", "--out", str(out)]) == 0
+    return out, pages
+
+
+def test_the_command_writes_what_readers_read(predicted, tmp_path):
+    out, pages = predicted
+    (tmp_path / "all" / "images").mkdir()  # where images of other data sets are; these are others
+    write_png(tmp_path / "all" / "images" / "1.png", np.zeros((5, 5, 3), np.uint8))
+    assert_read(out, pages)
+    both = tmp_path / "elsewhere"
+    both.mkdir()
+    for name in ("in", "all"):
+        (tmp_path / name).rename(both / name)
+    assert_read(both / "all" / "found", pages)
+    out, images = (both / "all" / "found").rename(tmp_path / "found"), both / "in"
+    with pytest.raises(FileNotFoundError, match=r"panoptic.json: no folder of images, expected one of"):
+        CocoPanoptic(out)
+    assert_read(out, pages, images=images)
+    parts = [Folders(out, split, images=images) for split in ("train", "val")]
+    assert sorted([*parts[0].ids, *parts[1].ids]) == sorted(pages)
+
+
+def assert_read(out: Path, pages: dict[str, np.ndarray], **options) -> None:
+    """Both readers give the images, and what the function predicts for them."""
+    coco = CocoPanoptic(out, intensity=STRETCHED, **options)
+    folders = Folders(out, label_set=NUCLEI, **options)
+    assert folders.ids == sorted(pages) and coco.label_set is NUCLEI
+    for name, from_json, from_tiff in zip(folders.ids, coco, folders, strict=True):
+        result = panolib.predict(pages[name], of_colours())
+        np.testing.assert_array_equal(from_json.semantic, np.where(result.panoptic, result.semantic, VOID))
+        np.testing.assert_array_equal(from_tiff.semantic, result.instances > 0)
+        for found in (from_json, from_tiff):
+            np.testing.assert_array_equal(found.instance, result.instances)
+            np.testing.assert_array_equal(found.image, stretch_intensity(pages[name]))
+
+
+def test_the_official_tool_scores_what_the_command_writes(predicted, tmp_path):
+    """hotcoco keeps panopticapi's rules; the truth is the prediction, and then another one."""
+    out, _ = predicted
+    truth = tmp_path / "all" / "truth"
+    shutil.copytree(out, truth)
+    assert score(truth, out) == 1
+    content = json.loads((truth / "panoptic.json").read_text())
+    for entry in content["annotations"]:  # all moves by three columns, and two objects are one
+        path = truth / "panoptic" / entry["file_name"]
+        ids = np.roll(read_ids(path), 3, axis=1)
+        ids[ids == 2] = 1
+        write_png(path, np.pad(ids[..., None], ((0, 0), (0, 0), (0, 2))).astype(np.uint8))
+        entry["segments_info"] = [
+            segment | {"area": int((ids == segment["id"]).sum())}
+            for segment in entry["segments_info"] if segment["id"] != 2
+        ]  # fmt: skip
+    (truth / "panoptic.json").write_text(json.dumps(content))
+    assert 0.3 < score(truth, out) < 0.95
+
+
+def score(truth: Path, predicted: Path) -> float:
+    """PQ over classes of two folders, once we and hotcoco agree on that of each class."""
+    stats = PanopticStats(NUCLEI)
+    read = [CocoPanoptic(folder, intensity=STRETCHED) for folder in (truth, predicted)]
+    for both in zip(*read, strict=True):
+        stats.update(*panoptic_truth(both[0], NUCLEI), *panoptic_truth(both[1], NUCLEI))
+    official = PanopticEval(*(str(folder / "panoptic.json") for folder in (truth, predicted)))
+    official.evaluate()
+    theirs, ours = official.results()["per_class"], stats.result()
+    assert ours.pq == pytest.approx([theirs[i]["pq"] for i in NUCLEI.file_ids], abs=1e-12)
+    return ours.mean_pq

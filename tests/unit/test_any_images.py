@@ -8,9 +8,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from panolib.data.any_image import Page, n_pages, read_page
+from panolib.data.any_image import Page, n_pages, n_pixels, read_page
 from panolib.data.errors import DataError
-from panolib.data.images import stretch_intensity, write_png
+from panolib.data.images import read_indices, stretch_intensity, write_png
 from panolib.data.intensity import as_colour, grey_of_one_colour, to_eight_bits
 from panolib.data.readers import Folders
 
@@ -201,3 +201,16 @@ def test_sixteen_bits_become_eight():
     dark = (GREY.astype(np.uint16) + 300) * 3  # a camera of 12 bits: 8 bits of the whole range would be black
     assert np.abs(stretch_intensity(dark).astype(int) - stretch_intensity(GREY)).max() <= 1
     assert stretch_intensity(np.full((4, 4), 999, np.uint16)).dtype == np.uint8
+
+
+@pytest.mark.filterwarnings("error")
+def test_pillow_reads_images_of_any_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # it refuses twice as many
+    for name in ("a.jpg", "a.png", "a.tif"):
+        path = tmp_path / name
+        Image.fromarray(GREY).save(path)
+        assert n_pixels(path) == GREY.size == read_page(path).size
+    assert read_indices(tmp_path / "a.png").size == GREY.size
+    assert Image.MAX_IMAGE_PIXELS == 100
+    (tmp_path / "a.tif").write_bytes(b"no image")
+    assert n_pixels(tmp_path / "a.tif") == 0

@@ -51,6 +51,13 @@ def test_every_direct_dependency_is_locked_within_its_range():
         assert name in locked and requirement.specifier.contains(locked[name]), requirement
 
 
+def test_every_package_is_listed_once():
+    names = [packages.normalised(Requirement(line).name) for line in project()["dependencies"]]
+    entries = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    for listed in (names, [entry for entry in entries if isinstance(entry, str)]):
+        assert len(listed) == len(set(listed))
+
+
 def test_what_is_not_in_the_lock_is_pinned_by_its_extra():
     for line in (line for name in NOT_LOCKED for line in project()["optional-dependencies"][name]):
         (version,) = Requirement(line).specifier

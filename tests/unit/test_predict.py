@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,9 +23,15 @@ from tiny_packages import of_colours, painted, recipe, write_tiny
 import panolib
 from panolib import predict_files
 from panolib.__main__ import main
+from panolib.data import images as data_images
 from panolib.data.errors import DataError
 from panolib.data.images import read_indices, resize_labels, stretch_intensity, write_png
 from panolib.data.intensity import Intensity
+from panolib.data.render.nuclei_scenes import render_nuclei
+from panolib.inference import panoptic
+from panolib.inference.exports import write_coco_panoptic
+from panolib.inference.tiles import same_objects
+from panolib.lab.measuring import with_peak_memory
 from panolib.labels import CITYSCAPES, NUCLEI
 from panolib.profiles import project_root
 from panolib.study import apply
@@ -86,6 +94,14 @@ def test_tiles_find_what_the_whole_image_shows():
     assert sorted(s["area"] for s in tiled.segments) == sorted(s["area"] for s in whole.segments)
 
 
+def test_tiles_of_the_shipped_networks_find_what_they_find_in_the_whole():
+    image = render_nuclei(seed=17, index=3, height=512, width=512).image
+    whole, tiled = (panolib.predict(image, "nuclei", tile=tile) for tile in (512, 256))
+    n_same = len(same_objects(whole.instances, tiled.instances))  # IoU above 0.5
+    assert 2 * n_same / (whole.instances.max() + tiled.instances.max()) >= 0.98
+    assert whole.instances.max() > 30 and (whole.semantic == tiled.semantic).mean() > 0.99
+
+
 def test_a_result_says_one_thing_in_all_its_parts():
     labels = discs((90, 120), n=12)
     result = panolib.predict(painted(labels), of_colours())
@@ -131,6 +147,22 @@ def test_a_street_is_seen_at_the_width_of_training():
     assert networks.semantic.sizes[1:] == [(64, 128)]
 
 
+def test_objects_are_brought_to_the_diameter_of_training(files, images, tmp_path, monkeypatch, capsys):
+    labels = np.repeat(np.repeat(spots((32, 64), cell=16), 4, 0), 4, 1)
+    networks = of_colours(diameter=10.0)
+    panolib.predict(painted(labels), networks, diameter=40)
+    assert networks.semantic.sizes == [(32, 64)]
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
+    assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--diameter", 20) == 0
+    assert networks.semantic.sizes[1:] == [(20, 30)]
+    assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--scale", 0.5) == 0  # is the same
+    assert len(networks.semantic.sizes) == 2
+    monkeypatch.undo()
+    assert run(images / "a.png", files["nuclei"], tmp_path / "none", "--diameter", 20) == 1
+    told = "diameter is 20, but the weights (tiny) store none of the objects that they learned from; expected"
+    assert told in one_error(capsys) and not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     ("image", "options", "error", "words"),
     [
@@ -140,6 +172,7 @@ def test_a_street_is_seen_at_the_width_of_training():
         ("image.png", {}, DataError, "image of <U9"),
         (np.zeros((4, 4), np.uint8), {"scale": 0}, DataError, "scale is 0, expected a factor above 0"),
         (np.zeros((4, 4), np.uint8), {"scale": float("nan")}, DataError, "scale is nan"),
+        (np.zeros((4, 4), np.uint8), {"scale": 2, "diameter": 9}, DataError, "9 and scale 2, expected one"),
         (np.zeros((4, 4), np.uint8), {"tile": 100}, ValueError, "tile is 96 pixels"),
         (np.zeros((4, 4), np.uint8), {"weights": "nucleus"}, NoWeights, "expected street or nuclei, or a"),
     ],
@@ -174,7 +207,59 @@ def test_the_package_is_light_until_it_predicts():
         panolib.x  # noqa: B018
 
 
+def test_strips_of_rows_change_nothing(tmp_path, monkeypatch):
+    labels = spots((230, 170))
+    dark = painted(labels)[..., 0] // np.uint16(3) + RNG.integers(0, 9, labels.shape).astype(np.uint16)
+    for image in (painted(labels), dark):
+        for rule in ("void", "nearest"):
+            networks = of_colours(stretched=True, rule=rule)
+            whole = panolib.predict(image, networks, tile=160)
+            with monkeypatch.context() as patch:
+                patch.setattr(data_images, "STRIP", 1000)
+                patch.setattr(panoptic, "NEAR", 2)
+                in_strips = panolib.predict(image, networks, tile=160)
+                written = write_coco_panoptic(tmp_path, "a", whole.panoptic, whole.segments, NUCLEI)
+            assert written == write_coco_panoptic(tmp_path, "a", whole.panoptic, whole.segments, NUCLEI)
+            for name in ("semantic", "instances", "panoptic", "confidence"):
+                assert np.array_equal(getattr(whole, name), getattr(in_strips, name)), name
+            assert [s | {"confidence": pytest.approx(s["confidence"])} for s in whole.segments] == list(
+                in_strips.segments
+            )
+
+
 # the command
+
+
+class Grid(PanopticNetworks):
+    """Finds a square in every 32 pixels where an image is bright, in no time."""
+
+    def predict(self, sample):
+        y, x = np.indices(sample.image.shape[:2])
+        ids = torch.from_numpy(np.where(sample.image[..., 0] > 128, y // 32 * 64 + x // 32 + 1, 0))
+        thing = torch.where(ids > 0, 0.9, 0.1)
+        outputs = SimpleNamespace(probabilities=torch.stack([1 - thing, thing]))
+        return SimpleNamespace(outputs=outputs, instances=(ids, []))
+
+
+def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
+    y, x = np.ogrid[:2560, :2560]
+    image = ((y % 32 > 4) & (x % 32 > 4)) * np.uint16(30_000) + (y * 7 + x * 3) % np.uint16(500)
+    tifffile.imwrite(tmp_path / "large.tif", image.astype(np.uint16))
+    networks = Grid(recipe(stretched=True), None, None)
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
+    broken, mib = with_peak_memory(
+        lambda: predict_files.predict_files([str(tmp_path)], "nuclei", tmp_path.with_name("large"))
+    )
+    assert not broken and not mib > 150 + predict_files.BYTES * image.size / 2**20  # 100 are not the pixels'
+
+
+def test_an_image_that_does_not_fit_is_told_before_it_is_read(files, images, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(predict_files, "free_memory", lambda: 700.0)  # MiB
+    tifffile.imwrite(images / "large.tif", shape=(30_000, 30_000), dtype=np.uint8)  # holes, no bytes on disk
+    assert run(images, files["nuclei"], tmp_path / "out") == 1
+    expected = "large.tif: 900 million pixels need about 21.5 GB of memory, 0.7 GB are free; expected a"
+    assert expected in one_error(capsys)
+    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == 5
 
 
 @pytest.mark.parametrize("name", ["nuclei", "street"])
@@ -185,7 +270,9 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
     label_set = read_package(files[name]).label_set
     table = pd.read_csv(out / "summary.csv").set_index("image")
     coco = json.loads((out / "panoptic.json").read_text())
-    assert list(table.index) == IDS == [image["id"] for image in coco["images"]]
+    names = {entry["image_id"]: entry["file_name"] for entry in coco["annotations"]}
+    assert list(table.index) == IDS and names == {k: f"{i}_panoptic.png" for k, i in enumerate(IDS, 1)}
+    assert [image["id"] for image in coco["images"]] == [1, 2, 3, 4, 5]
     stack = tifffile.imread(images / "d.tif")
     result = panolib.predict(stack[1], files[name])
     semantic = read_indices(out / "semantic" / "d_p0002.png")
@@ -197,13 +284,20 @@ def test_every_format_says_what_the_function_says(name, files, images, tmp_path,
     assert [path.name for path in (out / "stacks").iterdir()] == ["d.tif"]
     pixels = np.asarray(Image.open(out / "panoptic" / "d_p0002_panoptic.png")).astype(int)
     assert np.array_equal(pixels @ (1, 256, 65536), result.panoptic)
-    (entry,) = [entry for entry in coco["annotations"] if entry["image_id"] == "d_p0002"]
+    (entry,) = [entry for entry in coco["annotations"] if entry["image_id"] == 5]
     assert {(s["id"], s["category_id"], s["area"]) for s in entry["segments_info"]} == {
         (s["id"], label_set.file_ids[s["category_id"]], s["area"]) for s in result.segments
     }
     row, areas = table.loc["d_p0002"], [s["area"] for s in result.segments if s["isthing"]]
     assert (row["height"], row["width"], row["objects"]) == (*result.semantic.shape, len(areas))
     assert np.isnan(row["median_object_area"]) if not areas else row["median_object_area"] == np.median(areas)
+    objects = pd.read_csv(out / "objects.csv").set_index("image")
+    assert set(objects.index) <= set(IDS) and len(objects) == table["objects"].sum()
+    for k, kind, area, *rest in objects[objects.index == "d_p0002"].itertuples(index=False):
+        (segment,) = [s for s in result.segments if s["id"] == k and s["isthing"]]
+        assert (kind, area) == (segment["category"], segment["area"])
+        centroid = np.argwhere(instances == k).mean(0)
+        assert rest == pytest.approx([*centroid, segment["confidence"]], abs=0.0051)
     shares = row[[f"share of {each}" for each in label_set.classes]]
     assert shares.sum() == pytest.approx(1, abs=1e-3) and row["seconds"] >= 0
     assert row["mean_confidence"] == pytest.approx(result.confidence.mean(), abs=1e-4)
@@ -222,7 +316,8 @@ def test_more_objects_than_sixteen_bits_hold(files, images, tmp_path, monkeypatc
     many = np.arange(1, 257 * 257 + 1, dtype=np.int32).reshape(257, 257)
     result = apply.PanopticResult(
         np.ones(many.shape, np.uint8), many, many,
-        tuple({"id": k, "category_id": 1, "isthing": True, "area": 1} for k in range(1, many.size + 1)),
+        tuple({"id": k, "category_id": 1, "category": "nucleus", "isthing": True, "area": 1, "confidence": 1}
+              for k in range(1, many.size + 1)),
         np.ones(many.shape, np.float32), NUCLEI.classes,
     )  # fmt: skip
     monkeypatch.setattr(predict_files, "predict", lambda *_, **__: result)
@@ -284,7 +379,7 @@ def test_a_kill_while_files_are_moved_leaves_whole_files(after, files, images, t
     assert run(images / "a.png", files["nuclei"], out) == 0
     found = content(out)
     assert all(found[name] == value for name, value in left.items() if not name.startswith("records"))
-    assert len(found) == 5 + 3 and not (out / ".writing").exists()
+    assert len(found) == 5 + 4 and not (out / ".writing").exists()
 
 
 def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, monkeypatch):
@@ -313,6 +408,23 @@ def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, mo
     assert [name for name in content(out) if name.startswith("semantic")] == ["semantic/b.png"]
 
 
+def test_images_of_an_older_version_are_predicted_again(files, images, tmp_path):
+    out = tmp_path / "out"
+    assert run(images, files["nuclei"], out) == 0
+    before = content(out)
+    record = json.loads((out / "records" / "b.json").read_text())
+    del record["objects"]
+    (out / "records" / "b.json").write_text(json.dumps(record))
+    listed = json.loads((out / "panoptic.json").read_text())  # names were the ids of images
+    for key in ("image_id", "id"):
+        for entry in listed["annotations" if key == "image_id" else "images"]:
+            entry[key] = entry["file_name"]
+    (out / "panoptic.json").write_text(json.dumps(listed))
+    assert run(images, files["nuclei"], out, "--resume") == 0
+    after = content(out)
+    assert {name for name in before if before[name] != after[name]} <= {"records/b.json", "summary.csv"}
+
+
 def test_a_folder_may_get_more_images(files, images, tmp_path):
     out = tmp_path / "out"
     assert run(images / "a.png", files["nuclei"], out) == 0
@@ -323,7 +435,8 @@ def test_a_folder_may_get_more_images(files, images, tmp_path):
 def images_of(out: Path) -> list[str]:
     """What the three overviews are about, once they agree."""
     names = list(pd.read_csv(out / "summary.csv")["image"])
-    assert names == [image["id"] for image in json.loads((out / "panoptic.json").read_text())["images"]]
+    listed = json.loads((out / "panoptic.json").read_text())["annotations"]
+    assert names == [entry["file_name"].removesuffix("_panoptic.png") for entry in listed]
     return names
 
 
@@ -444,10 +557,15 @@ BAD = {  # what is wrong -> arguments, exit status, words of the line
     "other file": ("{images}/notes.txt --weights {nuclei} --out {out}", 1, "notes.txt: holds no image (1"),
     "unknown weights": ("{images} --weights nucleus --out {out}", 1,
                         "weights 'nucleus': no such file, expected street or nuclei, or a safetensors file"),
+    "run of another profile": ("{images} --weights my_cells-panoptic-teacher-s0 --out {out}", 1,
+                               "for one of another: python -m panolib weights --profile PROFILE --run RUN"),
     "weights that are none": ("{images} --weights {images}/a.png --out {out}", 1, "a.png: expected a"),
     "weights in a folder": ("{images} --weights {images} --out {out}", 1, "images': no such file"),
     "results in a file": (FINE + " {images}/a.png", 1, "a.png"),
     "results below a file": (FINE + " {images}/a.png/x", 1, "a.png"),
+    "results where none can be": (FINE + " /proc/x", 1, "/proc/x: cannot be made (No such file or dir"),
+    "scale and diameter": (FINE + " {out} --scale 2 --diameter 9", 2, "not allowed with argument --scale"),
+    "diameter of zero": (FINE + " {out} --diameter 0", 2, "above 0"),
     "results among images": (FINE + " {images}", 1, "images to predict lie there, expected another folder"),
     "results on those of others": (FINE + " {taken}", 1, "summary.csv: was not written by this command"),
     "damaged record": (FINE + " {damaged}", 1, "a.json: expected a record of this command"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,16 @@ def test_windows_cover_the_image_and_are_no_larger_than_asked_for(size):
         for part, length in zip((rows, columns), size):
             assert part.start % 32 == 0 and part.stop - part.start <= 160 + 31 and part.stop <= length
     assert seen.min() == 1 and (len(windows) == 1) == (max(size) <= 160)
+
+
+@pytest.mark.parametrize("tile", [160, 256, 512, 1024])
+def test_neighbours_share_what_the_number_of_tiles_allows(tile):
+    least = max(tile // 8, 64)
+    for length in (300, 480, 872, 1744, 2000):
+        rows = [rows for rows, _ in tile_windows((length, 100), tile)]
+        shared = [first.stop - second.start for first, second in itertools.pairwise(rows)]
+        assert all(n >= least for n in shared) and max(shared, default=0) - min(shared, default=0) <= 32
+        assert len(rows) == 1 or (len(rows) - 1) * (tile - least) + least < length  # one less would not do
 
 
 @pytest.mark.parametrize("tile", [-1, 0, 31, 128, 159])

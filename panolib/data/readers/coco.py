@@ -2,63 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pandas as pd
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
 
-from panolib.config import Count, from_mapping
-from panolib.data.any_image import IMAGES, Page
 from panolib.data.errors import DataError
 from panolib.data.folders import check_pairs, is_thing, split_by_hash
 from panolib.data.images import read_ids
 from panolib.data.intensity import Intensity, Limits
 from panolib.data.label_sets import label_set_of_categories
+from panolib.data.readers.coco_json import check_once, image_pages, read_json
 from panolib.data.readers.folders import PagedSet
 from panolib.labels import VOID, LabelSet
-
-_part = dataclass(frozen=True, config=ConfigDict(strict=True, extra="ignore"))  # files hold more keys
-
-
-@_part
-class _Category:
-    id: Annotated[int, Field(ge=0, lt=1 << 16)]
-    name: str
-    isthing: int | bool
-    color: tuple[int, int, int] | None = None
-
-
-@_part
-class _Image:
-    id: int | str
-    file_name: str
-
-
-@_part
-class _Segment:
-    id: Count
-    category_id: int
-    iscrowd: int | bool = 0
-
-
-@_part
-class _Annotation:
-    image_id: int | str
-    file_name: str
-    segments_info: tuple[_Segment, ...]
-
-
-@_part
-class _File:
-    images: Annotated[tuple[_Image, ...], Field(min_length=1)]
-    annotations: tuple[_Annotation, ...]
-    categories: tuple[_Category, ...]
 
 
 class CocoPanoptic(PagedSet):
@@ -71,7 +28,8 @@ class CocoPanoptic(PagedSet):
     split by the hash of the images' ids, or one with `split` ("train", "val" or "all") in its name. PNGs lie
     in the folder of the JSON's name, or beside it. Images lie in images/ beside the JSON or one folder
     higher, or in {split}2017/ as COCO has it, under the name of the file or the id of the image, with any
-    suffix. `with_labels` False reads the list of images, and no PNG. `intensity` and `limits` are as of
+    suffix; those of a folder that `predict` wrote where they were then, seen from there; or in the folder
+    `images`. `with_labels` False reads the list of images, and no PNG. `intensity` and `limits` are as of
     `Folders`; by default 8-bit images stay as they are.
 
     Kirillov et al. 2019, arXiv:1801.00868; cocodataset.org, format-data, "Panoptic Segmentation".
@@ -86,22 +44,23 @@ class CocoPanoptic(PagedSet):
         with_labels: bool = True,
         intensity: Intensity | None = None,
         limits: Limits | None = None,
+        images: Path | str | None = None,
     ):
         path, is_split = find_json(Path(root), split)
-        content = _read_json(path)
+        content = read_json(path)
         own = label_set_of_categories(content.categories, path)
         label_set = own if label_set is None else label_set
         for name in own.classes:
             if name not in label_set.classes:
                 raise DataError(f"{path}: category {name!r}, expected one of {list(label_set.classes)}")
         self.class_of_id = dict(zip(own.file_ids, own.classes))
-        names = {str(image.id): image.file_name for image in content.images}
-        if not is_split:
-            names = {i: names[i] for i in split_by_hash(names, split, path)}
-        pages, labels = _image_pages(path, names), None
+        found = {str(image.id): image for image in content.images}
+        names = list(found) if is_split else split_by_hash(found, split, path)
+        pages = image_pages(path, [found[i] for i in names], images)
+        pages, labels = dict(zip(names, pages)), None
         if with_labels:
             listed = {str(row.image_id): row for row in content.annotations}
-            check_pairs(names, names.keys() & listed.keys(), path, "annotation")
+            check_pairs(names, set(names) & listed.keys(), path, "annotation")
             folder = path.with_suffix("") if path.with_suffix("").is_dir() else path.parent
             labels = {i: (folder / listed[i].file_name, listed[i].segments_info) for i in names}
             _check_segments(path, labels, self.class_of_id)
@@ -144,51 +103,11 @@ def find_json(root: Path, split: str = "all") -> tuple[Path, bool]:
     return named[0], True
 
 
-def _read_json(path: Path) -> _File:
-    """The content of a panoptic JSON file. Raises for keys that are missing and values of other types."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: {error}, expected a JSON file") from error
-    found = from_mapping(_File, content, where=path)
-    for kind, ids in (
-        ("images: id", [image.id for image in found.images]),
-        ("annotations: image_id", [row.image_id for row in found.annotations]),
-        ("categories: id", [category.id for category in found.categories]),
-    ):
-        _check_once(ids, f"{path}: {kind}")
-    return found
-
-
-def _check_once(ids: Sequence, where: str) -> None:
-    if twice := [i for i, n in Counter(ids).items() if n > 1]:
-        raise DataError(f"{where} {twice[0]!r} is there {ids.count(twice[0])} times, expected it once")
-
-
 def _check_segments(path: Path, labels: Mapping[str, tuple], class_of_id: Mapping[int, str]) -> None:
     for image, (_, segments) in labels.items():
-        _check_once([segment.id for segment in segments], f"{path}: image {image}: segment id")
+        check_once([segment.id for segment in segments], f"{path}: image {image}: segment id")
         for segment in segments:
             if segment.category_id not in class_of_id:
                 where = f"{path}: image {image}: segment {segment.id}"
                 known = sorted(class_of_id)
                 raise DataError(f"{where}: category_id {segment.category_id}, expected one of {known}")
-
-
-def _image_pages(path: Path, names: Mapping[str, str]) -> dict[str, Page]:
-    """{image id: page} of the images; an image is found by its id, or by the name that the file gives."""
-    above = path.parent.parent
-    places = [path.parent / "images", above / "images", above / path.stem.removeprefix("panoptic_")]
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is None:
-        expected = ", ".join(map(str, places))
-        raise FileNotFoundError(f"{path}: no folder of images, expected one of {expected}")
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGES)
-    by_name = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
-    pages = {}
-    for image_id, name in names.items():
-        found = by_name.get(image_id) or by_name.get(Path(name).with_suffix("").as_posix())
-        if found is None:
-            raise FileNotFoundError(f"{folder}: no image {name!r}, expected it as {path} lists it")
-        pages[image_id] = Page(found)
-    return pages

@@ -13,10 +13,12 @@ from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet, by_name, check_pairs, is_thing, split_by_hash
 from panolib.data.images import read_indices
 from panolib.data.intensity import STRETCHED, Intensity, Limits, check_depth, percentiles_of, to_rgb
+from panolib.data.readers.coco_json import image_pages, read_json
 from panolib.labels import OBJECTS, LabelSet
 
 MASK_FOLDERS = ("masks", "labels")
 MASK_ENDINGS = ("_cp_masks", "_masks")
+PREDICTED = "panoptic.json", "instances"  # in a folder that `predict` wrote
 LOSSY = (".jpg", ".jpeg", ".webp")
 LARGEST = 2**31 - 1  # of ids in a file
 MANY = 2**16  # larger ids are renumbered: tables by id would be as long
@@ -66,6 +68,10 @@ class Folders(PagedSet):
     Two classes, one stuff and one thing, need no more. With others, classes/X.png says the class of every
     pixel (`LabelSet.file_ids`); masks are then optional: things without are crowd.
 
+    Also a folder that `predict` wrote, whose objects are instances/X.tif for every image or page X. Images
+    are where they were then, seen from there. (More than two classes of it are for `CocoPanoptic`.) In either
+    case they may lie in another folder, `images`.
+
     `split` "train" or "val" is the folder of that name, if there is one; else a fifth of the files, chosen by
     the hash of their names, is "val". "all": the folder as it is. `with_labels` False never opens a label.
     `intensity` None takes 8-bit images as they are; `limits` (floor, ceiling) of one over the "set" are by
@@ -83,18 +89,23 @@ class Folders(PagedSet):
         with_labels: bool = True,
         intensity: Intensity | None = STRETCHED,
         limits: Limits | None = None,
+        images: Path | str | None = None,
     ):
         folder = Path(root)
         if split != "all" and (folder / split).is_dir():
             folder, split = folder / split, "all"
-        images = image_files(folder)
-        stems = split_by_hash(images, split, folder)
-        pages, labels, masks = _pages(stems, images), None, None
+        predicted = _predicted_pages(folder, images)
+        files = image_files(folder if images is None else Path(images)) if predicted is None else predicted
+        stems = split_by_hash(files, split, folder)
+        pages = _pages(stems, files) if predicted is None else {i: predicted[i] for i in stems}
+        labels = masks = None
         if with_labels:
             table = dict(zip(label_set.file_ids, label_set.classes))
             self.class_of_id = {label_set.void_file_id: None, **table}
             masks, classes = mask_files(folder), _listed(folder / "classes")
-            _check_labels(folder, images, masks, classes, label_set)
+            if predicted is not None:
+                masks, classes = {i: folder / PREDICTED[1] / f"{i}.tif" for i in predicted}, None
+            _check_labels(folder, files, masks, classes, label_set)
             found = [
                 _paired(pages, files, stems, folder, kind)
                 for kind, files in (("mask", masks), ("class image", classes))
@@ -190,6 +201,18 @@ def _listed(folder: Path) -> dict[str, Path] | None:
         return None
     paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     return by_name((path.stem, path) for path in paths if path.suffix.lower() in IMAGES)
+
+
+def _predicted_pages(folder: Path, images: Path | str | None) -> dict[str, Page] | None:
+    """{stem of the instances: page of the image} of what `predict` wrote; None for another folder."""
+    path, instances = (folder / name for name in PREDICTED)
+    if not (path.is_file() and instances.is_dir()):
+        return None
+    content = read_json(path)
+    file_of = {row.image_id: row.file_name for row in content.annotations}
+    check_pairs([image.id for image in content.images], file_of, path, "annotation")
+    names = [file_of[image.id].removesuffix("_panoptic.png") for image in content.images]
+    return dict(zip(names, image_pages(path, content.images, images)))
 
 
 def _pages(stems: Iterable[str], files: Mapping[str, Path]) -> dict[str, Page]:
