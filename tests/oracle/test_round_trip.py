@@ -126,7 +126,7 @@ def test_instance_tiffs_come_back(dtype, tmp_path):
 @pytest.fixture
 def predicted(tmp_path, monkeypatch):
     """A folder that `predict` wrote, beside the images: a PNG, 16 bits, and in a folder a stack of two."""
-    monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours())
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours(min_size=200))  # others are void
     scene = painted(spots((60, 90), cell=30))
     names = ["1", "0", "well/z_p0001", "well/z_p0002"]
     pages = {name: scene[:, k : 80 + k] for k, name in enumerate(names)}
@@ -163,7 +163,8 @@ def assert_read(out: Path, pages: dict[str, np.ndarray], **options) -> None:
     folders = Folders(out, label_set=NUCLEI, **options)
     assert folders.ids == sorted(pages) and coco.label_set is NUCLEI
     for name, from_json, from_tiff in zip(folders.ids, coco, folders, strict=True):
-        result = panolib.predict(pages[name], of_colours())
+        result = panolib.predict(pages[name], of_colours(min_size=200))
+        assert (result.panoptic == 0).any()
         np.testing.assert_array_equal(from_json.semantic, np.where(result.panoptic, result.semantic, VOID))
         np.testing.assert_array_equal(from_tiff.semantic, result.instances > 0)
         for found in (from_json, from_tiff):

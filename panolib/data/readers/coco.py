@@ -79,10 +79,11 @@ class CocoPanoptic(PagedSet):
                 raise DataError(f"{path}: segment {min(wrong)} {what} ({len(wrong)} such segments)")
         found = [listed.get(i) for i in drawn.tolist()]  # None: void
         train_ids = [VOID if segment is None else self._table[segment.category_id] for segment in found]
-        semantic = np.array(train_ids, np.uint8)[place]
-        crowd = np.array([segment is not None and bool(segment.iscrowd) for segment in found])[place]
-        thing = is_thing(semantic, self.label_set)
-        return semantic, np.where(thing & ~crowd, place + 1, 0).astype(np.int32), thing & crowd
+        crowd = np.array([segment is not None and bool(segment.iscrowd) for segment in found])
+        thing = is_thing(np.array(train_ids, np.uint8), self.label_set)
+        single = thing & ~crowd
+        numbers = (single.cumsum() * single).astype(np.int32)
+        return np.array(train_ids, np.uint8)[place], numbers[place], (thing & crowd)[place]
 
 
 def find_json(root: Path, split: str = "all") -> tuple[Path, bool]:
