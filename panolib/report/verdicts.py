@@ -206,6 +206,8 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
     seeds = a.by_seed.index.intersection(b.by_seed.index)
     if seeds.empty:
         raise NotInProfile("no seed that both sides have")
+    known = seeds[(a.by_seed[seeds].notna() & b.by_seed[seeds].notna()).to_numpy()]
+    seeds = known if len(known) else seeds  # where neither has a value, the difference has none
     scale = _log_percent if unit == "ratio" else np.asarray
     sides = [side for side in (a, b) if not side.fixed]
     if a.curve is not None and b.curve is not None:
@@ -215,7 +217,7 @@ def compare(a: Side, b: Side, unit: str = "points", at_least: float = 0.0) -> In
             raise NotInProfile("no iteration that both sides have")
         values = [both.loc[name].to_numpy() for name in ("a", "b")]
         found = paired_over_iterations(lambda v, axis: scale(statistic(v, axis)), *values)
-    elif unit in ("points", "ratio") and all(side.terms is not None for side in sides):
+    elif unit in ("points", "ratio") and len(known) and all(side.terms is not None for side in sides):
         found = _over_images(sides, seeds, scale)
     else:
         first, second = (scale(x.by_seed.reindex(seeds).to_numpy(np.float64)) for x in (a, b))

@@ -226,6 +226,19 @@ def test_counts_of_images_are_compared_over_images():
     assert report.compare(a, side_of(dict.fromkeys(range(3), 0.1))).over == "3 seeds only"
 
 
+def test_a_seed_without_a_value_is_left_out():
+    counts = np.random.default_rng(0).integers(1, 5, (2, 3, 20, 2, 3))
+    a, b = map(counted_side, counts)
+    b.by_seed[2] = np.nan
+    del b.terms[2]  # as of rows without a value
+    found = report.compare(a, b)
+    assert found.over == "2 seeds, 20 images"
+    expected = paired_over_images(class_mean_threat_score, *counts[:, :2])
+    assert found.estimate == pytest.approx(100 * expected.estimate)
+    nothing = Side(pd.Series(np.nan, range(3)))
+    assert np.isnan(report.compare(a, nothing).estimate)
+
+
 def test_a_ratio_is_over_images_too():
     counts = np.random.default_rng(0).integers(1, 5, (2, 3, 20, 2, 3))
     a, b = map(counted_side, counts)
