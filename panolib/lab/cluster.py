@@ -124,6 +124,7 @@ def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
     """
     import dask
     from distributed import Client
+    from distributed.gc import disable_gc_diagnosis
 
     from panolib.lab.graph import ClusterError
 
@@ -141,6 +142,7 @@ def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
                 start = _gpus if workers.cluster == "cuda" else _processes
                 where, terminal = stack.enter_context(start(n)), scratch / "terminal.lock"
             client = stack.enter_context(Client(where, set_as_default=False, timeout="10s"))
+            disable_gc_diagnosis(force=True)  # a Ctrl-C that falls into a callback of the collector is lost
         except (OSError, ValueError) as error:
             if not workers.scheduler:
                 raise

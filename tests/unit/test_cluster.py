@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import multiprocessing
 import os
@@ -30,6 +31,7 @@ from panolib.lab.cluster import (
     MissingCluster,
     MissingSettings,
     Workers,
+    connect,
     read_slurm_job,
     slurm_cluster,
 )
@@ -136,6 +138,11 @@ def test_stopping_a_command_leaves_no_worker(store):
     main.join(60)
     assert main.exitcode == 1 and not any(map(is_running, pids))
     assert {store.state(run) for run in runs} == {"partial"}
+
+
+def test_no_callback_of_the_collector_swallows_ctrl_c(tmp_path):
+    with connect(Workers(1), 1, tmp_path):
+        assert not [callback for callback in gc.callbacks if callback.__module__.startswith("distributed")]
 
 
 @pytest.fixture
