@@ -131,11 +131,12 @@ class Refinement:
 
 @spec
 class MethodDomain:
-    """How long the parts of the recipe train in a domain, and which of them it leaves out."""
+    """How long the parts of the recipe train in a domain, which it leaves out, and for how many seeds."""
 
     semantic_iterations: Count
     instance_iterations: Count | None = None  # null: semantic parts alone
     without: tuple[str, ...] = ()
+    n_seeds: Count | None = None  # the first ones of those of the recipe; null: all
 
 
 @spec

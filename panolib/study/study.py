@@ -63,7 +63,7 @@ NOTEBOOKS = {
     "05_guided_masks": (("experiments",), ("E5", "E6")),
     "06_instance_results": (("experiments",), ("E3", "E7", "E9")),
     "07_panoptic_results": ((), ("city ladder", "E10", "city shared")),
-    "08_nuclei": (("nuclei",), ("nuclei ladder", "nuclei cleanup", "peers")),
+    "08_nuclei": (("nuclei",), ("nuclei ladder", "nuclei embeddings", "nuclei cleanup", "peers")),
     "09_realtime_adaptation": (("realtime",), ("realtime", "speed")),
     "10_detr_panoptic": (("detr",), ("detr",)),
     "11_objectness": (("objectness",), ("objectness",)),

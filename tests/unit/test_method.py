@@ -152,6 +152,22 @@ def test_what_is_no_part_is_one_error(tmp_path, text, message):
         declared(tmp_path, text)
 
 
+def test_a_domain_may_take_fewer_seeds_than_the_recipe(tmp_path):
+    text = """
+seeds: [0, 1, 2]
+city: {n_seeds: 2}
+method:
+  n_seeds: !remove
+  domains:
+    city: {semantic_iterations: 3, n_seeds: 1}
+    nuclei: {semantic_iterations: 3, instance_iterations: 2, without: [rare_source, ego_rows]}
+"""
+    loaded, _ = declared(tmp_path, text)
+    runs = [loaded.runs[tag.run] for tag in loaded.tags if tag.experiment == EXPERIMENT]
+    assert {run.seed for run in runs if run.domain == "city"} == {0}
+    assert {run.seed for run in runs if run.domain == "nuclei"} == {0, 1, 2}
+
+
 def test_profiles_without_the_section_have_none(tmp_path):
     loaded, runs = declared(tmp_path, "method: null")
     assert not runs and loaded.profile.method is None
