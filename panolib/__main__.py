@@ -121,8 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(command="adapt")
     sub.add_argument(
         "--profile",
-        help="whose settings and iterations are taken (default: cpu, with 4 times its iterations: half an "
-        "hour with 100 small images on two free cores, hours on busy ones; the plan measures it)",
+        help="whose settings and iterations are taken (default: cpu, with iterations for half an hour with "
+        "100 small images on two free cores, hours on busy ones; the plan measures it)",
     )
     sub.add_argument(
         "--minutes", type=_below(100_000), metavar="N",

@@ -16,7 +16,6 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from panolib.adapt import adapt as adapt_to
 from panolib.dry_run import check_disk, own_runs, print_plan, print_table
 from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
@@ -28,7 +27,6 @@ from panolib.lab.records import DamagedRecord
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import retraining
 from panolib.load import load
-from panolib.predict_files import predict_files, report
 from panolib.profiles import project_root
 from panolib.report.model_card import model_card
 from panolib.report.rows import write_csv
@@ -39,6 +37,8 @@ from panolib.study.person import check_has_pairs, write_run_pairs
 from panolib.study.settings import MissingSection
 from panolib.study.study import PERFORMANCE, Study, is_available
 from panolib.training.ranks import follows
+from panolib.your_images.adapt import adapt as adapt_to
+from panolib.your_images.predict_files import predict_files, report
 
 RUNS_OF = "cpu"  # profile whose runs `predict` knows by name
 

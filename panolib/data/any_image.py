@@ -22,7 +22,7 @@ from PIL import ImageOps
 from tifffile import PHOTOMETRIC
 
 from panolib.data.errors import DataError
-from panolib.data.images import decode, opened, rgb_of_opencv
+from panolib.data.images import contiguous, decode, empty, opened, rgb_of_opencv
 from panolib.data.intensity import grey_of_one_colour
 from panolib.errors import one_line
 
@@ -120,7 +120,7 @@ def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
             return _frames(file.series[0].asarray(), file.series[0].axes, path)[number]
         page = _full_pages(file)[number]
         try:
-            pixels = page.asarray()
+            pixels = page.asarray(out=None if page.dtype is None else empty(page.shape, page.dtype))
         except ValueError as error:
             if "imagecodecs" not in str(error):
                 raise
@@ -240,4 +240,4 @@ def _frames(pixels: np.ndarray, axes: str, path: Path) -> list[np.ndarray]:
         if n_samples not in (1, 3, 4):
             raise DataError(f"{path}: {n_samples} samples a pixel, expected grey or RGB, perhaps with alpha")
         pixels = pixels[..., 0] if n_samples == 1 else pixels[..., :3]
-    return [np.ascontiguousarray(page) for page in pixels]
+    return [contiguous(page) for page in pixels]

@@ -5,19 +5,25 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 import cv2
 import numpy as np
+from numpy.typing import DTypeLike
 from PIL import Image
 
 from panolib.data.errors import DataError
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 STRIP = 2**20  # values; what is done by strips takes little memory beside an image of any size
+ON_DISK = 2**24  # bytes of the smallest array that stands on disk within `large_arrays_in`
+_FOLDER: ContextVar[Path | None] = ContextVar("folder of large arrays", default=None)
 _TO_RGBA = {1: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}  # by channels
 
 
@@ -88,7 +94,7 @@ def _decode8(path: Path) -> np.ndarray:
 
 def rgb_of_opencv(pixels: np.ndarray) -> np.ndarray:
     """Grey as it is; B, G, R and perhaps alpha -> R, G, B."""
-    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2::-1])
+    return pixels if pixels.ndim == 2 else contiguous(pixels[..., 2::-1])
 
 
 def read_png16(path: Path) -> np.ndarray:
@@ -104,7 +110,7 @@ def read_png16(path: Path) -> np.ndarray:
 
 def write_png(path: Path, pixels: np.ndarray) -> None:
     """Write uint8 or uint16 [H, W] or [H, W, 3] (R, G, B); folders on the way are made."""
-    stored = pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., ::-1])
+    stored = pixels if pixels.ndim == 2 else contiguous(pixels[..., ::-1])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(cv2.imencode(".png", stored)[1])
 
@@ -160,13 +166,19 @@ def resize_labels(labels, size: Sequence[int]):
     if height * width == 0 and size[0] * size[1]:
         raise ValueError(f"labels are {height} x {width}, expected a pixel to resize to {tuple(size)}")
     rows, columns = ((np.arange(n) * 2 + 1) * old // (2 * n) for n, old in zip(size, (height, width)))
-    return labels[..., rows[:, None], columns]
+    if not isinstance(labels, np.ndarray):
+        return labels[..., rows[:, None], columns]
+    found = empty((*labels.shape[:-2], *size), labels.dtype)
+    for strip in row_strips(size):
+        found[..., strip, :] = labels[..., rows[strip, None], columns]
+    return found
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """uint8 [H, W, 3] -> [size[0], size[1], 3]; area mean when nothing grows, else bilinear."""
     shrinks = size[0] <= image.shape[0] and size[1] <= image.shape[1]
-    return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    kind = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(image, size[::-1], empty((*size, *image.shape[2:]), image.dtype), interpolation=kind)
 
 
 def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -> np.ndarray:
@@ -177,6 +189,39 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
     return scale_intensity(image, *np.percentile(image, (low, high)))
 
 
+@contextlib.contextmanager
+def large_arrays_in(folder: Path) -> Iterator[None]:
+    """For images beyond memory: large arrays of `empty` and `contiguous` stand in files of a folder.
+
+    The files have no name and are gone with the arrays; the system moves their pages to disk and back.
+    """
+    token = _FOLDER.set(Path(folder))
+    try:
+        yield
+    finally:
+        _FOLDER.reset(token)
+
+
+def empty(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
+    """As `numpy.empty`; a large array stands on disk within `large_arrays_in`."""
+    folder = _FOLDER.get()
+    if folder is None or math.prod(shape) * np.dtype(dtype).itemsize < ON_DISK:
+        return np.empty(shape, dtype)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        if hasattr(os, "posix_fallocate"):  # a disk that is full is told now; later, it would be a bus error
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+        return np.asarray(np.memmap(file, dtype, "w+", shape=tuple(shape)))
+
+
+def contiguous(pixels: np.ndarray) -> np.ndarray:
+    """As `numpy.ascontiguousarray`; what is copied is an array of `empty`."""
+    if pixels.flags.c_contiguous:
+        return pixels
+    copied = empty(pixels.shape, pixels.dtype)
+    np.copyto(copied, pixels)
+    return copied
+
+
 def row_strips(shape: Sequence[int]) -> Iterator[slice]:
     """Rows of an array [H, ...], as many at a time as have about `STRIP` values: all of a small one."""
     height, n_rows = shape[0], max(1, STRIP // max(math.prod(shape[1:]), 1))
@@ -185,7 +230,7 @@ def row_strips(shape: Sequence[int]) -> Iterator[slice]:
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """`table[indices]` for an array [H, ...]. NumPy would make eight bytes of each index first."""
-    found = np.empty(indices.shape, table.dtype)
+    found = empty(indices.shape, table.dtype)
     for rows in row_strips(indices.shape):
         found[rows] = table[indices[rows]]
     return found
@@ -206,4 +251,4 @@ def scale_intensity(image: np.ndarray, floor: float, ceiling: float) -> np.ndarr
 
 def as_rgb(image: np.ndarray) -> np.ndarray:
     """[H, W, 3] of a grey image [H, W]; a colour image as it is."""
-    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+    return contiguous(np.broadcast_to(image[..., None], (*image.shape, 3))) if image.ndim == 2 else image

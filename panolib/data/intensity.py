@@ -10,7 +10,7 @@ import numpy as np
 
 from panolib.config import NonNegativePair, spec
 from panolib.data.errors import DataError
-from panolib.data.images import as_rgb, look_up, row_strips, scale_intensity
+from panolib.data.images import as_rgb, contiguous, look_up, row_strips, scale_intensity
 
 Limits = tuple[float, float]
 
@@ -79,7 +79,7 @@ def grey_of_one_colour(pixels: np.ndarray) -> np.ndarray:
     *others, most = np.sort(bright - darkest)
     if max(others) >= _DARK * most:
         return pixels
-    return np.ascontiguousarray(pixels[..., np.argmax(bright - darkest)])
+    return contiguous(pixels[..., np.argmax(bright - darkest)])
 
 
 def as_colour(pixels: np.ndarray, where: object) -> np.ndarray:

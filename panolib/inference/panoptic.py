@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from panolib.clustering.votes import most_frequent
-from panolib.data.images import look_up, row_strips
+from panolib.data.images import empty, look_up, row_strips
 from panolib.data.label_maps import as_labels, numbered
 from panolib.data.samples import Sample
 from panolib.inference.instances import found_instances
@@ -154,7 +154,7 @@ def _number_segments(
     present = np.flatnonzero(area[1:]) + 1
     table = np.zeros(len(area), np.int32)
     table[present] = np.arange(1, len(present) + 1)
-    panoptic = np.empty(semantic.shape, np.int32)
+    panoptic = empty(semantic.shape, np.int32)
     for rows in row_strips(semantic.shape):
         panoptic[rows] = table[_segment_keys(semantic[rows], instances[rows], label_set)]
     category = np.concatenate([[-1], np.arange(n_classes), categories[1:]])
@@ -176,19 +176,21 @@ def _join_nearest(
     semantic: np.ndarray, instances: np.ndarray, categories: np.ndarray, thing_ids: Sequence[int]
 ) -> np.ndarray:
     """Instance map in which leftover pixels of a class belong to its nearest instance, if it has one."""
-    joined = instances.copy()
+    joined, left = empty(instances.shape, instances.dtype), empty(instances.shape, bool)
+    np.copyto(joined, instances)
     for class_id in thing_ids:
-        left = (semantic == class_id) & (instances == 0)
         seeds = look_up(categories == class_id, instances)
+        for rows in row_strips(left.shape):
+            left[rows] = (semantic[rows] == class_id) & (instances[rows] == 0)
         if not left.any() or not seeds.any():
             continue
-        rows, columns = (np.flatnonzero((left | seeds).any(axis)) for axis in (1, 0))
+        rows, columns = (np.flatnonzero(left.any(axis) | seeds.any(axis)) for axis in (1, 0))
         window = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        left, seeds, found = left[window], seeds[window], joined[window]
-        for rows in row_strips(left.shape):
-            if left[rows].any():
-                nearest = _nearest(seeds, left, rows)
-                found[rows][left[rows]] = instances[window][nearest]
+        here, seeds, found = left[window], seeds[window], joined[window]
+        for rows in row_strips(here.shape):
+            if here[rows].any():
+                nearest = _nearest(seeds, here, rows)
+                found[rows][here[rows]] = instances[window][nearest]
     return joined
 
 

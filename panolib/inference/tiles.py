@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from panolib.data.images import look_up
+from panolib.data.images import empty, look_up
 from panolib.data.label_maps import numbered
 from panolib.labels import VOID
 
@@ -59,8 +59,10 @@ def stitch(size: tuple[int, int], tiles: Iterable[tuple[Window, Maps]]) -> Maps:
     `size` is (height, width) of the whole; `tiles` come in the order of `tile_windows`, one at a time held in
     memory. The result has instances 1 .. K.
     """
-    whole = Maps(np.full(size, VOID, np.uint8), np.zeros(size, np.int32), np.zeros(size, np.float32))
-    seen, objects = np.zeros(size, bool), np.zeros(1, np.int32)  # object of each id of a tile
+    whole, seen = Maps(*(empty(size, dtype) for dtype in (np.uint8, np.int32, np.float32))), empty(size, bool)
+    for part, value in zip((*whole, seen), (VOID, 0, 0, False)):
+        part.fill(value)
+    objects = np.zeros(1, np.int32)  # object of each id of a tile
     for window, maps in tiles:
         labels = np.where(maps.instances > 0, maps.instances + len(objects) - 1, 0)
         objects = np.append(objects, np.arange(len(objects), labels.max() + 1, dtype=np.int32))

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from panolib.data.errors import DataError
-from panolib.data.images import resize_image, resize_labels, row_strips
+from panolib.data.images import contiguous, resize_image, resize_labels, row_strips
 from panolib.data.intensity import as_colour, to_eight_bits, to_rgb
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
@@ -160,7 +160,7 @@ def scale_for(recipe: Recipe, scale: float | None, diameter: float | None) -> fl
 def as_network_sees(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     """uint8 [H, W, 3] of uint8 or uint16: intensities as in the images that networks were trained on."""
     if recipe.intensity is None:
-        return np.ascontiguousarray(to_eight_bits(image))
+        return contiguous(to_eight_bits(image))
     return to_rgb(image, "image", recipe.intensity, recipe.limits)
 
 

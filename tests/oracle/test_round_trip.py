@@ -22,7 +22,6 @@ from test_tiles import spots
 from tiny_packages import of_colours, painted
 
 import panolib
-from panolib import predict_files
 from panolib.__main__ import main
 from panolib.data.images import read_ids, stretch_intensity, write_png
 from panolib.data.intensity import STRETCHED
@@ -32,6 +31,7 @@ from panolib.inference.exports import write_coco_panoptic, write_coco_panoptic_j
 from panolib.inference.panoptic import merge_panoptic, panoptic_truth
 from panolib.labels import CITYSCAPES, NUCLEI, VOID
 from panolib.metrics.panoptic import PanopticStats
+from panolib.your_images import predict_files
 
 SIZE = (40, 56)
 

@@ -20,7 +20,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_packages import SEMANTIC, write_tiny
 from toy_kinds import toy_run
 
-from panolib import adapt, adapt_folder
 from panolib.__main__ import main
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, NUCLEI
@@ -40,6 +39,7 @@ from panolib.report.adaptation import (
 from panolib.study.apply import PanopticResult
 from panolib.study.packaged import read_package
 from panolib.training.setup import build_semantic
+from panolib.your_images import adapt, adapt_folder
 
 GOOD = Findings(4, 40, 100.0, {"background": 0.8, "nucleus": 0.2}, (0.2,) * 4)
 FULL = {"object_shares": (0.99, 0.2, 0.2, 0.2)}

@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_packages import write_tiny
 
 from panolib.__main__ import main
-from panolib.adapt_folder import DESCRIPTION
 from panolib.data.images import write_png
 from panolib.data.render import city
 from panolib.labels import LABEL_SETS, NUCLEI
 from panolib.profiles import project_root
 from panolib.study.packaged import ENTRY
+from panolib.your_images.adapt_folder import DESCRIPTION
 
 STUDY = project_root(Path(__file__).parent)
 SIZE = (32, 64)

@@ -163,9 +163,9 @@ method:
     nuclei: {semantic_iterations: 3, instance_iterations: 2, without: [rare_source, ego_rows]}
 """
     loaded, _ = declared(tmp_path, text)
-    runs = [loaded.runs[tag.run] for tag in loaded.tags if tag.experiment == EXPERIMENT]
-    assert {run.seed for run in runs if run.domain == "city"} == {0}
-    assert {run.seed for run in runs if run.domain == "nuclei"} == {0, 1, 2}
+    names = [tag.run for tag in loaded.tags if tag.experiment == EXPERIMENT]
+    seeds = {(name.partition("-")[0], name.rpartition("-")[2]) for name in names}
+    assert seeds == {("city", "s0"), *(("nuclei", f"s{seed}") for seed in range(3))}
 
 
 def test_profiles_without_the_section_have_none(tmp_path):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,7 +25,6 @@ from test_tiles import discs, same_partition, spots
 from tiny_packages import of_colours, painted, recipe, write_tiny
 
 import panolib
-from panolib import predict_files
 from panolib.__main__ import main
 from panolib.data import images as data_images
 from panolib.data.errors import DataError
@@ -37,6 +40,7 @@ from panolib.profiles import project_root
 from panolib.study import apply
 from panolib.study.apply import SHIPPED
 from panolib.study.packaged import NoWeights, PanopticNetworks, read_package
+from panolib.your_images import predict_files
 
 RNG = np.random.default_rng(0)
 
@@ -253,13 +257,67 @@ def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
     assert not broken and not mib > 150 + predict_files.BYTES * image.size / 2**20  # 100 are not the pixels'
 
 
-def test_an_image_that_does_not_fit_is_told_before_it_is_read(files, images, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(predict_files, "free_memory", lambda: 700.0)  # MiB
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux says what is not of files")
+@pytest.mark.parametrize("rule", panoptic.MERGE_RULES)
+def test_an_image_beyond_memory_stands_on_disk_and_gives_the_same_files(rule, tmp_path, monkeypatch):
+    y, x = np.ogrid[:3072, :3072]
+    image = ((y % 64 > 4) & (x % 64 > 4)) * np.uint16(30_000) + (y * 7 + x * 3) % np.uint16(500)
+    (tmp_path / "images").mkdir()
+    tifffile.imwrite(tmp_path / "images" / "large.tif", image.astype(np.uint16), compression="zlib")
+    networks = Grid(recipe(stretched=True, rule=rule), None, None)
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
+    taken = {}
+    for place, free in (("memory", np.inf), ("disk", 800.0)):  # MiB, of which tiles take 600
+        monkeypatch.setattr(predict_files, "free_memory", lambda free=free: free)
+        with anonymous_memory() as peak:
+            broken = predict_files.predict_files([str(tmp_path / "images")], "nuclei", tmp_path / place)
+        assert not broken and not list(tmp_path.glob("*/tmp*"))
+        taken[place] = peak()
+    n = image.size / 2**20
+    assert taken["disk"] < taken["memory"] - 10 * n and taken["disk"] < 100 + predict_files.HELD_OF_TIFF * n
+    names = [path.relative_to(tmp_path / "memory") for path in (tmp_path / "memory").rglob("*.[pt][ni][gf]")]
+    assert len(names) == 5  # the sheet is one of them
+    for name in (*names, "objects.csv"):
+        assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes(), name
+
+
+@contextlib.contextmanager
+def anonymous_memory():
+    """Yields a function that says by how many MiB memory that no file backs has grown at most."""
+    status, seen, over = Path("/proc/self/status"), [], threading.Event()
+
+    def look():
+        while not over.wait(0.002):
+            seen.append(int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1]) / 1024)
+
+    gc.collect()
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        yield lambda: max(seen) - seen[0]
+    finally:
+        over.set()
+        watch.join()
+
+
+@pytest.mark.parametrize(
+    ("free", "on_disk", "said"),
+    [(100.0, 1e15, "about 2.3 GB of memory, 0.1 GB"), (5000.0, 2**30, "about 21.0 GB of disk in {}, 1.0 GB")],
+)
+def test_an_image_that_does_not_fit_is_told_before_it_is_read(
+    free, on_disk, said, files, images, tmp_path, capsys, monkeypatch
+):
+    out = tmp_path / "out"
+    small = predict_files._fits
+    monkeypatch.setattr(predict_files, "_fits", lambda p, *a: "large" not in str(p) or small(p, *a))
+    monkeypatch.setattr(predict_files, "free_memory", lambda: free)  # MiB
+    usage = predict_files.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(predict_files.shutil, "disk_usage", lambda _: usage._replace(free=on_disk))
     tifffile.imwrite(images / "large.tif", shape=(30_000, 30_000), dtype=np.uint8)  # holes, no bytes on disk
-    assert run(images, files["nuclei"], tmp_path / "out") == 1
-    expected = "large.tif: 900 million pixels need about 21.5 GB of memory, 0.7 GB are free; expected a"
-    assert expected in one_error(capsys)
-    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == 5
+    assert run(images, files["nuclei"], out) == 1
+    told = one_error(capsys)
+    assert f"large.tif: 900 million pixels need {said.format(out)} are free; expected a" in told
+    assert len(pd.read_csv(out / "summary.csv")) == 5
 
 
 @pytest.mark.parametrize("name", ["nuclei", "street"])

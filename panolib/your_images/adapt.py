@@ -6,6 +6,7 @@ below the folder, and what is stopped goes on with the same command.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,26 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from panolib.adapt_folder import (
+from panolib.data.any_image import Page, n_pages, n_pixels
+from panolib.data.check import FolderCheck, check_folders
+from panolib.data.folders import FolderSet
+from panolib.data.intensity import as_colour
+from panolib.data.readers.own import OwnSources
+from panolib.dry_run import check_disk
+from panolib.errors import UserError
+from panolib.lab.engine import get_all
+from panolib.lab.files import write
+from panolib.lab.records import Record
+from panolib.lab.run import Run, with_parents
+from panolib.load import load
+from panolib.profiles import merged
+from panolib.report import adaptation
+from panolib.report.model_card import model_card
+from panolib.study.apply import PanopticResult, load_networks, predict
+from panolib.study.packaged import PanopticNetworks, read_package, write_package
+from panolib.study.parents import CLEANUP
+from panolib.study.study import TEACHER, Study, run_name
+from panolib.your_images.adapt_folder import (
     BUDGET,
     DOMAIN,
     PREDICTIONS,
@@ -32,26 +52,7 @@ from panolib.adapt_folder import (
     write_profile,
     write_start,
 )
-from panolib.data.any_image import Page, n_pages
-from panolib.data.check import FolderCheck, check_folders
-from panolib.data.folders import FolderSet
-from panolib.data.intensity import as_colour
-from panolib.data.readers.own import OwnSources
-from panolib.dry_run import check_disk
-from panolib.errors import UserError
-from panolib.lab.engine import get_all
-from panolib.lab.files import write
-from panolib.lab.records import Record
-from panolib.lab.run import Run, with_parents
-from panolib.load import load
-from panolib.predict_files import SHEET, predict_files, report
-from panolib.profiles import merged
-from panolib.report import adaptation
-from panolib.report.model_card import model_card
-from panolib.study.apply import PanopticResult, load_networks, predict
-from panolib.study.packaged import PanopticNetworks, read_package, write_package
-from panolib.study.parents import CLEANUP
-from panolib.study.study import TEACHER, Study, run_name
+from panolib.your_images.predict_files import SHEET, predict_files, report
 
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
 STUDENT, SHOWN = "self_trained", TEACHER  # who is trained; who predicts: its average varies less
@@ -67,7 +68,8 @@ NO_WARNING = (
     "predictions/, or give some labels (--labels)"
 )
 INTENSITY = "--intensity 1 99.8"  # an example
-REHEARSED = 1, 5  # iterations of two short trainings, whose difference is what a step takes
+REHEARSED = 2, 12  # iterations of two short trainings, whose difference is what a step takes
+AFTER = 20.0  # seconds for a million pixels of the target, measured: clean-up chosen, predictions, report
 FEWEST = 20  # iterations of a training that --minutes leaves
 N_TOLD = 10  # problems of the folders that are told one by one
 N_COMPARED = 24  # target images on which the rungs are compared in the report
@@ -142,7 +144,9 @@ def adapt(
         raise AdaptError(f"--labels {labels}: {found}, expected label images with objects")
     runs = _runs(study)
     check_disk(study, runs, workers=workers)
-    share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes)
+    on_disk = sources.on_disk("target", "train", False)
+    after = AFTER * sum(n_pixels(page.path, page.number) for page in _pages(on_disk.image_files)) / 1e6
+    share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes, after)
     if share < 1:
         settings[DOMAIN] = merged(settings[DOMAIN], _fewer_iterations(study, share), PROFILE, DOMAIN)
         study = load(write_profile(out, settings), root=out)
@@ -154,7 +158,6 @@ def adapt(
         recipe = write_package(study.store, study.sources, run, file)
         card = model_card(study.store, study.sources, run, recipe, file.name)
         write(file.with_suffix(".md"), card.encode())
-    on_disk = sources.on_disk("target", "train", False)
     images = [str(image) for image in on_disk.image_files]
     predictions = out / PREDICTIONS  # of other weights, if images have changed since
     broken = predict_files(images, str(files[SHOWN]), predictions, overwrite=True)
@@ -182,11 +185,13 @@ def _fewer(iterations: int, share: float) -> int:
 
 
 def _print_plan(
-    study: Study, path: Path, runs: Sequence[Run], workers: int, rehearse: bool, minutes: float | None
-) -> float:
+    study: Study, path: Path, runs: Sequence[Run], workers: int, rehearse: bool, minutes: float | None,
+    after: float,
+) -> float:  # fmt: skip
     """Iterations, minutes by a measured step, and memory of what is not recorded yet.
 
-    Returns the share of the iterations that `minutes` leave.
+    `after` are seconds that come to what is rehearsed. Returns the share of the iterations that `minutes`
+    leave.
     """
     missing = [run for run in runs if study.store.load(run) is None]
     iterations = sum(getattr(run.spec, "iterations", 0) for run in missing)
@@ -202,8 +207,8 @@ def _print_plan(
     except KeyboardInterrupt:
         told = "stopped in the rehearsal, before training; the same command begins with the rehearsal again"
         raise KeyboardInterrupt(told) from None
-    share = 1.0 if minutes is None else share_within(runs, seconds, workers, minutes)
-    expected = expected_seconds(runs, seconds, workers, share) / 60
+    share = 1.0 if minutes is None else share_within(runs, seconds, workers, minutes - after / 60)
+    expected = (expected_seconds(runs, seconds, workers, share) + after) / 60
     if minutes is not None:
         n = sum(_fewer(run.spec.iterations, share) for run in runs if hasattr(run.spec, "iterations"))
         least = f"at least {FEWEST} a training" if expected <= minutes else f"the fewest, {FEWEST} a training"
@@ -221,7 +226,7 @@ def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], 
     Returns
     -------
     seconds : dict
-        By name of the run: (with one iteration, each further iteration).
+        By name of the run: (with one iteration, each further one), both of trainings beside one another.
     peak_mb : float or None
         Largest memory of a process, MiB.
     """
@@ -235,9 +240,12 @@ def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], 
             name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0], CLEANUP)
             found.append(get_all(study.store, with_parents([study.runs[name]]), workers))
     seconds = {}
-    for name, first in found[0].items():
-        once, more = first.info["wall_s"], found[1][name].info["wall_s"]
-        seconds[name] = once, max(0.0, more - once) / (REHEARSED[1] - REHEARSED[0])
+    for name, last in found[1].items():
+        each = 0.0
+        if hasattr(last.run.spec, "iterations"):
+            longer = last.info["training_s"] - found[0][name].info["training_s"]
+            each = max(0.0, longer) / (REHEARSED[1] - REHEARSED[0])
+        seconds[name] = max(0.0, last.info["wall_s"] - (REHEARSED[1] - 1) * each), each
     peaks = [record.info["peak_memory_mb"] for records in found for record in records.values()]
     return seconds, max((mb for mb in peaks if mb), default=None)
 
@@ -330,12 +338,16 @@ def _compared(
     networks: Mapping[str, PanopticNetworks], files: Sequence[Path]
 ) -> dict[str, list[PanopticResult]]:
     """What every rung says about the same images, at most `N_COMPARED` from all over the target."""
-    pages = []
-    for file in files:
-        try:
-            pages += [Page(file, i) for i in range(n_pages(file))]
-        except UserError:
-            continue  # `predict` has told it
+    pages = _pages(files)
     chosen = np.unique(np.linspace(0, len(pages) - 1, N_COMPARED).round().astype(int))
     images = [as_colour(pages[i].read(), pages[i]) for i in chosen]
     return {rung: [predict(image, each) for image in images] for rung, each in networks.items()}
+
+
+def _pages(files: Sequence[Path]) -> list[Page]:
+    """The pages of all files but of those that cannot be read, which `predict` tells."""
+    pages = []
+    for file in files:
+        with contextlib.suppress(UserError):
+            pages += [Page(file, i) for i in range(n_pages(file))]
+    return pages

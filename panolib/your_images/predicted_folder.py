@@ -20,6 +20,7 @@ import tifffile
 from PIL import Image
 
 from panolib.data.any_image import Page
+from panolib.data.images import empty
 from panolib.errors import UserError
 from panolib.inference.exports import (
     file_stem,
@@ -175,7 +176,8 @@ def write_image(
     for path in (instances, previews):
         path.parent.mkdir(parents=True, exist_ok=True)
     dtype = np.uint16 if result.instances.max() <= np.iinfo(np.uint16).max else np.uint32
-    tifffile.imwrite(instances, result.instances.astype(dtype), compression="zlib")
+    np.copyto(ids := empty(result.instances.shape, dtype), result.instances, casting="unsafe")
+    tifffile.imwrite(instances, ids, compression="zlib")
     Image.fromarray(drawn).save(previews)
 
     files = {path.relative_to(staging): _size(path) for path in staging.rglob("*") if path.is_file()}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import glob
 import hashlib
 import os
+import shutil
 import sys
 import time
 from collections import Counter
@@ -16,24 +18,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from panolib.data.any_image import IMAGES, Page, n_pages, n_pixels, read_page
-from panolib.data.images import row_strips
+from panolib.data.any_image import IMAGES, TIFFS, Page, n_pages, n_pixels, read_page
+from panolib.data.images import large_arrays_in, row_strips
 from panolib.data.intensity import as_colour, grey_of_one_colour
 from panolib.errors import UserError
 from panolib.lab.files import check_writable, remove_folder
 from panolib.lab.provenance import free_memory
 from panolib.labels import VOID, LabelSet
-from panolib.predicted_folder import (
-    RECORDS,
-    SHEET,
-    STAGING,
-    SUMMARY,
-    PredictError,
-    claim,
-    write_image,
-    write_overview,
-    write_stacks,
-)
 from panolib.report.contact_sheet import preview
 from panolib.study.apply import (
     TILE,
@@ -44,10 +35,23 @@ from panolib.study.apply import (
     scale_for,
     weights_file,
 )
+from panolib.study.packaged import PanopticNetworks
+from panolib.your_images.predicted_folder import (
+    RECORDS,
+    SHEET,
+    STAGING,
+    SUMMARY,
+    PredictError,
+    claim,
+    write_image,
+    write_overview,
+    write_stacks,
+)
 
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
 BYTES, BYTES_OF_TILE = 25, 600  # of memory for a pixel: of an image, and of the tile that networks look at
+HELD, HELD_OF_TIFF = 10, 2  # of these, what stays in memory where arrays stand on disk
 ONE_COLOUR = "of one colour, read as grey"
 
 
@@ -87,23 +91,18 @@ def predict_files(
         left = {image_id: page for image_id, page in pictures.items() if image_id not in done}
         bar = tqdm(left.items(), total=len(pictures), initial=len(done), unit="image", disable=not left)
         for image_id, page in bar:
-            try:
-                began = time.monotonic()
-                _check_memory(page, scale or 1.0, tile)
-                stored = read_page(page.path, page.number)
-                seen = grey_of_one_colour(stored)
-                image = as_colour(seen, page.path)
-                result = predict(image, networks, scale=scale, tile=tile)
-                seconds = time.monotonic() - began
-            except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                broken.append(f"{image_id}: {str(error) or type(error).__name__}")
-                continue
             record = {"origin": origin, "image": [digest(page.path), page.number], "path": str(page.path)}
-            notes = [ONE_COLOUR] if seen.ndim < stored.ndim else []
-            record["row"] = _summary_row(image_id, result, networks.label_set, seconds, notes)
-            record["objects"] = _object_rows(result)
-            drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
-            write_image(out, image_id, result, drawn, networks.label_set, record)
+            with contextlib.ExitStack() as arrays:
+                try:
+                    if not _fits(page, scale or 1.0, tile, out):
+                        arrays.enter_context(large_arrays_in(out))
+                    image, result, row = _predicted(page, networks, scale, tile)
+                except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+                    broken.append(f"{image_id}: {str(error) or type(error).__name__}")
+                    continue
+                record |= {"row": {"image": image_id} | row, "objects": _object_rows(result)}
+                drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
+                write_image(out, image_id, result, drawn, networks.label_set, record)
         write_overview(out, networks.label_set, pictures)
         write_stacks(out, pictures)
     finally:
@@ -111,16 +110,38 @@ def predict_files(
     return broken
 
 
-def _check_memory(page: Page, scale: float, tile: int) -> None:
-    """Raise PredictError for an image that is larger than the memory that is free, before it is read."""
+def _predicted(
+    page: Page, networks: PanopticNetworks, scale: float | None, tile: int
+) -> tuple[np.ndarray, PanopticResult, dict]:
+    """An image, what is predicted, and its line of the summary but for its id."""
+    began = time.monotonic()
+    stored = read_page(page.path, page.number)
+    seen = grey_of_one_colour(stored)
+    image = as_colour(seen, page.path)
+    result = predict(image, networks, scale=scale, tile=tile)
+    notes = [ONE_COLOUR] if seen.ndim < stored.ndim else []
+    return image, result, _summary_row(result, networks.label_set, time.monotonic() - began, notes)
+
+
+def _fits(page: Page, scale: float, tile: int, out: Path) -> bool:
+    """Whether an image and its maps fit into the memory that is free; if not, they do on the disk of `out`.
+
+    PredictError for an image that fits nowhere, before it is read.
+    """
     n = n_pixels(page.path, page.number)
-    need = n * max(1.0, scale) ** 2 * BYTES + min(n * scale**2, tile**2) * BYTES_OF_TILE
-    need, free = need / 2**30, free_memory() / 1024
-    if need > free:
-        raise PredictError(
-            f"{page}: {n / 1e6:.0f} million pixels need about {need:.1f} GB of memory, {free:.1f} GB are "
-            "free; expected a smaller image, or one that is cut into parts"
-        )
+    whole = n * max(1.0, scale) ** 2 * BYTES
+    of_tile, free = min(n * scale**2, tile**2) * BYTES_OF_TILE, free_memory() * 2**20
+    if not whole + of_tile > free:
+        return True
+    held = n * (HELD_OF_TIFF if page.path.suffix.lower() in TIFFS else HELD) + of_tile
+    on_disk = shutil.disk_usage(out).free
+    for need, there, where in ((held, free, "memory"), (whole, on_disk, f"disk in {out}")):
+        if need > there:
+            raise PredictError(
+                f"{page}: {n / 1e6:.0f} million pixels need about {need / 2**30:.1f} GB of {where}, "
+                f"{there / 2**30:.1f} GB are free; expected a smaller image, or one that is cut into parts"
+            )
+    return False
 
 
 def find_pictures(images: Sequence[str]) -> tuple[dict[str, Page], list[str]]:
@@ -171,14 +192,14 @@ def _files_of(argument: str) -> list[Path]:
 
 
 def _summary_row(
-    image_id: str, result: PanopticResult, label_set: LabelSet, seconds: float, notes: Sequence[str]
+    result: PanopticResult, label_set: LabelSet, seconds: float, notes: Sequence[str]
 ) -> dict:
-    """One line of summary.csv: areas in pixels, shares of all pixels; the notes, and one on many objects."""
+    """A line of summary.csv: areas in pixels, shares of all pixels; the notes, and one on many objects."""
     areas = [segment["area"] for segment in result.segments if segment["isthing"]]
     strips = (result.semantic[rows].ravel() for rows in row_strips(result.semantic.shape))
     shares = sum(np.bincount(strip, minlength=VOID + 1) for strip in strips) / result.semantic.size
     height, width = result.semantic.shape
-    row = {"image": image_id, "height": height, "width": width, "objects": len(areas)}
+    row = {"height": height, "width": width, "objects": len(areas)}
     row |= {f"share of {name}": round(float(share), 5) for name, share in zip(label_set.classes, shares)}
     row |= {"median_object_area": float(np.median(areas)) if areas else None}
     row |= {"mean_confidence": round(float(result.confidence.mean()), 4), "seconds": round(seconds, 2)}
