@@ -170,7 +170,8 @@ def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]
             if found is not None:
                 interval = paired_over_images(found.score, found.counts[np.newaxis])
                 if np.isfinite(interval.low):  # one image has none
-                    between = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+                    low, high = (min(max(100 * end, 0.0), 100.0) for end in (interval.low, interval.high))
+                    between = f"{low:.1f} to {high:.1f}"  # of few images it is wider than scores can be
             percent = "-" if np.isnan(value) else f"{100 * value:.1f}"  # no such class in the images
             lines.append(f"| {word} | {subset} | {percent} | {between} |")
     return lines

@@ -51,7 +51,7 @@ from panolib.your_images.predicted_folder import (
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
 BYTES, BYTES_OF_TILE = 25, 600  # of memory for a pixel: of an image, and of the tile that networks look at
-HELD, HELD_OF_TIFF = 10, 2  # of these, what stays in memory where arrays stand on disk
+HELD, HELD_OF_TIFF = 10, 4  # of these, what stays in memory where arrays stand on disk
 ONE_COLOUR = "of one colour, read as grey"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,8 @@ def test_a_card_says_scores_with_their_intervals_and_what_taught_the_networks(st
     _, _, value, between = [cell.strip() for cell in line.strip("|").split("|")]
     low, high = map(float, between.split(" to "))
     assert value == f"{100 * record.metrics['pq_19']:.1f}" and low <= float(value) <= high
+    ends = [float(end) for pair in re.findall(r"\| (\S+ to \S+) \|", card) for end in pair.split(" to ")]
+    assert len(ends) > 4 and 0 <= min(ends) and max(ends) <= 100  # two images: intervals would go beyond
     baselines = [line for line in card.splitlines() if "source_only" in line and "baseline" in line]
     assert baselines and all(f"| {3} |" in line and "/train (" in line for line in baselines)
     assert "cityscapes/train (" not in card  # labelled images of the target
