@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 PACKAGES = (
@@ -107,12 +108,11 @@ def process_memory(name: str) -> float:
 
 
 def free_memory() -> float:
-    """Memory that this machine can still give on Linux in MiB, also what caches hold. NaN elsewhere."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) / 1024
-    return float("nan")
+    """Memory in MiB that this process can still get, also what caches hold; within limits of a container."""
+    from distributed.system import memory_limit  # half a second to import: only for those who ask
+
+    own = memory_limit() - psutil.Process().memory_info().rss
+    return min(psutil.virtual_memory().available, own) / 2**20
 
 
 def peak_memory_mb() -> int | None:

@@ -56,7 +56,7 @@ MASK_WATERSHED = "mask_watershed"  # in the masks of the last network; variant "
 # notebook -> sections of the profile without which it has nothing to say, experiments whose runs it reads
 NOTEBOOKS = {
     "00_data": ((), ("gap",)),
-    "01_dataset_mixing": (("experiments",), ("semantic ladder", "E1", "E11", "E12")),
+    "01_dataset_mixing": (("experiments",), ("semantic ladder", "camvid ladder", "E1", "E11", "E12")),
     "02_clustering_comparison": (("experiments",), ("E2",)),
     "03_category_models": (("experiments",), ("E3",)),
     "04_forgetting": (("experiments",), ("E3", "E4")),
