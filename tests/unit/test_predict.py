@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import json
 import os
-import re
 import subprocess
 import sys
-import threading
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -257,7 +254,6 @@ def test_a_large_image_takes_little_memory(tmp_path, monkeypatch):
     assert not broken and not mib > 150 + predict_files.BYTES * image.size / 2**20  # 100 are not the pixels'
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux says what is not of files")
 @pytest.mark.parametrize("rule", panoptic.MERGE_RULES)
 def test_an_image_beyond_memory_stands_on_disk_and_gives_the_same_files(rule, tmp_path, monkeypatch):
     y, x = np.ogrid[:3072, :3072]
@@ -269,40 +265,21 @@ def test_an_image_beyond_memory_stands_on_disk_and_gives_the_same_files(rule, tm
     taken = {}
     for place, free in (("memory", np.inf), ("disk", 800.0)):  # MiB, of which tiles take 600
         monkeypatch.setattr(predict_files, "free_memory", lambda free=free: free)
-        with anonymous_memory() as peak:
-            broken = predict_files.predict_files([str(tmp_path / "images")], "nuclei", tmp_path / place)
+        tracemalloc.start()  # of arrays; files and what torch takes are not in it
+        broken = predict_files.predict_files([str(tmp_path / "images")], "nuclei", tmp_path / place)
+        taken[place] = tracemalloc.get_traced_memory()[1] / image.size
+        tracemalloc.stop()
         assert not broken and not list(tmp_path.glob("*/tmp*"))
-        taken[place] = peak()
-    n = image.size / 2**20
-    assert taken["disk"] < taken["memory"] - 10 * n and taken["disk"] < 100 + predict_files.HELD_OF_TIFF * n
+    assert taken["disk"] < taken["memory"] - 10  # bytes a pixel
     names = [path.relative_to(tmp_path / "memory") for path in (tmp_path / "memory").rglob("*.[pt][ni][gf]")]
     assert len(names) == 5  # the sheet is one of them
     for name in (*names, "objects.csv"):
         assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes(), name
 
 
-@contextlib.contextmanager
-def anonymous_memory():
-    """Yields a function that says by how many MiB memory that no file backs has grown at most."""
-    status, seen, over = Path("/proc/self/status"), [], threading.Event()
-
-    def look():
-        while not over.wait(0.002):
-            seen.append(int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1]) / 1024)
-
-    gc.collect()
-    watch = threading.Thread(target=look)
-    watch.start()
-    try:
-        yield lambda: max(seen) - seen[0]
-    finally:
-        over.set()
-        watch.join()
-
-
 @pytest.mark.parametrize(
     ("free", "on_disk", "said"),
-    [(100.0, 1e15, "about 2.3 GB of memory, 0.1 GB"), (5000.0, 2**30, "about 21.0 GB of disk in {}, 1.0 GB")],
+    [(100.0, 1e15, "about 3.9 GB of memory, 0.1 GB"), (5000.0, 2**30, "about 21.0 GB of disk in {}, 1.0 GB")],
 )
 def test_an_image_that_does_not_fit_is_told_before_it_is_read(
     free, on_disk, said, files, images, tmp_path, capsys, monkeypatch
