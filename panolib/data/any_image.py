@@ -22,7 +22,7 @@ from PIL import ImageOps
 from tifffile import PHOTOMETRIC
 
 from panolib.data.errors import DataError
-from panolib.data.images import contiguous, decode, empty, opened, rgb_of_opencv
+from panolib.data.images import contiguous, decode, empty, look_up, opened, rgb_of_opencv
 from panolib.data.intensity import grey_of_one_colour
 from panolib.errors import one_line
 
@@ -31,6 +31,8 @@ TIFFS = (".tif", ".tiff")
 BIOIMAGES = (".czi", ".dv", ".lif", ".nd2", ".oib", ".oif", ".r3d", ".vsi")  # each needs its plug-in of bioio
 IMAGES = (".png", *PHOTOS, *TIFFS, *BIOIMAGES)
 _ALPHA = (1, 2)  # extra samples of a TIFF that are opacity
+_DECODED = (1, 8, 32946)  # compressions of a TIFF that need no other package: none, deflate
+N_PARTS = 16  # strips or tiles from which on one of them is little beside the image
 _WHOLE_TIFF = "expected a whole TIFF file"
 
 T = TypeVar("T")
@@ -77,6 +79,17 @@ def n_pixels(path: Path, number: int = 0) -> int:
     return 0
 
 
+def is_streamed(path: Path, number: int = 0) -> bool:
+    """Whether reading a page decodes it part by part into its array; memory holds all of others."""
+    with contextlib.suppress(DataError, OSError):
+        if path.suffix.lower() in TIFFS:
+            with _opened_tiff(path) as file:
+                page = file.pages.first if _n_stacked(file) else _full_pages(file)[number]
+                in_parts = page.compression in _DECODED and len(page.dataoffsets) >= N_PARTS
+                return page.colormap is None and (page.is_contiguous or in_parts)
+    return False
+
+
 def read_page(path: Path, number: int = 0, *, as_stored: bool = False) -> np.ndarray:
     """One page, 0 .. `n_pages` - 1, of an image file, whose suffix says the format, in lower or upper case.
 
@@ -105,8 +118,8 @@ def _photo(path: Path, kind: str) -> np.ndarray:
     """By Pillow, which notices where a file was cut; OpenCV fills the rest with grey."""
     try:
         with opened(path, kind) as file:
-            upright = ImageOps.exif_transpose(file)
-            return np.array(upright if upright.mode == "L" else upright.convert("RGB"))
+            ImageOps.exif_transpose(file, in_place=True)
+            return np.array(file if file.mode in ("L", "RGB") else file.convert("RGB"))
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{path}: no readable image: {error}; expected a whole {kind}") from error
 
@@ -117,7 +130,8 @@ def _photo(path: Path, kind: str) -> np.ndarray:
 def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
     with _opened_tiff(path) as file:
         if _n_stacked(file):
-            return _frames(file.series[0].asarray(), file.series[0].axes, path)[number]
+            stack = file.series[0]
+            return _frames(stack.asarray(out=empty(stack.shape, stack.dtype)), stack.axes, path)[number]
         page = _full_pages(file)[number]
         try:
             pixels = page.asarray(out=None if page.dtype is None else empty(page.shape, page.dtype))
@@ -137,7 +151,7 @@ def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
 def _shown(page: tifffile.TiffPage, pixels: np.ndarray) -> np.ndarray:
     """Intensities of the stored numbers: 0 is black, and palettes are looked up."""
     if page.photometric == PHOTOMETRIC.PALETTE and page.colormap is not None:
-        return (page.colormap.T[pixels] >> 8).astype(np.uint8)  # 16 bits of which programs write 8
+        return look_up((page.colormap.T >> 8).astype(np.uint8), pixels)  # 16 bits of which programs write 8
     if page.photometric == PHOTOMETRIC.MINISWHITE and pixels.dtype.kind in "bu":
         pixels = ~pixels
     return pixels.astype(np.uint8) * 255 if pixels.dtype == bool else pixels

@@ -193,7 +193,7 @@ def stretch_intensity(image: np.ndarray, low: float = 1.0, high: float = 99.8) -
 def large_arrays_in(folder: Path) -> Iterator[None]:
     """For images beyond memory: large arrays of `empty` and `contiguous` stand in files of a folder.
 
-    The files have no name and are gone with the arrays; the system moves their pages to disk and back.
+    The files are gone with the arrays; the system moves their pages to disk and back.
     """
     token = _FOLDER.set(Path(folder))
     try:
@@ -207,10 +207,13 @@ def empty(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
     folder = _FOLDER.get()
     if folder is None or math.prod(shape) * np.dtype(dtype).itemsize < ON_DISK:
         return np.empty(shape, dtype)
-    with tempfile.TemporaryFile(dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):  # a disk that is full is told now; later, it would be a bus error
-            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
-        return np.asarray(np.memmap(file, dtype, "w+", shape=tuple(shape)))
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):  # a full disk is told now; later, it would be a bus error
+                os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+            return np.asarray(np.memmap(file, dtype, "w+", shape=tuple(shape)))
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
 
 
 def contiguous(pixels: np.ndarray) -> np.ndarray:
@@ -230,7 +233,7 @@ def row_strips(shape: Sequence[int]) -> Iterator[slice]:
 
 def look_up(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
     """`table[indices]` for an array [H, ...]. NumPy would make eight bytes of each index first."""
-    found = empty(indices.shape, table.dtype)
+    found = empty((*indices.shape, *table.shape[1:]), table.dtype)
     for rows in row_strips(indices.shape):
         found[rows] = table[indices[rows]]
     return found

@@ -111,7 +111,8 @@ def free_memory() -> float:
     """Memory in MiB that this process can still get, also what caches hold; within limits of a container."""
     from distributed.system import memory_limit  # half a second to import: only for those who ask
 
-    own = memory_limit() - psutil.Process().memory_info().rss
+    used = psutil.Process().memory_info()
+    own = memory_limit() - used.rss + getattr(used, "shared", 0)  # of files, which can be given back
     return min(psutil.virtual_memory().available, own) / 2**20
 
 

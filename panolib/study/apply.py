@@ -107,7 +107,10 @@ def _whole_maps(networks: PanopticNetworks, image: np.ndarray, scale: float, til
     windows = tile_windows(seen.shape[:2], tile)
     bar = tqdm(windows, unit="tile", leave=False, delay=5, disable=len(windows) < 2)
     maps = stitch(seen.shape[:2], ((window, _maps(networks, seen[window])) for window in bar))
-    return Maps(*(resize_labels(part, size) for part in maps))
+    del image, seen
+    parts = [*maps[::-1]]
+    del maps  # each is gone when the next one is resized
+    return Maps(*(resize_labels(parts.pop(), size) for _ in Maps._fields))
 
 
 def load_networks(weights: str | Path) -> PanopticNetworks:

@@ -145,8 +145,7 @@ def adapt(
     runs = _runs(study)
     check_disk(study, runs, workers=workers)
     on_disk = sources.on_disk("target", "train", False)
-    after = AFTER * sum(n_pixels(page.path, page.number) for page in _pages(on_disk.image_files)) / 1e6
-    share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes, after)
+    share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes, on_disk.image_files)
     if share < 1:
         settings[DOMAIN] = merged(settings[DOMAIN], _fewer_iterations(study, share), PROFILE, DOMAIN)
         study = load(write_profile(out, settings), root=out)
@@ -186,11 +185,11 @@ def _fewer(iterations: int, share: float) -> int:
 
 def _print_plan(
     study: Study, path: Path, runs: Sequence[Run], workers: int, rehearse: bool, minutes: float | None,
-    after: float,
+    target: Sequence[Path],
 ) -> float:  # fmt: skip
     """Iterations, minutes by a measured step, and memory of what is not recorded yet.
 
-    `after` are seconds that come to what is rehearsed. Returns the share of the iterations that `minutes`
+    `target` are the image files that will be predicted. Returns the share of the iterations that `minutes`
     leave.
     """
     missing = [run for run in runs if study.store.load(run) is None]
@@ -207,6 +206,7 @@ def _print_plan(
     except KeyboardInterrupt:
         told = "stopped in the rehearsal, before training; the same command begins with the rehearsal again"
         raise KeyboardInterrupt(told) from None
+    after = AFTER * sum(map(_n_pixels, target)) / 1e6
     share = 1.0 if minutes is None else share_within(runs, seconds, workers, minutes - after / 60)
     expected = (expected_seconds(runs, seconds, workers, share) + after) / 60
     if minutes is not None:
@@ -342,6 +342,13 @@ def _compared(
     chosen = np.unique(np.linspace(0, len(pages) - 1, N_COMPARED).round().astype(int))
     images = [as_colour(pages[i].read(), pages[i]) for i in chosen]
     return {rung: [predict(image, each) for image in images] for rung, each in networks.items()}
+
+
+def _n_pixels(file: Path) -> int:
+    """Pixels of all pages of a file, as if they were as large as the first; 0 where it cannot be read."""
+    with contextlib.suppress(UserError):
+        return n_pixels(file) * n_pages(file)
+    return 0
 
 
 def _pages(files: Sequence[Path]) -> list[Page]:

@@ -11,14 +11,15 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 from tqdm import tqdm
 
-from panolib.data.any_image import IMAGES, TIFFS, Page, n_pages, n_pixels, read_page
+from panolib.data.any_image import IMAGES, Page, is_streamed, n_pages, n_pixels, read_page
 from panolib.data.images import large_arrays_in, row_strips
 from panolib.data.intensity import as_colour, grey_of_one_colour
 from panolib.errors import UserError
@@ -50,8 +51,8 @@ from panolib.your_images.predicted_folder import (
 
 READING = 2  # counted up when a file is read otherwise than before; 2: one colour is grey
 NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left anything between them
-BYTES, BYTES_OF_TILE = 25, 600  # of memory for a pixel: of an image, and of the tile that networks look at
-HELD, HELD_OF_TIFF = 10, 4  # of these, what stays in memory where arrays stand on disk
+BYTES, BYTES_OF_TILE = 27, 600  # of memory for a pixel: of an image, and of the tile that networks look at
+HELD, HELD_STREAMED = 18, 5  # of these, what stays in memory where arrays stand on disk (`is_streamed`)
 ONE_COLOUR = "of one colour, read as grey"
 
 
@@ -91,23 +92,32 @@ def predict_files(
         left = {image_id: page for image_id, page in pictures.items() if image_id not in done}
         bar = tqdm(left.items(), total=len(pictures), initial=len(done), unit="image", disable=not left)
         for image_id, page in bar:
-            record = {"origin": origin, "image": [digest(page.path), page.number], "path": str(page.path)}
-            with contextlib.ExitStack() as arrays:
-                try:
-                    if not _fits(page, scale or 1.0, tile, out):
-                        arrays.enter_context(large_arrays_in(out))
-                    image, result, row = _predicted(page, networks, scale, tile)
-                except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
-                    broken.append(f"{image_id}: {str(error) or type(error).__name__}")
-                    continue
-                record |= {"row": {"image": image_id} | row, "objects": _object_rows(result)}
-                drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
-                write_image(out, image_id, result, drawn, networks.label_set, record)
+            problem = _predict_one(image_id, page, networks, scale, tile, out, origin, digest)
+            broken += [] if problem is None else [problem]
         write_overview(out, networks.label_set, pictures)
         write_stacks(out, pictures)
     finally:
         remove_folder(out / STAGING)
     return broken
+
+
+def _predict_one(
+    image_id: str, page: Page, networks: PanopticNetworks, scale: float | None, tile: int, out: Path,
+    origin: dict, digest: Callable[[Path], str],
+) -> str | None:  # fmt: skip
+    """Predict and write one image, whose arrays are then gone. Returns why it could not be predicted."""
+    with contextlib.ExitStack() as arrays:
+        try:
+            if not _fits(page, scale or 1.0, tile, out):
+                arrays.enter_context(large_arrays_in(out))
+            image, result, row = _predicted(page, networks, scale, tile)
+            record = {"origin": origin, "image": [digest(page.path), page.number], "path": str(page.path)}
+        except (UserError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+            return f"{image_id}: {str(error) or type(error).__name__}"
+        record |= {"row": {"image": image_id} | row, "objects": _object_rows(result)}
+        drawn = preview(as_network_sees(image, networks.recipe), result, networks.label_set)
+        write_image(out, image_id, result, drawn, networks.label_set, record)
+    return None
 
 
 def _predicted(
@@ -133,15 +143,24 @@ def _fits(page: Page, scale: float, tile: int, out: Path) -> bool:
     of_tile, free = min(n * scale**2, tile**2) * BYTES_OF_TILE, free_memory() * 2**20
     if not whole + of_tile > free:
         return True
-    held = n * (HELD_OF_TIFF if page.path.suffix.lower() in TIFFS else HELD) + of_tile
-    on_disk = shutil.disk_usage(out).free
-    for need, there, where in ((held, free, "memory"), (whole, on_disk, f"disk in {out}")):
+    held = n * (HELD_STREAMED if is_streamed(page.path, page.number) else HELD) + of_tile
+    wanted = (held, free, "memory"), (whole, shutil.disk_usage(out).free, f"disk in {out}")
+    if _is_in_memory(out):
+        wanted = ((whole + of_tile, free, "memory"),)
+    for need, there, where in wanted:
         if need > there:
             raise PredictError(
                 f"{page}: {n / 1e6:.0f} million pixels need about {need / 2**30:.1f} GB of {where}, "
                 f"{there / 2**30:.1f} GB are free; expected a smaller image, or one that is cut into parts"
             )
     return False
+
+
+def _is_in_memory(folder: Path) -> bool:
+    """Whether the files of a folder are kept in memory, as those of /tmp on some systems."""
+    mounts = {Path(mount.mountpoint): mount.fstype for mount in psutil.disk_partitions(all=True)}
+    folder = folder.resolve()
+    return next((mounts[at] for at in (folder, *folder.parents) if at in mounts), "") in ("tmpfs", "ramfs")
 
 
 def find_pictures(images: Sequence[str]) -> tuple[dict[str, Page], list[str]]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 import cv2
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from panolib.data.any_image import Page, n_pages, n_pixels, read_page
+from panolib.data import images
+from panolib.data.any_image import Page, is_streamed, n_pages, n_pixels, read_page
 from panolib.data.errors import DataError
 from panolib.data.images import read_indices, stretch_intensity, write_png
 from panolib.data.intensity import as_colour, grey_of_one_colour, to_eight_bits
@@ -96,6 +99,41 @@ def test_a_photograph_stands_upright(tmp_path):
     found = read_page(tmp_path / "a.jpg")
     assert found.shape == (80, 40, 3)
     assert np.abs(found.astype(int) - np.rot90(smooth, -1)).mean() < 2
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_arrays_on_disk_hold_the_same_pixels(name, tmp_path, monkeypatch):
+    KINDS[name][0](tmp_path / name)
+    pages = range(n_pages(tmp_path / name))
+    in_memory = [read_page(tmp_path / name, number) for number in pages]
+    monkeypatch.setattr(images, "ON_DISK", 1)
+    with images.large_arrays_in(tmp_path):
+        on_disk = [read_page(tmp_path / name, number) for number in pages]
+    for before, found in zip(in_memory, on_disk, strict=True):
+        assert type(found) is np.ndarray and found.dtype == before.dtype and np.array_equal(found, before)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_full_disk_is_one_error_that_names_the_folder(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(images.os, "posix_fallocate", full, raising=False)
+    with images.large_arrays_in(tmp_path), pytest.raises(OSError, match=f"No space.*{tmp_path}"):
+        images.empty((images.ON_DISK,), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("options", "streamed"),
+    [
+        ({}, True), ({"compression": "zlib", "rowsperstrip": 1}, True), ({"compression": "zlib"}, False),
+        ({"compression": "zlib", "tile": (16, 16)}, False),  # four of them
+        ({"photometric": "palette", "colormap": np.zeros((3, 256), np.uint16)}, False),
+    ],
+)  # fmt: skip
+def test_a_file_is_streamed_where_it_is_decoded_part_by_part(options, streamed, tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY, **options)
+    assert is_streamed(tmp_path / "a.tif") is streamed
 
 
 def glowing(dtype=np.uint8, offset=0) -> np.ndarray:

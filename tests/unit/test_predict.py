@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -277,9 +278,33 @@ def test_an_image_beyond_memory_stands_on_disk_and_gives_the_same_files(rule, tm
         assert (tmp_path / "memory" / name).read_bytes() == (tmp_path / "disk" / name).read_bytes(), name
 
 
+def test_an_image_that_vanishes_does_not_stop_the_rest(files, images, tmp_path, capsys):
+    (images / "bb.png").symlink_to(tmp_path / "none.png")
+    assert run(images, files["nuclei"], tmp_path / "out") == 1
+    assert "bb.png: no such file, expected an image" in one_error(capsys)
+    assert list(pd.read_csv(tmp_path / "out" / "summary.csv")["image"]) == IDS
+
+
+def test_the_arrays_of_an_image_are_gone_before_the_next(images, files, tmp_path, monkeypatch):
+    results, predicted = [], predict_files._predicted
+
+    def watched(*arguments):
+        assert not any(result() for result in results)
+        found = predicted(*arguments)
+        results.append(weakref.ref(found[1]))
+        return found
+
+    monkeypatch.setattr(predict_files, "_predicted", watched)
+    assert run(images, files["nuclei"], tmp_path / "out") == 0 and len(results) == 5
+
+
 @pytest.mark.parametrize(
     ("free", "on_disk", "said"),
-    [(100.0, 1e15, "about 3.9 GB of memory, 0.1 GB"), (5000.0, 2**30, "about 21.0 GB of disk in {}, 1.0 GB")],
+    [
+        (100.0, 1e15, "about 4.8 GB of memory, 0.1 GB"),
+        (6000.0, 2**30, "about 22.6 GB of disk in {}, 1.0 GB"),
+        (6000.0, None, "about 23.2 GB of memory, 5.9 GB"),  # None: what is written stands in memory, too
+    ],
 )
 def test_an_image_that_does_not_fit_is_told_before_it_is_read(
     free, on_disk, said, files, images, tmp_path, capsys, monkeypatch
@@ -289,6 +314,10 @@ def test_an_image_that_does_not_fit_is_told_before_it_is_read(
     monkeypatch.setattr(predict_files, "_fits", lambda p, *a: "large" not in str(p) or small(p, *a))
     monkeypatch.setattr(predict_files, "free_memory", lambda: free)  # MiB
     usage = predict_files.shutil.disk_usage(tmp_path)
+    kind = "tmpfs" if on_disk is None else "ext4"
+    mounts = {"/": "ext4", str(tmp_path.resolve()): kind}
+    found = [SimpleNamespace(mountpoint=at, fstype=mounts[at]) for at in mounts]
+    monkeypatch.setattr(predict_files.psutil, "disk_partitions", lambda all: found)
     monkeypatch.setattr(predict_files.shutil, "disk_usage", lambda _: usage._replace(free=on_disk))
     tifffile.imwrite(images / "large.tif", shape=(30_000, 30_000), dtype=np.uint8)  # holes, no bytes on disk
     assert run(images, files["nuclei"], out) == 1
