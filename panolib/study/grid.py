@@ -143,6 +143,11 @@ class Grid:
         self.runs[run.name] = run
         return run
 
+    @property
+    def has_oracle(self) -> bool:
+        """Whether the ladder of this seed has a rung that learns from labels of the target."""
+        return self.settings.oracle and self.seed in (self.settings.oracle_seeds or (self.seed,))
+
     def oracle_budget(self, branch: str) -> dict[str, int]:
         """Iterations of an oracle where budgets are equal: those of baseline and self-training together.
 
@@ -304,11 +309,11 @@ def declare_ladder(grid: Grid) -> None:
     settings = grid.settings
     source = settings.semantic_source
     start = grid.semantic_baseline("source_only", source)
-    oracle = grid.semantic_baseline("oracle", grid.train) if settings.oracle else None
+    oracle = grid.semantic_baseline("oracle", grid.train) if grid.has_oracle else None
     semantic = _semantic_rungs(grid, start, oracle)
     instance = {}
     trained = {"source_only": (settings.instance_source, settings.instance_selection)}
-    if settings.oracle:
+    if grid.has_oracle:
         trained["oracle"] = grid.train, grid.train
     for rung, (labelled, selection) in trained.items():
         instance[rung] = grid.instance_baseline(rung, labelled, selection, semantic[rung])
@@ -362,7 +367,7 @@ def declare_target_ladder(grid: Grid, source_only: Run, label_set: str) -> None:
 
     `label_set`: name of the classes of the target, which its oracle learns.
     """
-    oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set)
+    oracle = grid.semantic_baseline("oracle", grid.train, label_set=label_set) if grid.has_oracle else None
     runs = _semantic_rungs(grid, grid.transfer("source_only", source_only), oracle)
     tag_rungs(grid, f"{grid.domain} ladder", runs)
 

@@ -74,6 +74,7 @@ class Domain:
     classical: Mapping | None = None  # controls without embeddings, `ClassicalSpec`: the settings to try
     seeds: Seeds | None = None  # those of the profile that this ladder takes; null: all
     variant_seeds: Seeds | None = None  # of these, those of `instance_variants`; null: all
+    oracle_seeds: Seeds | None = None  # of these, those of the oracle, where there is one; null: all
 
 
 Workflow = Literal["all", "icm", "base", "ccm"]
@@ -258,7 +259,8 @@ def read_profile(path: Path) -> Profile:
                 settings = merged(domains[main], changed, where, f"{name}.ladder")
                 on_targets[name] = from_mapping(Domain, settings, where=f"{where}: {name}.ladder")
     for section in (*ladders.values(), *on_targets.values()):
-        for found in (section.seeds, section.variant_seeds, (section.shared or {}).get("seeds")):
+        own = section.seeds, section.variant_seeds, section.oracle_seeds
+        for found in (*own, (section.shared or {}).get("seeds")):
             _some_of(found or seeds, seeds, f"{where}: seeds of the target {section.target}")
     return replace(
         from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}, "target_ladders": {}}, where=where),
@@ -296,6 +298,7 @@ class _OwnSeeds:
     n_seeds: Count | None = None
     n_consistency_seeds: Count | None = None
     n_variant_seeds: Count | None = None
+    n_oracle_seeds: Count | None = None
 
 
 def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
@@ -324,7 +327,7 @@ def _ladder_seeds(section: Any, seeds: tuple, where: str) -> Any:
     """A section with the seeds of its ladder, where it is one, and of what is beside that."""
     if not isinstance(section, Mapping):
         return section
-    found = _counted_seeds(section, ("seeds", "variant_seeds"), seeds, where)
+    found = _counted_seeds(section, ("seeds", "variant_seeds", "oracle_seeds"), seeds, where)
     for name in ("ladder", "shared"):
         if name in found:
             found[name] = _ladder_seeds(found[name], seeds, f"{where}.{name}")

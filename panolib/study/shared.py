@@ -101,7 +101,7 @@ def declare_shared(grid: Grid) -> None:
     if settings.equal_budgets:
         budget["iterations"] = fields["iterations"] + trained["iterations"]
     labelled_sets = {"source_only": (source, settings.instance_selection, {})}
-    if settings.oracle and own.oracle:
+    if grid.has_oracle and own.oracle:
         labelled_sets["oracle"] = grid.train, grid.train, budget
     for rung, (labelled, selection, values) in labelled_sets.items():
         runs[rung] = grid.add(

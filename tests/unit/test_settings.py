@@ -99,16 +99,19 @@ def test_a_section_takes_all_seeds_unless_it_says_how_many(tmp_path):
 
 def test_a_ladder_and_what_is_beside_it_may_say_how_many_seeds_they_take(tmp_path):
     variants = {"instance_variants": {"plain": {"network": {"embedding_dim": 3}}}, "n_variant_seeds": 1}
+    variants |= {"n_oracle_seeds": 2}
     changes = {"city.n_seeds": 1, "nuclei.shared": {"n_seeds": 2}, "nuclei.n_seeds": 3}
     changes |= {f"nuclei.{name}": value for name, value in variants.items()}
     loaded = load(tmp_path, {"seeds": [4, 5, 6], **changes})
-    seeds = {"city": set(), "nuclei": set(), "shared": set(), "plain": set()}
+    seeds = {"city": set(), "nuclei": set(), "shared": set(), "plain": set(), "oracle": set()}
     for name, run in loaded.runs.items():
         if name != study.PERFORMANCE:
             seeds[run.domain].add(run.spec.seed) if run.domain in seeds else None
             seeds["shared"] |= {run.spec.seed} if name.startswith("nuclei-shared") else set()
             seeds["plain"] |= {run.spec.seed} if run.variant == "plain" else set()
-    assert seeds == {"city": {4}, "nuclei": {4, 5, 6}, "shared": {4, 5}, "plain": {4}}
+            of_oracle = name.startswith("nuclei") and run.rung == "oracle"
+            seeds["oracle"] |= {run.spec.seed} if of_oracle else set()
+    assert seeds == {"city": {4}, "nuclei": {4, 5, 6}, "shared": {4, 5}, "plain": {4}, "oracle": {4, 5}}
     with pytest.raises(ProfileError, match=r"nuclei.shared: expected n_seeds or seeds, found both"):
         load(tmp_path, {"seeds": [4, 5], "nuclei.shared": {"n_seeds": 1, "seeds": [4]}})
     with pytest.raises(ProfileError, match=r"seeds of the target .*, found \(9,\)"):
