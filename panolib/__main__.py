@@ -126,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--minutes", type=_below(100_000), metavar="N",
-        help="take fewer iterations, at least 20 a training, so that all of it takes about so long by the "
-        "measured plan",
+        help="take fewer iterations, at least 20 a training, so that what follows the rehearsal (a few "
+        "minutes) takes about so long; a few hundred iterations show that all works, no more",
     )
     of_folder = {"type": _folder, "metavar": "DIR"}
     sub.add_argument("--source", required=True, **of_folder, help="images with labels, in a known layout")

@@ -216,8 +216,12 @@ def _scale_warnings(sources: OwnSources, medians: dict[str, float]) -> list[str]
     source, target = medians["source"] * sources.factor, medians["target"]
     if 1 / FAR < source / target < FAR:
         return []
+    ratio, larger, smaller = source / target, "source", "target"
+    if ratio < 1:
+        ratio, larger, smaller = 1 / ratio, smaller, larger
     return [
-        f"objects of the source are {source / target:.2g} times as large as those of the target (median "
-        f"diameters {source:.1f} and {target:.1f} pixels), expected less than {FAR:g} times: set "
-        "target.diameter, or pixel_size of both, and the source is rescaled"
+        f"objects of the {larger} are {ratio:.2g} times as large as those of the {smaller} (median diameters "
+        f"of the source {source:.1f}, of the target {target:.1f} pixels), expected less than {FAR:g} times: "
+        f"with --diameter {target:.0f} (in a profile target.diameter, or pixel_size of both) the source is "
+        "rescaled"
     ]

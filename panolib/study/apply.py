@@ -128,6 +128,8 @@ def weights_file(weights: str | Path) -> Path:
     """The file of shipped weights by name, or the path itself. NoWeights for a name without its file."""
     if weights not in SHIPPED:
         path = Path(weights)
+        if path.is_dir():
+            raise NoWeights(f"weights {path}: is a folder, expected a file, as weights/teacher.safetensors")
         if not path.is_file():
             raise NoWeights(
                 f"weights {str(weights)!r}: no such file, expected {' or '.join(SHIPPED)}, or a safetensors "
@@ -153,7 +155,7 @@ def scale_for(recipe: Recipe, scale: float | None, diameter: float | None) -> fl
     if recipe.diameter is None:
         raise DataError(
             f"diameter is {diameter:g}, but the weights ({recipe.run}) store none of the objects that they "
-            "learned from; expected a scale instead"
+            "learned from; expected a scale instead: the diameter that their model card names, divided by it"
         )
     if not diameter > 0:
         raise DataError(f"diameter is {diameter:g}, expected pixels above 0")

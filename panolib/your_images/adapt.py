@@ -162,7 +162,8 @@ def adapt(
     broken = predict_files(images, str(files[SHOWN]), predictions, overwrite=True)
     status = report(broken, predictions)
     networks = {rung: read_package(file) for rung, file in files.items()}
-    _write_report(out, path, check, networks, on_disk, records, labelled)
+    notes = check.warnings + (few_iterations_warning(study) if profile is None else [])
+    _write_report(out, path, check, notes, networks, on_disk, records, labelled)
     return status
 
 
@@ -197,7 +198,7 @@ def _print_plan(
     print(f"\nplan: {len(missing)} of {len(runs)} runs to do, {iterations:,} iterations", flush=True)
     goes_on = study.results.exists()  # what is left takes no longer than what was said at the beginning
     if goes_on and minutes is not None:
-        print(f"plan: it goes on with the iterations of {path}; --minutes shortens what begins", flush=True)
+        print(f"plan: it goes on with the iterations of {path}; another --out takes others", flush=True)
     if goes_on or not (rehearse or minutes is not None):
         return 1.0
     print("rehearsing every step, then measuring its time: a few minutes", flush=True)
@@ -213,7 +214,7 @@ def _print_plan(
         n = sum(_fewer(run.spec.iterations, share) for run in runs if hasattr(run.spec, "iterations"))
         least = f"at least {FEWEST} a training" if expected <= minutes else f"the fewest, {FEWEST} a training"
         kept = "all iterations fit" if share == 1 else f"{n:,} of {iterations:,} iterations, {least}"
-        print(f"plan: for --minutes {minutes:g} {kept}", flush=True)
+        print(f"plan: for --minutes {minutes:g} from now on {kept}", flush=True)
     memory = "" if peak_mb is None else f", {workers} x {peak_mb / 1000:.1f} GB of memory"
     advice = "; --minutes N takes fewer iterations" if minutes is None else ""
     print(f"plan: about {expected:.0f} minutes with {workers} processes{memory}{advice}", flush=True)
@@ -281,8 +282,9 @@ def expected_seconds(
 
 
 def _write_report(
-    out: Path, path: Path, check: FolderCheck, networks: Mapping[str, PanopticNetworks], target: FolderSet,
-    records: Mapping[str, Record], labelled: FolderSet | None,
+    out: Path, path: Path, check: FolderCheck, notes: Sequence[str],
+    networks: Mapping[str, PanopticNetworks], target: FolderSet, records: Mapping[str, Record],
+    labelled: FolderSet | None,
 ) -> None:  # fmt: skip
     results = _compared(networks, target.image_files)
     label_set = networks[STUDENT].label_set
@@ -300,6 +302,7 @@ def _write_report(
             found[SHOWN], source_share=check.object_share, otsu_count=check.otsu_count
         ),
         *adaptation.dissent_warning(found, SHOWN, weights, check.otsu_count),
+        *notes,
     ]
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -332,6 +335,18 @@ def _write_report(
     parts["Settings"] = path.read_text()
     write(out / REPORT, adaptation.page("Adaptation to your images", parts).encode())
     print(f"written: {out / 'report.html'}")
+
+
+def few_iterations_warning(study: Study) -> list[str]:
+    """That the trainings have had less than half of the iterations of `BUDGET`."""
+    ladder = study.profile.ladders[DOMAIN]
+    n, default = sum(getattr(ladder, name)["iterations"] for name in BUDGET), sum(BUDGET.values())
+    if n >= default / 2:
+        return []
+    return [
+        f"trained for {n:,} iterations, {n / default:.0%} of the default: expect little of these networks; "
+        "without --minutes and with another --out they train longer"
+    ]
 
 
 def _compared(

@@ -38,7 +38,10 @@ class AdaptError(UserError, ValueError):
 
 
 def check_folders_apart(out: Path, source: str | Path, target: str | Path, labels: Path | None) -> None:
-    """Raise AdaptError where source and target are one folder, or `out` lies in one that is read."""
+    """Raise AdaptError for no folder, where source and target are one, or `out` lies in one that is read."""
+    for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():
+        if folder is not None and not Path(folder).is_dir():
+            raise AdaptError(f"{option} {folder}: no such folder, expected one of images")
     if Path(source).resolve() == Path(target).resolve():
         raise AdaptError(f"--target {target}: is the folder of --source, expected one of other images")
     for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():

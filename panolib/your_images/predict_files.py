@@ -206,7 +206,9 @@ def _files_of(argument: str) -> list[Path]:
         found = [Path(name) for name in glob.glob(argument, recursive=True)]
     files = [item for item in found if item.suffix.lower() in IMAGES and not item.is_dir()]
     if not files:
-        raise PredictError(f"{argument}: holds no image ({len(found)} other files), {expected}")
+        n_folders = sum(item.is_dir() for item in found)
+        held = f"{len(found) - n_folders} other files" + (f", {n_folders} folders" if n_folders else "")
+        raise PredictError(f"{argument}: holds no image ({held}), {expected}")
     return files
 
 

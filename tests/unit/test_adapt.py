@@ -159,6 +159,19 @@ def test_minutes_leave_a_share_of_the_iterations(minutes, iterations):
     assert [adapt._fewer(run.spec.iterations, share) for run in runs] == iterations
 
 
+def test_few_iterations_are_a_warning(cells):
+    study = load(cells / "tiny.yaml", root=cells, train=False)
+    ladder = replace(study.profile.ladders["nuclei"], **{
+        name: {"iterations": n // 4} for name, n in adapt_folder.BUDGET.items()
+    })  # fmt: skip
+    few = replace(study, profile=replace(study.profile, ladders={adapt.DOMAIN: ladder}))
+    (line,) = adapt.few_iterations_warning(few)
+    assert "trained for 390 iterations, 25% of the default" in line
+    whole = replace(ladder, **{name: {"iterations": n} for name, n in adapt_folder.BUDGET.items()})
+    enough = replace(study, profile=replace(study.profile, ladders={adapt.DOMAIN: whole}))
+    assert adapt.few_iterations_warning(enough) == []
+
+
 @pytest.fixture
 def cells(tmp_path):
     """Folders "labelled" and "few" with masks, "new" without."""
@@ -257,7 +270,8 @@ def test_minutes_are_written_and_kept(cells, capsys, monkeypatch):
     found = capsys.readouterr()
     (kept,) = iterations()
     assert 20 <= kept < 100 and "last checkpoints" in found.err
-    assert f"plan: for --minutes 3 {4 * kept} of 400 iterations, at least 20 a training" in found.out
+    least = f"{4 * kept} of 400 iterations, at least 20 a training"
+    assert f"plan: for --minutes 3 from now on {least}" in found.out
     assert "plan: about 3 minutes with 1 processes" in found.out
     assert command(cells, "out", "--minutes", "3") == 130 and iterations() == {kept}
     assert "plan: it goes on with the iterations of" in capsys.readouterr().out
@@ -327,9 +341,12 @@ def test_files_of_others_stay(cells, capsys):
     assert command(cells) == 1
     assert "report.html: was not written by this command, expected another --out" in capsys.readouterr().err
     assert [path.name for path in (cells / "out").iterdir()] == ["report.html"]
-    assert command(cells, "other", source="gone") == 1
+    assert command(cells, "other", source="gone") == 1 and not (cells / "other").exists()
+    for name in ("empty", "void"):
+        (cells / name).mkdir()
+    assert command(cells, "other", source="empty") == 1
     assert (cells / "other" / "adapt.yaml").exists()
-    assert command(cells, "other", source="none") == 1
+    assert command(cells, "other", source="void") == 1
     assert "was not written" not in capsys.readouterr().err
 
 
@@ -379,7 +396,7 @@ def test_classes_of_ones_own_and_the_budget(cells, profile):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"source": "none"}, "none: no such folder, expected the images of data.source"),
+        ({"source": "none"}, "none: no such folder, expected one of images"),
         ({"source": "new", "target": "labelled"}, "new: no masks, expected masks/X"),
     ],
 )

@@ -549,9 +549,7 @@ OTHER_ADAPT = {
         needs=("cells", "new"),
     ),
     "adapt: out in the labels": cells("the folder of --labels", options=" --labels {}"),
-    "adapt: unknown profile": Row(
-        "adapt --source {}/cells --target {}/new --out {}/out --profile mars", "profile 'mars'"
-    ),
+    "adapt: unknown profile": cells("profile 'mars'", options=" --profile mars"),
     "adapt: scale beyond reason": cells("images would grow", options=" --diameter 9000"),
     "adapt: no source": Row("adapt --target {}/new --out {}/out", "--source", status=2),
     "adapt: diameter of 0": cells("found '0'", options=" --diameter 0", status=2),
@@ -598,7 +596,7 @@ PREDICT = {
     "predict: unknown weights": Row(
         "predict {}/new --weights mars --out {}/out", "weights 'mars': no such file", needs=("new",)
     ),
-    "predict: weights are a folder": predicted("no such file", new("weights/x.safetensors/a", "x"), "x"),
+    "predict: weights are a folder": predicted("is a folder, expected", new("weights/x.safetensors/a", "x"), "x"),
     "predict: weights of text": predicted("cannot be read", new("weights/x.safetensors", "text"), "x"),
     "predict: empty weights": predicted("cannot be read", new("weights/x.safetensors", b""), "x"),
     "predict: cut weights": predicted("cannot be read", cut("weights/good.safetensors", 3000)),

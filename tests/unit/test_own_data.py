@@ -829,7 +829,7 @@ def test_check_says_what_is_there_and_what_is_wrong(tmp_path):
     assert table.loc["diameter 4 .. 8"].tolist() == ["0", "4"] and check.problems == []
     (note,) = check.warnings
     assert check.otsu_count is None  # of another size than the objects of the source
-    assert re.search(r"source are 3\.8 times as large as those of the target .* set target\.diameter", note)
+    assert re.search(r"source are 3\.8 times as large as those of the target .* with --diameter \d+ ", note)
     assert not check_folders(own(tmp_path, "src", {"root": "new", "diameter": 8.0})).warnings
 
     (tmp_path / "src" / "masks" / "1.tif").write_bytes(b"")

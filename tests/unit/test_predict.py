@@ -624,7 +624,7 @@ BAD = {  # what is wrong -> arguments, exit status, words of the line
     "run of another profile": ("{images} --weights my_cells-panoptic-teacher-s0 --out {out}", 1,
                                "for one of another: python -m panolib weights --profile PROFILE --run RUN"),
     "weights that are none": ("{images} --weights {images}/a.png --out {out}", 1, "a.png: expected a"),
-    "weights in a folder": ("{images} --weights {images} --out {out}", 1, "images': no such file"),
+    "weights in a folder": ("{images} --weights {images} --out {out}", 1, "images: is a folder, expected"),
     "results in a file": (FINE + " {images}/a.png", 1, "a.png"),
     "results below a file": (FINE + " {images}/a.png/x", 1, "a.png"),
     "results where none can be": (FINE + " /proc/x", 1, "/proc/x: cannot be made (No such file or dir"),
