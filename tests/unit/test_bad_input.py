@@ -596,7 +596,7 @@ PREDICT = {
     "predict: unknown weights": Row(
         "predict {}/new --weights mars --out {}/out", "weights 'mars': no such file", needs=("new",)
     ),
-    "predict: weights are a folder": predicted("is a folder, expected", new("weights/x.safetensors/a", "x"), "x"),
+    "predict: weights folder": predicted("is a folder, expected", new("weights/x.safetensors/a", "x"), "x"),
     "predict: weights of text": predicted("cannot be read", new("weights/x.safetensors", "text"), "x"),
     "predict: empty weights": predicted("cannot be read", new("weights/x.safetensors", b""), "x"),
     "predict: cut weights": predicted("cannot be read", cut("weights/good.safetensors", 3000)),
