@@ -188,7 +188,8 @@ def test_a_run_does_not_report_the_memory_of_a_parent_trained_within_it(tmp_path
     parent = toy_run("large", n_iterations=2)
     child = store.get(toy_run("child", parent=parent, n_iterations=2))
     parent = store.get(parent)
-    assert parent.info["peak_memory_mb"] > child.info["peak_memory_mb"] + 250
+    more = parent.info["peak_memory_mb"] - child.info["peak_memory_mb"]
+    assert more > 150  # MiB of 300: what earlier tests leave comes and goes
 
 
 def test_recorded_run_is_loaded_and_not_trained_again(store):
