@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     scales.add_argument(
         "--diameter", type=_below(10_000), metavar="N",
         help="median diameter of the objects in these images, pixels: images are resized so that it becomes "
-        "that of the objects that the networks learned from, if the weights store it",
+        "that of the objects that the networks learned from (nuclei, and what adapt writes)",
     )
     sub.add_argument(
         "--tile", type=_whole(160), metavar="N", default=1024,
@@ -236,4 +236,6 @@ def _below(limit: float) -> Callable[[str], float]:
 
 
 if __name__ == "__main__":
+    if not sys.stderr.isatty():  # a file of what is printed gets a line now and then; before tqdm is imported
+        os.environ.setdefault("TQDM_MININTERVAL", "20")
     sys.exit(main())

@@ -129,9 +129,10 @@ def _photo(path: Path, kind: str) -> np.ndarray:
 
 def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
     with _opened_tiff(path) as file:
-        if _n_stacked(file):
-            stack = file.series[0]
-            return _frames(stack.asarray(out=empty(stack.shape, stack.dtype)), stack.axes, path)[number]
+        if _n_stacked(file):  # its frames lie one behind the other, and may be more than memory holds
+            frame = _frames(tifffile.memmap(path, mode="r"), file.series[0].axes, path)[number]
+            np.copyto(found := empty(frame.shape, frame.dtype.newbyteorder("=")), frame)
+            return found
         page = _full_pages(file)[number]
         try:
             pixels = page.asarray(out=None if page.dtype is None else empty(page.shape, page.dtype))
@@ -145,7 +146,7 @@ def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
         if page.axes == "YXS" and pixels.shape[-1] == 2 and has_alpha:
             pixels = pixels[..., :1]
         (frame,) = _frames(pixels, page.axes, path) if page.colormap is None or as_stored else [pixels]
-        return frame
+        return contiguous(frame)
 
 
 def _shown(page: tifffile.TiffPage, pixels: np.ndarray) -> np.ndarray:
@@ -207,7 +208,7 @@ def _opened_tiff(path: Path) -> Iterator[tifffile.TiffFile]:
 
 
 @functools.lru_cache(maxsize=2)  # pages of a file are asked for one after the other
-def _frames_of_bioimage(path: Path, mtime_ns: int) -> list[np.ndarray]:
+def _frames_of_bioimage(path: Path, mtime_ns: int) -> np.ndarray:
     return _of_bioimage(path, lambda image: _frames(np.asarray(image.data), image.dims.order, path))
 
 
@@ -241,8 +242,8 @@ def _n_frames(shape: Sequence[int], axes: str) -> int:
     return math.prod(n for n, axis in zip(shape, axes) if axis not in "YXS")
 
 
-def _frames(pixels: np.ndarray, axes: str, path: Path) -> list[np.ndarray]:
-    """[H, W] or [H, W, 3] arrays of one whose axes are named by letters; S: the samples of a pixel."""
+def _frames(pixels: np.ndarray, axes: str, path: Path) -> np.ndarray:
+    """[n, H, W] or [n, H, W, 3] of an array whose axes are named by letters; S: the samples of a pixel."""
     if not {"Y", "X"} <= set(axes):
         raise DataError(f"{path}: array {list(pixels.shape)} with axes {axes}, expected Y and X among them")
     image = "YXS" if "S" in axes else "YX"
@@ -254,4 +255,4 @@ def _frames(pixels: np.ndarray, axes: str, path: Path) -> list[np.ndarray]:
         if n_samples not in (1, 3, 4):
             raise DataError(f"{path}: {n_samples} samples a pixel, expected grey or RGB, perhaps with alpha")
         pixels = pixels[..., 0] if n_samples == 1 else pixels[..., :3]
-    return [contiguous(page) for page in pixels]
+    return pixels

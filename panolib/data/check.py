@@ -13,11 +13,12 @@ import pandas as pd
 import scipy
 from skimage.filters import threshold_otsu
 
+from panolib.data.describe import diameters
 from panolib.data.errors import DataError
 from panolib.data.folders import FolderSet
 from panolib.data.intensity import TooDeep
 from panolib.data.readers.folders import PagedSet
-from panolib.data.readers.own import OwnSources, diameters
+from panolib.data.readers.own import OwnSources
 
 EDGES = (0, 4, 8, 16, 32, 64, 128, np.inf)  # of the histogram of diameters, pixels
 SMALLEST = 3.0  # pixels of diameter that an object has where Otsu's threshold finds it

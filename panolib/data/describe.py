@@ -51,3 +51,9 @@ def describe(dataset: Sequence) -> dict[str, pd.DataFrame]:
         "presence": classes.assign(n_images=n_images, image_share=n_images / len(pixels)),
         "instances": instances,
     }
+
+
+def diameters(instance: np.ndarray) -> np.ndarray:
+    """Diameter in pixels of the disc as large as each object of an instance map [H, W], in order of ids."""
+    areas = np.bincount(instance.ravel())[1:]
+    return np.sqrt(areas[areas > 0] * (4 / np.pi))

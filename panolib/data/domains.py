@@ -14,7 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from panolib.config import NonNegative, Size, from_mapping, spec, to_plain
+from panolib.data.describe import diameters
 from panolib.data.errors import DataError, MissingData
 from panolib.data.fingerprints import remembered
 from panolib.data.intensity import STRETCHED
@@ -97,6 +100,7 @@ class Sources(ABC):
         self._cache, self._memory = root / "cache", Memory(settings.memory_gb * 1e9)
         self._opened: dict[str, Sequence[Sample]] = {}
         self._fingerprints: dict[Path, str] = {}
+        self._diameters: dict[str, np.ndarray] = {}
         self.folders: dict[str, Path] = {}  # where the data lies, by what lies there
 
     @property
@@ -127,6 +131,13 @@ class Sources(ABC):
         if name.partition(":")[0] not in self.own and self._source is not None:
             return self._source.fingerprint(name)
         return self._fingerprint(name)
+
+    def diameters(self, name: str) -> np.ndarray:
+        """Of all objects of a labelled data set, pixels, measured once. Errors as of `open`."""
+        if name not in self._diameters:
+            of_images = [diameters(sample.instance) for sample in self.open(name)]
+            self._diameters[name] = np.concatenate([np.zeros(0), *of_images])
+        return self._diameters[name]
 
     def preprocessing(self) -> dict[str, Any]:
         """How images are changed before a network sees them, as plain values to be kept with its weights.

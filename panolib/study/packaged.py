@@ -6,13 +6,15 @@ else that a prediction needs: networks, classes, clustering and merge.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -37,7 +39,7 @@ from panolib.errors import UserError, one_line
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
 from panolib.lab.files import write
 from panolib.lab.pack import halved, single
-from panolib.lab.run import Run
+from panolib.lab.run import Run, with_parents
 from panolib.lab.store import Store
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.study.parents import cleanup_of, wanted_weights
@@ -59,9 +61,9 @@ class Recipe:
 
     `run` and `key` name the record that the networks were scored in. `intensity`, `limits`: what becomes 0
     and 255 (`data.intensity`); None where images of 8 bits are as they are. `width`: of the images, pixels,
-    to which others are resized; None where they keep their own scale. `diameter` or `pixel_size` of what the
-    networks learned from, if it is known. `bandwidth` and `delta_dist` are in units of the embeddings,
-    `min_size` in pixels of the embedding grid, `opening` in pixels.
+    to which others are resized; None where they keep their own scale. `diameter` (median, pixels) or
+    `pixel_size` of what the networks learned from, if it is known. `bandwidth` and `delta_dist` are in units
+    of the embeddings, `min_size` in pixels of the embedding grid, `opening` in pixels.
     """
 
     format: Literal[2]
@@ -118,7 +120,8 @@ def write_package(
 ) -> Recipe:
     """Write the networks that a panoptic run scored, with its settings, to a safetensors file.
 
-    `sources`: the data sets by domain; where intensities are those of a whole set its images are read.
+    `sources`: the data sets by domain; where intensities are those of a whole set its images are read, and
+    where images keep their own scale those with labels, if they are on this machine.
     `small`: large kernels have 8 bits instead of 16 (`eight_bits`).
 
     Raises
@@ -127,18 +130,21 @@ def write_package(
         For a run of another kind, and for one without the picture that tells how large its images are.
     """
     semantic, instance = packaged_runs(run)
-    scores, networks = run.spec, semantic.spec.network
+    scores, networks, data = run.spec, semantic.spec.network, sources[run.domain]
     shared = isinstance(networks, SharedNetworks)
     parents = dict(run.parents)
     chosen = store.get(parents["clustering"]).metrics
     cleanup = cleanup_of(run, lambda role: store.get(parents[role]))
+    known = data.preprocessing()
+    if data.own_scale and not (known["diameter"] or known["pixel_size"]):
+        known["diameter"] = _learned_diameter(data, with_parents([run])[1:])
     values = dict(
         format=2,
         run=run.name,
         key=run.key,
         label_set=LABEL_SETS[scores.label_set],
-        **sources[run.domain].preprocessing(),
-        width=None if sources[run.domain].own_scale else _image_width(store, run),
+        **known,
+        width=None if data.own_scale else _image_width(store, run),
         semantic=networks.semantic if shared else networks,
         instance=networks.instance if shared else instance.spec.network,
         shared=shared,
@@ -161,6 +167,30 @@ def write_package(
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, save(halved(eight_bits(tensors) if small else tensors), metadata={ENTRY: text}))
     return recipe
+
+
+def learned_from(run: Run) -> list[str]:
+    """Names of the data sets that a run learned from."""
+    return [name for field in ("source", "target") if (name := getattr(run.spec, field, None))]
+
+
+def measured_diameters(data: Sources, runs: Iterable[Run]) -> dict[str, np.ndarray]:
+    """Diameters of the objects of the labelled data sets that runs learned from, pixels, by data set.
+
+    Of those that are on this machine and hold objects.
+    """
+    names = {name for run in runs for name in learned_from(run) if not name.endswith(":unlabelled")}
+    found = {}
+    for name in sorted(names):
+        with contextlib.suppress(FileNotFoundError):
+            found[name] = data.diameters(name)
+    return {name: sizes for name, sizes in found.items() if len(sizes)}
+
+
+def _learned_diameter(data: Sources, runs: Iterable[Run]) -> float | None:
+    """Median of all `measured_diameters`, in tenths of a pixel; None for no object."""
+    found = [*measured_diameters(data, runs).values()]
+    return round(float(np.median(np.concatenate(found))), 1) if found else None
 
 
 def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

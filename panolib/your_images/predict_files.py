@@ -88,7 +88,9 @@ def predict_files(
     origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
     digest = functools.cache(_digest)  # a stack is read once
     try:
-        done = claim(out, pictures, origin, overwrite, networks.label_set, digest)
+        done, n_others = claim(out, pictures, origin, overwrite, networks.label_set, digest)
+        if n_others:
+            print(f"{out} holds {n_others} other images; its tables and its contact sheet are of all")
         left = {image_id: page for image_id, page in pictures.items() if image_id not in done}
         bar = tqdm(left.items(), total=len(pictures), initial=len(done), unit="image", disable=not left)
         for image_id, page in bar:

@@ -49,8 +49,9 @@ class PredictError(UserError, ValueError):
 def claim(
     out: Path, pictures: Mapping[str, Page], origin: dict, overwrite: bool, label_set: LabelSet,
     digest: Callable[[Path], str],
-) -> set[str]:  # fmt: skip
-    """Ids of the images whose results are whole and of this origin, once nothing else is in the way.
+) -> tuple[set[str], int]:  # fmt: skip
+    """What a folder holds, once nothing is in the way: ids of these images whose results are whole, and the
+    number of other images that have results there.
 
     PredictError unless what else is there may be replaced.
     """
@@ -90,7 +91,7 @@ def claim(
             done.add(image_id)
             if record["path"] != str(page.path):  # the same image in another place
                 write_json(_record_file(out, image_id), record | {"path": str(page.path)})
-    return done
+    return done, len(records.keys() - pictures.keys() - _gone(records, pictures))
 
 
 def _make(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import tracemalloc
 
 import cv2
 import numpy as np
@@ -112,6 +113,18 @@ def test_arrays_on_disk_hold_the_same_pixels(name, tmp_path, monkeypatch):
     for before, found in zip(in_memory, on_disk, strict=True):
         assert type(found) is np.ndarray and found.dtype == before.dtype and np.array_equal(found, before)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_of_a_stack_that_one_page_describes_the_wanted_frame_alone_is_read(tmp_path):
+    stack = np.arange(40 * 128 * 128, dtype=np.uint16).reshape(40, 128, 128)
+    tif(stack, imagej=True, truncate=True)(tmp_path / "a.tif")
+    assert n_pages(tmp_path / "a.tif") == 40 and is_streamed(tmp_path / "a.tif", 7)
+    tracemalloc.start()
+    found = read_page(tmp_path / "a.tif", 7)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(found, stack[7]) and found.dtype == np.dtype(np.uint16) and found.flags.writeable
+    assert peak < stack.nbytes / 4
 
 
 def test_a_full_disk_is_one_error_that_names_the_folder(tmp_path, monkeypatch):

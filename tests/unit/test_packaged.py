@@ -19,12 +19,20 @@ from tiny_runs import tiny_city
 
 from panolib import commands
 from panolib.__main__ import main
+from panolib.data.errors import MissingData
 from panolib.inference.panoptic import predict_panoptic
 from panolib.lab.pack import halved, single
 from panolib.labels import LABEL_SETS
 from panolib.report.model_card import _score_lines, model_card
 from panolib.study import packaged
-from panolib.study.packaged import NoWeights, packaged_runs, read_package, write_package
+from panolib.study.apply import scale_for
+from panolib.study.packaged import (
+    NoWeights,
+    measured_diameters,
+    packaged_runs,
+    read_package,
+    write_package,
+)
 from panolib.study.parents import trained_network
 
 
@@ -146,6 +154,35 @@ def test_a_card_says_which_images_are_drawn_and_how_large_objects_were(study, wr
         for sample in city.open(name)
     ])  # fmt: skip
     assert f"Objects of {name} have a median diameter of {np.median(sizes):.0f} pixels" in card
+    assert "--diameter" not in card  # the file was written without
+
+
+def test_a_file_stores_the_median_diameter_of_what_taught_its_networks(study, written, tmp_path, monkeypatch):
+    run, path = written
+    city = study.sources["city"]
+    assert read_package(path).recipe.diameter is None and read_package(path).recipe.width
+    monkeypatch.setattr(type(city), "own_scale", True)
+    recipe = write_package(study.store, study.sources, run, tmp_path / "own.safetensors")
+    assert recipe == read_package(tmp_path / "own.safetensors").recipe and recipe.width is None
+    names = {parent.spec.source for parent in packaged_runs(run)}
+    assert set(measured_diameters(city, packaged_runs(run))) == names
+    areas = [
+        np.unique(sample.instance[sample.instance > 0], return_counts=True)[1]
+        for name in names for sample in city.open(name)
+    ]  # fmt: skip
+    expected = np.median(np.sqrt(4 / np.pi * np.concatenate(areas)))
+    assert recipe.diameter == round(expected, 1) > 1
+    card = model_card(study.store, study.sources, run, recipe, "own.safetensors")
+    assert f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}." in card
+    assert scale_for(recipe, None, 2 * recipe.diameter) == 0.5
+
+    def gone(self, name):
+        raise MissingData(name)
+
+    monkeypatch.setattr(type(city), "diameters", gone)
+    recipe = write_package(study.store, study.sources, run, tmp_path / "own.safetensors")
+    assert recipe.diameter is None
+    assert "iameter" not in model_card(study.store, study.sources, run, recipe, "own.safetensors")
 
 
 def test_a_card_of_one_image_has_no_interval_and_none_of_a_class_a_score(study, written):

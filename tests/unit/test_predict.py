@@ -472,6 +472,28 @@ def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, mo
     assert [name for name in content(out) if name.startswith("semantic")] == ["semantic/b.png"]
 
 
+def test_other_images_in_the_folder_are_told(files, images, tmp_path, capsys):
+    out = tmp_path / "out"
+    told = f"{out} holds 1 other images; its tables and its contact sheet are of all"
+    assert run(images / "a.png", files["nuclei"], out) == 0 and "other images" not in capsys.readouterr().out
+    assert run(images / "b.jpg", files["nuclei"], out) == 0 and told in capsys.readouterr().out
+    assert list(pd.read_csv(out / "summary.csv")["image"]) == ["a", "b"]
+    assert run(images, files["nuclei"], out) == 0 and "other images" not in capsys.readouterr().out
+    (images / "a.png").unlink()  # its results stay, and are in no table
+    assert run(images / "b.jpg", files["nuclei"], out) == 0
+    assert f"holds {len(IDS) - 2} other images" in capsys.readouterr().out
+
+
+def test_a_log_file_gets_a_line_of_progress_now_and_then(files, tmp_path):
+    stack = RNG.integers(0, 4000, (60, 36, 44), np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
+    command = [sys.executable, "-m", "panolib", "predict", tmp_path / "a.tif", "--weights", files["nuclei"]]
+    command, root = [*map(str, command), "--out", str(tmp_path / "out")], project_root(Path(__file__).parent)
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "60/60" in done.stderr
+    assert done.stderr.count("%|") <= 3, done.stderr  # the first, the last, perhaps one of a busy machine
+
+
 def test_images_of_an_older_version_are_predicted_again(files, images, tmp_path):
     out = tmp_path / "out"
     assert run(images, files["nuclei"], out) == 0

@@ -21,6 +21,7 @@ import numpy as np
 
 from panolib.config import NonNegative, Positive, spec, to_plain
 from panolib.data.any_image import IMAGES
+from panolib.data.describe import diameters
 from panolib.data.domains import Sources
 from panolib.data.errors import DataError, MissingData
 from panolib.data.folders import FolderSet
@@ -232,12 +233,6 @@ def layout_of(folder: Path) -> str:
     if any(folder.glob("*.json")) or any(folder.glob("annotations/*.json")):
         return "coco_panoptic"
     return "folders"
-
-
-def diameters(instance: np.ndarray) -> np.ndarray:
-    """Diameter in pixels of the disc as large as each object of an instance map [H, W], in order of ids."""
-    areas = np.bincount(instance.ravel())[1:]
-    return np.sqrt(areas[areas > 0] * (4 / np.pi))
 
 
 def own_section(section: Mapping[str, Any]) -> dict[str, Any]:
