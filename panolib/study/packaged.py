@@ -27,6 +27,7 @@ from panolib.config import (
     NonNegative,
     NonNegativePair,
     Positive,
+    Share,
     from_mapping,
     spec,
     to_plain,
@@ -62,8 +63,9 @@ class Recipe:
     `run` and `key` name the record that the networks were scored in. `intensity`, `limits`: what becomes 0
     and 255 (`data.intensity`); None where images of 8 bits are as they are. `width`: of the images, pixels,
     to which others are resized; None where they keep their own scale. `diameter` (median, pixels) or
-    `pixel_size` of what the networks learned from, if it is known. `bandwidth` and `delta_dist` are in units
-    of the embeddings, `min_size` in pixels of the embedding grid, `opening` in pixels.
+    `pixel_size` of what the networks learned from, and `share`, the largest of an image that was objects, if
+    they are known. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size` in pixels of the
+    embedding grid, `opening` in pixels.
     """
 
     format: Literal[2]
@@ -84,6 +86,7 @@ class Recipe:
     min_size: Natural
     rule: Literal[MERGE_RULES]
     opening: Natural
+    share: Share | None = None
 
     def __post_init__(self):
         label_set, n = self.label_set, len(self.label_set.classes)
@@ -136,8 +139,11 @@ def write_package(
     chosen = store.get(parents["clustering"]).metrics
     cleanup = cleanup_of(run, lambda role: store.get(parents[role]))
     known = data.preprocessing()
-    if data.own_scale and not (known["diameter"] or known["pixel_size"]):
-        known["diameter"] = _learned_diameter(data, with_parents([run])[1:])
+    if data.own_scale and (measured := measured_objects(data, with_parents([run])[1:])):
+        sizes, shares = (np.concatenate(each) for each in zip(*measured.values()))
+        known["share"] = round(float(shares.max()), 3)
+        if not (known["diameter"] or known["pixel_size"]):
+            known["diameter"] = round(float(np.median(sizes)), 1)
     values = dict(
         format=2,
         run=run.name,
@@ -174,8 +180,8 @@ def learned_from(run: Run) -> list[str]:
     return [name for field in ("source", "target") if (name := getattr(run.spec, field, None))]
 
 
-def measured_diameters(data: Sources, runs: Iterable[Run]) -> dict[str, np.ndarray]:
-    """Diameters of the objects of the labelled data sets that runs learned from, pixels, by data set.
+def measured_objects(data: Sources, runs: Iterable[Run]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`Sources.object_sizes` of the labelled data sets that runs learned from, by their names.
 
     Of those that are on this machine and hold objects.
     """
@@ -183,14 +189,8 @@ def measured_diameters(data: Sources, runs: Iterable[Run]) -> dict[str, np.ndarr
     found = {}
     for name in sorted(names):
         with contextlib.suppress(FileNotFoundError):
-            found[name] = data.diameters(name)
-    return {name: sizes for name, sizes in found.items() if len(sizes)}
-
-
-def _learned_diameter(data: Sources, runs: Iterable[Run]) -> float | None:
-    """Median of all `measured_diameters`, in tenths of a pixel; None for no object."""
-    found = [*measured_diameters(data, runs).values()]
-    return round(float(np.median(np.concatenate(found))), 1) if found else None
+            found[name] = data.object_sizes(name)
+    return {name: (sizes, shares) for name, (sizes, shares) in found.items() if len(sizes)}
 
 
 def eight_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,7 @@ NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left an
 BYTES, BYTES_OF_TILE = 27, 600  # of memory for a pixel: of an image, and of the tile that networks look at
 HELD, HELD_STREAMED = 18, 5  # of these, what stays in memory where arrays stand on disk (`is_streamed`)
 ONE_COLOUR = "of one colour, read as grey"
+FULLER = "fuller of objects than any that taught the networks"
 
 
 def predict_files(
@@ -132,7 +133,9 @@ def _predicted(
     image = as_colour(seen, page.path)
     result = predict(image, networks, scale=scale, tile=tile)
     notes = [ONE_COLOUR] if seen.ndim < stored.ndim else []
-    return image, result, _summary_row(result, networks.label_set, time.monotonic() - began, notes)
+    row = _summary_row(result, networks.label_set, time.monotonic() - began)
+    notes += _full_notes(row, networks)
+    return image, result, row | {"notes": "; ".join(notes)}
 
 
 def _fits(page: Page, scale: float, tile: int, out: Path) -> bool:
@@ -214,10 +217,8 @@ def _files_of(argument: str) -> list[Path]:
     return files
 
 
-def _summary_row(
-    result: PanopticResult, label_set: LabelSet, seconds: float, notes: Sequence[str]
-) -> dict:
-    """A line of summary.csv: areas in pixels, shares of all pixels; the notes, and one on many objects."""
+def _summary_row(result: PanopticResult, label_set: LabelSet, seconds: float) -> dict:
+    """A line of summary.csv but for its notes: areas in pixels, shares of all pixels."""
     areas = [segment["area"] for segment in result.segments if segment["isthing"]]
     strips = (result.semantic[rows].ravel() for rows in row_strips(result.semantic.shape))
     shares = sum(np.bincount(strip, minlength=VOID + 1) for strip in strips) / result.semantic.size
@@ -226,8 +227,16 @@ def _summary_row(
     row |= {f"share of {name}": round(float(share), 5) for name, share in zip(label_set.classes, shares)}
     row |= {"median_object_area": float(np.median(areas)) if areas else None}
     row |= {"mean_confidence": round(float(result.confidence.mean()), 4), "seconds": round(seconds, 2)}
-    full = [f"nearly all {label_set.classes[k]}" for k in label_set.thing_ids if shares[k] > NEARLY_ALL]
-    return row | {"notes": "; ".join([*notes, *full])}
+    return row
+
+
+def _full_notes(row: Mapping, networks: PanopticNetworks) -> list[str]:
+    """What a line of the summary says of images that are full of objects, as those of another kind may be."""
+    label_set, most = networks.label_set, networks.recipe.share
+    things = {name: row[f"share of {name}"] for name in label_set.things}
+    if most is not None:
+        return [FULLER] if sum(things.values()) > most else []
+    return [f"nearly all {name}" for name, share in things.items() if share > NEARLY_ALL]
 
 
 def _digest(path: Path) -> str:

@@ -28,7 +28,7 @@ from panolib.study import packaged
 from panolib.study.apply import scale_for
 from panolib.study.packaged import (
     NoWeights,
-    measured_diameters,
+    measured_objects,
     packaged_runs,
     read_package,
     write_package,
@@ -157,31 +157,32 @@ def test_a_card_says_which_images_are_drawn_and_how_large_objects_were(study, wr
     assert "--diameter" not in card  # the file was written without
 
 
-def test_a_file_stores_the_median_diameter_of_what_taught_its_networks(study, written, tmp_path, monkeypatch):
+def test_a_file_stores_how_large_the_objects_were_that_taught_its_networks(
+    study, written, tmp_path, monkeypatch
+):
     run, path = written
-    city = study.sources["city"]
-    assert read_package(path).recipe.diameter is None and read_package(path).recipe.width
+    city, recipe = study.sources["city"], read_package(path).recipe
+    assert recipe.diameter is None and recipe.share is None and recipe.width
     monkeypatch.setattr(type(city), "own_scale", True)
     recipe = write_package(study.store, study.sources, run, tmp_path / "own.safetensors")
     assert recipe == read_package(tmp_path / "own.safetensors").recipe and recipe.width is None
     names = {parent.spec.source for parent in packaged_runs(run)}
-    assert set(measured_diameters(city, packaged_runs(run))) == names
-    areas = [
-        np.unique(sample.instance[sample.instance > 0], return_counts=True)[1]
-        for name in names for sample in city.open(name)
-    ]  # fmt: skip
-    expected = np.median(np.sqrt(4 / np.pi * np.concatenate(areas)))
-    assert recipe.diameter == round(expected, 1) > 1
+    assert set(measured_objects(city, packaged_runs(run))) == names
+    maps = [sample.instance for name in names for sample in city.open(name)]
+    areas = np.concatenate([np.unique(each[each > 0], return_counts=True)[1] for each in maps])
+    assert recipe.diameter == round(np.median(np.sqrt(4 / np.pi * areas)), 1) > 1
+    assert recipe.share == round(max((each > 0).mean() for each in maps), 3) > 0
     card = model_card(study.store, study.sources, run, recipe, "own.safetensors")
     assert f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}." in card
+    assert f"cover at most {100 * recipe.share:.0f} % of an image" in card
     assert scale_for(recipe, None, 2 * recipe.diameter) == 0.5
 
     def gone(self, name):
         raise MissingData(name)
 
-    monkeypatch.setattr(type(city), "diameters", gone)
+    monkeypatch.setattr(type(city), "object_sizes", gone)
     recipe = write_package(study.store, study.sources, run, tmp_path / "own.safetensors")
-    assert recipe.diameter is None
+    assert recipe.diameter is None and recipe.share is None
     assert "iameter" not in model_card(study.store, study.sources, run, recipe, "own.safetensors")
 
 

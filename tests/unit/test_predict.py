@@ -591,6 +591,14 @@ def test_images_of_one_colour_and_full_ones_are_told(files, images, tmp_path, ca
         "full": "nearly all nucleus", "full2": "nearly all nucleus", "grey": "",
         "green": "of one colour, read as grey",
     }  # fmt: skip
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours(share=0.05))
+    assert run(few, files["nuclei"], tmp_path / "knowing") == 0
+    told = "4 of 4 images are fuller of objects than any that taught the networks, the first is full:"
+    assert told in capsys.readouterr().err
+    monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours(share=0.1))
+    assert run(few, files["nuclei"], tmp_path / "more") == 0
+    table = pd.read_csv(tmp_path / "more" / "summary.csv", index_col="image")["notes"].fillna("")
+    assert list(table.index[table == predict_files.FULLER]) == ["full", "full2"]
 
 
 def test_a_broken_image_does_not_stop_the_others(files, images, tmp_path, capsys):
