@@ -237,5 +237,6 @@ def _below(limit: float) -> Callable[[str], float]:
 
 if __name__ == "__main__":
     if not sys.stderr.isatty():  # a file of what is printed gets a line now and then; before tqdm is imported
-        os.environ.setdefault("TQDM_MININTERVAL", "20")
+        for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
+            os.environ.setdefault(name, "20")
     sys.exit(main())

@@ -129,8 +129,13 @@ def _photo(path: Path, kind: str) -> np.ndarray:
 
 def _tiff_page(path: Path, number: int, as_stored: bool) -> np.ndarray:
     with _opened_tiff(path) as file:
-        if _n_stacked(file):  # its frames lie one behind the other, and may be more than memory holds
-            frame = _frames(tifffile.memmap(path, mode="r"), file.series[0].axes, path)[number]
+        if _n_stacked(file):
+            stack = file.series[0]
+            if stack.dataoffset is None:  # compressed or in tiles
+                pixels = stack.asarray(out=empty(stack.shape, stack.dtype))
+            else:  # one frame behind the other, perhaps more than memory holds
+                pixels = tifffile.memmap(path, mode="r")
+            frame = _frames(pixels, stack.axes, path)[number]
             np.copyto(found := empty(frame.shape, frame.dtype.newbyteorder("=")), frame)
             return found
         page = _full_pages(file)[number]

@@ -133,12 +133,14 @@ class Sources(ABC):
         return self._fingerprint(name)
 
     def object_sizes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Of a labelled data set: diameters of all its objects, pixels, and the share of every image that is
-        objects. Measured once. Errors as of `open`."""
+        """Of a labelled data set: diameters of all its objects, pixels, and the share of every image that has
+        a class of things. Measured once. Errors as of `open`."""
         if name not in self._objects:
-            maps = [sample.instance for sample in self.open(name)]
-            sizes = np.concatenate([np.zeros(0), *map(diameters, maps)])
-            self._objects[name] = sizes, np.array([(instance > 0).mean() for instance in maps])
+            data = self.open(name)
+            things = data.label_set.thing_ids
+            found = [(diameters(each.instance), np.isin(each.semantic, things).mean()) for each in data]
+            sizes = np.concatenate([np.zeros(0), *(of_image for of_image, _ in found)])
+            self._objects[name] = sizes, np.array([share for _, share in found])
         return self._objects[name]
 
     def preprocessing(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import io
 import json
 import os
@@ -90,17 +91,35 @@ def read_record(folder: Path, run: Run) -> Record | None:
         try:
             if not any(os.path.lexists(folder / name) for name in NEEDED):
                 continue
-            info = _json(folder / "run.json", _Info)
-            record = Record(
-                run, info, _metrics(folder), _curves(folder), _samples(folder), _counts(folder, info)
-            )
-            if repr(_json(folder / "run.json", _Info)) == repr(info):
-                return record
+            state = _state(folder)
+            info, metrics, curves, samples, counts = _content(folder, state)
+            if _state(folder) == state:
+                return Record(run, dict(info), dict(metrics), curves.copy(), dict(samples), dict(counts))
         except DamagedRecord as error:
             damage = error
     if damage is not None:
         raise DamagedRecord(f"{damage}; {_way_on(folder)}")
     return None
+
+
+def _state(folder: Path) -> tuple:
+    """What changes whenever one of the files of a record does."""
+    found = []
+    for name in (*NEEDED, "counts.npz", "samples"):
+        with contextlib.suppress(OSError):
+            stat = os.stat(folder / name)
+            found.append((name, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return tuple(found)
+
+
+@functools.lru_cache(maxsize=4096)  # a notebook asks a dozen times for each record of its study
+def _content(folder: Path, state: tuple) -> tuple[dict, dict, pd.DataFrame, dict, dict]:
+    """All of a record but its run, read once while its files stay as they are. The arrays are read-only."""
+    info = _json(folder / "run.json", _Info)
+    counts = _counts(folder, info)
+    for values in counts.values():
+        values.flags.writeable = False
+    return info, _metrics(folder), _curves(folder), _samples(folder), counts
 
 
 def read_job(folder: Path) -> dict[str, Any] | None:

@@ -74,7 +74,7 @@ def model_card(
         f"classes; things: {', '.join(label_set.things)}.",
         "",
         f"Run {run.name}, key {run.key[:12]}.",
-        *_scale_lines(recipe, data, parents),
+        *_scale_lines(recipe, data, run),
         "",
         "## Use",
         "",
@@ -125,12 +125,12 @@ def _drawn(data: Sources, name: str) -> str:
     return ", rendered" if data.is_rendered(name) else ""
 
 
-def _scale_lines(recipe: Recipe, data: Sources, parents: Iterable[Run]) -> list[str]:
+def _scale_lines(recipe: Recipe, data: Sources, run: Run) -> list[str]:
     """What is known about the size of things in the images that the networks learned from."""
     found = []
     if recipe.pixel_size:
         found.append(f"One pixel is {recipe.pixel_size:g} wide, in the unit of the profile.")
-    for name, (sizes, shares) in measured_objects(data, parents).items() if data.own_scale else ():
+    for name, (sizes, shares) in measured_objects(data, run).items():
         low, median, high = np.percentile(sizes, (5, 50, 95))
         spread = f"(5 to 95 %: {low:.0f} to {high:.0f})"
         found.append(

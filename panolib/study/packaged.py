@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -34,6 +35,7 @@ from panolib.config import (
 )
 from panolib.data.any_image import read_page
 from panolib.data.domains import Sources
+from panolib.data.errors import DataError
 from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
 from panolib.errors import UserError, one_line
@@ -63,9 +65,9 @@ class Recipe:
     `run` and `key` name the record that the networks were scored in. `intensity`, `limits`: what becomes 0
     and 255 (`data.intensity`); None where images of 8 bits are as they are. `width`: of the images, pixels,
     to which others are resized; None where they keep their own scale. `diameter` (median, pixels) or
-    `pixel_size` of what the networks learned from, and `share`, the largest of an image that was objects, if
-    they are known. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size` in pixels of the
-    embedding grid, `opening` in pixels.
+    `pixel_size` of what the networks learned from, and `share`, the largest of a labelled image that was
+    things, if they are known. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size` in
+    pixels of the embedding grid, `opening` in pixels.
     """
 
     format: Literal[2]
@@ -124,7 +126,8 @@ def write_package(
     """Write the networks that a panoptic run scored, with its settings, to a safetensors file.
 
     `sources`: the data sets by domain; where intensities are those of a whole set its images are read, and
-    where images keep their own scale those with labels, if they are on this machine.
+    where images keep their own scale those with labels, if they are on this machine: `predict --diameter`
+    needs them to have been there.
     `small`: large kernels have 8 bits instead of 16 (`eight_bits`).
 
     Raises
@@ -139,11 +142,10 @@ def write_package(
     chosen = store.get(parents["clustering"]).metrics
     cleanup = cleanup_of(run, lambda role: store.get(parents[role]))
     known = data.preprocessing()
-    if data.own_scale and (measured := measured_objects(data, with_parents([run])[1:])):
+    if measured := measured_objects(data, run):
         sizes, shares = (np.concatenate(each) for each in zip(*measured.values()))
-        known["share"] = round(float(shares.max()), 3)
-        if not (known["diameter"] or known["pixel_size"]):
-            known["diameter"] = round(float(np.median(sizes)), 1)
+        known["share"] = math.ceil(1e5 * shares.max()) / 1e5
+        known["diameter"] = known["diameter"] or round(float(np.median(sizes)), 1)
     values = dict(
         format=2,
         run=run.name,
@@ -180,15 +182,17 @@ def learned_from(run: Run) -> list[str]:
     return [name for field in ("source", "target") if (name := getattr(run.spec, field, None))]
 
 
-def measured_objects(data: Sources, runs: Iterable[Run]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`Sources.object_sizes` of the labelled data sets that runs learned from, by their names.
+def measured_objects(data: Sources, run: Run) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`Sources.object_sizes` of the labelled data sets that a run and its parents learned from, by name.
 
-    Of those that are on this machine and hold objects.
+    Of those that are on this machine and hold objects; {} where images have no scale of their own.
     """
-    names = {name for run in runs for name in learned_from(run) if not name.endswith(":unlabelled")}
+    if not data.own_scale:
+        return {}
+    learned = {name for each in with_parents([run]) for name in learned_from(each)}
     found = {}
-    for name in sorted(names):
-        with contextlib.suppress(FileNotFoundError):
+    for name in sorted(name for name in learned if not name.endswith(":unlabelled")):
+        with contextlib.suppress(FileNotFoundError, DataError):  # it is not here, or has changed since
             found[name] = data.object_sizes(name)
     return {name: (sizes, shares) for name, (sizes, shares) in found.items() if len(sizes)}
 

@@ -36,7 +36,7 @@ from panolib.study.apply import (
     scale_for,
     weights_file,
 )
-from panolib.study.packaged import PanopticNetworks
+from panolib.study.packaged import PanopticNetworks, Recipe
 from panolib.your_images.predicted_folder import (
     RECORDS,
     SHEET,
@@ -54,7 +54,7 @@ NEARLY_ALL = 0.9  # of the pixels: beyond, a class of objects has hardly left an
 BYTES, BYTES_OF_TILE = 27, 600  # of memory for a pixel: of an image, and of the tile that networks look at
 HELD, HELD_STREAMED = 18, 5  # of these, what stays in memory where arrays stand on disk (`is_streamed`)
 ONE_COLOUR = "of one colour, read as grey"
-FULLER = "fuller of objects than any that taught the networks"
+FULLER = "fuller of objects than any labelled image that taught the networks"
 
 
 def predict_files(
@@ -69,8 +69,9 @@ def predict_files(
     `records/*.json`, `summary.csv`, `objects.csv` and `contact_sheet.png`. `panoptic.json` and the last three
     are about all images that the folder holds and that are still where they were. The readers `CocoPanoptic`
     and `Folders` open the folder. `notes` in the summary says which images are of one colour and read as
-    grey, and which ones are nearly all objects. The pages of a stack are images of their own, numbered from
-    1; their instances stand together in `stacks/*.tif`, too (ids of one page are not those of the next).
+    grey, and which ones are fuller of objects than what taught the networks. The pages of a stack are images
+    of their own, numbered from 1; their instances stand together in `stacks/*.tif`, too (ids of one page are
+    not those of the next).
 
     `images` are files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif"; `out`
     is a folder that none of them lies in. `weights`, `scale`, `diameter` and `tile` are as in
@@ -91,7 +92,7 @@ def predict_files(
     try:
         done, n_others = claim(out, pictures, origin, overwrite, networks.label_set, digest)
         if n_others:
-            print(f"{out} holds {n_others} other images; its tables and its contact sheet are of all")
+            print(f"other images in {out}: {n_others}; its tables and its contact sheet are of all")
         left = {image_id: page for image_id, page in pictures.items() if image_id not in done}
         bar = tqdm(left.items(), total=len(pictures), initial=len(done), unit="image", disable=not left)
         for image_id, page in bar:
@@ -134,7 +135,7 @@ def _predicted(
     result = predict(image, networks, scale=scale, tile=tile)
     notes = [ONE_COLOUR] if seen.ndim < stored.ndim else []
     row = _summary_row(result, networks.label_set, time.monotonic() - began)
-    notes += _full_notes(row, networks)
+    notes += _full_notes(row, networks.recipe)
     return image, result, row | {"notes": "; ".join(notes)}
 
 
@@ -230,12 +231,11 @@ def _summary_row(result: PanopticResult, label_set: LabelSet, seconds: float) ->
     return row
 
 
-def _full_notes(row: Mapping, networks: PanopticNetworks) -> list[str]:
+def _full_notes(row: Mapping, recipe: Recipe) -> list[str]:
     """What a line of the summary says of images that are full of objects, as those of another kind may be."""
-    label_set, most = networks.label_set, networks.recipe.share
-    things = {name: row[f"share of {name}"] for name in label_set.things}
-    if most is not None:
-        return [FULLER] if sum(things.values()) > most else []
+    things = {name: row[f"share of {name}"] for name in recipe.label_set.things}
+    if recipe.share is not None:
+        return [FULLER] if sum(things.values()) > recipe.share else []
     return [f"nearly all {name}" for name, share in things.items() if share > NEARLY_ALL]
 
 

@@ -50,8 +50,8 @@ def claim(
     out: Path, pictures: Mapping[str, Page], origin: dict, overwrite: bool, label_set: LabelSet,
     digest: Callable[[Path], str],
 ) -> tuple[set[str], int]:  # fmt: skip
-    """What a folder holds, once nothing is in the way: ids of these images whose results are whole, and the
-    number of other images that have results there.
+    """What a folder holds, once nothing is in the way: ids of these images whose results are whole, and how
+    many other images have whole results there.
 
     PredictError unless what else is there may be replaced.
     """
@@ -91,7 +91,8 @@ def claim(
             done.add(image_id)
             if record["path"] != str(page.path):  # the same image in another place
                 write_json(_record_file(out, image_id), record | {"path": str(page.path)})
-    return done, len(records.keys() - pictures.keys() - _gone(records, pictures))
+    others = records.keys() - pictures.keys() - _gone(records, pictures)
+    return done, sum(_is_whole(out, records[image_id]) for image_id in others)
 
 
 def _make(folder: Path) -> None:

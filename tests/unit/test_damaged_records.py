@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
 
+from panolib.lab import records
 from panolib.lab.counts import packed
 from panolib.lab.engine import get_all
 from panolib.lab.files import CorruptCheckpoint, load_checkpoint, save_checkpoint
@@ -171,6 +174,25 @@ def test_every_damaged_record_of_a_list_is_named_before_anything_is_trained(stor
     with pytest.raises(DamagedRecord, match=r"(?s)run-0/metrics\.json.*\n.*run-1/metrics\.json"):
         get_all(store, runs)
     assert "run-3" not in trained(store.root)
+
+
+def test_a_record_is_read_once_and_again_when_a_file_of_it_changes(store, monkeypatch):
+    run, read = toy_run(n_iterations=6), []
+    monkeypatch.setattr(records, "_metrics", lambda folder: read.append(1) or {"n": len(read)})
+    first = store.load(run)
+    assert store.load(run).metrics == {"n": 1} == first.metrics and first.curves is not store.load(run).curves
+    first.metrics["n"], first.curves["iteration"] = 9, 0  # a copy
+    again = store.load(run)
+    assert again.metrics == {"n": 1} and again.curves["iteration"].iloc[-1] > 0
+    file = store.folder(run) / "metrics.json"
+    changes = lambda: file.write_bytes(file.read_bytes()), lambda: os.utime(file, (1, 1))
+    for n, change in enumerate(changes, start=2):
+        time.sleep(0.02)  # coarser than the clock of any file system that counts fractions of seconds
+        change()
+        assert store.load(run).metrics == {"n": n}
+    (store.folder(run) / "samples").mkdir(exist_ok=True)
+    (store.folder(run) / "samples" / "new.png").write_bytes(b"")
+    assert "new" in store.load(run).samples
 
 
 def test_weights_alone_are_no_record(store):

@@ -167,11 +167,13 @@ def test_a_file_stores_how_large_the_objects_were_that_taught_its_networks(
     recipe = write_package(study.store, study.sources, run, tmp_path / "own.safetensors")
     assert recipe == read_package(tmp_path / "own.safetensors").recipe and recipe.width is None
     names = {parent.spec.source for parent in packaged_runs(run)}
-    assert set(measured_objects(city, packaged_runs(run))) == names
-    maps = [sample.instance for name in names for sample in city.open(name)]
-    areas = np.concatenate([np.unique(each[each > 0], return_counts=True)[1] for each in maps])
+    assert set(measured_objects(city, run)) == names
+    samples = [sample for name in names for sample in city.open(name)]
+    maps = [sample.instance[sample.instance > 0] for sample in samples]
+    areas = np.concatenate([np.unique(each, return_counts=True)[1] for each in maps])
     assert recipe.diameter == round(np.median(np.sqrt(4 / np.pi * areas)), 1) > 1
-    assert recipe.share == round(max((each > 0).mean() for each in maps), 3) > 0
+    share = max(np.isin(sample.semantic, recipe.label_set.thing_ids).mean() for sample in samples)
+    assert 0 < share <= recipe.share < share + 2e-5
     card = model_card(study.store, study.sources, run, recipe, "own.safetensors")
     assert f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}." in card
     assert f"cover at most {100 * recipe.share:.0f} % of an image" in card

@@ -474,23 +474,23 @@ def test_what_is_there_of_other_origin_stays(files, images, tmp_path, capsys, mo
 
 def test_other_images_in_the_folder_are_told(files, images, tmp_path, capsys):
     out = tmp_path / "out"
-    told = f"{out} holds 1 other images; its tables and its contact sheet are of all"
+    told = f"other images in {out}: 1; its tables and its contact sheet are of all"
     assert run(images / "a.png", files["nuclei"], out) == 0 and "other images" not in capsys.readouterr().out
     assert run(images / "b.jpg", files["nuclei"], out) == 0 and told in capsys.readouterr().out
     assert list(pd.read_csv(out / "summary.csv")["image"]) == ["a", "b"]
     assert run(images, files["nuclei"], out) == 0 and "other images" not in capsys.readouterr().out
     (images / "a.png").unlink()  # its results stay, and are in no table
     assert run(images / "b.jpg", files["nuclei"], out) == 0
-    assert f"holds {len(IDS) - 2} other images" in capsys.readouterr().out
+    assert f"other images in {out}: {len(IDS) - 2};" in capsys.readouterr().out
 
 
 def test_a_log_file_gets_a_line_of_progress_now_and_then(files, tmp_path):
-    stack = RNG.integers(0, 4000, (60, 36, 44), np.uint16)
+    stack = RNG.integers(0, 4000, (20, 36, 44), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", stack, photometric="minisblack")
     command = [sys.executable, "-m", "panolib", "predict", tmp_path / "a.tif", "--weights", files["nuclei"]]
     command, root = [*map(str, command), "--out", str(tmp_path / "out")], project_root(Path(__file__).parent)
     done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0 and "60/60" in done.stderr
+    assert done.returncode == 0 and "20/20" in done.stderr
     assert done.stderr.count("%|") <= 3, done.stderr  # the first, the last, perhaps one of a busy machine
 
 
@@ -593,7 +593,7 @@ def test_images_of_one_colour_and_full_ones_are_told(files, images, tmp_path, ca
     }  # fmt: skip
     monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours(share=0.05))
     assert run(few, files["nuclei"], tmp_path / "knowing") == 0
-    told = "4 of 4 images are fuller of objects than any that taught the networks, the first is full:"
+    told = f"4 of 4 images are {predict_files.FULLER}, the first is full:"
     assert told in capsys.readouterr().err
     monkeypatch.setattr(predict_files, "load_networks", lambda _: of_colours(share=0.1))
     assert run(few, files["nuclei"], tmp_path / "more") == 0
