@@ -46,9 +46,11 @@ NETWORK_NAMES = {"v2": "v2", "v3": "v3", "v3+": "v3plus"}  # DeepLab's version -
 def declare_experiments(grid: Grid, settings: Experiments) -> None:
     """Declare what the settings ask for with the seed of the grid."""
     network = _ladder_network(grid)
-    rungs = WITH_TEACHER if grid.settings.score_teachers else RUNGS
+    rungs = [rung for rung in WITH_TEACHER if grid.has("semantic", rung)]
     grid.tag("semantic ladder", *(grid.run("semantic", rung) for rung in rungs))
     for rung in () if _shortened(settings) else RUNGS:  # every seed of the ladder
+        if rung not in rungs:
+            continue
         grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)
         grid.tag("sources", grid.run("semantic", rung), source="mix")
         grid.tag("E10", grid.run("panoptic", rung), network=network)
