@@ -118,6 +118,21 @@ def test_a_ladder_and_what_is_beside_it_may_say_how_many_seeds_they_take(tmp_pat
         load(tmp_path, {"seeds": [4, 5], "nuclei.variant_seeds": [9]})
 
 
+@pytest.mark.parametrize("shorter", [{"semantic_baseline": 1}, None])
+def test_seeds_without_an_oracle_have_all_other_rungs(tmp_path, shorter):
+    changes = {"city.n_oracle_seeds": 1, "experiments.shorter": shorter, "experiments.seeds": [4]}
+    loaded = load(tmp_path, {"seeds": [4, 5], "experiments.n_seeds": ..., **changes})
+    rungs = {seed: {(run.branch, run.rung) for name, run in loaded.runs.items() if run.domain == "city"
+                    and name.endswith(f"-s{seed}") and not run.variant} for seed in (4, 5)}  # fmt: skip
+    oracles = {("semantic", "oracle"), ("instance", "oracle"), ("panoptic", "oracle")}
+    assert oracles <= rungs[4] and not oracles & rungs[5]
+    ladder = {(branch, rung) for branch in ("semantic", "panoptic") for rung in ("abn", "self_trained")}
+    assert ladder <= rungs[5]
+    tagged = {loaded.runs[tag.run].rung for tag in loaded.tags if tag.experiment == "semantic ladder"
+              and loaded.runs[tag.run].spec.seed == 5}  # fmt: skip
+    assert "self_trained" in tagged and "oracle" not in tagged
+
+
 def test_headline_ladders_of_the_gpu_profile_have_every_seed(tmp_path):
     loaded = load_study("gpu", root=tmp_path, train=False)
     for domain, last in (("city", "teacher"), ("camvid", "teacher"), ("nuclei", "teacher-shared")):
