@@ -75,7 +75,10 @@ def ladder(rows: pd.DataFrame, *, y: str = "rung", label: str = "%") -> Figure:
         ax.set_xlabel(f"{word(name)}, {label}")
         ax.margins(x=0.16)
         ax.grid(axis="y", visible=False)
-    fig.suptitle(seeds_text(rows), fontsize=13, x=0.99, ha="right")
+    n = rows.groupby(y)["seed"].nunique()
+    fewer = [f"{word(method)} {n[method]}" for method in methods if n[method] < n.max()]
+    title = seeds_text(rows) + (f" ({', '.join(fewer)})" if fewer else "")
+    fig.suptitle(title, fontsize=13, x=0.99, ha="right")
     return fig
 
 

@@ -45,6 +45,12 @@ def test_ladder_names_methods_metrics_and_seeds(seeds):
     assert f"n = {len(seeds)} seed" in text
 
 
+def test_ladder_says_which_methods_have_fewer_seeds():
+    table = rows((0, 1, 2))
+    text = drawn(plots.ladder(table[(table["rung"] != "oracle") | (table["seed"] == 0)]))
+    assert "n = 3 seeds (oracle 1)" in text
+
+
 def test_ladder_with_a_gap():
     table = rows(metrics=("miou_19", "pq"))
     table = table[~((table["rung"] == "oracle") & (table["metric"] == "pq"))]
