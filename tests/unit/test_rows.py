@@ -122,7 +122,7 @@ def test_masks_of_a_threat_run_are_rows_with_their_share_of_truth(small):
 def test_values_are_those_of_the_records(cpu):
     table = report.rows(cpu, "E1", source="mix", network="v2", metric=["miou_19", "iou"])
     assert set(table["rung"]) >= {"source_only", "abn", "self_trained"}
-    assert set(table["seed"]) == set(cpu.profile.city.seeds)
+    assert set(table["seed"]) == set(cpu.profile.experiments.seeds)
     for row in table.sample(30, random_state=0).itertuples():
         metrics = cpu.get(row.run).metrics
         assert row.value == (metrics["iou"][row.subset] if row.subset else metrics["miou_19"])

@@ -132,8 +132,8 @@ def test_recorded_verdicts_follow_from_the_rule(notebook, cpu):
 def test_the_mean_over_what_is_left_open_is_the_value_of_a_seed(cpu):
     selection = {"experiment": "semantic ladder", "rung": "self_trained"}
     found = report.side(cpu, "miou_19", selection).by_seed
-    recorded = [cpu.get(f"city-semantic-self_trained-s{seed}").metrics for seed in cpu.profile.city.seeds]
-    assert found.tolist() == [metrics["miou_19"] for metrics in recorded]
+    recorded = [cpu.get(f"city-semantic-self_trained-s{seed}").metrics for seed in cpu.seeds]
+    assert len(cpu.seeds) == 3 and found.tolist() == [metrics["miou_19"] for metrics in recorded]
     things = report.side(cpu, "iou", {**selection, "subset": list(CITYSCAPES.things)}).by_seed
     expected = [np.mean([metrics["iou"][thing] for thing in CITYSCAPES.things]) for metrics in recorded]
     assert things.tolist() == pytest.approx(expected)
@@ -143,7 +143,7 @@ def test_a_threat_score_has_the_counts_of_every_image(cpu):
     found = report.side(cpu, report.THREAT, {"experiment": "E7", "weight": 1.0, "truth_share": 1.0})
     n_things = len(CITYSCAPES.things)
     n_images = cpu.get("city-threat-consistency.1-s0").metrics["n_images"]
-    seeds = cpu.profile.city.seeds
+    seeds = cpu.profile.experiments.consistency_seeds
     counts = np.stack([found.terms[seed][0].counts for seed in seeds])
     assert counts.shape == (len(seeds), n_images, n_things, 3)
     assert found.images == ("city", "cityscapes/val", n_images)
