@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "images", nargs="+", metavar="IMAGES",
         help="PNG, JPEG, TIFF of 8 or 16 bit: files, folders, patterns; images of one colour, such as green "
-        "on black, are read as grey. A large image takes 25 bytes of memory a pixel, 2.5 GB for 10000 x "
+        "on black, are read as grey. A large image takes 27 bytes of memory a pixel, 2.7 GB for 10000 x "
         "10000, and 0.6 GB for a tile",
     )
     sub.add_argument(

@@ -161,6 +161,7 @@ def adapt(
     predictions = out / PREDICTIONS  # of other weights, if images have changed since
     broken = predict_files(images, str(files[SHOWN]), predictions, overwrite=True)
     status = report(broken, predictions)
+    print("comparing the networks for the report", flush=True)
     networks = {rung: read_package(file) for rung, file in files.items()}
     notes = check.warnings + (few_iterations_warning(study) if profile is None else [])
     _write_report(out, path, check, notes, networks, on_disk, records, labelled)

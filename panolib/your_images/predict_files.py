@@ -86,6 +86,10 @@ def predict_files(
     file = weights_file(weights)
     networks = load_networks(file)
     scale = scale_for(networks.recipe, scale, diameter)
+    if scale is not None:
+        least = networks.recipe.min_size * (networks.recipe.instance.output_stride / scale) ** 2
+        left_out = f"objects below about {least:.0f} pixels of theirs are left out"
+        print(f"images are resized by {scale:.2f}; {left_out}")
     pictures, broken = find_pictures(images)
     origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
     digest = functools.cache(_digest)  # a stack is read once
@@ -281,7 +285,8 @@ def report(broken: Sequence[str], out: Path) -> int:
         if note == ONE_COLOUR:
             print(line)
         else:
-            print(f"warning: {line}: look at the previews before you use its numbers", file=sys.stderr)
+            advice = "it may show other things; look at the previews before you use its numbers"
+            print(f"warning: {line}: {advice}", file=sys.stderr)
     for line in broken:
         print(f"not predicted: {line}", file=sys.stderr)
     return 1 if broken else 0

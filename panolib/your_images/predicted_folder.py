@@ -70,7 +70,8 @@ def claim(
         if record["origin"] != origin:
             if not overwrite:
                 differs = [name for name, value in origin.items() if record["origin"].get(name) != value]
-                raise PredictError(f"{out}: holds predictions with other {', '.join(differs)}, {advice}")
+                found = ", ".join(differs).replace("scale", "scale (or diameter)")
+                raise PredictError(f"{out}: holds predictions with other {found}, {advice}")
             _remove(out, image_id, records.pop(image_id))
     if overwrite:
         for image_id in _gone(records, pictures):

@@ -156,6 +156,8 @@ def test_objects_are_brought_to_the_diameter_of_training(files, images, tmp_path
     assert networks.semantic.sizes == [(32, 64)]
     monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
     assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--diameter", 20) == 0
+    told = "images are resized by 0.50; objects below about 64 pixels of theirs are left out"
+    assert told in capsys.readouterr().out  # 4 of the embeddings, which have half of the size
     assert networks.semantic.sizes[1:] == [(20, 30)]
     assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--scale", 0.5) == 0  # is the same
     assert len(networks.semantic.sizes) == 2
