@@ -237,8 +237,8 @@ def weights(options: Namespace) -> None:
         raise SystemExit(f"--out {options.out}: expected a file name that ends in .safetensors")
     check_writable(options.out.parent)
     missing = without_weights(loaded.store, networks)
-    if missing or loaded.store.load(run) is None or loaded.sources[run.domain].own_scale:
-        _prepare(loaded, [run])  # objects of what taught the networks are measured
+    if missing or loaded.store.load(run) is None:
+        _prepare(loaded, [run])
         _say_trained_first(loaded, missing)
     recipe = write_package(loaded.store, loaded.sources, run, options.out, small=options.small)
     card = options.out.with_suffix(".md")
@@ -314,8 +314,6 @@ def _packaged(weights: str) -> Iterator[str]:
         )
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{weights}.safetensors"
-        if loaded.sources[run.domain].own_scale:
-            _prepare(loaded, [run])
         write_package(loaded.store, loaded.sources, run, path)
         yield str(path)
 

@@ -31,7 +31,8 @@ FAR = 2.0  # ratio of the median diameters from which on a network meets objects
 class FolderCheck:
     """What `check_folders` found.
 
-    `table` has a row a property, as text, and columns "source" and "target". `problems` keep a training from
+    `table` has a row a property, as text, and columns "source" and "target", but for one of which no image
+    could be read. `problems` keep a training from
     running, a line each that names the file, in order of names; `warnings` will make it worse. `object_share`
     is the share of the pixels of the source that its objects have, `otsu_count` the number of objects an
     image of the target by Otsu's threshold; None where these are not as large as those of the source, which
@@ -45,7 +46,8 @@ class FolderCheck:
     otsu_count: float | None
 
     def __str__(self) -> str:
-        return "\n".join([self.table.to_string(), *(f"note: {line}" for line in self.warnings)])
+        table = [] if self.table.empty else [self.table.to_string()]
+        return "\n".join(table + [f"note: {line}" for line in self.warnings])
 
 
 def check_folders(
@@ -71,8 +73,8 @@ def check_folders(
             except (DataError, OSError) as error:
                 problems.append(str(error))
         images = [image for of_split in by_split.values() for image in of_split]
-        columns[kind] = _described(images, labelled)
         if images:
+            columns[kind] = _described(images, labelled)
             sizes = _diameters(images)
             if len(sizes):
                 medians[kind] = float(np.median(sizes))

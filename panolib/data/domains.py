@@ -134,8 +134,10 @@ class Sources(ABC):
 
     def object_sizes(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Of a labelled data set: diameters of all its objects, pixels, and the share of every image that has
-        a class of things. Measured once. Errors as of `open`."""
+        a class of things. Rendered and measured once. Errors as of `open`."""
         if name not in self._objects:
+            if not self.is_rendered(name):
+                self.prepare()
             data = self.open(name)
             things = data.label_set.thing_ids
             found = [(diameters(each.instance), np.isin(each.semantic, things).mean()) for each in data]

@@ -52,7 +52,8 @@ def train_all(store: Store, runs: Iterable[Run], workers: Workers) -> None:
         return
     announce_replaced(store, waiting)
     failed: list[AttemptFailed] = []
-    bar = tqdm(total=len(waiting), desc="runs", unit="run", dynamic_ncols=True, disable=len(waiting) == 1)
+    title = f"{store.title}runs"
+    bar = tqdm(total=len(waiting), desc=title, unit="run", dynamic_ncols=True, disable=len(waiting) == 1)
     with bar, _training(store, waiting, workers) as ended:
         for _, error in ended:
             if error is None:

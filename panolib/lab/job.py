@@ -31,6 +31,7 @@ class Parents(Protocol):
     """What a job needs of the store that trains it: `lab.store.Store`."""
 
     checkpoint_s: float
+    title: str
 
     def get(self, run: Run) -> Record: ...
 
@@ -165,8 +166,9 @@ class Job:
         """Iterations `start` ... `stop` - 1, under a progress bar with the last loss and the time to go."""
         self._iterations = max(self._iterations, stop)
         with tqdm(
-            total=stop, initial=start, desc=self.run.name, mininterval=0.5, dynamic_ncols=True, **BAR_OPTIONS
-        ) as self._bar:
+            total=stop, initial=start, desc=f"{self._store.title}{self.run.name}", dynamic_ncols=True,
+            **BAR_OPTIONS,
+        ) as self._bar:  # fmt: skip
             for iteration in range(start, stop):
                 yield iteration
                 self._bar.update()

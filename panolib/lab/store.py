@@ -68,6 +68,8 @@ class Store:
         What the option --profile takes for this store, for advice; the name of the folder by default.
     checkpoint_s : float
         Least number of seconds between two checkpoints.
+    title : str, optional
+        What progress bars say before the name of a run.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Store:
         train: bool = True,
         profile: str | None = None,
         checkpoint_s: float = 20.0,
+        title: str = "",
     ) -> None:
         self.root = Path(root)
         self.kinds = dict(kinds)
@@ -86,6 +89,7 @@ class Store:
         self.train = train
         self.profile = profile or self.root.name
         self.checkpoint_s = checkpoint_s
+        self.title = title
 
     def folder(self, run: Run) -> Path:
         """Where the record of a run lies."""

@@ -48,9 +48,8 @@ def declare_experiments(grid: Grid, settings: Experiments) -> None:
     network = _ladder_network(grid)
     rungs = [rung for rung in WITH_TEACHER if grid.has("semantic", rung)]
     grid.tag("semantic ladder", *(grid.run("semantic", rung) for rung in rungs))
-    for rung in () if _shortened(settings) else RUNGS:  # every seed of the ladder
-        if rung not in rungs:
-            continue
+    in_order = [rung for rung in RUNGS if rung in rungs]
+    for rung in () if _shortened(settings) else in_order:  # every seed of the ladder
         grid.tag("E1", grid.run("semantic", rung), source="mix", network=network)
         grid.tag("sources", grid.run("semantic", rung), source="mix")
         grid.tag("E10", grid.run("panoptic", rung), network=network)

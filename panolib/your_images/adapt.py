@@ -52,7 +52,7 @@ from panolib.your_images.adapt_folder import (
     write_profile,
     write_start,
 )
-from panolib.your_images.predict_files import SHEET, predict_files, report
+from panolib.your_images.predict_files import SHEET, full_warnings, predict_files, report
 
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
 STUDENT, SHOWN = "self_trained", TEACHER  # who is trained; who predicts: its average varies less
@@ -213,12 +213,15 @@ def _print_plan(
     expected = (expected_seconds(runs, seconds, workers, share) + after) / 60
     if minutes is not None:
         n = sum(_fewer(run.spec.iterations, share) for run in runs if hasattr(run.spec, "iterations"))
-        least = f"at least {FEWEST} a training" if expected <= minutes else f"the fewest, {FEWEST} a training"
+        least = f"at least {FEWEST} a training"
+        if expected > minutes:
+            least = f"the fewest, {FEWEST} a training, which take longer"
         kept = "all iterations fit" if share == 1 else f"{n:,} of {iterations:,} iterations, {least}"
         print(f"plan: for --minutes {minutes:g} from now on {kept}", flush=True)
     memory = "" if peak_mb is None else f", {workers} x {peak_mb / 1000:.1f} GB of memory"
     advice = "; --minutes N takes fewer iterations" if minutes is None else ""
-    print(f"plan: about {expected:.0f} minutes with {workers} processes{memory}{advice}", flush=True)
+    idle = "more if other programs are busy"
+    print(f"plan: about {expected:.0f} minutes with {workers} processes, {idle}{memory}{advice}", flush=True)
     return share
 
 
@@ -240,6 +243,7 @@ def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], 
             rehearsal.write_text(yaml.safe_dump({"extends": str(path), DOMAIN: short}))
             study = load(rehearsal, root=Path(folder))
             name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0], CLEANUP)
+            study.store.title = f"rehearsal {len(found) + 1} of {len(REHEARSED)}: "
             found.append(get_all(study.store, with_parents([study.runs[name]]), workers))
     seconds = {}
     for name, last in found[1].items():
@@ -307,6 +311,7 @@ def _write_report(
     ]
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
+    warnings += full_warnings(out / PREDICTIONS)  # printed with the predictions
     said = [f"{rung}: {who}" for rung, who in WHO.items()]
     said.append(f"predictions/ is by {SHOWN}. With a file of {out / 'weights'} another one predicts:")
     said.append("python -m panolib predict IMAGES --weights FILE --out DIR")

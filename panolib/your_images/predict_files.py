@@ -88,7 +88,7 @@ def predict_files(
     scale = scale_for(networks.recipe, scale, diameter)
     if scale is not None:
         least = networks.recipe.min_size * (networks.recipe.instance.output_stride / scale) ** 2
-        left_out = f"objects below about {least:.0f} pixels of theirs are left out"
+        left_out = f"most objects below about {least:.0f} pixels of theirs are left out"
         print(f"images are resized by {scale:.2f}; {left_out}")
     pictures, broken = find_pictures(images)
     origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
@@ -269,10 +269,7 @@ def _object_rows(result: PanopticResult) -> list[list]:
 
 def report(broken: Sequence[str], out: Path) -> int:
     """Print what was written where, and what was not. Returns the exit status, 1 if an image is broken."""
-    n_images, notes = 0, pd.Series(dtype=object)
-    if (out / SUMMARY).is_file():
-        table = pd.read_csv(out / SUMMARY, dtype=str, keep_default_na=False)
-        n_images, notes = len(table), table.set_index("image")["notes"].str.split("; ").explode()
+    n_images, notes = _notes(out)
     print(f"{n_images} images in {out}" + (f"; look at {out / SHEET}, {out / SUMMARY}" if n_images else ""))
     n_left_out = sum(1 for _ in (out / RECORDS).rglob("*.json")) - n_images
     if n_left_out:
@@ -280,13 +277,29 @@ def report(broken: Sequence[str], out: Path) -> int:
             f"{n_left_out} results left out there: their image is gone or has another name, or they lack "
             "files; --overwrite removes those of images that are gone"
         )
-    for note, of_note in notes[notes != ""].groupby(notes):
-        line = f"{len(of_note)} of {n_images} images are {note}, the first is {of_note.index[0]}"
-        if note == ONE_COLOUR:
-            print(line)
-        else:
-            advice = "it may show other things; look at the previews before you use its numbers"
-            print(f"warning: {line}: {advice}", file=sys.stderr)
+    if ONE_COLOUR in notes:
+        print(notes[ONE_COLOUR])
+    for line in full_warnings(out):
+        print(f"warning: {line}", file=sys.stderr)
     for line in broken:
         print(f"not predicted: {line}", file=sys.stderr)
     return 1 if broken else 0
+
+
+def full_warnings(out: Path) -> list[str]:
+    """That images of a folder of `predict_files` are fuller of objects than what taught the networks."""
+    advice = "it may show other things; look at the previews before you use its numbers"
+    return [f"{line}: {advice}" for note, line in _notes(out)[1].items() if note != ONE_COLOUR]
+
+
+def _notes(out: Path) -> tuple[int, dict[str, str]]:
+    """Of the summary: how many images it has, and a line for each of their notes."""
+    if not (out / SUMMARY).is_file():
+        return 0, {}
+    table = pd.read_csv(out / SUMMARY, dtype=str, keep_default_na=False)
+    notes = table.set_index("image")["notes"].str.split("; ").explode()
+    lines = {}
+    for note, noted in notes[notes != ""].groupby(notes):
+        are = "is" if len(noted) == 1 else "are"
+        lines[note] = f"{len(noted)} of {len(table)} images {are} {note}, the first is {noted.index[0]}"
+    return len(table), lines

@@ -214,9 +214,12 @@ def test_the_whole_command(cells, capsys, monkeypatch):
 
     monkeypatch.setattr(Store, "attempt", stop_once)
     assert command(cells, "out", "--labels", str(cells / "few")) == 130
-    said = capsys.readouterr().out
+    said, bars = capsys.readouterr()
     assert "median diameter, pixels" in said and "plan: 11 of 11 runs to do" in said
+    assert "rehearsal 1 of 2: own-semantic-source_only-s0" in bars
+    assert "rehearsal 2 of 2: runs" in bars
     assert "plan: about " in said and not (out / "weights").exists()
+    monkeypatch.setattr(adapt, "full_warnings", lambda _: ["1 of 5 images is full"])
     assert command(cells, "out", "--labels", str(cells / "few")) == 0
     assert f"5 images in {out / 'predictions'}" in capsys.readouterr().out
     for rung in adapt.RUNGS:
@@ -228,6 +231,7 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     assert (recipe.min_size, recipe.opening) == (chosen["min_size"], chosen["opening"])
     assert recipe.rule == chosen["merge_rule"]
     text = (out / "report.html").read_text()
+    assert "1 of 5 images is full" in text
     for words in ("Warnings", "Scores on 2 images", "Agreement of student and teacher", "Curves"):
         assert words in text
     assert len(list((out / "predictions" / "instances").iterdir())) == 5
@@ -358,6 +362,14 @@ def test_all_that_is_wrong_is_told_at_once(cells, capsys):
     assert len(lines) == 2 and "masks/1.tif" in lines[0] and "images/2.tif" in lines[1]
     assert all(line.endswith("; remove or repair it") for line in lines)
     assert not (cells / "out" / "results").exists()
+
+
+def test_a_folder_that_lacks_a_mask_has_no_sizes(cells, capsys):
+    (cells / "labelled" / "masks" / "1.tif").unlink()
+    assert command(cells) == 1
+    found = capsys.readouterr()
+    assert "1 of 5 images have no mask, the first is 1" in found.err
+    assert "source" not in found.out and "target" in found.out
 
 
 def test_problems_are_told_once_and_the_first_of_many(cells, capsys):

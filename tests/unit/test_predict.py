@@ -156,7 +156,7 @@ def test_objects_are_brought_to_the_diameter_of_training(files, images, tmp_path
     assert networks.semantic.sizes == [(32, 64)]
     monkeypatch.setattr(predict_files, "load_networks", lambda _: networks)
     assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--diameter", 20) == 0
-    told = "images are resized by 0.50; objects below about 64 pixels of theirs are left out"
+    told = "images are resized by 0.50; most objects below about 64 pixels of theirs are left out"
     assert told in capsys.readouterr().out  # 4 of the embeddings, which have half of the size
     assert networks.semantic.sizes[1:] == [(20, 30)]
     assert run(images / "a.png", files["nuclei"], tmp_path / "out", "--scale", 0.5) == 0  # is the same
@@ -584,7 +584,7 @@ def test_images_of_one_colour_and_full_ones_are_told(files, images, tmp_path, ca
         Image.fromarray(image).save(few / f"{name}.png")
     assert run(few, files["nuclei"], tmp_path / "out") == 0
     told = capsys.readouterr()
-    assert "1 of 4 images are of one colour, read as grey, the first is green\n" in told.out
+    assert "1 of 4 images is of one colour, read as grey, the first is green\n" in told.out
     warnings = [line for line in told.err.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1 and "2 of 4 images are nearly all nucleus, the first is full:" in warnings[0]
     table = pd.read_csv(tmp_path / "out" / "summary.csv", index_col="image")
