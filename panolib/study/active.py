@@ -30,7 +30,6 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from skimage.segmentation import mark_boundaries
 
 from panolib.active.pairs import NETWORKS, packed, segmentations, unpacked
@@ -60,6 +59,7 @@ from panolib.study.grid import Grid
 from panolib.study.kinds import Sources, open_data
 from panolib.study.parents import clustering_of, parent_network
 from panolib.study.person import Given, check_given, read_given
+from panolib.study.settings import InDomains
 from panolib.study.study import TEACHER
 from panolib.training.run_specs import RunSpec
 from panolib.training.specs import StudentOrTeacher
@@ -101,11 +101,9 @@ class LabelsSpec(RunSpec):
 
 
 @spec
-class ActiveSettings:
+class ActiveSettings(InDomains):
     """Section `active` of a profile."""
 
-    seeds: tuple[int, ...]
-    domains: Annotated[tuple[str, ...], Field(min_length=1), Different]  # those that the profile has
     rounds: Count
     answers: Annotated[Counts, Different]  # of all rounds together; 0 is always there
     wrong: Annotated[tuple[Share, ...], Different]  # with the first strategy and the most answers, beside 0
@@ -117,6 +115,7 @@ class ActiveSettings:
     answers_folder: str | None = None  # of a real person: pairs and answers.jsonl; a course of its own
 
     def __post_init__(self):
+        super().__post_init__()
         fewest = min(self.answers)
         if fewest < self.rounds:
             raise ValueError(f"answers: expected {self.rounds} or more, one a round, found {fewest}")
@@ -255,10 +254,11 @@ def read_settings(settings: Mapping | None, where: str) -> ActiveSettings | None
         return None
     found = from_mapping(ActiveSettings, settings, where=f"{where}: active")
     given = read_given(found.answers_folder)
-    if given is not None and (given.domain not in found.domains or given.seed not in found.seeds):
+    if given is not None and not found.takes(given.domain, given.seed):
+        expected = " or ".join(f"{name} with one of {list(found.seeds_of(name))}" for name in found.domains)
         raise ProfileError(
             f"{where}: active.answers_folder: {found.answers_folder} has pairs of {given.domain} with seed "
-            f"{given.seed}; expected one of {', '.join(found.domains)} with one of {list(found.seeds)}"
+            f"{given.seed}; expected {expected}"
         )
     return found
 
@@ -270,7 +270,7 @@ def declare_active(grid: Grid, settings: ActiveSettings | None) -> None:
     round, to_go (rounds that follow), largest (whether it has the most answers of the settings). The oracle
     of the ladder, if it has one, is an experiment of its own: what all labels give.
     """
-    if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
+    if settings is None or not settings.takes(grid.domain, grid.seed):
         return
     ladder = grid.run("instance", "self_trained")
     semantic = grid.run("semantic", "self_trained")

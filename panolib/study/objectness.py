@@ -33,6 +33,7 @@ from panolib.study.grid import Grid
 from panolib.study.kinds import Sources, open_data
 from panolib.study.parents import clustering_of, parent_network
 from panolib.study.run_specs import ScoresSpec
+from panolib.study.settings import InDomains
 from panolib.training.specs import StudentOrTeacher
 
 EXPERIMENT = "objectness"
@@ -70,11 +71,9 @@ class RankingSpec(ScoresSpec):
 
 
 @spec
-class ObjectnessSettings:
+class ObjectnessSettings(InDomains):
     """Section `objectness` of a profile."""
 
-    seeds: tuple[int, ...]
-    domains: Annotated[tuple[str, ...], Field(min_length=1)]  # those that the profile has
     classifier: Mapping  # what `ObjectnessSpec` says of the two classifiers, and `n_images`
     least: Share  # of the probability, in self-training and of detections
     min_stability: Share  # of the other filter
@@ -153,7 +152,7 @@ def read_settings(settings: Mapping | None, where: str) -> ObjectnessSettings | 
 
 def declare_objectness(grid: Grid, settings: ObjectnessSettings | None) -> None:
     """The classifier of a domain that the settings name, its use in self-training, and as a ranking."""
-    if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
+    if settings is None or not settings.takes(grid.domain, grid.seed):
         return
     domain, trained = grid.settings, grid.run("instance", "self_trained")
     networks = {

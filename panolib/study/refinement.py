@@ -58,7 +58,7 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
 
     Tag values: exchange ("start" for round 0, which all share), round, to_go (rounds that follow).
     """
-    if settings is None or grid.domain not in settings.domains or grid.seed not in settings.seeds:
+    if settings is None or not settings.takes(grid.domain, grid.seed):
         return
     ladder = {branch: grid.run(branch, "self_trained") for branch in ("semantic", "instance")}
     start = grid.run("panoptic", "self_trained")

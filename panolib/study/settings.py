@@ -119,12 +119,33 @@ class Experiments:
                 raise ValueError(f"{key}: expected {needed!r} among them ({reason}), found {list(found)}")
 
 
-@spec
-class Refinement:
-    """Rounds in which masks and instances refine each other; `refinement` says what is compared."""
+@spec(kw_only=True)
+class InDomains:
+    """Of a section whose runs stand beside the ladders of some domains."""
 
     seeds: tuple[int, ...]
     domains: Annotated[tuple[str, ...], Field(min_length=1), Different]  # those that the profile has
+    domain_seeds: Mapping[str, tuple[int, ...]] | None = None  # of these, those that take other seeds
+
+    def __post_init__(self):
+        for domain in self.domain_seeds or {}:
+            if domain not in self.domains:
+                known = ", ".join(self.domains)
+                raise ValueError(f"domain_seeds: expected some of {known}, found {domain!r}")
+
+    def takes(self, domain: str, seed: int) -> bool:
+        """Whether there are runs of this seed beside the ladder of a domain."""
+        return domain in self.domains and seed in self.seeds_of(domain)
+
+    def seeds_of(self, domain: str) -> tuple[int, ...]:
+        """The seeds of one of the domains."""
+        return tuple((self.domain_seeds or {}).get(domain, self.seeds))
+
+
+@spec
+class Refinement(InDomains):
+    """Rounds in which masks and instances refine each other; `refinement` says what is compared."""
+
     rounds: Count
     semantic_iterations: Count  # of a round, in every exchange
     instance_iterations: Count
@@ -219,7 +240,8 @@ def read_profile(path: Path) -> Profile:
     """A checked profile.
 
     Seeds stand in one place, the key `seeds`. A section says how many of them it takes, the first ones
-    (`n_seeds`), or which (`seeds`); all if it does not say.
+    (`n_seeds`), or which (`seeds`), some of them in a domain of their own (`domain_seeds`); all if it does
+    not say.
 
     Raises
     ------
@@ -307,6 +329,10 @@ def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple
     for name in names:
         given = found.get(name)
         found[name] = list(seeds if given is None else _some_of(given, seeds, f"{where}: {name}"))
+    of_domains = found.get("domain_seeds")
+    if isinstance(of_domains, Mapping):
+        for domain, given in of_domains.items():
+            _some_of(given, seeds, f"{where}: domain_seeds.{domain}")
     return found
 
 
