@@ -118,6 +118,21 @@ def test_a_ladder_and_what_is_beside_it_may_say_how_many_seeds_they_take(tmp_pat
         load(tmp_path, {"seeds": [4, 5], "nuclei.variant_seeds": [9]})
 
 
+@pytest.mark.parametrize(
+    ("section", "variant"), [("objectness", "filter.none"), ("refinement", "rounds."), ("active", "active.")]
+)
+def test_a_domain_may_take_other_seeds_than_its_section(tmp_path, section, variant):
+    changes = {f"{section}.domains": ["city", "nuclei"], f"{section}.n_seeds": 1}
+    taken = {"city": [5, 6]}
+    loaded = load(tmp_path, {"seeds": [4, 5, 6], **changes, f"{section}.domain_seeds": taken})
+    found = {(run.domain, run.spec.seed) for run in loaded.runs.values() if run.variant.startswith(variant)}
+    assert found == {("city", 5), ("city", 6), ("nuclei", 4)}
+    with pytest.raises(ProfileError, match=r"domain_seeds.city: expected some of .*\[4, 5\], found \[6\]"):
+        load(tmp_path, {"seeds": [4, 5], **changes, f"{section}.domain_seeds": {"city": [6]}})
+    with pytest.raises(ProfileError, match=r"domain_seeds: expected some of city, nuclei, found 'mars'"):
+        load(tmp_path, {"seeds": [4, 5], **changes, f"{section}.domain_seeds": {"mars": [4]}})
+
+
 @pytest.mark.parametrize("shorter", [{"semantic_baseline": 1}, None])
 def test_seeds_without_an_oracle_have_all_other_rungs(tmp_path, shorter):
     changes = {"city.n_oracle_seeds": 1, "experiments.shorter": shorter, "experiments.seeds": [4]}
