@@ -4,7 +4,7 @@ weights,pack,unpack}``."""
 from __future__ import annotations
 
 import argparse
-import functools
+import difflib
 import os
 import re
 import sys
@@ -19,7 +19,9 @@ GOES_ON = {"predict": "goes on after the images that are written; the one in wor
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit status: 0, 1 for an error that a user can mend, 130 if stopped."""
-    options = _parser().parse_args(arguments)
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         from panolib import commands  # they import torch, --help does not
 
@@ -36,14 +38,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """One that takes no abbreviations (--weight is a slip, no option) and says what a slip resembles."""
+
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, allow_abbrev=False, **options)
+        self.set_defaults(parser=self)  # a command's own, whose usage is then shown
+
+    def parse_known_args(self, args=None, namespace=None):
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str):
+        known = self._option_string_actions
+        given = [text.partition("=")[0] for text in self._given if text.startswith("--")]
+        near = {slip: difflib.get_close_matches(slip, known, n=1) for slip in given if slip not in known}
+        for slip, option in near.items():
+            message += f"; {slip}: did you mean {option[0]}?" if option else ""
+        super().error(message)
+
+
 def _parser() -> argparse.ArgumentParser:
     """The options of every command."""
-    parser = argparse.ArgumentParser(
-        "python -m panolib", description="Self-trained panoptic segmentation: a study in notebooks.",
-        allow_abbrev=False,
-    )  # fmt: skip
-    strict = functools.partial(argparse.ArgumentParser, allow_abbrev=False)  # --weight is a slip, no option
-    commands = parser.add_subparsers(required=True, metavar="command", parser_class=strict)
+    about = "Self-trained panoptic segmentation: a study in notebooks."
+    parser = _Parser("python -m panolib", description=about)
+    commands = parser.add_subparsers(required=True, metavar="command")
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def add(command: str, summary: str, profile: str | None = None) -> argparse.ArgumentParser:

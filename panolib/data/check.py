@@ -74,8 +74,9 @@ def check_folders(
                 problems.append(str(error))
         images = [image for of_split in by_split.values() for image in of_split]
         if images:
-            columns[kind] = _described(images, labelled)
-            sizes = _diameters(images)
+            seen = images if labelled else _without_specks(images)
+            columns[kind] = _described(images, seen, labelled)
+            sizes = _diameters(seen)
             if len(sizes):
                 medians[kind] = float(np.median(sizes))
             if kind == "source":
@@ -85,7 +86,7 @@ def check_folders(
                 if sources.layout(kind) == "folders":  # the others list their objects
                     problems += _binary_problems(folder, images)
             elif not labelled:
-                otsu_count = len(sizes) / len(images)
+                otsu_count = len(sizes) / len(seen)
     problems += _deep_problems(deep, depth)
     warnings = [] if problems else _scale_warnings(sources, medians)
     problems = sorted(set(problems))
@@ -104,6 +105,13 @@ class _Image(NamedTuple):
     largest_id: int
     object_share: float
     n_regions: int  # separate parts of all objects together, without the tiniest
+
+
+def _without_specks(images: Sequence[_Image]) -> list[_Image]:
+    """Images but for those in which Otsu's threshold parts mere noise: specks, far below what others hold."""
+    medians = {image.id: np.median(image.diameters) for image in images if len(image.diameters)}
+    typical = np.median(list(medians.values())) if medians else 0.0
+    return [image for image in images if not FAR * medians.get(image.id, np.inf) < typical]
 
 
 def _readable(data: FolderSet, problems: list[str], deep: list[str]) -> Iterator[_Image]:
@@ -169,19 +177,21 @@ def _diameters(images: Sequence[_Image]) -> np.ndarray:
     return np.concatenate([np.zeros(0), *(image.diameters for image in images)])
 
 
-def _described(images: Sequence[_Image], labelled: bool) -> dict[str, str]:
-    """One column of the table."""
-    sizes = _diameters(images)
+def _described(images: Sequence[_Image], seen: Sequence[_Image], labelled: bool) -> dict[str, str]:
+    """One column of the table; the objects are those of the images `seen`."""
+    sizes = _diameters(seen)
+    kept = {image.id for image in seen}
+    specks = [image.id for image in images if image.id not in kept]
+    counted = "Otsu" + (f", without the specks of {_first(specks)}" if specks else "")
     counts = np.histogram(sizes, EDGES)[0]
     empty = [image.id for image in images if not len(image.diameters)]
-    shown = ", ".join(empty[:3]) + (" ..." if len(empty) > 3 else "")
     return {
         "images": str(len(images)),
         "height x width": _most_common([image.size for image in images]),
         "pixels": _most_common([image.pixels for image in images]),
-        "objects": f"{len(sizes)}" + ("" if labelled else " (Otsu)"),
+        "objects": f"{len(sizes)}" + ("" if labelled else f" ({counted})"),
         "largest id": str(max((i.largest_id for i in images), default=0)) if labelled else "no labels",
-        "images without objects": f"{len(empty)}" + (f": {shown}" if shown else ""),
+        "images without objects": f"{len(empty)}" + (f": {_first(empty)}" if empty else ""),
         "median diameter, pixels": f"{np.median(sizes):.1f}" if len(sizes) else "",
     } | {
         f"diameter {low:g} .. {high:g}": str(count)
@@ -204,6 +214,11 @@ def _regions(mask: np.ndarray) -> np.ndarray:
     large = np.bincount(regions.ravel()) >= np.pi / 4 * SMALLEST**2
     large[0] = False
     return (np.cumsum(large) * large)[regions].astype(np.int32)
+
+
+def _first(ids: Sequence[str]) -> str:
+    """ "a, b, c ...": at most three of them."""
+    return ", ".join(ids[:3]) + (" ..." if len(ids) > 3 else "")
 
 
 def _most_common(values: Sequence[str]) -> str:

@@ -51,13 +51,13 @@ SCORES = {"pq": "PQ", "pq_plus": "PQ+", "miou": "mIoU"}
 
 def model_card(
     store: Store, sources: Mapping[str, Sources], run: Run, recipe: Recipe, file_name: str, *,
-    small: bool = False,
+    small: bool = False, initial: str = "",
 ) -> str:  # fmt: skip
     """Markdown text about the networks of a panoptic run, every number from its record and its parents'.
 
     `sources`: the data sets by domain; where images have a scale of their own, and those that taught the
     networks are on this machine, the sizes of their objects are said. `small`: the file has large kernels in
-    8 bits.
+    8 bits. `initial`: with what the training began, where that is known better than by its file.
     """
     record, data = store.get(run), sources[run.domain]
     parents = with_parents([run])[1:]
@@ -65,6 +65,9 @@ def model_card(
     drawn = all(data.is_rendered(name) for name in names)
     label_set, encoder = recipe.label_set, recipe.semantic.encoder
     weights = encoder.weights if encoder else recipe.semantic.weights
+    starts = {parent.name: start for parent in parents if (start := getattr(parent.spec, "start", None))}
+    if starts and not initial:
+        initial = ", ".join(f"the file {start} ({name})" for name, start in starts.items())
     networks = "one encoder with two heads" if recipe.shared else "two networks"
     lines = [
         f"# {file_name}",
@@ -105,7 +108,7 @@ def model_card(
         *_training_lines(store, data, parents),
         "",
         f"Data sets named `:unlabelled` are seen without labels. Initial weights: "
-        f"{LICENCES.get(weights, f'the file {weights}')}.",
+        f"{initial or LICENCES.get(weights, f'the file {weights}')}.",
         *_collection_lines(names),
         "",
         "## Not for",

@@ -89,6 +89,8 @@ def predict(
     ValueError
         For a tile below 160 pixels.
     """
+    if isinstance(image, str | Path):
+        raise DataError(f"image is a text or a path ({image}), expected an array, as skimage.io.imread gives")
     networks = weights if isinstance(weights, PanopticNetworks) else load_networks(weights)
     image = as_colour(image, "image")
     scale = scale_for(networks.recipe, scale, diameter)

@@ -67,6 +67,10 @@ NO_WARNING = (
     "full of objects, counts far from Otsu's or from one another. That none is seen is no score: look at "
     "predictions/, or give some labels (--labels)"
 )
+NAMES = (
+    f"plan: runs are named {DOMAIN}-WHAT-WHO: semantic trains classes, instance trains objects, cleanup "
+    "chooses on the source how pixels become objects, panoptic scores both together"
+)
 INTENSITY = "--intensity 1 99.8"  # an example
 REHEARSED = 2, 12  # iterations of two short trainings, whose difference is what a step takes
 AFTER = 20.0  # seconds for a million pixels of the target, measured: clean-up chosen, predictions, report
@@ -134,10 +138,10 @@ def adapt(
     sources: OwnSources = study.sources[DOMAIN]
     known = "8 bits" if start is None else f"8 bits, as --start {start} knows"
     check = check_folders(sources, depth=f"{known}, or percentiles for them: {INTENSITY}")
-    print(check, flush=True)
     if check.problems:
         n_more = len(check.problems) - N_TOLD
         raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
+    print(check, flush=True)
     labelled = None if labels is None else sources.labelled(labels)
     if labelled is not None and not sum(s.instance.any() or s.crowd.any() for s in labelled):  # reads all
         found = f"no object in any of {len(labelled)} masks"
@@ -153,9 +157,10 @@ def adapt(
     records = get_all(study.store, with_parents(runs), workers)
 
     files = {rung: out / WEIGHTS / f"{rung}.safetensors" for rung in RUNGS}
+    initial = "" if begins is None else f"{start}: run {begins.recipe.run}, key {begins.recipe.key[:12]}"
     for run, file in zip(runs, files.values()):
         recipe = write_package(study.store, study.sources, run, file)
-        card = model_card(study.store, study.sources, run, recipe, file.name)
+        card = model_card(study.store, study.sources, run, recipe, file.name, initial=initial)
         write(file.with_suffix(".md"), card.encode())
     images = [str(image) for image in on_disk.image_files]
     predictions = out / PREDICTIONS  # of other weights, if images have changed since
@@ -163,7 +168,7 @@ def adapt(
     status = report(broken, predictions)
     print("comparing the networks for the report", flush=True)
     networks = {rung: read_package(file) for rung, file in files.items()}
-    notes = check.warnings + (few_iterations_warning(study) if profile is None else [])
+    notes = check.warnings + (few_iterations_warning(study, start) if profile is None else [])
     _write_report(out, path, check, notes, networks, on_disk, records, labelled)
     return status
 
@@ -197,6 +202,8 @@ def _print_plan(
     missing = [run for run in runs if study.store.load(run) is None]
     iterations = sum(getattr(run.spec, "iterations", 0) for run in missing)
     print(f"\nplan: {len(missing)} of {len(runs)} runs to do, {iterations:,} iterations", flush=True)
+    if missing:
+        print(NAMES, flush=True)
     goes_on = study.results.exists()  # what is left takes no longer than what was said at the beginning
     if goes_on and minutes is not None:
         print(f"plan: it goes on with the iterations of {path}; another --out takes others", flush=True)
@@ -343,15 +350,16 @@ def _write_report(
     print(f"written: {out / 'report.html'}")
 
 
-def few_iterations_warning(study: Study) -> list[str]:
-    """That the trainings have had less than half of the iterations of `BUDGET`."""
+def few_iterations_warning(study: Study, start: str | None = None) -> list[str]:
+    """That the trainings have had less than half of the iterations of `BUDGET`, and began with `start`."""
     ladder = study.profile.ladders[DOMAIN]
     n, default = sum(getattr(ladder, name)["iterations"] for name in BUDGET), sum(BUDGET.values())
     if n >= default / 2:
         return []
+    before = "" if start is None else f"; predict --weights {start} may find more by itself"
     return [
         f"trained for {n:,} iterations, {n / default:.0%} of the default: expect little of these networks; "
-        "without --minutes and with another --out they train longer"
+        f"without --minutes and with another --out they train longer{before}"
     ]
 
 

@@ -83,14 +83,14 @@ def predict_files(
     weights that are none, and a folder or disk that cannot be written.
     """
     check_writable(out)
+    pictures, broken = find_pictures(images)
     file = weights_file(weights)
     networks = load_networks(file)
     scale = scale_for(networks.recipe, scale, diameter)
     if scale is not None:
         least = networks.recipe.min_size * (networks.recipe.instance.output_stride / scale) ** 2
-        left_out = f"most objects below about {least:.0f} pixels of theirs are left out"
+        left_out = f"most objects whose area in the image is below about {least:.0f} pixels are left out"
         print(f"images are resized by {scale:.2f}; {left_out}")
-    pictures, broken = find_pictures(images)
     origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
     digest = functools.cache(_digest)  # a stack is read once
     try:
@@ -270,7 +270,8 @@ def _object_rows(result: PanopticResult) -> list[list]:
 def report(broken: Sequence[str], out: Path) -> int:
     """Print what was written where, and what was not. Returns the exit status, 1 if an image is broken."""
     n_images, notes = _notes(out)
-    print(f"{n_images} images in {out}" + (f"; look at {out / SHEET}, {out / SUMMARY}" if n_images else ""))
+    look = f"; look at {out / SHEET}, {out / SUMMARY}" if n_images else ""
+    print(f"{n_images} image{'s' * (n_images != 1)} in {out}{look}")
     n_left_out = sum(1 for _ in (out / RECORDS).rglob("*.json")) - n_images
     if n_left_out:
         print(

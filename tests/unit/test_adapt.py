@@ -165,8 +165,9 @@ def test_few_iterations_are_a_warning(cells):
         name: {"iterations": n // 4} for name, n in adapt_folder.BUDGET.items()
     })  # fmt: skip
     few = replace(study, profile=replace(study.profile, ladders={adapt.DOMAIN: ladder}))
+    assert "predict --weights nuclei may find more" in adapt.few_iterations_warning(few, "nuclei")[0]
     (line,) = adapt.few_iterations_warning(few)
-    assert "trained for 390 iterations, 25% of the default" in line
+    assert "may find more" not in line and "trained for 390 iterations, 25% of the default" in line
     whole = replace(ladder, **{name: {"iterations": n} for name, n in adapt_folder.BUDGET.items()})
     enough = replace(study, profile=replace(study.profile, ladders={adapt.DOMAIN: whole}))
     assert adapt.few_iterations_warning(enough) == []
@@ -203,7 +204,8 @@ def command(cells, out="out", *options, source="labelled", target="new") -> int:
 
 def test_the_whole_command(cells, capsys, monkeypatch):
     monkeypatch.setattr(adapt, "REHEARSED", (1, 2))
-    stopped, out = [], cells / "out"
+    stopped, out, few = [], cells / "out", str(cells / "few")
+    start = str(write_tiny(cells / "start.safetensors", NUCLEI.name, seed=3, stretched=True))
     attempt = Store.attempt
 
     def stop_once(store, run):
@@ -213,18 +215,19 @@ def test_the_whole_command(cells, capsys, monkeypatch):
         return attempt(store, run)
 
     monkeypatch.setattr(Store, "attempt", stop_once)
-    assert command(cells, "out", "--labels", str(cells / "few")) == 130
+    assert command(cells, "out", "--labels", few, "--start", start) == 130
     said, bars = capsys.readouterr()
     assert "median diameter, pixels" in said and "plan: 11 of 11 runs to do" in said
     assert "rehearsal 1 of 2: own-semantic-source_only-s0" in bars
-    assert "rehearsal 2 of 2: runs" in bars
+    assert "rehearsal 2 of 2: runs" in bars and "semantic trains classes" in said
     assert "plan: about " in said and not (out / "weights").exists()
     monkeypatch.setattr(adapt, "full_warnings", lambda _: ["1 of 5 images is full"])
-    assert command(cells, "out", "--labels", str(cells / "few")) == 0
+    assert command(cells, "out", "--labels", few, "--start", start) == 0
     assert f"5 images in {out / 'predictions'}" in capsys.readouterr().out
     for rung in adapt.RUNGS:
         assert read_package(out / "weights" / f"{rung}.safetensors").label_set.name == "objects"
-        assert "## Not for" in (out / "weights" / f"{rung}.md").read_text()
+        card = (out / "weights" / f"{rung}.md").read_text()
+        assert "## Not for" in card and f"Initial weights: {start}: run " in card
     recipe = read_package(out / "weights" / "teacher.safetensors").recipe
     file = out / "results" / "adapt" / "runs" / "own-cleanup-s0" / "metrics.json"
     chosen = json.loads(file.read_text())
@@ -236,9 +239,10 @@ def test_the_whole_command(cells, capsys, monkeypatch):
         assert words in text
     assert len(list((out / "predictions" / "instances").iterdir())) == 5
     before = {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
-    assert command(cells) == 0 and "plan: 0 of 11 runs" in capsys.readouterr().out
+    assert command(cells, "out", "--start", start) == 0
+    assert "plan: 0 of 11 runs" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in (out / "results").rglob("run.json")}
-    assert command(cells, "out", "--diameter", "9") == 1
+    assert command(cells, "out", "--start", start, "--diameter", "9") == 1
     assert "adapt.yaml: holds other settings, expected those of this command" in capsys.readouterr().err
 
 
@@ -368,8 +372,7 @@ def test_a_folder_that_lacks_a_mask_has_no_sizes(cells, capsys):
     (cells / "labelled" / "masks" / "1.tif").unlink()
     assert command(cells) == 1
     found = capsys.readouterr()
-    assert "1 of 5 images have no mask, the first is 1" in found.err
-    assert "source" not in found.out and "target" in found.out
+    assert "1 of 5 images have no mask, the first is 1" in found.err and not found.out
 
 
 def test_problems_are_told_once_and_the_first_of_many(cells, capsys):

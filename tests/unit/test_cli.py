@@ -126,6 +126,21 @@ def test_wrong_usage_exits_with_2(arguments, capsys):
     assert end.value.code == 2 and "usage:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "slip", "option"),
+    [
+        ("predict a.png --weigths nuclei --out b", "--weigths", "--weights"),
+        ("predict a.png --weights nuclei --out b --diametr=20", "--diametr", "--diameter"),
+        ("adapt --source a --target b --out c --minuts 3", "--minuts", "--minutes"),
+    ],
+)
+def test_a_misspelt_option_is_named_with_what_it_resembles(arguments, slip, option, capsys):
+    with pytest.raises(SystemExit):
+        main(arguments.split())
+    said = capsys.readouterr().err
+    assert f"{slip}: did you mean {option}?" in said and f"panolib {arguments.split()[0]} [-h]" in said
+
+
 def test_runs_lists_state_age_wall_and_headline(project, capsys):
     store = Store(project.results, KINDS)
     store.get(project.runs[0])

@@ -137,6 +137,17 @@ def test_one_command_adapts_drawn_nuclei_to_others(place):
     check_predictions(out / "predictions", {"0", "1", "2"})
 
 
+def test_a_folder_that_holds_the_clone_does_not_hide_the_package(tmp_path):
+    """A folder called panolib without __init__.py is a package to Python, where no path has a better one."""
+    (tmp_path / "panolib").symlink_to(STUDY)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    found = subprocess.run(
+        [sys.executable, "-c", "import panolib; print(panolib.__file__)"], cwd=tmp_path, env=environment,
+        text=True, capture_output=True, check=True,
+    )  # fmt: skip
+    assert found.stdout.strip().endswith(os.path.join("panolib", "__init__.py"))
+
+
 @pytest.mark.parametrize("command", ["predict my_images/", "adapt --source labelled/"])
 def test_the_readme_shows_these_commands(command):
     assert f"\npython -m panolib {command}" in (STUDY / "README.md").read_text()

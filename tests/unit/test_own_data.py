@@ -13,9 +13,10 @@ import pytest
 import tifffile
 import yaml
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
 from panolib.data.any_image import n_pages, read_page
-from panolib.data.check import check_folders
+from panolib.data.check import check_folders, otsu_objects
 from panolib.data.errors import DataError
 from panolib.data.images import read_ids, read_image, scale_intensity, stretch_intensity
 from panolib.data.intensity import Intensity, percentiles_of
@@ -811,6 +812,23 @@ def test_check_says_where_there_is_no_object(tmp_path):
         check = check_folders(own(tmp_path, "src", "new"))
         assert len(check.problems) == 1 and f"src: no object in any of {said}" in check.problems[0]
         assert "nan" not in str(check)
+
+
+def test_noise_of_an_empty_image_is_no_scale(tmp_path):
+    """Otsu's threshold parts the noise of an empty image into more specks than all others have objects."""
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        save(tmp_path / "src" / "images" / f"{i}.tif", disc(9) * 100)
+        save(tmp_path / "src" / "masks" / f"{i}.tif", disc(9))
+        save(tmp_path / "new" / f"{i}.png", 20 + 150 * disc(9))
+    noise = gaussian_filter(rng.normal(size=(200, 200)), 0.9)
+    save(tmp_path / "new" / "empty.png", np.clip(40 + 30 * noise, 0, 255).astype(np.uint8))
+    specks = otsu_objects(read_image(tmp_path / "new" / "empty.png"))
+    assert specks.max() > 100
+    check = check_folders(own(tmp_path, "src", "new"))
+    assert check.problems == check.warnings == [] and check.otsu_count == 1.0
+    assert check.table.loc["objects", "target"] == "4 (Otsu, without the specks of empty)"
+    assert check.table.loc["images", "target"] == "5"
 
 
 def test_check_says_what_is_there_and_what_is_wrong(tmp_path):
