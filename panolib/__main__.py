@@ -46,7 +46,8 @@ class _Parser(argparse.ArgumentParser):
         self.set_defaults(parser=self)  # a command's own, whose usage is then shown
 
     def parse_known_args(self, args=None, namespace=None):
-        self._given = sys.argv[1:] if args is None else list(args)
+        given = sys.argv[1:] if args is None else list(args)
+        self._given = given[: given.index("--")] if "--" in given else given
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):

@@ -86,7 +86,7 @@ def check_folders(
                 if sources.layout(kind) == "folders":  # the others list their objects
                     problems += _binary_problems(folder, images)
             elif not labelled:
-                otsu_count = len(sizes) / len(seen)
+                otsu_count = len(sizes) / len(images)
     problems += _deep_problems(deep, depth)
     warnings = [] if problems else _scale_warnings(sources, medians)
     problems = sorted(set(problems))
@@ -108,10 +108,14 @@ class _Image(NamedTuple):
 
 
 def _without_specks(images: Sequence[_Image]) -> list[_Image]:
-    """Images but for those in which Otsu's threshold parts mere noise: specks, far below what others hold."""
+    """Images but for those in which Otsu's threshold parts mere noise: specks, far below what others hold.
+
+    Only specks of a few pixels are: images of few or small objects beside others are no noise.
+    """
     medians = {image.id: np.median(image.diameters) for image in images if len(image.diameters)}
     typical = np.median(list(medians.values())) if medians else 0.0
-    return [image for image in images if not FAR * medians.get(image.id, np.inf) < typical]
+    least = min(2 * SMALLEST, typical / FAR)
+    return [image for image in images if not medians.get(image.id, np.inf) < least]
 
 
 def _readable(data: FolderSet, problems: list[str], deep: list[str]) -> Iterator[_Image]:

@@ -136,7 +136,7 @@ class Sources(ABC):
         """Of a labelled data set: diameters of all its objects, pixels, and the share of every image that has
         a class of things. Rendered and measured once. Errors as of `open`."""
         if name not in self._objects:
-            if not self.is_rendered(name):
+            if self.is_rendered(name) and self.to_render():
                 self.prepare()
             data = self.open(name)
             things = data.label_set.thing_ids
@@ -167,7 +167,7 @@ class Sources(ABC):
         return []
 
     def is_rendered(self, name: str) -> bool:
-        """Whether all images of the data set called `name` are drawn."""
+        """Whether all images of the data set called `name` are drawn ones, whether or not they are there."""
         path = name.partition(":")[0]
         if path not in self.own and self._source is not None:
             return self._source.is_rendered(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -73,6 +74,7 @@ class Job:
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
         self._training_s: float | None = None
+        self._step_s: float | None = None
         self._counts: dict[str, np.ndarray] = {}
         self._used: list[tuple[str, int | None]] = []  # device and peak memory until a parent was asked for
         provenance.reset_peak_memory()
@@ -167,12 +169,16 @@ class Job:
         self._iterations = max(self._iterations, stop)
         with tqdm(
             total=stop, initial=start, desc=f"{self._store.title}{self.run.name}", dynamic_ncols=True,
-            **BAR_OPTIONS,
+            mininterval=float(os.environ.get("TQDM_MININTERVAL", 0.5)), **BAR_OPTIONS,
         ) as self._bar:  # fmt: skip
+            half, began = (start + stop) // 2, time.perf_counter()
             for iteration in range(start, stop):
+                if iteration == half:  # the first ones take longer
+                    began = time.perf_counter()
                 yield iteration
                 self._bar.update()
             self.write_curves()
+            self._step_s = (time.perf_counter() - began) / max(1, stop - half)
         self._bar = None
 
     def save_sample(self, name: str, image: np.ndarray) -> None:
@@ -233,6 +239,7 @@ class Job:
             "iterations": self._iterations,
             "wall_s": round(self._wall_s(), 3),
             "training_s": self._training_s and round(self._training_s, 3),  # before its evaluation
+            "step_s": self._step_s and round(self._step_s, 4),  # of an iteration, in the second half of them
             "commit": self._commits[-1]["commit"],
             "dirty": any(entry["dirty"] for entry in self._commits),
             "earlier_commits": [entry["commit"] for entry in self._commits[:-1]],

@@ -31,7 +31,7 @@ _part = pydantic_dataclass(config=ConfigDict(strict=True, extra="ignore", allow_
 
 @_part
 class _Info:
-    """What readers of a run.json rely on. Earlier records have neither `training_s` nor `counts`."""
+    """What readers of a run.json rely on. Earlier ones lack those with a default."""
 
     key: str
     recorded_at: datetime.datetime
@@ -42,6 +42,7 @@ class _Info:
     device: str
     versions: Mapping[str, Any]
     training_s: float | None = None
+    step_s: float | None = None
     counts: Mapping[str, Any] | None = None
 
 

@@ -66,8 +66,8 @@ def model_card(
     label_set, encoder = recipe.label_set, recipe.semantic.encoder
     weights = encoder.weights if encoder else recipe.semantic.weights
     starts = {parent.name: start for parent in parents if (start := getattr(parent.spec, "start", None))}
-    if starts and not initial:
-        initial = ", ".join(f"the file {start} ({name})" for name, start in starts.items())
+    initial = initial or ", ".join(f"the file {start} ({name})" for name, start in starts.items())
+    first = LICENCES.get(weights, f"the file {weights}")
     networks = "one encoder with two heads" if recipe.shared else "two networks"
     lines = [
         f"# {file_name}",
@@ -108,7 +108,7 @@ def model_card(
         *_training_lines(store, data, parents),
         "",
         f"Data sets named `:unlabelled` are seen without labels. Initial weights: "
-        f"{initial or LICENCES.get(weights, f'the file {weights}')}.",
+        f"{f'{initial}, which began with {first}' if initial else first}.",
         *_collection_lines(names),
         "",
         "## Not for",

@@ -192,7 +192,7 @@ def measured_objects(data: Sources, run: Run) -> dict[str, tuple[np.ndarray, np.
     learned = {name for each in with_parents([run]) for name in learned_from(each)}
     found = {}
     for name in sorted(name for name in learned if not name.endswith(":unlabelled")):
-        with contextlib.suppress(FileNotFoundError, DataError):  # it is not here, or has changed since
+        with contextlib.suppress(OSError, DataError):  # not here, not to be drawn here, or changed since
             found[name] = data.object_sizes(name)
     return {name: (sizes, shares) for name, (sizes, shares) in found.items() if len(sizes)}
 

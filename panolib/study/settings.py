@@ -125,13 +125,17 @@ class InDomains:
 
     seeds: tuple[int, ...]
     domains: Annotated[tuple[str, ...], Field(min_length=1), Different]  # those that the profile has
-    domain_seeds: Mapping[str, tuple[int, ...]] | None = None  # of these, those that take other seeds
+    domain_seeds: Mapping[str, tuple[int, ...]] | None = None  # of these, those that take other seeds; a file
+    # says at which places of the profile's they are, from 0
 
     def __post_init__(self):
         for domain in self.domain_seeds or {}:
             if domain not in self.domains:
                 known = ", ".join(self.domains)
-                raise ValueError(f"domain_seeds: expected some of {known}, found {domain!r}")
+                raise ValueError(
+                    f"domain_seeds: expected some of {known}, found {domain!r} "
+                    "(`!remove` takes out what a profile below it says)"
+                )
 
     def takes(self, domain: str, seed: int) -> bool:
         """Whether there are runs of this seed beside the ladder of a domain."""
@@ -240,8 +244,8 @@ def read_profile(path: Path) -> Profile:
     """A checked profile.
 
     Seeds stand in one place, the key `seeds`. A section says how many of them it takes, the first ones
-    (`n_seeds`), or which (`seeds`), some of them in a domain of their own (`domain_seeds`); all if it does
-    not say.
+    (`n_seeds`), or which (`seeds`), all if it does not say; and of a domain, at which places they stand
+    (`domain_seeds`; those beyond the last one do not count).
 
     Raises
     ------
@@ -316,6 +320,11 @@ class _AllSeeds:
 
 
 @spec
+class _Places:
+    places: Annotated[tuple[Natural, ...], Field(min_length=1), Different]
+
+
+@spec
 class _OwnSeeds:
     n_seeds: Count | None = None
     n_consistency_seeds: Count | None = None
@@ -329,10 +338,12 @@ def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple
     for name in names:
         given = found.get(name)
         found[name] = list(seeds if given is None else _some_of(given, seeds, f"{where}: {name}"))
-    of_domains = found.get("domain_seeds")
-    if isinstance(of_domains, Mapping):
-        for domain, given in of_domains.items():
-            _some_of(given, seeds, f"{where}: domain_seeds.{domain}")
+    if isinstance(found.get("domain_seeds"), Mapping):
+        of_domains = {
+            domain: _at(places, seeds, f"{where}: domain_seeds.{domain}")
+            for domain, places in found["domain_seeds"].items()
+        }
+        found["domain_seeds"] = {domain: list(there) for domain, there in of_domains.items() if there}
     return found
 
 
@@ -362,6 +373,15 @@ def _ladder_seeds(section: Any, seeds: tuple, where: str) -> Any:
 
 def _some_of(found: Any, seeds: tuple, where: str) -> tuple:
     """Seeds that a section names, each one of the profile's."""
-    if not isinstance(found, list | tuple) or not found or set(found) - set(seeds):
+    if not isinstance(found, list | tuple) or not found or any(seed not in seeds for seed in found):
         raise ProfileError(f"{where}: expected some of the profile's seeds, {list(seeds)}, found {found!r}")
     return tuple(found)
+
+
+def _at(places: Any, seeds: tuple, where: str) -> tuple:
+    """The seeds at these places of the profile's, from 0; those beyond the last one are left out."""
+    try:
+        return tuple(seeds[place] for place in _Places(tuple(places)).places if place < len(seeds))
+    except (TypeError, ValueError) as error:
+        expected = "expected places in the list of seeds, from 0"
+        raise ProfileError(f"{where}: {expected}, found {places!r}") from error

@@ -72,7 +72,7 @@ NAMES = (
     "chooses on the source how pixels become objects, panoptic scores both together"
 )
 INTENSITY = "--intensity 1 99.8"  # an example
-REHEARSED = 2, 12  # iterations of two short trainings, whose difference is what a step takes
+REHEARSED = 12  # iterations of short trainings, which measure what a step takes
 AFTER = 20.0  # seconds for a million pixels of the target, measured: clean-up chosen, predictions, report
 FEWEST = 20  # iterations of a training that --minutes leaves
 N_TOLD = 10  # problems of the folders that are told one by one
@@ -157,7 +157,7 @@ def adapt(
     records = get_all(study.store, with_parents(runs), workers)
 
     files = {rung: out / WEIGHTS / f"{rung}.safetensors" for rung in RUNGS}
-    initial = "" if begins is None else f"{start}: run {begins.recipe.run}, key {begins.recipe.key[:12]}"
+    initial = "" if begins is None else f"the networks of run {begins.recipe.run} ({begins.recipe.key[:12]})"
     for run, file in zip(runs, files.values()):
         recipe = write_package(study.store, study.sources, run, file)
         card = model_card(study.store, study.sources, run, recipe, file.name, initial=initial)
@@ -168,7 +168,8 @@ def adapt(
     status = report(broken, predictions)
     print("comparing the networks for the report", flush=True)
     networks = {rung: read_package(file) for rung, file in files.items()}
-    notes = check.warnings + (few_iterations_warning(study, start) if profile is None else [])
+    begun = start is not None
+    notes = check.warnings + (few_iterations_warning(study, begun) if profile is None else [])
     _write_report(out, path, check, notes, networks, on_disk, records, labelled)
     return status
 
@@ -233,33 +234,28 @@ def _print_plan(
 
 
 def measured(path: Path, workers: int) -> tuple[dict[str, tuple[float, float]], float | None]:
-    """Two short trainings of a profile in a temporary folder, which also show that all of it runs.
+    """Short trainings of a profile in a temporary folder, which also show that all of it runs.
 
     Returns
     -------
     seconds : dict
-        By name of the run: (with one iteration, each further one), both of trainings beside one another.
+        By name of the run: (with one iteration, each further one), of runs beside one another.
     peak_mb : float or None
         Largest memory of a process, MiB.
     """
-    found = []
-    for iterations in REHEARSED:
-        with tempfile.TemporaryDirectory() as folder:
-            short = {section: {"iterations": iterations} for section in BUDGET}
-            rehearsal = Path(folder) / "rehearsal.yaml"
-            rehearsal.write_text(yaml.safe_dump({"extends": str(path), DOMAIN: short}))
-            study = load(rehearsal, root=Path(folder))
-            name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0], CLEANUP)
-            study.store.title = f"rehearsal {len(found) + 1} of {len(REHEARSED)}: "
-            found.append(get_all(study.store, with_parents([study.runs[name]]), workers))
+    with tempfile.TemporaryDirectory() as folder:
+        short = {section: {"iterations": REHEARSED} for section in BUDGET}
+        rehearsal = Path(folder) / "rehearsal.yaml"
+        rehearsal.write_text(yaml.safe_dump({"extends": str(path), DOMAIN: short}))
+        study = load(rehearsal, root=Path(folder))
+        study.store.title = "rehearsal: "
+        name = run_name(DOMAIN, "panoptic", STUDENT, study.seeds[0], CLEANUP)
+        found = get_all(study.store, with_parents([study.runs[name]]), workers)
     seconds = {}
-    for name, last in found[1].items():
-        each = 0.0
-        if hasattr(last.run.spec, "iterations"):
-            longer = last.info["training_s"] - found[0][name].info["training_s"]
-            each = max(0.0, longer) / (REHEARSED[1] - REHEARSED[0])
-        seconds[name] = max(0.0, last.info["wall_s"] - (REHEARSED[1] - 1) * each), each
-    peaks = [record.info["peak_memory_mb"] for records in found for record in records.values()]
+    for name, record in found.items():
+        each = record.info["step_s"] if hasattr(record.run.spec, "iterations") else 0.0
+        seconds[name] = max(0.0, record.info["wall_s"] - (REHEARSED - 1) * each), each
+    peaks = [record.info["peak_memory_mb"] for record in found.values()]
     return seconds, max((mb for mb in peaks if mb), default=None)
 
 
@@ -350,13 +346,13 @@ def _write_report(
     print(f"written: {out / 'report.html'}")
 
 
-def few_iterations_warning(study: Study, start: str | None = None) -> list[str]:
-    """That the trainings have had less than half of the iterations of `BUDGET`, and began with `start`."""
+def few_iterations_warning(study: Study, begun: bool = False) -> list[str]:
+    """That the trainings have had less than half of the iterations of `BUDGET`; `begun` with networks."""
     ladder = study.profile.ladders[DOMAIN]
     n, default = sum(getattr(ladder, name)["iterations"] for name in BUDGET), sum(BUDGET.values())
     if n >= default / 2:
         return []
-    before = "" if start is None else f"; predict --weights {start} may find more by itself"
+    before = "; the networks of --start may do better by themselves" if begun else ""
     return [
         f"trained for {n:,} iterations, {n / default:.0%} of the default: expect little of these networks; "
         f"without --minutes and with another --out they train longer{before}"

@@ -83,8 +83,8 @@ def predict_files(
     weights that are none, and a folder or disk that cannot be written.
     """
     check_writable(out)
-    pictures, broken = find_pictures(images)
     file = weights_file(weights)
+    pictures, broken = find_pictures(images)
     networks = load_networks(file)
     scale = scale_for(networks.recipe, scale, diameter)
     if scale is not None:

@@ -165,9 +165,9 @@ def test_few_iterations_are_a_warning(cells):
         name: {"iterations": n // 4} for name, n in adapt_folder.BUDGET.items()
     })  # fmt: skip
     few = replace(study, profile=replace(study.profile, ladders={adapt.DOMAIN: ladder}))
-    assert "predict --weights nuclei may find more" in adapt.few_iterations_warning(few, "nuclei")[0]
+    assert "the networks of --start may do better" in adapt.few_iterations_warning(few, begun=True)[0]
     (line,) = adapt.few_iterations_warning(few)
-    assert "may find more" not in line and "trained for 390 iterations, 25% of the default" in line
+    assert "may do better" not in line and "trained for 390 iterations, 25% of the default" in line
     whole = replace(ladder, **{name: {"iterations": n} for name, n in adapt_folder.BUDGET.items()})
     enough = replace(study, profile=replace(study.profile, ladders={adapt.DOMAIN: whole}))
     assert adapt.few_iterations_warning(enough) == []
@@ -203,7 +203,7 @@ def command(cells, out="out", *options, source="labelled", target="new") -> int:
 
 
 def test_the_whole_command(cells, capsys, monkeypatch):
-    monkeypatch.setattr(adapt, "REHEARSED", (1, 2))
+    monkeypatch.setattr(adapt, "REHEARSED", 2)
     stopped, out, few = [], cells / "out", str(cells / "few")
     start = str(write_tiny(cells / "start.safetensors", NUCLEI.name, seed=3, stretched=True))
     attempt = Store.attempt
@@ -218,8 +218,8 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     assert command(cells, "out", "--labels", few, "--start", start) == 130
     said, bars = capsys.readouterr()
     assert "median diameter, pixels" in said and "plan: 11 of 11 runs to do" in said
-    assert "rehearsal 1 of 2: own-semantic-source_only-s0" in bars
-    assert "rehearsal 2 of 2: runs" in bars and "semantic trains classes" in said
+    assert "rehearsal: own-semantic-source_only-s0" in bars and "rehearsal: runs" in bars
+    assert "semantic trains classes" in said
     assert "plan: about " in said and not (out / "weights").exists()
     monkeypatch.setattr(adapt, "full_warnings", lambda _: ["1 of 5 images is full"])
     assert command(cells, "out", "--labels", few, "--start", start) == 0
@@ -227,7 +227,7 @@ def test_the_whole_command(cells, capsys, monkeypatch):
     for rung in adapt.RUNGS:
         assert read_package(out / "weights" / f"{rung}.safetensors").label_set.name == "objects"
         card = (out / "weights" / f"{rung}.md").read_text()
-        assert "## Not for" in card and f"Initial weights: {start}: run " in card
+        assert "## Not for" in card and "Initial weights: the networks of run " in card
     recipe = read_package(out / "weights" / "teacher.safetensors").recipe
     file = out / "results" / "adapt" / "runs" / "own-cleanup-s0" / "metrics.json"
     chosen = json.loads(file.read_text())

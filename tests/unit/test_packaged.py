@@ -175,7 +175,7 @@ def test_a_file_stores_how_large_the_objects_were_that_taught_its_networks(
     share = max(np.isin(sample.semantic, recipe.label_set.thing_ids).mean() for sample in samples)
     assert 0 < share <= recipe.share < share + 2e-5
     card = model_card(study.store, study.sources, run, recipe, "own.safetensors", initial="mine: run a")
-    assert "without labels. Initial weights: mine: run a.\n" in card
+    assert "without labels. Initial weights: mine: run a, which began with none, trained" in card
     assert f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}." in card
     assert f"cover at most {100 * recipe.share:.0f} % of an image" in card
     assert scale_for(recipe, None, 2 * recipe.diameter) == 0.5

@@ -123,14 +123,17 @@ def test_a_ladder_and_what_is_beside_it_may_say_how_many_seeds_they_take(tmp_pat
 )
 def test_a_domain_may_take_other_seeds_than_its_section(tmp_path, section, variant):
     changes = {f"{section}.domains": ["city", "nuclei"], f"{section}.n_seeds": 1}
-    taken = {"city": [5, 6]}
+    taken = {"city": [1, 2, 7]}  # places; there is no eighth
     loaded = load(tmp_path, {"seeds": [4, 5, 6], **changes, f"{section}.domain_seeds": taken})
     found = {(run.domain, run.spec.seed) for run in loaded.runs.values() if run.variant.startswith(variant)}
     assert found == {("city", 5), ("city", 6), ("nuclei", 4)}
-    with pytest.raises(ProfileError, match=r"domain_seeds.city: expected some of .*\[4, 5\], found \[6\]"):
-        load(tmp_path, {"seeds": [4, 5], **changes, f"{section}.domain_seeds": {"city": [6]}})
+    loaded = load(tmp_path, {"seeds": [4], **changes, f"{section}.domain_seeds": taken})
+    assert {run.spec.seed for run in loaded.runs.values() if run.variant.startswith(variant)} == {4}
+    for wrong in ([], [-1], ["1"], [1, 1], 1, [[1]], None):
+        with pytest.raises(ProfileError, match=r"domain_seeds.city: expected places in the list of seeds"):
+            load(tmp_path, {"seeds": [4, 5], **changes, f"{section}.domain_seeds": {"city": wrong}})
     with pytest.raises(ProfileError, match=r"domain_seeds: expected some of city, nuclei, found 'mars'"):
-        load(tmp_path, {"seeds": [4, 5], **changes, f"{section}.domain_seeds": {"mars": [4]}})
+        load(tmp_path, {"seeds": [4, 5], **changes, f"{section}.domain_seeds": {"mars": [1]}})
 
 
 @pytest.mark.parametrize("shorter", [{"semantic_baseline": 1}, None])

@@ -391,6 +391,14 @@ def test_real_images_that_change_after_the_keys_were_made_are_refused(tmp_path):
         data.open("camvid/train:unlabelled")
 
 
+def test_objects_are_measured_of_scenes_that_are_not_drawn_yet(tmp_path, monkeypatch):
+    data = nuclei(tmp_path)
+    sizes, shares = data.object_sizes("nuclei_scenes/val")
+    assert len(shares) == 1 and len(sizes) > 0 and (sizes > 1).all() and 0 < shares[0] < 1
+    monkeypatch.setattr(NucleiSources, "open", None)  # measured once
+    assert data.object_sizes("nuclei_scenes/val")[0] is sizes
+
+
 def test_rendered_nuclei_of_other_settings_are_refused(tmp_path):
     data = nuclei(tmp_path)
     data.prepare(progress=False)
