@@ -47,7 +47,7 @@ def contact_sheet(previews: Mapping[str, np.ndarray], label_set: LabelSet, *, n_
     for ax, (name, picture) in zip(axes.flat, previews.items()):
         ax.imshow(picture)
         ax.set_title(name if len(name) <= 60 else f"…{name[-59:]}", fontsize=11)
-    others = "" if len(previews) == n_images else "; all are in previews/"
+    others = "" if len(previews) == n_images else ", as many as a sheet holds; all are in previews/"
     fig.suptitle(f"{len(previews)} of {n_images} images{others}")
     if len(label_set.things) > 1:
         with_class_legend(fig, label_set)
