@@ -158,7 +158,7 @@ def scheduler(tmp_path):
     processes = [
         subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) for command in commands
     ]
-    wait_for(file.exists)
+    wait_for(lambda: file.exists() and file.read_text().endswith("}"))  # it is there before it is written
     yield json.loads(file.read_text())["address"], [process.pid for process in processes]
     for process in processes:
         process.kill()  # what trains ends with its nanny
@@ -197,7 +197,7 @@ def test_a_scheduler_that_goes_away_is_told_of(store, tmp_path):
     command += ["--no-dashboard", "--scheduler-file", str(file)]
     environment = os.environ | {"PYTHONPATH": PATHS, "DASK_TEMPORARY_DIRECTORY": str(tmp_path)}
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_for(file.exists)
+    wait_for(lambda: file.exists() and file.read_text().endswith("}"))  # it is there before it is written
 
     def kill():
         while "Receive client connection" not in process.stderr.readline():
