@@ -23,7 +23,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
         options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        from panolib import commands  # they import torch, --help does not
+        from panolib.your_images.given import check_given
+
+        check_given(options)  # before what imports torch, for that takes seconds
+        from panolib import commands
 
         return getattr(commands, options.command)(options) or 0
     except KeyboardInterrupt as stopped:
@@ -34,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (UserError, OSError) as error:  # a full or read-only disk, a file that is not there
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
 
 

@@ -56,11 +56,9 @@ def declare_method(grid: Grid, settings: Method | None, objectness: ObjectnessSe
 
     Raises ProfileError for a part that trains as `none` does, and for a length that no branch has.
     """
-    if settings is None or grid.domain not in settings.domains:
+    if settings is None or not settings.takes(grid.domain, grid.seed):
         return
     lengths = settings.domains[grid.domain]
-    if grid.seed not in settings.seeds[: lengths.n_seeds]:
-        return
     for run in grid.runs.values():
         if run.branch in ("semantic", "panoptic") and run.rung in BESIDE and not run.variant:
             grid.tag(EXPERIMENT, run, in_branch=LADDER)

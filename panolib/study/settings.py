@@ -157,27 +157,26 @@ class Refinement(InDomains):
 
 @spec
 class MethodDomain:
-    """How long the parts of the recipe train in a domain, which it leaves out, and for how many seeds."""
+    """How long the parts of the recipe train in a domain, and which it leaves out."""
 
     semantic_iterations: Count
     instance_iterations: Count | None = None  # null: semantic parts alone
     without: tuple[str, ...] = ()
-    n_seeds: Count | None = None  # the first ones of those of the recipe; null: all
 
 
 @spec
-class Method:
+class Method(InDomains):
     """The parts of the recipe, {name: what differs from the domain's self-training of that branch}.
 
     `method` adds `none` of them and `all` of them, which is why no two parts of a branch change one setting.
     """
 
-    seeds: tuple[int, ...]
     domains: Annotated[Mapping[str, MethodDomain], Field(min_length=1)]  # those that the profile has
     semantic: Annotated[Mapping[str, Mapping], Field(min_length=1)]
     instance: Annotated[Mapping[str, Mapping], Field(min_length=1)]
 
     def __post_init__(self):
+        super().__post_init__()
         known = [*self.semantic, *self.instance]
         for name in known:
             if name in ("none", "all") or known.count(name) > 1:

@@ -43,15 +43,15 @@ from panolib.your_images.adapt_folder import (
     PROFILE,
     REPORT,
     WEIGHTS,
-    AdaptError,
-    check_folders_apart,
     check_own,
     iterations_there,
+    left_as_found,
     profile_settings,
     start_settings,
     write_profile,
     write_start,
 )
+from panolib.your_images.given import AdaptError, check_folders_apart
 from panolib.your_images.predict_files import SHEET, full_warnings, predict_files, report
 
 RUNGS = ("source_only", "adabn", "self_trained", TEACHER)  # those that need no label of the target
@@ -131,23 +131,24 @@ def adapt(
         settings[DOMAIN] = merged(settings[DOMAIN], given, "--intensity", DOMAIN)
     if minutes is not None and (out / "results").exists():
         settings[DOMAIN] = merged(settings[DOMAIN], iterations_there(out / PROFILE), PROFILE, DOMAIN)
-    path = write_profile(out, settings)  # before all else: it says that the folder is this command's
-    if begins is not None:
-        write_start(begins, out)
-    study = load(path, root=out)
-    sources: OwnSources = study.sources[DOMAIN]
-    known = "8 bits" if start is None else f"8 bits, as --start {start} knows"
-    check = check_folders(sources, depth=f"{known}, or percentiles for them: {INTENSITY}")
-    if check.problems:
-        n_more = len(check.problems) - N_TOLD
-        raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
-    print(check, flush=True)
-    labelled = None if labels is None else sources.labelled(labels)
-    if labelled is not None and not sum(s.instance.any() or s.crowd.any() for s in labelled):  # reads all
-        found = f"no object in any of {len(labelled)} masks"
-        raise AdaptError(f"--labels {labels}: {found}, expected label images with objects")
-    runs = _runs(study)
-    check_disk(study, runs, workers=workers)
+    with left_as_found(out):
+        path = write_profile(out, settings)  # before all else: it says that the folder is this command's
+        if begins is not None:
+            write_start(begins, out)
+        study = load(path, root=out)
+        sources: OwnSources = study.sources[DOMAIN]
+        known = "8 bits" if start is None else f"8 bits, as --start {start} knows"
+        check = check_folders(sources, depth=f"{known}, or percentiles for them: {INTENSITY}")
+        if check.problems:
+            n_more = len(check.problems) - N_TOLD
+            raise AdaptError("\n".join(check.problems[:N_TOLD] + [f"and {n_more} more"] * (n_more > 0)))
+        print(check, flush=True)
+        labelled = None if labels is None else sources.labelled(labels)
+        if labelled is not None and not sum(s.instance.any() or s.crowd.any() for s in labelled):  # reads all
+            found = f"no object in any of {len(labelled)} masks"
+            raise AdaptError(f"--labels {labels}: {found}, expected label images with objects")
+        runs = _runs(study)
+        check_disk(study, runs, workers=workers)
     on_disk = sources.on_disk("target", "train", False)
     share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes, on_disk.image_files)
     if share < 1:

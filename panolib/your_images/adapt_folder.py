@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from safetensors.torch import save
 from panolib.config import to_plain
 from panolib.data.readers import DOMAINS
 from panolib.errors import UserError
-from panolib.lab.files import check_writable, write
+from panolib.lab.files import check_writable, remove_folder, write
 from panolib.profiles import find_profile, load_yaml
 from panolib.study.packaged import PanopticNetworks
 from panolib.study.settings import OWN_SEEDS
+from panolib.your_images.given import AdaptError
 
 DOMAIN, LIKE = "own", "nuclei"
 PROFILE, START, WEIGHTS, PREDICTIONS, REPORT = "adapt.yaml", "start", "weights", "predictions", "report.html"
@@ -33,22 +35,6 @@ CLEAN_UP = {  # to choose from on the source: how pixels become objects
 GENTLE = {"lr": 0.0001, "head_lr_scale": 1.0}  # of networks that are trained already
 
 
-class AdaptError(UserError, ValueError):
-    """Folders with which an adaptation cannot begin."""
-
-
-def check_folders_apart(out: Path, source: str | Path, target: str | Path, labels: Path | None) -> None:
-    """Raise AdaptError for no folder, where source and target are one, or `out` lies in one that is read."""
-    for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():
-        if folder is not None and not Path(folder).is_dir():
-            raise AdaptError(f"{option} {folder}: no such folder, expected one of images")
-    if Path(source).resolve() == Path(target).resolve():
-        raise AdaptError(f"--target {target}: is the folder of --source, expected one of other images")
-    for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():
-        if folder is not None and out.resolve().is_relative_to(Path(folder).resolve()):
-            raise AdaptError(f"--out {out}: lies in {folder}, the folder of {option}; expected another one")
-
-
 def check_own(out: Path) -> None:
     """Raise unless `out` can be written and holds nothing of others that would be replaced.
 
@@ -58,6 +44,23 @@ def check_own(out: Path) -> None:
     there = [out / name for name in WRITTEN if os.path.lexists(out / name)]
     if there and not _is_own(out / PROFILE):
         raise AdaptError(f"{there[0]}: was not written by this command, expected another --out")
+
+
+@contextlib.contextmanager
+def left_as_found(out: Path) -> Iterator[None]:
+    """Where a check within the block fails, a folder that was not there, or was empty, is so again."""
+    was_there = out.exists()
+    was_empty = not was_there or not any(out.iterdir())
+    try:
+        yield
+    except (UserError, OSError):
+        if was_empty and out.exists():
+            (out / PROFILE).unlink(missing_ok=True)
+            for name in (START, "cache"):
+                remove_folder(out / name)
+            if not was_there:
+                out.rmdir()
+        raise
 
 
 def _is_own(profile: Path) -> bool:

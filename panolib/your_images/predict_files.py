@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import glob
 import hashlib
 import os
 import shutil
@@ -19,7 +18,7 @@ import pandas as pd
 import psutil
 from tqdm import tqdm
 
-from panolib.data.any_image import IMAGES, Page, is_streamed, n_pages, n_pixels, read_page
+from panolib.data.any_image import Page, is_streamed, n_pages, n_pixels, read_page
 from panolib.data.images import large_arrays_in, row_strips
 from panolib.data.intensity import as_colour, grey_of_one_colour
 from panolib.errors import UserError
@@ -37,12 +36,12 @@ from panolib.study.apply import (
     weights_file,
 )
 from panolib.study.packaged import PanopticNetworks, Recipe
+from panolib.your_images.given import PredictError, files_of
 from panolib.your_images.predicted_folder import (
     RECORDS,
     SHEET,
     STAGING,
     SUMMARY,
-    PredictError,
     claim,
     write_image,
     write_overview,
@@ -181,7 +180,7 @@ def find_pictures(images: Sequence[str]) -> tuple[dict[str, Page], list[str]]:
 
     Raises PredictError for an argument that leads to no image.
     """
-    files = sorted({Path(os.path.abspath(path)) for argument in images for path in _files_of(argument)})
+    files = sorted({Path(os.path.abspath(path)) for argument in images for path in files_of(argument)})
     shared = os.path.commonpath([path.parent for path in files])
     names = {path: path.relative_to(shared) for path in files}
     stems = Counter(name.with_suffix("") for name in names.values())
@@ -201,25 +200,6 @@ def find_pictures(images: Sequence[str]) -> tuple[dict[str, Page], list[str]]:
                 raise PredictError(f"{both}: both would be written as {image_id!r}, expected different names")
             pictures[image_id] = Page(path, number)
     return pictures, broken
-
-
-def _files_of(argument: str) -> list[Path]:
-    """Image files of one argument: a file, a folder or a pattern."""
-    path, expected = Path(argument), f"expected images whose names end in {', '.join(IMAGES)}"
-    if path.is_dir():
-        found = [item for item in path.iterdir() if not item.name.startswith(".")]
-    elif path.is_file() or not glob.has_magic(argument):
-        if not path.is_file():
-            raise PredictError(f"{path}: no such file or folder, {expected}")
-        found = [path]
-    else:
-        found = [Path(name) for name in glob.glob(argument, recursive=True)]
-    files = [item for item in found if item.suffix.lower() in IMAGES and not item.is_dir()]
-    if not files:
-        n_folders = sum(item.is_dir() for item in found)
-        held = f"{len(found) - n_folders} other files" + (f", {n_folders} folders" if n_folders else "")
-        raise PredictError(f"{argument}: holds no image ({held}), {expected}")
-    return files
 
 
 def _summary_row(result: PanopticResult, label_set: LabelSet, seconds: float) -> dict:
@@ -280,7 +260,7 @@ def report(broken: Sequence[str], out: Path) -> int:
         )
     if ONE_COLOUR in notes:
         print(notes[ONE_COLOUR])
-    for line in full_warnings(out):
+    for line in _full_warnings(notes):
         print(f"warning: {line}", file=sys.stderr)
     for line in broken:
         print(f"not predicted: {line}", file=sys.stderr)
@@ -289,8 +269,12 @@ def report(broken: Sequence[str], out: Path) -> int:
 
 def full_warnings(out: Path) -> list[str]:
     """That images of a folder of `predict_files` are fuller of objects than what taught the networks."""
+    return _full_warnings(_notes(out)[1])
+
+
+def _full_warnings(notes: Mapping[str, str]) -> list[str]:
     advice = "it may show other things; look at the previews before you use its numbers"
-    return [f"{line}: {advice}" for note, line in _notes(out)[1].items() if note != ONE_COLOUR]
+    return [f"{line}: {advice}" for note, line in notes.items() if note != ONE_COLOUR]
 
 
 def _notes(out: Path) -> tuple[int, dict[str, str]]:

@@ -21,7 +21,6 @@ from PIL import Image
 
 from panolib.data.any_image import Page
 from panolib.data.images import empty
-from panolib.errors import UserError
 from panolib.inference.exports import (
     file_stem,
     write_cityscapes_instances,
@@ -33,6 +32,7 @@ from panolib.lab.files import remove_folder, write, write_json
 from panolib.labels import CITYSCAPES, LabelSet
 from panolib.report.contact_sheet import contact_sheet
 from panolib.study.apply import PanopticResult
+from panolib.your_images.given import PredictError
 
 RECORDS, STAGING = "records", ".writing"
 KEYS = ("origin", "image", "row", "annotation", "files")  # of a record
@@ -40,10 +40,6 @@ SUMMARY, OBJECTS, PANOPTIC_JSON, SHEET = "summary.csv", "objects.csv", "panoptic
 STACKS = "stacks"
 OBJECT_COLUMNS = ["image", "object", "class", "area", "centroid_y", "centroid_x", "confidence"]
 N_ON_SHEET = 24
-
-
-class PredictError(UserError, ValueError):
-    """Images or a folder of results with which `predict` cannot begin."""
 
 
 def claim(

@@ -310,7 +310,7 @@ def test_what_is_in_the_folder_stays_unless_an_export_wrote_it(city, tmp_path, c
     (mine / "thesis.txt").write_text("precious")
     for options in ((), ("--overwrite",)):
         assert export(mine, *options) == 1
-        assert capsys.readouterr().err.splitlines()[-1].startswith(f"FileExistsError: {mine}: holds files")
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {mine}: holds files")
     assert [path.name for path in mine.iterdir()] == ["thesis.txt"]
     assert export(mine / "thesis.txt") == 1 and export(mine / "thesis.txt" / "below") == 1
 
@@ -339,9 +339,9 @@ def test_a_run_that_cannot_be_exported(city, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("run", "out", "message"),
     [
-        ("city-threat-icm.00-s0", "out", "ExportError: run 'city-threat-icm.00-s0' is of kind 'threat'"),
-        ("performance", "out", "ExportError: run 'performance' is of kind 'performance'"),
-        ("city-panoptic-oracle-s0", "file/below/out", "NotADirectoryError: .*file is a file"),
+        ("city-threat-icm.00-s0", "out", "error: run 'city-threat-icm.00-s0' is of kind 'threat'"),
+        ("performance", "out", "error: run 'performance' is of kind 'performance'"),
+        ("city-panoptic-oracle-s0", "file/below/out", "error: .*file is a file"),
     ],
 )
 def test_what_cannot_be_exported_is_said_before_anything_is_rendered(run, out, message, tmp_path, capsys):

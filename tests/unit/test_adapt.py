@@ -353,8 +353,11 @@ def test_files_of_others_stay(cells, capsys):
     for name in ("empty", "void"):
         (cells / name).mkdir()
     assert command(cells, "other", source="empty") == 1
-    assert (cells / "other" / "adapt.yaml").exists()
-    assert command(cells, "other", source="void") == 1
+    assert not (cells / "other").exists()
+    (cells / "other").mkdir()
+    assert command(cells, "other", source="void") == 1 and not list((cells / "other").iterdir())
+    adapt_folder.write_profile(cells / "other", {"description": adapt_folder.DESCRIPTION})
+    assert command(cells, "other", source="void") == 1 and (cells / "other" / "adapt.yaml").exists()
     assert "was not written" not in capsys.readouterr().err
 
 

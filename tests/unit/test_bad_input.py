@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -584,9 +585,11 @@ def predicted(words: str, spoil=lambda place: None, weights: str = "good", optio
 PREDICT = {
     "predict: no such image": predicted("x.png: no such file or folder", images="{}/x.png"),
     "predict: no image": predicted("IMAGES", images="", status=2),
-    "predict: empty folder": predicted("holds no image (0", emptied("new/images"), images="{}/new/images"),
-    "predict: pattern that fits nothing": predicted("holds no image (0", images="{}/new/*.jpg"),
-    "predict: another file": predicted("holds no image (1", new("a.txt", "x"), images="{}/a.txt"),
+    "predict: empty folder": predicted(
+        "holds no image (0 folders, 0", emptied("new/images"), images="{}/new/images"
+    ),
+    "predict: pattern that fits nothing": predicted("holds no image (0 folders, 0", images="{}/new/*.jpg"),
+    "predict: another file": predicted("holds no image (0 folders, 1", new("a.txt", "x"), images="{}/a.txt"),
     "predict: two images of a name": predicted(
         "both would be written as", both(new("new/images/b_p0001.png", NOISE),
                                          pixels("new/images/b.tif", np.stack([TWO] * 2))),
@@ -594,7 +597,7 @@ PREDICT = {
     ),
     "predict: no weights": Row("predict {}/a.png --out {}/out", "--weights", status=2),
     "predict: unknown weights": Row(
-        "predict {}/new --weights mars --out {}/out", "weights 'mars': no such file", needs=("new",)
+        "predict {}/new/images --weights mars --out {}/out", "weights 'mars': no such file", needs=("new",)
     ),
     "predict: weights folder": predicted("is a folder, expected", new("weights/x.safetensors/a", "x"), "x"),
     "predict: weights of text": predicted("cannot be read", new("weights/x.safetensors", "text"), "x"),
@@ -920,6 +923,17 @@ def test_bad_input_is_told_in_one_line(name, place, good, capfd):
     assert status == row.status and len(lines) == 1, lines
     assert row.words.replace("{}", str(place.root)) in lines[0] and "Traceback" not in lines[0]
     assert status == 2 or "expected" in lines[0] or "expects" in lines[0]
+
+
+@pytest.mark.parametrize(
+    "line", ["predict {}/x.png --weights nuclei --out {}/out", "adapt --source {}/x --target {}/y --out {}/z"]
+)
+def test_a_path_that_leads_nowhere_is_told_at_once(line, tmp_path):
+    """Before torch is imported, which takes seconds."""
+    code = "import sys; from panolib.__main__ import main; main(sys.argv[1:]); print('torch' in sys.modules)"
+    command = [sys.executable, "-c", code, *line.replace("{}", str(tmp_path)).split()]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n" and "/x" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 FAULTS = {"file": "is a file", "read-only": "may not be written", "full": "free space, found 1e-06 GB"}

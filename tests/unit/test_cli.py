@@ -165,10 +165,10 @@ def test_a_damaged_record_hides_no_other_run_and_is_not_trained_over(project, ca
     listed, error = capsys.readouterr()
     states = [line.split()[2] for line in listed.splitlines()[1:4]]
     assert states == ["damaged", "recorded", "recorded"] and str(file) in listed.splitlines()[1]
-    assert error.startswith(f"DamagedRecord: {file}: expected JSON") and "restore" in error
+    assert error.startswith(f"error: {file}: expected JSON") and "restore" in error
     for command in ("train", "reproduce"):
         assert main([command, "--profile", "smoke", "--workers", "1"]) == 1
-        assert f"DamagedRecord: {file}: expected JSON" in capsys.readouterr().err
+        assert f"error: {file}: expected JSON" in capsys.readouterr().err
     assert len(trained(project.results)) == 3 and file.read_text().startswith("<")
 
 
@@ -201,7 +201,7 @@ def test_failed_run_is_one_line_of_error(project, capsys):
     project.runs[2] = toy_run("nuclei-s0", fails_at=1)
     assert main(["train", "--profile", "smoke", "--workers", "1"]) == 1
     error = capsys.readouterr().err
-    expected = "RunsFailed: run 'nuclei-s0' failed with FloatingPointError: non-finite loss at iteration 1"
+    expected = "error: run 'nuclei-s0' failed with FloatingPointError: non-finite loss at iteration 1"
     assert error.splitlines()[-1].startswith(expected) and "Traceback" not in error
     assert len(trained(project.results)) == 3
 
@@ -261,7 +261,7 @@ def test_weights_that_are_not_there_are_one_line(project, monkeypatch, capsys):
 
     monkeypatch.setattr(commands, "load", load)
     assert main(["runs"]) == 1
-    assert capsys.readouterr().err == "WeightsError: weights 'IMAGENET1K_V1': not to be had\n"
+    assert capsys.readouterr().err == "error: weights 'IMAGENET1K_V1': not to be had\n"
 
 
 def test_interrupt_says_that_nothing_is_lost(project, monkeypatch, capsys):
@@ -310,14 +310,14 @@ def test_a_notebook_whose_section_is_left_out_is_passed_over_in_one_line(project
     assert [file.name for file in (project.results / "executed").iterdir()] == ["00_data.ipynb"]
     assert "left out: smoke.yaml: no section 'detr', which it needs\n" in capsys.readouterr().err
     assert main(["reproduce", "--profile", "smoke", "--notebook", "07"]) == 1
-    assert capsys.readouterr().err == "MissingSection: smoke.yaml: no section 'detr', which it needs\n"
+    assert capsys.readouterr().err == "error: smoke.yaml: no section 'detr', which it needs\n"
 
 
 def test_failing_notebook_stops_with_its_name_and_error(project, capsys):
     write_notebook(project.root / "notebooks" / "00_data.ipynb", "raise ValueError('a wrong folder')")
     assert main(["reproduce", "--profile", "smoke", "--workers", "1"]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("NotebookFailed: 00_data.ipynb, cell [3]: ValueError: a wrong folder; see ")
+    assert error.startswith("error: 00_data.ipynb, cell [3]: ValueError: a wrong folder; see ")
     assert not (project.results / "executed" / "07_results.ipynb").exists()
 
 

@@ -152,20 +152,21 @@ def test_what_is_no_part_is_one_error(tmp_path, text, message):
         declared(tmp_path, text)
 
 
-def test_a_domain_may_take_fewer_seeds_than_the_recipe(tmp_path):
+def test_a_domain_may_take_other_seeds_than_the_recipe(tmp_path):
     text = """
 seeds: [0, 1, 2]
 city: {n_seeds: 2}
 method:
   n_seeds: !remove
+  domain_seeds: {city: [1]}
   domains:
-    city: {semantic_iterations: 3, n_seeds: 1}
+    city: {semantic_iterations: 3}
     nuclei: {semantic_iterations: 3, instance_iterations: 2, without: [rare_source, ego_rows]}
 """
     loaded, _ = declared(tmp_path, text)
     names = [tag.run for tag in loaded.tags if tag.experiment == EXPERIMENT]
     seeds = {(name.partition("-")[0], name.rpartition("-")[2]) for name in names}
-    assert seeds == {("city", "s0"), *(("nuclei", f"s{seed}") for seed in range(3))}
+    assert seeds == {("city", "s1"), *(("nuclei", f"s{seed}") for seed in range(3))}
 
 
 def test_profiles_without_the_section_have_none(tmp_path):
