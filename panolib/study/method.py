@@ -75,7 +75,7 @@ def declare_method(grid: Grid, settings: Method | None, objectness: ObjectnessSe
         if grid.settings.score_teachers:
             found.append(grid.semantic_scores(TEACHER, run, _variant(name), scored="teacher"))
         grid.tag(EXPERIMENT, *found, in_branch=SEMANTIC, part=name)
-    if lengths.instance_iterations is None:
+    if lengths.instance_iterations is None or grid.seed not in settings.seeds_with_instances(grid.domain):
         return
     if not grid.has("instance", "source_only"):
         raise ProfileError(

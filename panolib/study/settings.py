@@ -129,11 +129,14 @@ class InDomains:
     # says at which places of the profile's they are, from 0
 
     def __post_init__(self):
-        for domain in self.domain_seeds or {}:
+        self._check_domains("domain_seeds")
+
+    def _check_domains(self, field: str) -> None:
+        for domain in getattr(self, field) or {}:
             if domain not in self.domains:
                 known = ", ".join(self.domains)
                 raise ValueError(
-                    f"domain_seeds: expected some of {known}, found {domain!r} "
+                    f"{field}: expected some of {known}, found {domain!r} "
                     "(`!remove` takes out what a profile below it says)"
                 )
 
@@ -174,9 +177,11 @@ class Method(InDomains):
     domains: Annotated[Mapping[str, MethodDomain], Field(min_length=1)]  # those that the profile has
     semantic: Annotated[Mapping[str, Mapping], Field(min_length=1)]
     instance: Annotated[Mapping[str, Mapping], Field(min_length=1)]
+    instance_seeds: Mapping[str, tuple[int, ...]] | None = None  # as `domain_seeds`, of parts with instances
 
     def __post_init__(self):
         super().__post_init__()
+        self._check_domains("instance_seeds")
         known = [*self.semantic, *self.instance]
         for name in known:
             if name in ("none", "all") or known.count(name) > 1:
@@ -194,6 +199,10 @@ class Method(InDomains):
                     raise ValueError(
                         f"domains.{domain}.without: expected some of {', '.join(known)}, found {name!r}"
                     )
+
+    def seeds_with_instances(self, domain: str) -> tuple[int, ...]:
+        """Of the seeds of a domain, those of parts of the instance branch and of both branches."""
+        return tuple((self.instance_seeds or {}).get(domain, self.seeds_of(domain)))
 
 
 @spec
@@ -244,7 +253,7 @@ def read_profile(path: Path) -> Profile:
 
     Seeds stand in one place, the key `seeds`. A section says how many of them it takes, the first ones
     (`n_seeds`), or which (`seeds`), all if it does not say; and of a domain, at which places they stand
-    (`domain_seeds`; those beyond the last one do not count).
+    (`domain_seeds`, `instance_seeds`; those beyond the last one do not count).
 
     Raises
     ------
@@ -337,12 +346,10 @@ def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple
     for name in names:
         given = found.get(name)
         found[name] = list(seeds if given is None else _some_of(given, seeds, f"{where}: {name}"))
-    if isinstance(found.get("domain_seeds"), Mapping):
-        of_domains = {
-            domain: _at(places, seeds, f"{where}: domain_seeds.{domain}")
-            for domain, places in found["domain_seeds"].items()
-        }
-        found["domain_seeds"] = {domain: list(there) for domain, there in of_domains.items() if there}
+    for key in ("domain_seeds", "instance_seeds"):
+        if isinstance(found.get(key), Mapping):
+            of_domains = [(d, _at(at, seeds, f"{where}: {key}.{d}")) for d, at in found[key].items()]
+            found[key] = {domain: list(there) for domain, there in of_domains if there}
     return found
 
 

@@ -169,6 +169,24 @@ method:
     assert seeds == {("city", "s1"), *(("nuclei", f"s{seed}") for seed in range(3))}
 
 
+def test_parts_with_instances_may_have_other_seeds(tmp_path):
+    text = """
+seeds: [4, 5, 6]
+method:
+  n_seeds: !remove
+  instance_seeds: {city: [1, 2]}
+  domains:
+    city: {semantic_iterations: 3, instance_iterations: 2}
+"""
+    loaded, _ = declared(tmp_path, text)
+    tagged = [(loaded.runs[tag.run], dict(tag.values)) for tag in loaded.tags if tag.experiment == EXPERIMENT]
+    seeds: dict[str, set] = {}
+    for run, at in tagged:
+        seeds.setdefault(at["in_branch"], set()).add(run.spec.seed)
+    assert seeds.pop("ladder") == seeds.pop("semantic") == {4, 5, 6}
+    assert set(seeds) == {"instance", "both", "cleaned"} and all(each == {5, 6} for each in seeds.values())
+
+
 def test_profiles_without_the_section_have_none(tmp_path):
     loaded, runs = declared(tmp_path, "method: null")
     assert not runs and loaded.profile.method is None
