@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from panolib.errors import UserError
+from panolib.log_lines import write_lines_to_files
 
 AFTER_TRAINING = "goes on from the last checkpoints"
 GOES_ON = {"predict": "goes on after the images that are written; the one in work begins anew"}  # by command
@@ -262,4 +263,5 @@ if __name__ == "__main__":
     if not sys.stderr.isatty():  # a file of what is printed gets a line now and then; before tqdm is imported
         for name in ("TQDM_MININTERVAL", "TQDM_MAXINTERVAL"):
             os.environ.setdefault(name, "20")
+        write_lines_to_files()
     sys.exit(main())

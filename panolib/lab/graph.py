@@ -24,6 +24,7 @@ from panolib.lab.attempts import AttemptFailed, attempt
 from panolib.lab.job import BAR_OPTIONS
 from panolib.lab.run import Run
 from panolib.lab.store import Store
+from panolib.log_lines import write_lines_to_files
 
 
 class ClusterError(UserError, RuntimeError):
@@ -47,6 +48,7 @@ class TrainsRuns(WorkerPlugin):
             return
         torch.set_num_threads(1)
         BAR_OPTIONS.update(position=1 + int(worker.name), leave=False)
+        write_lines_to_files()
         tqdm.set_lock(FileLock(self.bars))
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)

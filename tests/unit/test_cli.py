@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shlex
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 import tifffile
 import yaml
+from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parent))
 from toy_kinds import KINDS, toy_run, trained
@@ -32,6 +34,7 @@ from panolib.lab.engine import get_all
 from panolib.lab.notebook import NotebookFailed, execute, numbered_notebooks
 from panolib.lab.run import MissingRun
 from panolib.lab.store import Store
+from panolib.log_lines import Lines
 from panolib.models.weights import WeightsError
 from panolib.profiles import load_yaml, project_root
 
@@ -204,6 +207,24 @@ def test_failed_run_is_one_line_of_error(project, capsys):
     expected = "error: run 'nuclei-s0' failed with FloatingPointError: non-finite loss at iteration 1"
     assert error.splitlines()[-1].startswith(expected) and "Traceback" not in error
     assert len(trained(project.results)) == 3
+
+
+def test_bars_of_a_log_file_have_lines_of_their_own():
+    """As tqdm writes them: nested, cleared for a message, closed."""
+    file = io.StringIO()
+    lines = Lines(file)
+    with tqdm(total=3, desc="outer", file=lines, mininterval=0) as outer:
+        for _ in range(3):
+            with tqdm(total=1, desc="inner", position=1, leave=False, file=lines, mininterval=0) as inner:
+                inner.update()
+            tqdm.write("a message", file=lines)
+            outer.update()
+    print("first", "\n", "second", file=lines)
+    found = file.getvalue()
+    assert "\r" not in found and "\x1b" not in found and "\n\n" not in found
+    told = [line.partition(":")[0].strip() for line in found.splitlines()]
+    assert set(told) == {"outer", "inner", "a message", "first", "second"} and told.count("a message") == 3
+    assert "outer: 100%" in found and all(line.strip() for line in found.splitlines())
 
 
 def test_bug_keeps_its_traceback(project, monkeypatch):
