@@ -59,7 +59,8 @@ def left_as_found(out: Path) -> Iterator[None]:
             for name in (START, "cache"):
                 remove_folder(out / name)
             if not was_there:
-                out.rmdir()
+                with contextlib.suppress(OSError):  # somebody else wrote there; what failed is the error to tell
+                    out.rmdir()
         raise
 
 
