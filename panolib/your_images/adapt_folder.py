@@ -59,7 +59,7 @@ def left_as_found(out: Path) -> Iterator[None]:
             for name in (START, "cache"):
                 remove_folder(out / name)
             if not was_there:
-                with contextlib.suppress(OSError):  # somebody else wrote there; what failed is the error to tell
+                with contextlib.suppress(OSError):  # others wrote there; the first error is told
                     out.rmdir()
         raise
 
