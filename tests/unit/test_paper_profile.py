@@ -1,6 +1,6 @@
 """Profile paper on folders in the official layouts at full size: the chain of commands, in another process.
 
-What differs from the profile: three images a data set, two iterations, small crops, the CPU, and a narrow
+What differs from the profile: one or two images a data set, two iterations, small crops, the CPU, and a narrow
 network where ResNet-101 would take an hour; that one takes its steps in a test of its own.
 """
 
@@ -39,10 +39,11 @@ for line in sys.argv[1:]:
 
 
 def write_streets(root: Path, size: tuple[int, int]) -> None:
-    """Three images of SYNTHIA, of GTA5 and of every split of Cityscapes, without what the renderer notes."""
-    common = {"n_images": 3, "height": size[0], "width": size[1], "seed": 0}
-    for style, split in (("synthia", "all"), ("gta5", "all"), ("cityscapes", "train"), ("cityscapes", "val")):
-        city.write_city(root / style, style=style, split=split, n_workers=1, progress=False, **common)
+    """Two images of SYNTHIA, of GTA5 and of Cityscapes train, one of val, without what the renderer notes."""
+    common = {"height": size[0], "width": size[1], "seed": 0, "n_workers": 1, "progress": False}
+    numbers = {("synthia", "all"): 2, ("gta5", "all"): 2, ("cityscapes", "train"): 2, ("cityscapes", "val"): 1}
+    for (style, split), n_images in numbers.items():
+        city.write_city(root / style, style=style, split=split, n_images=n_images, **common)
     for note in root.glob("*/*.json"):
         note.unlink()
 
@@ -115,8 +116,8 @@ def test_the_chain_at_full_size(streets):
         "export --run city-panoptic-self_trained-s0 --out official --profile narrow.yaml",
     )
     assert "data of city, images: " in out and "disk: " in out
-    assert len(list((root / "official" / "semantic").rglob("*_labelIds.png"))) == 3
-    assert len(list((root / "official" / "panoptic").rglob("*.png"))) == 3
+    assert len(list((root / "official" / "semantic").rglob("*_labelIds.png"))) == 1
+    assert len(list((root / "official" / "panoptic").rglob("*.png"))) == 1
     runs = {path.name for path in (root / "results" / "narrow" / "runs").iterdir()}
     rungs = ("source_only", "abn", "self_trained")
     wanted = {f"city-{branch}-{rung}-s0" for branch in ("semantic", "instance") for rung in rungs}
