@@ -7,7 +7,6 @@ the score, and after a dot its part of the run. Whoever scores says what is coun
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,19 +17,15 @@ def packed(counts: Mapping[str, np.ndarray]) -> bytes:
 
     Raises ValueError naming the score, for anything but whole numbers >= 0 [n_images, n_classes, n_counts].
     """
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, values in counts.items():
-            if values.dtype.kind not in "iu" or values.ndim != 3 or values.min(initial=0) < 0:
-                raise ValueError(
-                    f"counts {name!r}: expected whole numbers >= 0 [n_images, n_classes, n_counts], found "
-                    f"{values.dtype} {list(values.shape)}, lowest {values.min(initial=0)}"
-                )
-            entry = io.BytesIO()
-            smallest = values.astype(np.min_scalar_type(values.max(initial=0)))
-            np.lib.format.write_array(entry, smallest, allow_pickle=False)
-            info = zipfile.ZipInfo(f"{name}.npy")  # with a fixed date
-            archive.writestr(info, entry.getvalue(), zipfile.ZIP_DEFLATED, compresslevel=9)
+    smallest = {}
+    for name, values in counts.items():
+        if values.dtype.kind not in "iu" or values.ndim != 3 or values.min(initial=0) < 0:
+            raise ValueError(
+                f"counts {name!r}: expected whole numbers >= 0 [n_images, n_classes, n_counts], found "
+                f"{values.dtype} {list(values.shape)}, lowest {values.min(initial=0)}"
+            )
+        smallest[name] = values.astype(np.min_scalar_type(values.max(initial=0)))
+    np.savez_compressed(buffer := io.BytesIO(), **smallest)
     return buffer.getvalue()
 
 

@@ -8,8 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,19 +25,6 @@ from panolib.training import ranks
 
 BAR_OPTIONS: dict[str, Any] = {}  # a worker process gives its bars their line
 WRITE_S = 0.5  # between two writes of the curves
-
-
-class Parents(Protocol):
-    """What a job needs of the store that trains it: `lab.store.Store`."""
-
-    checkpoint_s: float
-    title: str
-
-    def get(self, run: Run) -> Record: ...
-
-    def final_state(self, run: Run) -> dict: ...
-
-    def work_folder(self, run: Run) -> Path: ...
 
 
 class Job:
@@ -59,7 +45,7 @@ class Job:
     of images of the data sets that it opened, for the record.
     """
 
-    def __init__(self, store: Parents, run: Run) -> None:
+    def __init__(self, store: Any, run: Run) -> None:  # a `lab.store.Store`, which imports this module
         self.run, self.spec, self.start = run, run.spec, 0
         self.images: dict[str, int] = {}
         self._store, self._folder = store, store.work_folder(run)
@@ -67,13 +53,11 @@ class Job:
         self._pending: list[dict[str, Any]] = []  # rows whose values may still be on the device
         self._last_write = -math.inf
         self._columns: list[str] = ["iteration"]
-        self._curves_file = None
         self._bar: tqdm | None = None
         self._iterations = 0
         self._commits = [provenance.commit()]  # of every process that worked on the run
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
-        self._training_s: float | None = None
         self._step_s: float | None = None
         self._counts: dict[str, np.ndarray] = {}
         self._used: list[tuple[str, int | None]] = []  # device and peak memory until a parent was asked for
@@ -139,10 +123,9 @@ class Job:
         Raises FloatingPointError for a value that is not finite, with the iteration and all its values.
         """
         pending, self._pending = self._pending, []
-        self._last_write = time.monotonic()
         if not pending:
             return
-        rows = [{name: _number(value) for name, value in row.items()} for row in pending]
+        rows = [{name: float(value) for name, value in row.items()} for row in pending]
         for row in rows:
             row["iteration"] = int(row["iteration"])
             if not all(map(math.isfinite, row.values())):
@@ -152,13 +135,13 @@ class Job:
         known = len(self._columns)
         self._columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
         self._rows += rows
-        if self._curves_file is None or len(self._columns) > known:
-            self.close()
-            self._curves_file = (self._folder / "curves.csv").open("w")
-            self._curves_file.write(self.curves_text())
+        file = self._folder / "curves.csv"
+        if math.isinf(self._last_write) or len(self._columns) > known:  # the first rows of this process
+            file.write_text(self.curves_text())
         else:
-            self._curves_file.write("".join(map(self._line, rows)))
-        self._curves_file.flush()
+            with file.open("a") as curves:
+                curves.writelines(map(self._line, rows))
+        self._last_write = time.monotonic()
         if self._bar is not None:
             last = rows[-1]
             shown = ["loss"] if "loss" in last else list(last)[1:]
@@ -208,18 +191,11 @@ class Job:
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
         self.write_curves()
-        self._training_s = self._wall_s() if state else 0.0  # without weights nothing was trained
         save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
 
     def curves_text(self) -> str:
         """The curves as CSV."""
         return ",".join(self._columns) + "\n" + "".join(self._line(row) for row in self._rows)
-
-    def close(self) -> None:
-        """Close the file of the curves."""
-        if self._curves_file is not None:
-            self._curves_file.close()
-        self._curves_file = None
 
     def info(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -238,7 +214,6 @@ class Job:
             "counts": {name: list(counts.shape) for name, counts in self._counts.items()},
             "iterations": self._iterations,
             "wall_s": round(self._wall_s(), 3),
-            "training_s": self._training_s and round(self._training_s, 3),  # before its evaluation
             "step_s": self._step_s and round(self._step_s, 4),  # of an iteration, in the second half of them
             "commit": self._commits[-1]["commit"],
             "dirty": any(entry["dirty"] for entry in self._commits),
@@ -325,8 +300,3 @@ def small_file(image: np.ndarray) -> tuple[str, bytes]:
     picture.putpalette(colours.tobytes())
     picture.save(buffer, "PNG", optimize=True)
     return ".png", buffer.getvalue()
-
-
-def _number(value: Any) -> float:
-    """A number, a one-element array or tensor (with a gradient or without) as a float."""
-    return float(value.item() if hasattr(value, "item") else value)

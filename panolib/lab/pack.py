@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 
 from panolib.errors import UserError, one_line
 from panolib.lab.files import check_writable, load_checkpoint, remove_folder, save_checkpoint
@@ -38,24 +39,26 @@ def pack(store: Store, runs: Iterable[Run], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     if found := sorted(folder.glob("runs.tar.*")):
         raise FileExistsError(f"{found[0]}: is there already, expected a folder without parts of a pack")
-    parts = _Parts(folder)
-    with tarfile.open(fileobj=parts, mode="w|") as tar, tempfile.TemporaryDirectory() as scratch:
-        for run in runs:
-            if store.load(run) is None:
-                continue
-            files = [file for file in sorted(store.folder(run).rglob("*")) if file.is_file()]
-            for file in files:
-                kept = file
-                if file.name == "checkpoint.pt":
-                    kept = Path(scratch) / "checkpoint.pt"
-                    content = load_checkpoint(file, "train the run again", key=str, state=dict)
-                    save_checkpoint(kept, {**content, "state": halved(content["state"])})
-                tar.add(kept, f"{run.name}/{file.relative_to(store.folder(run))}")
-        end = Path(scratch) / _END
-        end.touch()
-        tar.add(end, _END)
-    parts.close()
-    return parts.paths
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        whole, half = Path(scratch) / "runs.tar", Path(scratch) / "checkpoint.pt"
+        with tarfile.open(whole, "w") as tar:
+            for run in runs:
+                if store.load(run) is None:
+                    continue
+                for file in sorted(file for file in store.folder(run).rglob("*") if file.is_file()):
+                    kept = file
+                    if file.name == "checkpoint.pt":
+                        kept = half
+                        content = load_checkpoint(file, "train the run again", key=str, state=dict)
+                        save_checkpoint(half, {**content, "state": halved(content["state"])})
+                    tar.add(kept, f"{run.name}/{file.relative_to(store.folder(run))}")
+            tar.addfile(tarfile.TarInfo(_END))
+        paths = []
+        with whole.open("rb") as file:
+            while part := file.read(PART_BYTES):
+                paths.append(folder / _NAME.format(len(paths)))
+                paths[-1].write_bytes(part)
+    return paths
 
 
 def unpack(store: Store, folder: Path) -> list[str]:
@@ -98,53 +101,17 @@ def halved(state: Any) -> Any:
 
     What has one dimension stays: biases, and the statistics of batch norm, which float16 cannot hold.
     """
-    return _map_tensors(
-        state, lambda tensor: tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
-    )
+
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.half() if tensor.dtype == torch.float32 and tensor.ndim > 1 else tensor
+
+    return apply_to_collection(state, torch.Tensor, change)
 
 
 def single(state: Any) -> Any:
     """A state with its float16 tensors in float32: `halved` undone, but for the rounding."""
-    return _map_tensors(state, lambda tensor: tensor.float() if tensor.dtype == torch.float16 else tensor)
 
+    def change(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.float() if tensor.dtype == torch.float16 else tensor
 
-def _map_tensors(state: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """A state of dicts, lists and tensors with every tensor changed."""
-    if isinstance(state, Mapping):
-        return {key: _map_tensors(value, change) for key, value in state.items()}
-    if isinstance(state, list | tuple):
-        return [_map_tensors(value, change) for value in state]
-    return change(state) if isinstance(state, torch.Tensor) else state
-
-
-class _Parts(io.RawIOBase):
-    """A file to write to that begins a new one on the disk whenever one is full."""
-
-    def __init__(self, folder: Path):
-        self._folder, self._file, self._left = folder, None, 0
-        self.paths: list[Path] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content) -> int:
-        content = memoryview(content)
-        written = len(content)
-        while content:
-            if self._left == 0:
-                self._begin()
-            some, content = content[: self._left], content[self._left :]
-            self._file.write(some)
-            self._left -= len(some)
-        return written
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
-
-    def _begin(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self.paths.append(self._folder / _NAME.format(len(self.paths)))
-        self._file, self._left = self.paths[-1].open("wb"), PART_BYTES
+    return apply_to_collection(state, torch.Tensor, change)

@@ -314,8 +314,6 @@ class Store:
             raise SystemExit(  # the others wait for this process in the middle of a step: all of it ends
                 f"run '{run.name}' failed on several devices: {type(error).__name__}: {error}"
             ) from error
-        finally:
-            job.close()
         if not (work / "final.pt").exists():
             raise RuntimeError(
                 f"run '{run.name}': expected its training function ({run.kind!r}) to call "
