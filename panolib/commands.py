@@ -156,7 +156,7 @@ def reproduce(options: Namespace) -> int:
         own = {} if options.notebook else own_runs(loaded)
         return print_plan(loaded, [loaded.runs[name] for name in names], notebooks, own, options.workers)
     check_writable(loaded.results)
-    with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext() as since:
+    with retraining(loaded.store.root) if options.retrain else contextlib.nullcontext(0.0) as since:
         loaded.store.retrain_since = since
         runs = _with_data(loaded, [loaded.runs[name] for name in names])
         _check_devices(runs, options)

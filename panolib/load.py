@@ -126,7 +126,7 @@ def load(
     store = Store(
         root / "results" / name,
         make_kinds(modules, sources),
-        retrain_since=time.time() if retrain else None,
+        retrain_since=time.time() if retrain else 0.0,
         train=train and os.environ.get("PANOLIB_TRAIN", "1") != "0",
         profile=argument,
     )

@@ -25,6 +25,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,46 +51,23 @@ from panolib.training import ranks
 FIRST_S = 600.0  # that a process waits for the one that records
 
 
+@dataclass(eq=False)
 class Store:
-    """Records of runs below one folder.
+    """Records of runs below one folder."""
 
-    Parameters
-    ----------
-    root : Path
-        ``results/<profile>``.
-    kinds : mapping of str to function (Run, Job) -> dict
-        Training functions. Each returns its metrics and has called `Job.finish`. Functions of a module (or
-        `functools.partial` of one), so that a worker process can import them.
-    retrain_since : float, optional
-        POSIX time; what was recorded (or begun) before it counts as missing.
-    train : bool
-        False: never train, raise `MissingRun` instead.
-    profile : str, optional
-        What the option --profile takes for this store, for advice; the name of the folder by default.
-    checkpoint_s : float
-        Least number of seconds between two checkpoints.
-    title : str, optional
-        What progress bars say before the name of a run.
-    """
+    root: Path  # results/<profile>
+    # training functions: each returns its metrics and has called `Job.finish`. Functions of a module, or
+    # `functools.partial` of one, so that a worker process can import them
+    kinds: Mapping[str, Callable[[Run, Job], dict]]
+    _: KW_ONLY
+    retrain_since: float = 0.0  # POSIX time; what was recorded (or begun) before it counts as missing
+    train: bool = True  # False: never train, raise `MissingRun` instead
+    profile: str = ""  # what --profile takes for this store, for advice; "": the name of the folder
+    checkpoint_s: float = 20.0  # least number of seconds between two checkpoints
+    title: str = ""  # what progress bars say before the name of a run
 
-    def __init__(
-        self,
-        root: str | Path,
-        kinds: Mapping[str, Callable[[Run, Job], dict]],
-        *,
-        retrain_since: float | None = None,
-        train: bool = True,
-        profile: str | None = None,
-        checkpoint_s: float = 20.0,
-        title: str = "",
-    ) -> None:
-        self.root = Path(root)
-        self.kinds = dict(kinds)
-        self.retrain_since = retrain_since
-        self.train = train
-        self.profile = profile or self.root.name
-        self.checkpoint_s = checkpoint_s
-        self.title = title
+    def __post_init__(self) -> None:
+        self.profile = self.profile or self.root.name
 
     def folder(self, run: Run) -> Path:
         """Where the record of a run lies."""
@@ -98,7 +76,7 @@ class Store:
     def load(self, run: Run) -> Record | None:
         """The record of exactly this run, or None. Never trains and never waits. Raises DamagedRecord."""
         record = self._read(run)
-        if record is None or record.info["key"] != run.key or record.recorded_at < self._since():
+        if record is None or record.info["key"] != run.key or record.recorded_at < self.retrain_since:
             return None
         return record
 
@@ -146,7 +124,11 @@ class Store:
         answer = found(run)
         if answer is not None and not anew:
             return answer
-        self._may_train(run, lacks)
+        if not self.train:
+            raise MissingRun(
+                f"run '{run.name}' {lacks} in {self.root} (state: {self.state(run)}); train it with "
+                f"`python -m panolib train --profile {shlex.quote(self.profile)} --only {run.name}`"
+            )
         if ranks.follows():
             return self._follow(run, found)
         if blocking:  # else whoever attempts many runs has said it of all
@@ -204,14 +186,6 @@ class Store:
     def _old(self, run: Run) -> Path:
         """Where a replaced record is between the two renames and its removal."""
         return self.root / "work" / f"{run.name}.old"
-
-    def _may_train(self, run: Run, lacks: str) -> None:
-        """Raise MissingRun in a store that only reads."""
-        if not self.train:
-            raise MissingRun(
-                f"run '{run.name}' {lacks} in {self.root} (state: {self.state(run)}); train it with "
-                f"`python -m panolib train --profile {shlex.quote(self.profile)} --only {run.name}`"
-            )
 
     @contextlib.contextmanager
     def _lock(self, run: Run, *, blocking: bool = True) -> Iterator[None]:
@@ -271,11 +245,7 @@ class Store:
     def _resumable(self, run: Run) -> bool:
         """Whether the work folder was begun for this very run, since `retrain_since`."""
         job = read_job(self.work_folder(run))
-        return job is not None and job["key"] == run.key and job["begun_at"] >= self._since()
-
-    def _since(self) -> float:
-        """POSIX time before which nothing counts."""
-        return self.retrain_since or 0.0
+        return job is not None and job["key"] == run.key and job["begun_at"] >= self.retrain_since
 
     def _follow(self, run: Run, found: Callable[[Run], Any]) -> Any:
         """Train along with the first process, if it shares the run; then what is `found` of its record.

@@ -77,7 +77,7 @@ def test_a_later_record_of_the_second_name_is_read_until_the_shared_run_is_recor
     store.retrain_since = store.load(runs["second"]).recorded_at + 1e-6  # as `reproduce --retrain` does
     get_all(store, found.values())
     assert Counter(trained(store.root))["second"] == 1 and Counter(trained(store.root))["first"] == 2
-    store.retrain_since = None
+    store.retrain_since = 0.0
     found = one_run_for_each_key(runs, store)
     assert found["second"] is found["first"]
 
