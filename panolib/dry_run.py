@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -58,8 +58,7 @@ class Plan:
     problems: list[str]
 
 
-@dataclass(frozen=True)
-class _Size:
+class _Size(NamedTuple):
     """Of a network: number of parameters, and bytes of these and of its buffers."""
 
     parameters: int
@@ -80,7 +79,10 @@ def make_plan(study: Study, runs: Iterable[Run], *, workers: int) -> Plan:
     problems += _device_problems(missing)
     to_render, data_lines, found = _open_data(study, runs, missing)
     problems += found
-    problems += _folder_problems(study.results)
+    try:
+        check_writable(study.results)
+    except OSError as error:
+        problems.append(f"results: {error}")
     disk_line, found = _disk(study, missing, sizes, to_render, workers)
     problems += found
     hours = {run.name: _expected_hours(run, recorded) for run in missing}
@@ -302,15 +304,6 @@ def _check_no_file(results: Path) -> None:
     """Raise an OSError for a file in the place of the results, below which every record seems damaged."""
     if not results.is_dir():
         check_writable(results)
-
-
-def _folder_problems(results: Path) -> list[str]:
-    """That the results cannot be written, if it is so."""
-    try:
-        check_writable(results)
-    except OSError as error:
-        return [f"results: {error}"]
-    return []
 
 
 def _training_bytes(run: Run, size: _Size) -> int:

@@ -29,13 +29,15 @@ def check_given(options: Namespace) -> None:
 
 def check_folders_apart(out: Path, source: str | Path, target: str | Path, labels: Path | None) -> None:
     """Raise AdaptError for no folder, where source and target are one, or `out` lies in one that is read."""
-    for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():
-        if folder is not None and not Path(folder).is_dir():
+    given = {"--source": source, "--target": target, "--labels": labels}
+    given = {option: Path(folder) for option, folder in given.items() if folder is not None}
+    for option, folder in given.items():
+        if not folder.is_dir():
             raise AdaptError(f"{option} {folder}: no such folder, expected one of images")
     if Path(source).resolve() == Path(target).resolve():
         raise AdaptError(f"--target {target}: is the folder of --source, expected one of other images")
-    for option, folder in {"--source": source, "--target": target, "--labels": labels}.items():
-        if folder is not None and out.resolve().is_relative_to(Path(folder).resolve()):
+    for option, folder in given.items():
+        if out.resolve().is_relative_to(folder.resolve()):
             raise AdaptError(f"--out {out}: lies in {folder}, the folder of {option}; expected another one")
 
 

@@ -260,7 +260,7 @@ def report(broken: Sequence[str], out: Path) -> int:
         )
     if ONE_COLOUR in notes:
         print(notes[ONE_COLOUR])
-    for line in _full_warnings(notes):
+    for line in full_warnings(out):
         print(f"warning: {line}", file=sys.stderr)
     for line in broken:
         print(f"not predicted: {line}", file=sys.stderr)
@@ -269,12 +269,8 @@ def report(broken: Sequence[str], out: Path) -> int:
 
 def full_warnings(out: Path) -> list[str]:
     """That images of a folder of `predict_files` are fuller of objects than what taught the networks."""
-    return _full_warnings(_notes(out)[1])
-
-
-def _full_warnings(notes: Mapping[str, str]) -> list[str]:
     advice = "it may show other things; look at the previews before you use its numbers"
-    return [f"{line}: {advice}" for note, line in notes.items() if note != ONE_COLOUR]
+    return [f"{line}: {advice}" for note, line in _notes(out)[1].items() if note != ONE_COLOUR]
 
 
 def _notes(out: Path) -> tuple[int, dict[str, str]]:
