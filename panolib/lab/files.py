@@ -22,7 +22,8 @@ class CorruptCheckpoint(UserError, RuntimeError):
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file so that a kill at any instant leaves the old content or the new one."""
+    """Write a file, in a folder that need not be there; a kill leaves the old content or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     _write_atomically(path, lambda file: file.write(content))
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from panolib.config import to_plain
 from panolib.lab import packages, provenance
 from panolib.lab.counts import packed
-from panolib.lab.files import load_checkpoint, save_checkpoint, write
+from panolib.lab.files import load_checkpoint, nan_to_null, save_checkpoint, write, write_json
 from panolib.lab.records import Record
 from panolib.lab.run import Run
 from panolib.training import ranks
@@ -137,7 +137,7 @@ class Job:
         self._rows += rows
         file = self._folder / "curves.csv"
         if math.isinf(self._last_write) or len(self._columns) > known:  # the first rows of this process
-            file.write_text(self.curves_text())
+            file.write_text(self._curves_text())
         else:
             with file.open("a") as curves:
                 curves.writelines(map(self._line, rows))
@@ -170,7 +170,6 @@ class Job:
             raise ValueError(
                 f"sample {name!r}: expected a uint8 image [H, W, 3], found {image.dtype} {list(image.shape)}"
             )
-        (self._folder / "samples").mkdir(exist_ok=True)
         ending, content = small_file(image)
         write(self._folder / "samples" / f"{name}{ending}", content)
 
@@ -183,21 +182,20 @@ class Job:
             raise ValueError(f"counts {name!r} are given twice, expected another name")
         self._counts[name] = counts
 
-    def write_counts(self) -> None:
-        """Write the counts, if there are any, where the record is completed."""
-        if self._counts:
-            write(self._folder / "counts.npz", packed(self._counts))
-
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
         self.write_curves()
         save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
 
-    def curves_text(self) -> str:
-        """The curves as CSV."""
-        return ",".join(self._columns) + "\n" + "".join(self._line(row) for row in self._rows)
+    def record(self, metrics: dict) -> None:
+        """Write the files of the record. The last one, run.json, is the commit point."""
+        write_json(self._folder / "metrics.json", nan_to_null(metrics))
+        if self._counts:
+            write(self._folder / "counts.npz", packed(self._counts))
+        write(self._folder / "curves.csv", self._curves_text().encode())
+        write_json(self._folder / "run.json", self._info())
 
-    def info(self) -> dict[str, Any]:
+    def _info(self) -> dict[str, Any]:
         """The content of run.json."""
         run, spec = self.run, to_plain(self.run.spec)
         device, peak_memory_mb = self._device_and_peak()
@@ -246,6 +244,10 @@ class Job:
     def _wall_s(self) -> float:
         """Seconds of training, over all processes that worked on the run."""
         return self._wall_before_s + time.perf_counter() - self._began
+
+    def _curves_text(self) -> str:
+        """The curves as CSV."""
+        return ",".join(self._columns) + "\n" + "".join(map(self._line, self._rows))
 
     def _line(self, row: dict[str, float]) -> str:
         """One line of the curves; an empty cell where nothing was logged."""

@@ -35,7 +35,6 @@ from tqdm import tqdm
 from panolib.lab import provenance
 from panolib.lab.files import (
     load_checkpoint,
-    nan_to_null,
     read_text,
     remove_folder,
     sync_folder,
@@ -271,7 +270,6 @@ class Store:
         if not self._resumable(run):
             remove_folder(work)
         begun_at = (read_job(work) or {"begun_at": time.time()})["begun_at"]
-        work.mkdir(parents=True, exist_ok=True)
         mine = {"key": run.key, "begun_at": begun_at, "pid": os.getpid(), "host": socket.gethostname()}
         write_json(work / "job.json", mine)
         job = Job(self, run)
@@ -289,10 +287,7 @@ class Store:
                 f"run '{run.name}': expected its training function ({run.kind!r}) to call "
                 "job.finish, found no final state"
             )
-        write_json(work / "metrics.json", nan_to_null(metrics))
-        job.write_counts()
-        write(work / "curves.csv", job.curves_text().encode())
-        write_json(work / "run.json", job.info())  # the commit point
+        job.record(metrics)
         self._settle(run)
 
 
@@ -326,7 +321,6 @@ def retrain_started(root: str | Path) -> float:
 def retraining(root: str | Path) -> Iterator[float]:
     """Remember when a retraining began until it is finished, so that a killed one goes on."""
     since, file = retrain_started(root), Path(root) / "retrain_since"
-    file.parent.mkdir(parents=True, exist_ok=True)
     write(file, repr(since).encode())
     yield since
     file.unlink()

@@ -121,7 +121,6 @@ def start_settings(networks: PanopticNetworks, out: Path) -> dict[str, Any]:
 def write_start(networks: PanopticNetworks, out: Path) -> None:
     """Write the weights from which a training begins."""
     for part, file in _start_files(networks, out).items():
-        file.parent.mkdir(parents=True, exist_ok=True)
         state = getattr(networks, part).state_dict()
         write(file, save({name: value.contiguous() for name, value in state.items()}))
 
@@ -137,7 +136,6 @@ def write_profile(out: Path, settings: Mapping[str, Any]) -> Path:
     text = yaml.safe_dump(dict(settings), sort_keys=False)
     if path.exists() and path.read_text() != text and (out / "results").exists():
         raise AdaptError(f"{path}: holds other settings, expected those of this command, or another --out")
-    out.mkdir(parents=True, exist_ok=True)
     write(path, text.encode())
     return path.resolve()
 

@@ -181,9 +181,8 @@ def write_image(
 
     files = {path.relative_to(staging): _size(path) for path in staging.rglob("*") if path.is_file()}
     record |= {"annotation": annotation, "files": {name.as_posix(): size for name, size in files.items()}}
-    path = _record_file(out, image_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, record)  # first: files that it names are ours, those that are not there yet are missing
+    # first: files that it names are ours, those that are not there yet are missing
+    write_json(_record_file(out, image_id), record)
     for name in files:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / name, out / name)
