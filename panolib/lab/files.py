@@ -32,14 +32,6 @@ def write_json(path: Path, content: Any) -> None:
     write(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_text(path: Path) -> str | None:
-    """A file's text, or None if it is not there."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-
-
 def remove_folder(folder: Path) -> None:
     """Remove a folder and what is in it, if it is there."""
     if folder.exists():

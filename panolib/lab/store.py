@@ -35,7 +35,6 @@ from tqdm import tqdm
 from panolib.lab import provenance
 from panolib.lab.files import (
     load_checkpoint,
-    read_text,
     remove_folder,
     sync_folder,
     write,
@@ -307,9 +306,11 @@ def announce_replaced(store: Store, runs: Iterable[Run]) -> None:
 def retrain_started(root: str | Path) -> float:
     """When the retraining in progress below `root` began (POSIX time): now, if none is in progress."""
     file = Path(root) / "retrain_since"
-    text = read_text(file)
+    if not file.exists():
+        return time.time()
+    text = file.read_text(encoding="utf-8")
     try:
-        return time.time() if text is None else float(text)
+        return float(text)
     except ValueError:
         raise DamagedRecord(
             f"{file}: expected when a retraining began (POSIX time), found {text[:40]!r}; "

@@ -152,7 +152,9 @@ def adapt(
     on_disk = sources.on_disk("target", "train", False)
     share = _print_plan(study, path, with_parents(runs), workers, rehearse, minutes, on_disk.image_files)
     if share < 1:
-        settings[DOMAIN] = merged(settings[DOMAIN], _fewer_iterations(study, share), PROFILE, DOMAIN)
+        all_of = {name: getattr(study.profile.ladders[DOMAIN], name)["iterations"] for name in BUDGET}
+        fewer = {name: {"iterations": _fewer(n, share)} for name, n in all_of.items()}
+        settings[DOMAIN] = merged(settings[DOMAIN], fewer, PROFILE, DOMAIN)
         study = load(write_profile(out, settings), root=out)
         runs = _runs(study)
     records = get_all(study.store, with_parents(runs), workers)
@@ -179,13 +181,8 @@ def _runs(study: Study) -> list[Run]:
     return [study.runs[run_name(DOMAIN, "panoptic", rung, study.seeds[0], CLEANUP)] for rung in RUNGS]
 
 
-def _fewer_iterations(study: Study, share: float) -> dict[str, dict[str, int]]:
-    """A share of the iterations of the trainings, by section."""
-    ladder = study.profile.ladders[DOMAIN]
-    return {name: {"iterations": _fewer(getattr(ladder, name)["iterations"], share)} for name in BUDGET}
-
-
 def _fewer(iterations: int, share: float) -> int:
+    """A share of the iterations of a training."""
     return min(iterations, max(FEWEST, int(share * iterations)))
 
 

@@ -51,11 +51,11 @@ def claim(
 
     PredictError unless what else is there may be replaced.
     """
-    _make(out)
+    out.mkdir(parents=True, exist_ok=True)
     if any(page.path.is_relative_to(os.path.abspath(out)) for page in pictures.values()):
         raise PredictError(f"--out {out}: images to predict lie there, expected another folder")
     remove_folder(out / STAGING)
-    _make(out / STAGING)  # a folder that cannot be written is told now
+    (out / STAGING).mkdir()  # a folder that cannot be written is told now
     advice = "expected another --out, or --overwrite to replace them"
     records = dict(_records(out, overwrite))
     if not records and not overwrite:
@@ -90,15 +90,6 @@ def claim(
                 write_json(_record_file(out, image_id), record | {"path": str(page.path)})
     others = records.keys() - pictures.keys() - _gone(records, pictures)
     return done, sum(_is_whole(out, records[image_id]) for image_id in others)
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PredictError(
-            f"{folder}: cannot be made ({error.strerror}), expected a place for results that may be written"
-        ) from error
 
 
 def _gone(records: Mapping[str, dict], pictures: Mapping[str, Page]) -> set[str]:

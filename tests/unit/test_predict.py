@@ -664,7 +664,7 @@ BAD = {  # what is wrong -> arguments, exit status, words of the line
     "weights in a folder": ("{images} --weights {images} --out {out}", 1, "images: is a folder, expected"),
     "results in a file": (FINE + " {images}/a.png", 1, "a.png"),
     "results below a file": (FINE + " {images}/a.png/x", 1, "a.png"),
-    "results where none can be": (FINE + " /proc/x", 1, "/proc/x: cannot be made (No such file or dir"),
+    "results where none can be": (FINE + " /proc/x", 1, "No such file or directory: '/proc/x'"),
     "scale and diameter": (FINE + " {out} --scale 2 --diameter 9", 2, "not allowed with argument --scale"),
     "diameter of zero": (FINE + " {out} --diameter 0", 2, "above 0"),
     "results among images": (FINE + " {images}", 1, "images to predict lie there, expected another folder"),
