@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from panolib.dry_run import check_disk, own_runs, print_plan, print_table
-from panolib.lab.cluster import MissingSettings, Workers, read_slurm_job
+from panolib.lab.cluster import ClusterError, Workers, read_slurm_job
 from panolib.lab.engine import get_all, missing_runs, without_weights
 from panolib.lab.files import check_writable, write
 from panolib.lab.notebook import execute_all, numbered_notebooks
@@ -269,7 +269,7 @@ def _check_cluster(options: Namespace) -> None:
         read_slurm_job(options.cluster_settings)
     elif options.cluster_settings is not None:
         file = options.cluster_settings
-        raise MissingSettings(f"--cluster-settings {file}: expected --cluster slurm beside it, found none")
+        raise ClusterError(f"--cluster-settings {file}: expected --cluster slurm beside it, found none")
 
 
 def _check_devices(runs: Iterable[Run], options: Namespace) -> None:

@@ -19,7 +19,7 @@ import torch
 
 from panolib.data.errors import MissingData
 from panolib.data.readers.own import OwnSources
-from panolib.errors import UserError, one_line
+from panolib.errors import one_line
 from panolib.lab.engine import missing_runs, without_weights
 from panolib.lab.files import check_writable
 from panolib.lab.records import Record
@@ -39,10 +39,6 @@ MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}  # values that an optimiser keeps fo
 NOT_MEASURED = "not measured"
 
 Network = SemanticNetwork | InstanceNetwork | SharedNetworks | DetrNetwork | PeerNetwork
-
-
-class DiskFull(UserError, OSError):
-    """A disk that does not take what is to be written."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +133,7 @@ def check_disk(study: Study, runs: Iterable[Run], *, workers: int) -> None:
         to_render |= study.sources[domain].to_render()
     _, problems = _disk(study, missing, sizes, to_render, workers)
     if problems:
-        raise DiskFull(problems[0])
+        raise OSError(problems[0])
 
 
 def _to_train(study: Study, runs: Sequence[Run], records: Mapping[str, Record | None]) -> list[Run]:

@@ -45,8 +45,8 @@ OF_THIS_MACHINE = {
 }
 
 
-class MissingCluster(UserError, ImportError):
-    """The optional package for a kind of cluster is not installed."""
+class ClusterError(UserError):
+    """Workers cannot be had, or cannot be reached any more. The message says which and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +119,11 @@ def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
 
     At most `n_runs` workers are started; `logs` is the folder for the output of SLURM jobs. Yields the
     distributed.Client, and the lock file of the terminal for workers that share it, else None. Raises
-    ClusterError if workers cannot be had, MissingCluster without the package for this kind of cluster, and
-    ProfileError for a settings file that describes no `SlurmJob`.
+    ClusterError if workers cannot be had, and ProfileError for a settings file that describes no `SlurmJob`.
     """
     import dask
     from distributed import Client
     from distributed.gc import disable_gc_diagnosis
-
-    from panolib.lab.graph import ClusterError
 
     n, environment = min(workers.n, n_runs), dict(os.environ)
     with contextlib.ExitStack() as stack:
@@ -173,7 +170,7 @@ def _gpus():
     try:
         from dask_cuda import LocalCUDACluster
     except ImportError as error:
-        raise MissingCluster(
+        raise ClusterError(
             "--cluster cuda needs the package dask-cuda: pip install 'panolib[cuda]' (Linux, NVIDIA)"
         ) from error
     return LocalCUDACluster(**OF_THIS_MACHINE)
@@ -182,13 +179,9 @@ def _gpus():
 def read_slurm_job(file: Path | None) -> SlurmJob:
     """The settings in a YAML file. Raises ProfileError naming file, key and value, or FileNotFoundError."""
     if file is None:
-        raise MissingSettings("--cluster slurm: expected --cluster-settings FILE, a YAML file with queue, "
-                              "walltime, cores, gpus, memory")  # fmt: skip
+        raise ClusterError("--cluster slurm: expected --cluster-settings FILE, a YAML file with queue, "
+                           "walltime, cores, gpus, memory")  # fmt: skip
     return from_mapping(SlurmJob, load_yaml(file), where=file)
-
-
-class MissingSettings(UserError, ValueError):
-    """A cluster that has to be described is not."""
 
 
 def slurm_cluster(job: SlurmJob, logs: Path):
@@ -196,7 +189,7 @@ def slurm_cluster(job: SlurmJob, logs: Path):
     try:
         from dask_jobqueue import SLURMCluster
     except ImportError as error:
-        raise MissingCluster(
+        raise ClusterError(
             "--cluster slurm needs the package dask-jobqueue: pip install 'panolib[cluster]'"
         ) from error
     logs.mkdir(parents=True, exist_ok=True)

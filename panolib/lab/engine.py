@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import pickle
 import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
@@ -30,7 +29,7 @@ def get_all(store: Store, runs: Iterable[Run], workers: int | Workers = 1) -> di
         Before anything is trained, naming each damaged file.
     RunsFailed
         At the end, naming each run that failed. The runs that do not depend on it are recorded.
-    ClusterError, MissingCluster
+    ClusterError
         If workers cannot be had.
     """
     first: dict[str, Run] = {}
@@ -72,13 +71,6 @@ def _training(store: Store, runs: list[Run], workers: Workers) -> Iterator[Itera
     if workers.in_process:
         yield one_by_one(store, runs)
         return
-    try:
-        pickle.dumps(store)
-    except Exception as error:
-        raise TypeError(
-            f"more than one worker needs training functions that a new process can import, "
-            f"found {store.kinds} ({error})"
-        ) from error
     with connect(workers, len(runs), store.root / "work" / ".slurm") as (client, terminal):
         from panolib.lab.graph import as_tasks  # a second to import, and one process does without
 

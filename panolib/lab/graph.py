@@ -19,16 +19,12 @@ from distributed.core import Status
 from filelock import FileLock
 from tqdm import tqdm
 
-from panolib.errors import UserError
 from panolib.lab.attempts import AttemptFailed, attempt
+from panolib.lab.cluster import ClusterError
 from panolib.lab.job import BAR_OPTIONS
 from panolib.lab.run import Run
 from panolib.lab.store import Store
 from panolib.log_lines import write_lines_to_files
-
-
-class ClusterError(UserError, RuntimeError):
-    """Workers cannot be had, or cannot be reached any more. The message says which and why."""
 
 
 class TrainsRuns(WorkerPlugin):

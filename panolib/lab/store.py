@@ -54,8 +54,7 @@ class Store:
     """Records of runs below one folder."""
 
     root: Path  # results/<profile>
-    # training functions: each returns its metrics and has called `Job.finish`. Functions of a module, or
-    # `functools.partial` of one, so that a worker process can import them
+    # training functions: each returns its metrics and has called `Job.finish`
     kinds: Mapping[str, Callable[[Run, Job], dict]]
     _: KW_ONLY
     retrain_since: float = 0.0  # POSIX time; what was recorded (or begun) before it counts as missing

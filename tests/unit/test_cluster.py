@@ -28,15 +28,13 @@ from panolib.config import ProfileError
 from panolib.lab import engine, graph
 from panolib.lab.cluster import (
     OF_THIS_MACHINE,
-    MissingCluster,
-    MissingSettings,
+    ClusterError,
     Workers,
     connect,
     read_slurm_job,
     slurm_cluster,
 )
 from panolib.lab.engine import get_all
-from panolib.lab.graph import ClusterError
 from panolib.lab.run import Run, RunsFailed
 from panolib.lab.store import Store
 from panolib.profiles import project_root
@@ -287,13 +285,13 @@ def test_wrong_settings_are_named(tmp_path, change, message):
 
 
 def test_a_cluster_without_its_settings_or_package_is_one_error(store, tmp_path, monkeypatch):
-    with pytest.raises(MissingSettings, match="expected --cluster-settings FILE"):
+    with pytest.raises(ClusterError, match="expected --cluster-settings FILE"):
         get_all(store, [toy_run()], Workers(cluster="slurm"))
     for name, extra in (("dask_cuda", "cuda"), ("dask_jobqueue", "cluster")):
         monkeypatch.setitem(sys.modules, name, None)
         kind = "slurm" if extra == "cluster" else extra
         (tmp_path / "slurm.yaml").write_text(SETTINGS)
-        with pytest.raises(MissingCluster, match=rf"--cluster {kind} needs .* install 'panolib\[{extra}\]'"):
+        with pytest.raises(ClusterError, match=rf"--cluster {kind} needs .* install 'panolib\[{extra}\]'"):
             get_all(store, [toy_run()], Workers(cluster=kind, settings=tmp_path / "slurm.yaml"))
     assert trained(store.root) == []
 
