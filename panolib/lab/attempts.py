@@ -36,8 +36,8 @@ def attempt(store: Store, run: Run) -> bool:
     return finished
 
 
-def one_by_one(store: Store, runs: Iterable[Run]) -> Iterator[tuple[Run, AttemptFailed | None]]:
-    """Train runs in this process, parents first; yields each that is recorded or has failed.
+def one_by_one(store: Store, runs: Iterable[Run]) -> Iterator[AttemptFailed | None]:
+    """Train runs in this process, parents first; yields None for each that is recorded, or why it failed.
 
     One that another process trains goes to the end of the list, and its descendants after it. Descendants of
     a failed run are left out.
@@ -53,9 +53,9 @@ def one_by_one(store: Store, runs: Iterable[Run]) -> Iterator[tuple[Run, Attempt
         else:
             try:
                 if attempt(store, run):
-                    yield run, None
+                    yield None
                 else:
                     waiting.append(run)
             except AttemptFailed as error:
                 lost.add(run.name)
-                yield run, error
+                yield error

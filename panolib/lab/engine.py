@@ -18,43 +18,38 @@ from panolib.lab.store import Store, announce_replaced
 
 
 def get_all(store: Store, runs: Iterable[Run], workers: int | Workers = 1) -> dict[str, Record]:
-    """The records of many runs, by name. What is missing is trained, parents first.
+    """The records of many runs, by name. What is missing of them and of their parents is trained.
 
     `workers` says where, and how many at a time; a number is that of processes of this machine, and 1 this
-    process.
+    process. A run starts when its parents are recorded. One that another process trains is passed over and
+    visited again. A run that fails takes its descendants along; the others go on.
 
     Raises
     ------
     DamagedRecord
         Before anything is trained, naming each damaged file.
     RunsFailed
-        At the end, naming each run that failed. The runs that do not depend on it are recorded.
+        At the end, naming each run that failed and its error.
     ClusterError
         If workers cannot be had.
     """
+    leave_unguarded_import()
+    workers = Workers(workers) if isinstance(workers, int) else workers
     first: dict[str, Run] = {}
     asked = {run.name: first.setdefault(run.key, run) for run in runs}
-    train_all(store, first.values(), Workers(workers) if isinstance(workers, int) else workers)
+    if missing := missing_runs(store, first.values()):
+        announce_replaced(store, missing)
+        _train(store, missing, workers)
     return {name: store.get(run) for name, run in asked.items()}
 
 
-def train_all(store: Store, runs: Iterable[Run], workers: Workers) -> None:
-    """Train what is not recorded of `runs` and of their parents.
-
-    A run starts when its parents are recorded. One that another process trains is passed over and visited
-    again. A run that fails takes its descendants along; the others go on.
-    Raises RunsFailed at the end, naming each failed run and its error.
-    """
-    leave_unguarded_import()
-    waiting = missing_runs(store, runs)
-    if not waiting:
-        return
-    announce_replaced(store, waiting)
+def _train(store: Store, runs: list[Run], workers: Workers) -> None:
+    """Train runs under one bar. Raises RunsFailed at the end."""
     failed: list[AttemptFailed] = []
     title = f"{store.title}runs"
-    bar = tqdm(total=len(waiting), desc=title, unit="run", dynamic_ncols=True, disable=len(waiting) == 1)
-    with bar, _training(store, waiting, workers) as ended:
-        for _, error in ended:
+    bar = tqdm(total=len(runs), desc=title, unit="run", dynamic_ncols=True, disable=len(runs) == 1)
+    with bar, _training(store, runs, workers) as ended:
+        for error in ended:
             if error is None:
                 bar.update()
                 continue
@@ -66,8 +61,8 @@ def train_all(store: Store, runs: Iterable[Run], workers: Workers) -> None:
 
 
 @contextlib.contextmanager
-def _training(store: Store, runs: list[Run], workers: Workers) -> Iterator[Iterator]:
-    """The runs as they end, in this process or on workers that do not outlive the block."""
+def _training(store: Store, runs: list[Run], workers: Workers) -> Iterator[Iterator[AttemptFailed | None]]:
+    """The errors of runs as they end, in this process or on workers that do not outlive the block."""
     if workers.in_process:
         yield one_by_one(store, runs)
         return

@@ -68,8 +68,8 @@ class TrainsRuns(WorkerPlugin):
 
 def as_tasks(
     client: Client, store: Store, runs: Iterable[Run], bars: Path | None = None
-) -> Iterator[tuple[Run, AttemptFailed | None]]:
-    """Train runs on the workers of a client; yields each that is recorded or has failed, as they end.
+) -> Iterator[AttemptFailed | None]:
+    """Train runs on the workers of a client; yields None for each that is recorded, or why it failed.
 
     The store lies on a file system that the workers share, under the same path. `runs` come parents first;
     parents that are not among them are recorded. `bars` as of `TrainsRuns`.
@@ -115,7 +115,7 @@ def as_tasks(
                 for again in submit([by_name[name]], visit + 1):
                     done.add(again)
             elif error is None or error.run == name:  # else an ancestor failed, which is told of
-                yield by_name[name], error
+                yield error
     except CancelledError as error:
         raise ClusterError(f"scheduler {client.scheduler.address}: it went away") from error
     finally:

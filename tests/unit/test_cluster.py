@@ -333,8 +333,8 @@ def test_the_dashboard_is_named_where_it_can_be_shown(store, monkeypatch, capsys
     client = SimpleNamespace(dashboard_link="http://127.0.0.1:8787/status")
     monkeypatch.setattr(engine, "connect", lambda *_: contextlib.nullcontext((client, None)))
     monkeypatch.setattr(engine, "find_spec", {"bokeh": spec}.__getitem__)
-    monkeypatch.setattr(graph, "as_tasks", lambda client, store, runs, _: ((run, None) for run in runs))
-    engine.train_all(store, [toy_run()], Workers(2))
+    monkeypatch.setattr(graph, "as_tasks", lambda client, store, runs, _: (None for run in runs))
+    engine.get_all(store, [toy_run()], Workers(2))
     told = capsys.readouterr().err
     assert ("dashboard: http://127.0.0.1:8787/status\n" in told) == (spec is not None)
 
