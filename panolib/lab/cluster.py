@@ -131,15 +131,13 @@ def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
         stack.enter_context(dask.config.set(OPTIONS | {"temporary-directory": str(scratch)}))
         stack.callback(lambda: (os.environ.clear(), os.environ.update(environment)))  # nannies change it
         try:
-            terminal = None
             if workers.scheduler:
-                where = workers.scheduler
+                where, terminal = workers.scheduler, None
             elif workers.cluster == "slurm":
-                where = stack.enter_context(slurm_cluster(read_slurm_job(workers.settings), logs))
-                where.adapt(minimum=n, maximum=n)  # a job that ends for its wall time is followed by another
+                where, terminal = stack.enter_context(_slurm(workers, n, logs)), None
             else:
-                where = stack.enter_context(_gpus() if workers.cluster == "cuda" else _processes(n))
-                terminal = scratch / "terminal.lock"
+                start = _gpus if workers.cluster == "cuda" else _processes
+                where, terminal = stack.enter_context(start(n)), scratch / "terminal.lock"
             client = stack.enter_context(Client(where, set_as_default=False, timeout="10s"))
             disable_gc_diagnosis(force=True)  # a Ctrl-C that falls into a callback of the collector is lost
         except (OSError, ValueError) as error:
@@ -165,7 +163,7 @@ def _processes(n: int):
     return LocalCluster(n, **OF_THIS_MACHINE)
 
 
-def _gpus():
+def _gpus(_: int):
     """A process for each GPU of this machine that is visible."""
     try:
         from dask_cuda import LocalCUDACluster
@@ -174,6 +172,13 @@ def _gpus():
             "--cluster cuda needs the package dask-cuda: pip install 'panolib[cuda]' (Linux, NVIDIA)"
         ) from error
     return LocalCUDACluster(**OF_THIS_MACHINE)
+
+
+def _slurm(workers: Workers, n: int, logs: Path):
+    """n SLURM jobs of one worker each; one that ends for its wall time is followed by another."""
+    cluster = slurm_cluster(read_slurm_job(workers.settings), logs)
+    cluster.adapt(minimum=n, maximum=n)
+    return cluster
 
 
 def read_slurm_job(file: Path | None) -> SlurmJob:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib.util
 import os
@@ -92,8 +93,14 @@ def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Pat
     `out_dir` takes the executed copy, which is returned; also of a failing notebook, as far as it got.
     `parameters` replace values of the cell tagged "parameters".
 
-    Raises KeyError for a parameter that the notebook does not declare (papermill itself only warns), and
-    NotebookFailed naming the notebook, the cell and its error, or why there is no kernel.
+    Raises
+    ------
+    KeyError
+        For a parameter that the notebook does not declare (papermill itself only warns).
+    TypeError
+        For a parameter of another type than the value it replaces.
+    NotebookFailed
+        Naming the notebook, the cell and its error; or why there is no kernel.
     """
     import papermill  # a second to import: only for those who execute
     from nbclient.exceptions import DeadKernelError
@@ -104,14 +111,7 @@ def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Pat
             f"{notebook.name}: {sys.executable} has no package ipykernel, expected it to execute notebooks; "
             "`make install` or `pip install ipykernel` brings it"
         )
-    try:
-        declared = papermill.inspect_notebook(str(notebook))
-    except ValueError as error:
-        raise NotebookFailed(
-            f"{notebook.name}: expected a kernelspec in its metadata, as JupyterLab writes it; {error}"
-        ) from error
-    if unknown := parameters.keys() - declared.keys():
-        raise KeyError(f"{notebook.name} declares no parameter {sorted(unknown)}")
+    _check_parameters(notebook, parameters)
     out_dir.mkdir(parents=True, exist_ok=True)
     executed = out_dir / notebook.name
     executed.unlink(missing_ok=True)
@@ -138,6 +138,33 @@ def execute(notebook: Path, out_dir: Path, parameters: Mapping[str, Any]) -> Pat
     except RuntimeError as error:
         raise NotebookFailed(f"{notebook.name}: no kernel of {sys.executable} started: {error}") from error
     return executed
+
+
+def _check_parameters(notebook: Path, parameters: Mapping[str, Any]) -> None:
+    """Raise for a parameter that the notebook does not declare, or declares with a value of another type."""
+    import papermill
+
+    try:
+        declared = papermill.inspect_notebook(str(notebook))
+    except ValueError as error:
+        raise NotebookFailed(
+            f"{notebook.name}: expected a kernelspec in its metadata, as JupyterLab writes it; {error}"
+        ) from error
+    if unknown := set(parameters) - set(declared):
+        raise KeyError(f"{notebook.name} declares no parameter {sorted(unknown)}")
+    for name, value in parameters.items():
+        literal = declared[name]["default"]
+        try:
+            default = ast.literal_eval(literal)
+        except (ValueError, SyntaxError) as error:
+            raise NotebookFailed(
+                f"{notebook.name}: parameter {name} is declared as {literal}, expected a plain literal"
+            ) from error
+        if default is not None and type(value) is not type(default):
+            raise TypeError(
+                f"{notebook.name}: parameter {name} is {value!r}, "
+                f"expected a value of type {type(default).__name__}, such as {default!r}"
+            )
 
 
 def _last_started_cell(executed: Path) -> str:

@@ -144,8 +144,13 @@ def _reading(file: Path) -> Iterator[None]:
         found = sorted(path.name for path in file.parent.iterdir()) if file.parent.is_dir() else "no folder"
         expected = ", ".join(NEEDED) if file.name in NEEDED else file.name
         raise DamagedRecord(f"{file}: no such file: expected {expected}, found {found}") from None
+    except IsADirectoryError:
+        raise DamagedRecord(f"{file}: expected a file, found a folder") from None
     except OSError as error:
         raise DamagedRecord(f"{file}: expected a readable file: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        byte = f"0x{error.object[error.start]:02x} at {error.start}"
+        raise DamagedRecord(f"{file}: expected text, found the byte {byte}") from None
     except json.JSONDecodeError as error:
         found = error.doc.split("\n")[error.lineno - 1][:40] or "nothing more"
         raise DamagedRecord(

@@ -88,6 +88,29 @@ def test_a_missing_ipykernel_is_one_error(tmp_path, monkeypatch):
         execute(a_notebook(tmp_path, "1"), tmp_path / "out", {})
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"retrain": "false"}, "parameter retrain is 'false', expected a value of type bool, such as False"),
+        ({"retrain": 0}, "parameter retrain is 0, expected a value of type bool"),
+        ({"profile": None}, "parameter profile is None, expected a value of type str, such as 'cpu'"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused(tmp_path, parameters, message):
+    with pytest.raises(TypeError, match=message):
+        execute(a_notebook(tmp_path, "1"), tmp_path / "out", parameters)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parameter_that_is_computed_is_named(tmp_path):
+    notebook = a_notebook(tmp_path, "1")
+    content = nbformat.read(notebook, 4)
+    content.cells[0].source = "n_images = 3 * 2"
+    nbformat.write(content, notebook)
+    with pytest.raises(NotebookFailed, match=r"^00_data.ipynb: parameter n_images is declared as 3 \* 2"):
+        execute(notebook, tmp_path / "out", {"n_images": 3})
+
+
 def meeting(folder: Path, mine: str, other: str) -> str:
     """Code that ends when the notebook of the other name has begun, too."""
     return (
