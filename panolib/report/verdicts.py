@@ -41,15 +41,6 @@ THREAT = "threat_score"  # class mean over all images, from the counts of every 
 
 
 @spec
-class Requirement:
-    """What must be so for a claim to be testable: side a is above side b."""
-
-    a: Mapping
-    b: Mapping
-    otherwise: str
-
-
-@spec
 class Claim:
     """One claim: a selection a of the tidy table beside a selection b.
 
@@ -74,7 +65,6 @@ class Claim:
     # "points": 100 times a fraction; "ratio": 100 times the natural logarithm of a / b, shown as a ratio; any
     # other word: the value as it is
     unit: str = "points"
-    requires: tuple[Requirement, ...] = ()
     alike: tuple[str, ...] = ()  # dotted settings that the runs of both sides must share; of scores only
     not_testable: str = ""  # why nothing here can decide
     given: bool = False  # by the notebook: the interval, or a truth value for arithmetic on published numbers
@@ -281,10 +271,6 @@ def _found(study: Study, claim: Claim, given: Interval | bool | None) -> dict[st
         raise NotInProfile("nothing to count on one side")
     numbers = {"ours": ours, "difference": found.estimate, "low": found.low, "high": found.high,
                "over": found.over}  # fmt: skip
-    for needed in claim.requires:
-        above, below = (_sides(study, claim, part)[0] for part in (needed.a, needed.b))
-        if not above.by_seed.mean() > below.by_seed.mean():
-            return {**numbers, "reason": needed.otherwise}
     if unlike:
         return {**numbers, "reason": f"the two differ in {unlike}"}
     decided = verdict(found, claim.expected, claim.smallest)

@@ -18,7 +18,6 @@ from panolib.lab.counts import packed, unpacked
 from panolib.lab.store import Store
 from panolib.labels import CITYSCAPES
 from panolib.report.counted import counted
-from panolib.report.provenance import budgets, differences_from_thesis
 from panolib.report.rows import rows
 
 # --- the file -----------------------------------------------------------------------------------------------
@@ -144,10 +143,6 @@ def test_a_record_says_how_many_images_it_saw(study):
     assert found["cityscapes/val"] == embedded["n_val"] == 2
     assert found["cityscapes/train:unlabelled"] == embedded["n_train"] == 4
     assert found["mix/train"] == len(study.sources["city"].open("mix/train")) and len(found) == 3
-    table = budgets(study, "city ladder", branch="semantic", rung="self_trained")
-    assert table["images"].tolist() == [", ".join(f"{name} {n}" for name, n in found.items())]
-    sizes = differences_from_thesis(study, [], sizes=True).set_index("setting")
-    assert sizes.loc["images of cityscapes/val"].tolist() == ["data", "2", "500"]
 
 
 def test_a_run_that_scores_nothing_has_no_file(study):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from panolib.load import load
-from panolib.report.provenance import budgets, crops_seen, differences_from_thesis, provenance
+from panolib.report.provenance import differences_from_thesis, provenance
 from panolib.report.published import published
 
 
@@ -58,16 +58,6 @@ def test_an_encoder_is_said_by_its_name(study):
     assert table.loc[("semantic baseline", "network.encoder.name")].tolist() == ["resnet50", "resnet101"]
 
 
-def test_sizes_say_how_much_every_training_sees(study):
-    usual = differences_from_thesis(study)
-    table = differences_from_thesis(study, sizes=True)
-    assert set(map(tuple, usual.to_numpy())) < set(map(tuple, table.to_numpy()))
-    table = table.set_index(["section", "setting"])
-    assert table.loc[("semantic baseline", "iterations")].tolist() == ["900", "75000"]
-    assert table.loc[("semantic baseline", "source crops"), "here"] == str(900 * 8)
-    assert table.loc[("self training", "target views"), "here"] == str(300 * 2 * 3)
-
-
 def test_trainings_beside_the_ladder_may_be_shorter(study):
     ladder, beside = (
         differences_from_thesis(study, shorter=shorter).set_index(["section", "setting"])["here"]
@@ -80,36 +70,10 @@ def test_trainings_beside_the_ladder_may_be_shorter(study):
         "self training": {"self": "300", "other": "100"},
         "instance self training": {"self": "200", "other": "80"},
     }
-    sizes = differences_from_thesis(study, ["self_training"], sizes=True, shorter=True).set_index("setting")
-    assert sizes.loc["target views", "here"] == str(100 * 2 * 3)
     longer = replace(study.profile, experiments=replace(study.profile.experiments, shorter=None))
     assert differences_from_thesis(SimpleNamespace(profile=longer), shorter=True).equals(
         differences_from_thesis(study)
     )
-
-
-def test_crops_of_every_kind_of_training():
-    assert crops_seen({"iterations": 10, "batch_size": 4}) == {"source crops": 40, "target views": 0}
-    assert crops_seen({"iterations": 10, "batch_size": 4, "n_target": 2, "n_views": 3}) == {
-        "source crops": 40, "target views": 60
-    }  # fmt: skip
-    for share, expected in ((0.25, (10, 30)), (1.0, (40, 10))):  # the control shows its layers one crop
-        found = crops_seen({"iterations": 10, "batch_size": 4, "source_share": share})
-        assert tuple(found.values()) == expected
-    assert crops_seen({"n_batches": 3, "batch_size": 4}) == {}
-
-
-def test_budgets_state_length_and_switches_of_every_training(study):
-    table = budgets(study, "city ladder").set_index(["branch", "rung"])
-    n_seeds = table["n_seeds"].groupby("rung").agg(set)
-    assert not table.index.has_duplicates and n_seeds.pop("oracle") == {1} and set.union(*n_seeds) == {3}
-    assert table.loc[("semantic", "oracle"), "iterations"] == 1200
-    trained = table.loc[("instance", "self_trained")]
-    assert (trained["iterations"], trained["source_crops"], trained["target_views"]) == (200, 400, 800)
-    assert (trained["coordinates"], trained["min_stability"]) == ("embedding", "none")
-    assert trained["images"] == "cityscapes/train:unlabelled 400, synthia/train 400"
-    assert table.loc[("semantic", "oracle"), "coordinates"] == ""
-    assert ("panoptic", "oracle") not in table.index and ("semantic", "adabn") not in table.index
 
 
 def test_published_tables_are_copies_and_unknown_ones_are_named():

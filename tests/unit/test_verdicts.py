@@ -39,9 +39,8 @@ def cpu():
 
 
 def selections(claim):
-    """What both sides of a claim, and of what it requires, select."""
-    parts = [claim.a, claim.b, *(part for needed in claim.requires for part in (needed.a, needed.b))]
-    for part in parts:
+    """What both sides of a claim select."""
+    for part in (claim.a, claim.b):
         for one in [part] if hasattr(part, "keys") else part:
             yield {**(claim.of or {}), **one}
 
@@ -359,15 +358,6 @@ def test_a_missing_value_is_not_testable_here_and_says_why(decide):
     assert decide({0: 0.1}, {1: 0.1})["verdict"] == NOT_TESTABLE
     reasoned = decide(HIGH, LOW, not_testable="nothing fuses")
     assert (reasoned["verdict"], reasoned["reason"]) == (NOT_TESTABLE, "nothing fuses")
-
-
-def test_a_requirement_that_fails_keeps_the_numbers(decide):
-    needed = {"a": {"of": "low"}, "b": {"of": "high"}, "otherwise": "the oracle is below"}
-    line = decide(HIGH, LOW, requires=(report.Requirement(**needed),))
-    assert (line["verdict"], line["reason"]) == (NOT_TESTABLE, "the oracle is below")
-    assert line["difference"] == pytest.approx(100 * (0.51 - 0.94 / 3))
-    needed = {**needed, "a": {"of": "high"}, "b": {"of": "low"}}
-    assert decide(HIGH, LOW, requires=(report.Requirement(**needed),))["verdict"] == HOLDS
 
 
 def test_sides_that_must_be_alike_are_told_apart_by_their_settings(monkeypatch):
