@@ -133,16 +133,12 @@ def collapse_warnings(
         what = "merge" if ratio > 1 else "break up"
         sizes = f"{before.median_area:.0f} pixels before, {after.median_area:.0f} after self-training"
         lines.append(f"objects {what}: median area {sizes}")
-    if agreed["pixels"] < FAITHFUL:
-        lines.append(
-            f"student and teacher agree on {100 * agreed['pixels']:.0f} % of the pixels only, expected "
-            f"{100 * FAITHFUL:.0f} % or more"
-        )
-    if agreed["objects"] < SAME_OBJECTS:
-        lines.append(
-            f"student and teacher agree on {100 * agreed['objects']:.0f} % of the objects only, expected "
-            f"{100 * SAME_OBJECTS:.0f} % or more"
-        )
+    for what, least in (("pixels", FAITHFUL), ("objects", SAME_OBJECTS)):
+        if agreed[what] < least:
+            lines.append(
+                f"student and teacher agree on {100 * agreed[what]:.0f} % of the {what} only, expected "
+                f"{100 * least:.0f} % or more"
+            )
     for what, values in curves.items():
         quarter = max(1, len(values) // 4)
         early, late = float(np.mean(values[:quarter])), float(np.mean(values[-quarter:]))

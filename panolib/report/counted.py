@@ -14,10 +14,9 @@ from panolib.lab.records import Record
 from panolib.labels import LABEL_SETS, LabelSet
 from panolib.metrics import from_counts
 from panolib.metrics.from_counts import class_mean
+from panolib.report.rows import NAMES
 
-NAMES = {  # words of the table -> of the counts, where they differ
-    "embeddings": "embedding", "connected components": "connected_components", "Otsu": "otsu",
-}  # fmt: skip
+RECORDED = {shown: name for name, shown in NAMES.items()}
 PIXELS = ("miou", "iou")
 POOLED = {"threat_pooled": from_counts.pooled_ratio, "threat_false": from_counts.false_share}
 OBJECTS = (*POOLED, "threat_class_mean", "threat_score")
@@ -107,7 +106,7 @@ def _of_classes(
 def _name(record: Record, at: Mapping[str, Any], family: str, last: str) -> str:
     """Name of the counts of segments or objects of a row."""
     parts = [family, *(at.get(column) for column in ("instances", last))]  # nan: no such column
-    return _part(record, at) + ".".join(NAMES.get(part, part) for part in parts if isinstance(part, str))
+    return _part(record, at) + ".".join(RECORDED.get(part, part) for part in parts if isinstance(part, str))
 
 
 def _part(record: Record, at: Mapping[str, Any]) -> str:

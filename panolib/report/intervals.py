@@ -79,7 +79,7 @@ def interval(differences, image_variance: float = 0.0, *, n_images: int = 0) -> 
 
 
 def paired_over_images(
-    score: Callable[[np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray | None = None, *, seed: int = 0
+    score: Callable[[np.ndarray], np.ndarray], a: np.ndarray, b: np.ndarray | None = None
 ) -> Interval:
     """score(a) - score(b), paired over seeds and images; score(a) itself without b.
 
@@ -90,8 +90,6 @@ def paired_over_images(
     a, b : array [n_seeds, n_images, *counts]
         What every image counts, on the same images and seeds. Where only one image counts anything, images
         say nothing of the spread.
-    seed : int
-        Of the resampling.
     """
     sides = [a] if b is None else [a, b]
     if len({side.shape for side in sides}) > 1:
@@ -104,10 +102,10 @@ def paired_over_images(
     counting = sum((side != 0).any(axis=(0, *range(2, side.ndim))) for side in sides) > 0
     if counting.sum() < 2:  # all that is counted is in one image: what others change is not known
         return interval(compared(np.ones(a.shape[1])))
-    return over_images(compared, a.shape[1], seed=seed)
+    return over_images(compared, a.shape[1])
 
 
-def over_images(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, seed: int = 0) -> Interval:
+def over_images(compared: Callable[[np.ndarray], np.ndarray], n_images: int) -> Interval:
     """The interval of a difference that is known for every choice of images.
 
     Parameters
@@ -116,11 +114,11 @@ def over_images(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, 
         How many times every image counts, float [..., n_images], to the difference of every seed
         [..., n_seeds].
     """
-    variance = image_variance(compared, n_images, seed=seed)
+    variance = image_variance(compared, n_images)
     return interval(compared(np.ones(n_images)), variance, n_images=n_images)
 
 
-def image_variance(compared: Callable[[np.ndarray], np.ndarray], n_images: int, *, seed: int = 0) -> float:
+def image_variance(compared: Callable[[np.ndarray], np.ndarray], n_images: int) -> float:
     """Bootstrap variance over images of the mean difference of the seeds; parameters as in `over_images`."""
 
     def difference(index: np.ndarray) -> np.ndarray:
@@ -129,12 +127,10 @@ def image_variance(compared: Callable[[np.ndarray], np.ndarray], n_images: int, 
         times = np.bincount((index + first).ravel(), minlength=index.size).reshape(index.shape)
         return class_mean(compared(times.astype(np.float64)))  # of the seeds that have a value
 
-    return _variance(difference, n_images, seed)
+    return _variance(difference, n_images)
 
 
-def paired_over_iterations(
-    statistic: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray, *, seed: int = 0
-) -> Interval:
+def paired_over_iterations(statistic: Callable[..., np.ndarray], a: np.ndarray, b: np.ndarray) -> Interval:
     """statistic(a) - statistic(b), paired over seeds and iterations: both trainings saw the same crops.
 
     Successive iterations of a training resemble each other, so that they count as `effective_number` of
@@ -144,8 +140,6 @@ def paired_over_iterations(
     ----------
     statistic : function (values, axis)
     a, b : float array [n_seeds, n_iterations]
-    seed : int
-        Of the resampling.
     """
 
     def difference(index: np.ndarray) -> np.ndarray:
@@ -154,7 +148,7 @@ def paired_over_iterations(
     n, of_seeds = a.shape[1], statistic(a, -1) - statistic(b, -1)
     one_by_one = (statistic(a[..., None], -1) - statistic(b[..., None], -1)).mean(0)
     worth = effective_number(one_by_one)
-    variance = _variance(difference, n, seed) * (n - 1) / max(worth - 1, 1)
+    variance = _variance(difference, n) * (n - 1) / max(worth - 1, 1)
     found = interval(of_seeds, variance, n_images=worth)
     return replace(found, n_images=n, samples=f"iterations (worth {worth})") if found.n_images else found
 
@@ -177,7 +171,7 @@ def effective_number(series: np.ndarray) -> int:
     return max(2, int(n * (1 - r) / (1 + r)))
 
 
-def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float:
+def _variance(difference: Callable[..., np.ndarray], n: int) -> float:
     """Bootstrap variance of a difference that takes the indices of n samples [..., n]; 0 for one sample.
 
     Resamples without a difference (of a class that few images show, none was drawn) do not count. NaN where
@@ -185,7 +179,7 @@ def _variance(difference: Callable[..., np.ndarray], n: int, seed: int) -> float
     """
     if n < 2:
         return 0.0
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     sizes = (min(BATCH, N_RESAMPLES - first) for first in range(0, N_RESAMPLES, BATCH))
     drawn = np.concatenate([difference(rng.integers(0, n, (size, n))) for size in sizes])
     known = drawn[np.isfinite(drawn)]  # a rare class may be on none of the images drawn

@@ -69,66 +69,44 @@ def model_card(
     initial = initial or ", ".join(f"the file {start} ({name})" for name, start in starts.items())
     first = LICENCES.get(weights, f"the file {weights}")
     networks = "one encoder with two heads" if recipe.shared else "two networks"
-    lines = [
+    paragraphs = [
         f"# {file_name}",
-        "",
         f"DeepLab {recipe.semantic.version.upper()} and an embedding U-Net, {networks}, on "
         f"{recipe.semantic.encoder.name}. From a colour image to a panoptic map of {label_set.n_classes} "
         f"classes; things: {', '.join(label_set.things)}.",
-        "",
         f"Run {run.name}, key {run.key[:12]}.",
-        *_scale_lines(recipe, data, run),
-        "",
+        *_about_scale(recipe, data, run),
         "## Use",
-        "",
-        "```python",
-        "import panolib",
-        "",
-        f'result = panolib.predict(image, "{file_name}")  # uint8 or uint16 [H, W] or [H, W, 3]',
-        "result.semantic, result.instances, result.segments",
+        "```python\n"
+        "import panolib\n\n"
+        f'result = panolib.predict(image, "{file_name}")  # uint8 or uint16 [H, W] or [H, W, 3]\n'
+        "result.semantic, result.instances, result.segments\n"
         "```",
-        "",
         f"Folders of images: `python -m panolib predict IMAGES --weights {file_name} --out DIR`.",
-        "",
         f"## Scores on {run.spec.validation} ({record.info['images'][run.spec.validation]} images"
         f"{_drawn(data, run.spec.validation)})",
-        "",
-        "| metric | classes | % | 95 % interval over images |",
-        "|---|---|---|---|",
-        *_score_lines(record, label_set.subsets, recipe.rule),
-        "",
+        "| metric | classes | % | 95 % interval over images |\n|---|---|---|---|\n"
+        + "\n".join(_score_lines(record, label_set.subsets, recipe.rule)),
         "One trained network: what another seed would change is not in the intervals. The images were never "
         "trained on; settings were chosen on the training domain."
         + (" Scores are those before large kernels were rounded to 8 bits." if small else ""),
-        "",
         "## Training",
-        "",
-        "| run | kind | learned from (images) | iterations |",
-        "|---|---|---|---|",
-        *_training_lines(store, data, parents),
-        "",
+        "| run | kind | learned from (images) | iterations |\n|---|---|---|---|\n"
+        + "\n".join(_training_lines(store, data, parents)),
         f"Data sets named `:unlabelled` are seen without labels. Initial weights: "
         f"{f'{initial}, which began with {first}' if initial else first}.",
-        *_collection_lines(names),
-        "",
+        *(text for begin, text in COLLECTIONS.items() if any(name.startswith(begin) for name in names)),
         "## Not for",
-        "",
         (NOT_FOR | NOT_FOR_DRAWN if drawn else NOT_FOR).get(label_set.name, NOT_FOR_OWN),
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _collection_lines(names: Iterable[str]) -> list[str]:
-    """What is known about the collections that data sets come from."""
-    found = [text for begin, text in COLLECTIONS.items() if any(name.startswith(begin) for name in names)]
-    return [part for text in found for part in ("", text)]
+    return "\n\n".join(paragraphs) + "\n"
 
 
 def _drawn(data: Sources, name: str) -> str:
     return ", rendered" if data.is_rendered(name) else ""
 
 
-def _scale_lines(recipe: Recipe, data: Sources, run: Run) -> list[str]:
+def _about_scale(recipe: Recipe, data: Sources, run: Run) -> list[str]:
     """What is known about the size of things in the images that the networks learned from."""
     found = []
     if recipe.pixel_size:
@@ -142,7 +120,7 @@ def _scale_lines(recipe: Recipe, data: Sources, run: Run) -> list[str]:
         )
     if recipe.diameter:
         found.append(f"`predict --diameter N` resizes images so that N pixels become {recipe.diameter:g}.")
-    return [part for text in found for part in ("", text)]
+    return found
 
 
 def _score_lines(record: Record, subsets: Iterable[str], rule: str) -> list[str]:

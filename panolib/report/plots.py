@@ -84,7 +84,7 @@ def ladder(rows: pd.DataFrame, *, y: str = "rung", label: str = "%") -> Figure:
 
 def points(
     table: pd.DataFrame, x: str, y: str, *, hue: str | None = None, interval: tuple[str, str] | None = None,
-    xlabel: str = "", ylabel: str = "", title: str = "", line: bool = True, ax: plt.Axes | None = None,
+    xlabel: str = "", ylabel: str = "", line: bool = True, ax: plt.Axes | None = None,
 ) -> Figure:  # fmt: skip
     """A value over a setting: seeds as dots, or an interval where the table has one; means joined by a line.
 
@@ -121,7 +121,7 @@ def points(
         ax.set_xticks(range(len(order)), places)
         if len("".join(places)) > 60:
             plt.setp(ax.get_xticklabels(), rotation=25, ha="right", rotation_mode="anchor")
-    ax.set(xlabel=xlabel or word(x), ylabel=ylabel or word(y), title=title)
+    ax.set(xlabel=xlabel or word(x), ylabel=ylabel or word(y))
     if hue is not None:
         ax.legend()
     return fig
@@ -191,13 +191,13 @@ def cost_quality(
     return fig
 
 
-def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
+def forest(verdicts: pd.DataFrame) -> Figure:
     """The differences behind the claims of a notebook with their 95 % intervals, coloured by verdict.
 
-    `verdicts` is what `report.verdicts.verdicts` returns; claims of another unit, or without numbers, are
-    left out.
+    `verdicts` is what `report.verdicts.verdicts` returns; claims of another unit than points, or without
+    numbers, are left out.
     """
-    table = verdicts[(verdicts["unit"] == unit) & verdicts["difference"].notna()]
+    table = verdicts[(verdicts["unit"] == "points") & verdicts["difference"].notna()]
     found = {"holds": "#009E73", "contradicted": "#D55E00", "no difference": "#0072B2",
              "undecided": "#7F7F7F", "not testable here": "#BBBBBB"}  # fmt: skip
     claims = [textwrap.fill(claim, 56) for claim in table["claim"]]
@@ -211,7 +211,7 @@ def forest(verdicts: pd.DataFrame, *, unit: str = "points") -> Figure:
     ax.axvline(0, color="black", linewidth=1)
     ax.set_yticks(range(len(table)), claims)
     ax.set_ylim(len(table) - 0.4, -0.6)
-    ax.set_xlabel(f"difference, {unit}, and its 95 % interval")
+    ax.set_xlabel("difference, points, and its 95 % interval")
     fig.legend(loc="outside upper center", ncols=5)
     return fig
 

@@ -83,7 +83,8 @@ def _filled(section: str, profile: Mapping) -> dict:
     """Dotted settings of a section with what it inherits and what it leaves to defaults."""
     cls = SPECS[section]
     baseline = profile["instance_baseline" if section.startswith("instance") else "semantic_baseline"]
-    return _flat(_with_defaults(cls, over_baseline(cls, baseline, profile[section])))
+    filled = _with_defaults(cls, over_baseline(cls, baseline, profile[section]))
+    return pd.json_normalize(filled).to_dict("records")[0]
 
 
 def _with_defaults(cls: type, settings: Mapping) -> dict:
@@ -104,13 +105,6 @@ def _left_out(name: str, ours: Mapping, theirs: Mapping) -> bool:
 def _in_kind(a, b) -> bool:
     """Whether two settings differ in kind: a switch, a word, or None on one side."""
     return isinstance(a, bool | str) or isinstance(b, bool | str) or None in (a, b)
-
-
-def _flat(settings: Mapping, prefix: str = "") -> dict:
-    flat: dict = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def _value(settings: Mapping, name: str):

@@ -20,15 +20,9 @@ from panolib.lab.run import Run
 from panolib.study.study import Study, is_available
 
 COUNTS = ("tp", "fp", "fn")
-INSTANCES = {  # names of recorded threat scores -> instances that are scored, masks that they lie in
-    "embedding in predicted masks": ("embeddings", "predicted"),
-    "embedding in true masks": ("embeddings", "true"),
-    "connected_components in predicted masks": ("connected components", "predicted"),
-    "connected_components in true masks": ("connected components", "true"),
-    "connected_components in otsu masks": ("connected components", "Otsu"),
-    "watershed in otsu masks": ("watershed", "Otsu"),
-    "watershed in predicted masks": ("watershed", "predicted"),
-}
+NAMES = {  # of records -> of the table, where they differ
+    "embedding": "embeddings", "connected_components": "connected components", "otsu": "Otsu",
+}  # fmt: skip
 
 
 class NotInProfile(LookupError):
@@ -255,7 +249,7 @@ def _panoptic(record: Record) -> Iterator[Part]:
 
 def _classical(record: Record) -> Iterator[Part]:
     (name,) = record.metrics["threat"]
-    yield from _merged(record, dict(zip(("instances", "masks"), INSTANCES[name])))
+    yield from _merged(record, _instances(name))
     yield from _threat_scores(record)
 
 
@@ -271,9 +265,8 @@ def _merged(record: Record, inside: Mapping[str, str]) -> Iterator[Part]:
 def _threat_scores(record: Record) -> Iterator[Part]:
     at = {"data_set": record.run.spec.validation}
     for name, scores in record.metrics["threat"].items():
-        instances, masks = INSTANCES[name]
         found = scores["tp"] + scores["fp"]
-        yield {**at, "instances": instances, "masks": masks, "leftover": ""}, {
+        yield {**at, **_instances(name), "leftover": ""}, {
             "threat_pooled": scores["pooled"],
             "threat_class_mean": scores["class_mean"],
             "threat_image_mean": scores["class_mean_of_image_means"],
@@ -281,6 +274,12 @@ def _threat_scores(record: Record) -> Iterator[Part]:
             **{f"threat_{name}": scores[name] for name in COUNTS},
             "threat_score": scores["per_class"],
         }
+
+
+def _instances(name: str) -> dict[str, str]:
+    """Which instances are scored, and in which masks they lie: of "embedding in predicted masks"."""
+    words = name.removesuffix(" masks").split(" in ")
+    return {column: NAMES.get(word, word) for column, word in zip(("instances", "masks"), words)}
 
 
 def _threat(record: Record) -> Iterator[Part]:

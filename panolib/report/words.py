@@ -9,14 +9,12 @@ import pandas as pd
 
 OKABE_ITO = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
-RUNGS = {
+WORDS = {
+    # rungs
     "source_only": "source only", "abn": "ABN", "adabn": "AdaBN", "control": "control",
     "self_trained": "self-trained", "teacher": "self-trained, teacher", "oracle": "oracle",
     "otsu_components": "Otsu + components", "otsu_watershed": "Otsu + watershed",
     "mask_watershed": "watershed of masks",
-}  # fmt: skip
-WORDS = {
-    **RUNGS,
     # domains, sources, networks
     "city": "Cityscapes style", "camvid": "CamVid", "nuclei": "nuclei",
     "mix": "MIX", "syn": "SYN", "gta": "GTA",
