@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
@@ -102,10 +101,7 @@ def instance_step_rows(spec: InstanceStepSpec, *, repeats: int, seed: int) -> li
 
 def _times(function: Callable[[], Tensor], repeats: int) -> tuple[list[float], list[float]]:
     """Wall and processor seconds of every call but the first."""
-    both = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter(), time.process_time()
+    clock = Clock()
+    for _ in clock.progress(0, repeats + 1):
         function()
-        both.append((time.perf_counter() - began[0], time.process_time() - began[1]))
-    wall, cpu = zip(*both[1:])
-    return list(wall), list(cpu)
+    return clock.durations[1:], clock.cpu_durations[1:]

@@ -51,8 +51,8 @@ def performance(sources: Sources, run: Run, job: Job) -> dict:
 
 
 def clustering_cost(sources: Sources, run: Run, job: Job) -> dict:
-    """Time and memory of one call of every clustering (`clustering_cost`); nothing is trained."""
-    from panolib.bench.clustering_cost import cost_rows
+    """Time and memory of one call of every clustering; nothing is trained."""
+    from panolib.bench.operations import cost_rows
 
     rows = cost_rows(run.spec, label=run.name)
     job.finish({})

@@ -11,17 +11,29 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from panolib.bench.cases import NO_SLOWER, TARGETS, Operation, pair, scaling_operations, table_operations
+from panolib.bench.cases import (
+    NO_SLOWER,
+    TARGETS,
+    Operation,
+    bandwidth_of,
+    embedding_field,
+    instance_map,
+    pair,
+    scaling_operations,
+    table_operations,
+)
 from panolib.bench.peers import peer_operations
+from panolib.bench.references import DELTA_DIST
 from panolib.bench.specs import PerformanceSpec
+from panolib.clustering.algorithms import cluster
 from panolib.data.photometry import network_input
 from panolib.data.render import city
 from panolib.inference.instances import predict_instances
@@ -40,6 +52,7 @@ from panolib.lab.records import Record
 from panolib.labels import LabelSet
 from panolib.metrics.threat_score import ThreatScore
 from panolib.scoring.evaluate import threat_scores
+from panolib.study.run_specs import ClusteringCostSpec
 
 BRIEF = 0.2  # seconds for which a quick function is called again and again before the next one's turn
 WARN_BELOW = 0.8  # share of the recorded ratio
@@ -79,12 +92,13 @@ def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
     return rows
 
 
-def machine_rates(size: int = 2048) -> dict[str, float]:
+def machine_rates() -> dict[str, float]:
     """What the processor reaches with the current number of threads: the floor under every operation.
 
     "bytes_per_s", read and written by a copy of memory far larger than the caches; "flop_per_s" of a float32
     product of square matrices. The best of five.
     """
+    size = 2048
     values, copy = torch.ones(2**25), torch.empty(2**25)
     factor, product = torch.ones(size, size), torch.empty(size, size)
     copied = min(repeated(lambda: copy.copy_(values), 5).times)
@@ -226,3 +240,49 @@ def start_rows(repeats: int) -> list[dict]:
         run = functools.partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
         rows.append({"command": name, "seconds": repeated(run, repeats).median, "repeats": repeats})
     return rows
+
+
+def cost_rows(spec: ClusteringCostSpec, *, label: str = "") -> list[dict]:
+    """One row per algorithm and size: time and memory of a call.
+
+    Returns
+    -------
+    list of dict
+        "algorithm", "axis" ("pixels" or "instances"), "pixels" and "instances" that were clustered, "ms"
+        (median) and "ms_iqr" over `repeats` calls on one thread, "mib" (rise of the memory of the process
+        during one call; NaN where the system does not tell).
+    """
+    rows = []
+    with set_torch_threads(1):
+        for axis, height, n_instances in tqdm(list(cost_sizes(spec)), desc=label, leave=False):
+            labels = instance_map(height, 2 * height, n_instances, spec.seed)
+            field = embedding_field(labels, spec.embedding_dim, spec.seed, mixed_borders=True)
+            mask = labels > 0
+            for algorithm in spec.algorithms:
+                rows.append(
+                    {"algorithm": algorithm, "axis": axis, "pixels": int(mask.sum()),
+                     "instances": len(labels[mask].unique())}
+                    | _cost(field, mask, algorithm, spec)
+                )  # fmt: skip
+    return rows
+
+
+def cost_sizes(spec: ClusteringCostSpec) -> Iterator[tuple[str, int, int]]:
+    """(axis, height, number of objects) of every input."""
+    for height in spec.heights:
+        yield "pixels", height, spec.n_instances[0]
+    for n_instances in spec.n_instances:
+        yield "instances", spec.heights[-2], n_instances
+
+
+def _cost(field: Tensor, mask: Tensor, algorithm: str, spec: ClusteringCostSpec) -> dict[str, float]:
+    options = {"min_cluster_size": 8} if algorithm == "hdbscan" else {}
+    options |= {"bandwidth": bandwidth_of(spec.embedding_dim), "delta_dist": DELTA_DIST}
+
+    def call() -> Tensor:
+        return cluster(field, mask, algorithm=algorithm, **options)
+
+    call()  # libraries take their buffers once
+    _, mib = with_peak_memory(call)
+    times = repeated(call, spec.repeats)
+    return {"ms": 1e3 * times.median, "ms_iqr": 1e3 * times.iqr, "mib": mib}

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from panolib.bench.clustering_cost import cost_rows, cost_sizes
+from panolib.bench.operations import cost_rows, cost_sizes
 from panolib.config import ProfileError
 from panolib.labels import CITYSCAPES
 from panolib.load import load
