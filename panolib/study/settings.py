@@ -67,7 +67,7 @@ class Domain:
     equal_budgets: bool = False  # oracles get the iterations of baseline and self-training together
     score_teachers: bool = False  # a rung of its own beside the student's
     shared: Mapping | None = None  # a ladder of networks for both branches, `shared.Shared`
-    instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline, `embeddings`
+    instance_variants: Mapping[str, Mapping] | None = None  # of the instance baseline: what differs
     validation: str | None = None  # data set of the scores; null: val of the target
     oracle: bool = True  # a rung that learns from labels of the target
     cleanup: Mapping | None = None  # choices of `cleanup.CleanupSpec`
@@ -264,7 +264,7 @@ def read_profile(path: Path) -> Profile:
     seeds = from_mapping(_AllSeeds, {k: v for k, v in mapping.items() if k == "seeds"}, where=where).seeds
     for name, own in OWN_SEEDS.items():
         if isinstance(mapping.get(name), Mapping):
-            mapping[name] = _with_seeds(mapping[name], own, seeds, f"{where}: {name}")
+            mapping[name] = _section_seeds(mapping[name], own, seeds, f"{where}: {name}")
     for field in ("ladders", "targets", "target_ladders"):
         if field in mapping:
             raise ProfileError(f"{where}: {field}: unknown key, expected a section for each domain")
@@ -292,10 +292,6 @@ def read_profile(path: Path) -> Profile:
                 changed = {"target": name, "gap": None, **section["ladder"]}
                 settings = merged(domains[main], changed, where, f"{name}.ladder")
                 on_targets[name] = from_mapping(Domain, settings, where=f"{where}: {name}.ladder")
-    for section in (*ladders.values(), *on_targets.values()):
-        own = section.seeds, section.variant_seeds, section.oracle_seeds
-        for found in (*own, (section.shared or {}).get("seeds")):
-            _some_of(found or seeds, seeds, f"{where}: seeds of the target {section.target}")
     return replace(
         from_mapping(Profile, {**mapping, "ladders": {}, "targets": {}, "target_ladders": {}}, where=where),
         ladders=ladders,
@@ -341,11 +337,28 @@ class _OwnSeeds:
 
 
 def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
-    """A section with the seeds that it takes: which ones, or how many of the first; else all."""
-    found = _counted_seeds(section, names, seeds, where)
+    """A section with the seeds that it takes, where it says which ones, or how many of the first."""
+    found = dict(section)
     for name in names:
+        if f"n_{name}" in found:
+            if name in found:
+                raise ProfileError(f"{where}: expected n_{name} or {name}, found both")
+            number = {f"n_{name}": found.pop(f"n_{name}")}
+            n = getattr(from_mapping(_OwnSeeds, number, where=where), f"n_{name}")
+            found[name] = list(seeds[:n])
         given = found.get(name)
-        found[name] = list(seeds if given is None else _some_of(given, seeds, f"{where}: {name}"))
+        if given is None:
+            continue
+        if not isinstance(given, list | tuple) or not given or any(seed not in seeds for seed in given):
+            expected = f"expected some of the profile's seeds, {list(seeds)}"
+            raise ProfileError(f"{where}: {name}: {expected}, found {given!r}")
+    return found
+
+
+def _section_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
+    """A section beside ladders with its seeds, all if it does not say, and with those of its domains."""
+    found = _with_seeds(section, names, seeds, where)
+    found |= {name: list(seeds) for name in names if found.get(name) is None}
     for key in ("domain_seeds", "instance_seeds"):
         if isinstance(found.get(key), Mapping):
             of_domains = [(d, _at(at, seeds, f"{where}: {key}.{d}")) for d, at in found[key].items()]
@@ -353,35 +366,15 @@ def _with_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple
     return found
 
 
-def _counted_seeds(section: Mapping[str, Any], names: tuple[str, ...], seeds: tuple, where: str) -> dict:
-    """A section with the first seeds where it says how many it takes."""
-    found = dict(section)
-    given = {f"n_{name}": found.pop(f"n_{name}") for name in names if f"n_{name}" in section}
-    numbers = from_mapping(_OwnSeeds, given, where=where)
-    for name in names:
-        if f"n_{name}" in given:
-            if name in section:
-                raise ProfileError(f"{where}: expected n_{name} or {name}, found both")
-            found[name] = list(seeds[: getattr(numbers, f"n_{name}")])
-    return found
-
-
 def _ladder_seeds(section: Any, seeds: tuple, where: str) -> Any:
     """A section with the seeds of its ladder, where it is one, and of what is beside that."""
     if not isinstance(section, Mapping):
         return section
-    found = _counted_seeds(section, ("seeds", "variant_seeds", "oracle_seeds"), seeds, where)
+    found = _with_seeds(section, ("seeds", "variant_seeds", "oracle_seeds"), seeds, where)
     for name in ("ladder", "shared"):
         if name in found:
             found[name] = _ladder_seeds(found[name], seeds, f"{where}.{name}")
     return found
-
-
-def _some_of(found: Any, seeds: tuple, where: str) -> tuple:
-    """Seeds that a section names, each one of the profile's."""
-    if not isinstance(found, list | tuple) or not found or any(seed not in seeds for seed in found):
-        raise ProfileError(f"{where}: expected some of the profile's seeds, {list(seeds)}, found {found!r}")
-    return tuple(found)
 
 
 def _at(places: Any, seeds: tuple, where: str) -> tuple:

@@ -114,7 +114,7 @@ def test_a_ladder_and_what_is_beside_it_may_say_how_many_seeds_they_take(tmp_pat
     assert seeds == {"city": {4}, "nuclei": {4, 5, 6}, "shared": {4, 5}, "plain": {4}, "oracle": {4, 5}}
     with pytest.raises(ProfileError, match=r"nuclei.shared: expected n_seeds or seeds, found both"):
         load(tmp_path, {"seeds": [4, 5], "nuclei.shared": {"n_seeds": 1, "seeds": [4]}})
-    with pytest.raises(ProfileError, match=r"seeds of the target .*, found \(9,\)"):
+    with pytest.raises(ProfileError, match=r"nuclei: variant_seeds: expected some .*, found \[9\]"):
         load(tmp_path, {"seeds": [4, 5], "nuclei.variant_seeds": [9]})
 
 
@@ -171,7 +171,7 @@ def test_a_section_and_a_ladder_may_say_which_seeds_they_take(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"city.seeds": [3]}, r"my\.yaml: seeds of the target cityscapes: expected some of .*, found \(3,\)"),
+        ({"city.seeds": [3]}, r"my\.yaml: city: seeds: expected some of the profile's seeds.*, found \[3\]"),
         ({"seeds": []}, r"my\.yaml: seeds: expected a list.* with 1 or more items.*, found \[\]"),
         ({"seeds": ...}, r"my\.yaml: seeds: missing key"),
         ({"seeds": [1, 1]}, r"my\.yaml: seeds: expected .*different items, found \[1, 1\]"),
