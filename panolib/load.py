@@ -28,7 +28,6 @@ from panolib.study import active as active_runs
 from panolib.study import cleanup, kinds, shared
 from panolib.study import objectness as objectness_runs
 from panolib.study.declared import make_kinds, one_run_for_each_key, with_versions
-from panolib.study.embeddings import declare_embeddings
 from panolib.study.experiments import declare_experiments
 from panolib.study.grid import Grid, declare_ladder, declare_target_ladder
 from panolib.study.method import declare_method
@@ -96,7 +95,6 @@ def load(
             declare_target_ladder(grid, runs[source_only], sources[domain].label_set)
         else:
             declare_ladder(grid)
-            declare_embeddings(grid)
             cleanup.declare_cleanup(grid)
             declare_shared(grid)
             if domain == settings.main and settings.experiments is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from panolib.data.cache import FINGERPRINT, written_once
+from panolib.data.cache import FINGERPRINT, read_fingerprint, written_once
 from panolib.inference.exports import (
     ExportError,
     file_stem,
@@ -149,10 +148,7 @@ def check_free(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{folder}: holds files, expected an empty folder or none; --overwrite replaces an earlier export"
         )
-    try:
-        made_by = json.loads((folder / FINGERPRINT).read_text())
-    except (OSError, ValueError):
-        made_by = None
+    made_by = read_fingerprint(folder)
     if not isinstance(made_by, Mapping) or "export" not in made_by:
         raise FileExistsError(
             f"{folder}: holds files that no export wrote (its {FINGERPRINT} would say so); they stay, "

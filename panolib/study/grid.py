@@ -31,6 +31,7 @@ from panolib.training.run_specs import (
     SemanticBatchNormSpec,
 )
 
+SOURCE = "source"  # in the variant of panoptic runs on source images
 STAGES = {  # what a self-trained network of a branch has gone through: sections of the settings
     "semantic": ("semantic_baseline", "self_training"),
     "instance": ("instance_baseline", "instance_self_training"),
@@ -305,7 +306,7 @@ def _weights(fields: Mapping) -> tuple[str, ...]:
 
 
 def declare_ladder(grid: Grid) -> None:
-    """The rungs of both branches, their panoptic scores, and the gap by group of style parameters."""
+    """The rungs of both branches, their panoptic scores, and what the settings ask for beside them."""
     settings = grid.settings
     source = settings.semantic_source
     start = grid.semantic_baseline("source_only", source)
@@ -336,6 +337,8 @@ def declare_ladder(grid: Grid) -> None:
         for rung in GAP_RUNGS:
             parents = {"semantic": semantic[rung]}
             grid.tag("gap", grid.add("gap", "gap", rung, GapSpec, "gap", parents, (grid.unlabelled,)))
+    if settings.instance_variants is not None and grid.seed in (settings.variant_seeds or (grid.seed,)):
+        _declare_embeddings(grid)
 
 
 def panoptic_rungs(
@@ -384,3 +387,32 @@ def _semantic_rungs(grid: Grid, source_only: Run, oracle: Run | None) -> dict[st
     if settings.score_teachers:
         found[TEACHER] = grid.semantic_scores(TEACHER, found["self_trained"], scored="teacher")
     return found
+
+
+def _declare_embeddings(grid: Grid) -> None:
+    """Embedding networks side by side: that of the ladder, and those of the section `instance_variants`.
+
+    Each is trained on the source and scored inside the same masks, on the target and on the images of the
+    source on which its clustering was chosen. Raises ProfileError for a name that is taken.
+    """
+    settings = grid.settings
+    semantic, ladder = grid.run("semantic", "source_only"), grid.run("panoptic", "source_only")
+    variants = {"": grid.run("instance", "source_only")}
+    for name, changes in settings.instance_variants.items():
+        if name in ("", SOURCE):
+            raise ProfileError(
+                f"{grid.where}: {grid.domain}.instance_variants: expected a name, found {name!r}"
+            )
+        variants[name] = grid.instance_baseline(
+            "source_only", settings.instance_source, settings.instance_selection, semantic, name,
+            **over_baseline(InstanceBaselineSpec, settings.instance_baseline, changes),
+            where=f"{grid.domain}.instance_variants.{name}",
+        )  # fmt: skip
+    for name, instance in variants.items():
+        networks = ("source_only", semantic, instance)
+        target = grid.panoptic(*networks, name, clustering=instance) if name else ladder
+        source = grid.panoptic(
+            *networks, f"{name}.{SOURCE}" if name else SOURCE, clustering=instance,
+            validation=settings.instance_selection,
+        )  # fmt: skip
+        grid.tag(f"{grid.domain} embeddings", instance, target, source, network=name or "ladder")

@@ -183,11 +183,16 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
 
 
 def gap(sources: Sources, run: Run, job: Job) -> dict:
-    """IoU of one network on source scenes with one group of style parameters taken from the target."""
+    """IoU of one network on source scenes with one group of style parameters taken from the target.
+
+    Beside every group "none" and "all" of them.
+    """
     spec = run.spec
     model = parent_network(job, "semantic")
+    source, target = city.STYLES[spec.source_style], city.STYLES[spec.target_style]
+    swapped = {group: replace(source, **{group: getattr(target, group)}) for group in STYLE_GROUPS}
     metrics = {}
-    for name, style in gap_styles(spec.source_style, spec.target_style).items():
+    for name, style in {"none": source, **swapped, "all": target}.items():
         scenes = [
             city.render(style, seed=spec.scene_seed, index=index, height=spec.height, width=spec.width)
             for index in range(spec.n_images)
@@ -263,13 +268,6 @@ def classical(sources: Sources, run: Run, job: Job) -> dict:
     )
     job.finish({})
     return metrics
-
-
-def gap_styles(source: str, target: str) -> dict[str, city.Style]:
-    """{"none": source style, one style with each group taken from the target, "all": target style}."""
-    own, other = city.STYLES[source], city.STYLES[target]
-    swapped = {group: replace(own, **{group: getattr(other, group)}) for group in STYLE_GROUPS}
-    return {"none": own, **swapped, "all": other}
 
 
 def open_data(sources: Sources, job: Job, name: str) -> Sequence[Sample]:

@@ -22,8 +22,8 @@ Where a domain has a classifier of objects (`objectness`), `none` and `all` of b
 without the detections that it doubts; where it has a choice of clustering and clean-up by PQ
 (`cleanup`), also with that. What else the recipe has is measured elsewhere: a profile may give
 every network semi-convolutional embeddings, or a bandwidth that each instance learns as a variant
-(`embeddings`), the shared encoder is a ladder (`shared`), objectness as a filter of pseudo-labels is in
-`objectness`, rounds are in `refinement`.
+(`instance_variants`), the shared encoder is a ladder (`shared`), objectness as a filter of pseudo-labels is
+in `objectness`, rounds are in `refinement`.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from panolib.lab.run import Run
 from panolib.study.grid import Grid
 from panolib.study.settings import Refinement
 
@@ -67,7 +66,16 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
         semantic, instance = ladder["semantic"], ladder["instance"]
         for number in range(1, settings.rounds + 1):
             variant = f"rounds.{name.replace(' ', '_')}.{number}"
-            semantic = _semantic(grid, settings, exchange, variant, semantic, instance)
+            told: dict[str, Any] = {} if exchange.painted is None else {"painted": exchange.painted}
+            if exchange.painted == "predicted":
+                clustering = grid.run("instance", "source_only")
+                told["parents"] = {"instance": instance, "clustering": clustering, "semantic": semantic}
+            if exchange.painted == "true":
+                told["target"] = grid.train
+            semantic = grid.self_training(
+                "self_trained", semantic, grid.settings.semantic_source, variant,
+                iterations=settings.semantic_iterations, where="refinement", **told,
+            )  # fmt: skip
             true = {"target": grid.train, "truth_share": 1.0} if exchange.masks == "true" else {}
             instance = grid.instance_self_training(
                 "self_trained", variant, start=instance,
@@ -77,19 +85,3 @@ def declare_refinement(grid: Grid, settings: Refinement | None) -> None:
             scores = grid.panoptic("self_trained", semantic, instance, variant)
             at = {"exchange": name, "round": number, "to_go": settings.rounds - number}
             grid.tag(EXPERIMENT, semantic, instance, scores, **at)
-
-
-def _semantic(
-    grid: Grid, settings: Refinement, exchange: Exchange, variant: str, start: Run, instance: Run
-) -> Run:
-    """The semantic branch of a round; `start` and `instance` are of the round before."""
-    values: dict[str, Any] = {} if exchange.painted is None else {"painted": exchange.painted}
-    if exchange.painted == "predicted":
-        clustering = grid.run("instance", "source_only")
-        values["parents"] = {"instance": instance, "clustering": clustering, "semantic": start}
-    if exchange.painted == "true":
-        values["target"] = grid.train
-    return grid.self_training(
-        "self_trained", start, grid.settings.semantic_source, variant,
-        iterations=settings.semantic_iterations, where="refinement", **values,
-    )  # fmt: skip
