@@ -26,6 +26,10 @@ SPECS = {
 NUMBERS = {  # that a reader of the thesis knows; what differs in kind, not in size, is always said
     "optimiser.lr", "batch_size", "iterations", "target_weight", "ema_interval", "ema_decay",
 }  # fmt: skip
+IMAGES = {  # of the thesis (chapters 5 and 8.1), by data set
+    "mix/train": 10349, "synthia/train": 9400, "cityscapes/train": 2975, "cityscapes/train:unlabelled": 2975,
+    "cityscapes/val": 500,
+}  # fmt: skip
 
 
 def provenance(study: Study, notebook: str, *, further: Iterable[str] = ()) -> str:
@@ -51,7 +55,7 @@ def provenance(study: Study, notebook: str, *, further: Iterable[str] = ()) -> s
 
 
 def differences_from_thesis(
-    study: Study, sections: Iterable[str] = tuple(SPECS), *, shorter: bool = False
+    study: Study, sections: Iterable[str] = tuple(SPECS), *, images: bool = False, shorter: bool = False
 ) -> pd.DataFrame:
     """Where the street settings differ from those of the thesis's size, which profile "paper" holds.
 
@@ -62,7 +66,8 @@ def differences_from_thesis(
     -------
     DataFrame
         section, setting (dotted), here, thesis: the numbers of `NUMBERS`, and whatever one of the two
-        switches on or off, says in a word or leaves out.
+        switches on or off, says in a word or leaves out. With `images` also how many there are in the data
+        sets of recorded runs.
     """
     here = vars(study.profile.city)
     if shorter:
@@ -76,6 +81,14 @@ def differences_from_thesis(
             a, b = _value(ours, name), _value(theirs, name)
             if a != b and not _left_out(name, ours, theirs) and (name in NUMBERS or _in_kind(a, b)):
                 lines.append((section.replace("_", " "), name, _said(a), _said(b)))
+    if images:
+        runs = dict.fromkeys(tag.run for tag in study.tags if study.runs[tag.run].domain == "city")
+        records = filter(None, (study.store.load(study.runs[name]) for name in runs))
+        counted = {name: n for record in records for name, n in record.info.get("images", {}).items()}
+        lines += [
+            ("data", f"images of {name}", str(counted[name]), str(number))
+            for name, number in IMAGES.items() if counted.get(name, number) != number
+        ]  # fmt: skip
     return pd.DataFrame(lines, columns=["section", "setting", "here", "thesis"])
 
 

@@ -1,7 +1,7 @@
 """Profile paper on folders in the official layouts at full size: the chain of commands, in another process.
 
-What differs from the profile: one or two images a data set, two iterations, small crops, the CPU, and a narrow
-network where ResNet-101 would take an hour; that one takes its steps in a test of its own.
+What differs from the profile: one or two images a data set, two iterations, small crops, the CPU, and a
+narrow network where ResNet-101 would take an hour; that one takes its steps in a test of its own.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ for line in sys.argv[1:]:
 def write_streets(root: Path, size: tuple[int, int]) -> None:
     """Two images of SYNTHIA, of GTA5 and of Cityscapes train, one of val, without what the renderer notes."""
     common = {"height": size[0], "width": size[1], "seed": 0, "n_workers": 1, "progress": False}
-    numbers = {("synthia", "all"): 2, ("gta5", "all"): 2, ("cityscapes", "train"): 2, ("cityscapes", "val"): 1}
-    for (style, split), n_images in numbers.items():
+    numbers = {("synthia", "all"): 2, ("gta5", "all"): 2, ("cityscapes", "train"): 2}
+    for (style, split), n_images in (numbers | {("cityscapes", "val"): 1}).items():
         city.write_city(root / style, style=style, split=split, n_images=n_images, **common)
     for note in root.glob("*/*.json"):
         note.unlink()

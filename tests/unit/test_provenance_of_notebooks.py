@@ -58,6 +58,15 @@ def test_an_encoder_is_said_by_its_name(study):
     assert table.loc[("semantic baseline", "network.encoder.name")].tolist() == ["resnet50", "resnet101"]
 
 
+def test_images_of_recorded_runs_are_counted(study):
+    usual, table = differences_from_thesis(study), differences_from_thesis(study, images=True)
+    assert table[: len(usual)].equals(usual)
+    counted = table[len(usual) :].set_index("setting")
+    target = counted.loc["images of cityscapes/train:unlabelled"]
+    assert target[["here", "thesis"]].tolist() == ["400", "2975"]
+    assert set(counted["section"]) == {"data"} and len(counted) == 5
+
+
 def test_trainings_beside_the_ladder_may_be_shorter(study):
     ladder, beside = (
         differences_from_thesis(study, shorter=shorter).set_index(["section", "setting"])["here"]
