@@ -98,16 +98,15 @@ def person(
     _head(figure, 0.0, 1.625, wear, view)
 
 
-def _seen_end_on(turn: float) -> bool:
-    return abs(math.cos(turn)) > 0.82
+def _seen_end_on(frame: Frame) -> bool:
+    return abs(math.cos(frame.turn)) > 0.82
 
 
-def bicycle(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour: Colour, level=0.0) -> Figure:
+def bicycle(canvas: Canvas, frame: Frame, dice: Dice, colour: Colour, level: float) -> Figure:
     """A bicycle; wheels are see-through, its label fills them. Returns the plane it stands in."""
-    frame = Frame(canvas.camera, u, z, turn)
     figure_shadow(canvas, frame, 0.15, along=0.8)
     metal, dark = Material(colour, gloss=0.1), Material(BLACK)
-    if _seen_end_on(turn):
+    if _seen_end_on(frame):
         figure = Figure(canvas, frame, along=False, level=level)
         figure.disc(0, 0.34, 0.055, 0.34, TYRE)
         figure.shape([(-0.05, 0.55), (0.05, 0.55), (0.12, 1.0), (-0.12, 1.0)], dark, visible=False)
@@ -136,22 +135,19 @@ def bicycle(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour:
     return figure
 
 
-def motorcycle(
-    canvas: Canvas, u: float, z: float, turn: float, dice: Dice, colour: Colour, level=0.0
-) -> Figure:
+def motorcycle(canvas: Canvas, frame: Frame, dice: Dice, colour: Colour, level: float) -> Figure:
     """A motorcycle or scooter. Returns the plane it stands in."""
-    frame = Frame(canvas.camera, u, z, turn)
     figure_shadow(canvas, frame, 0.3, along=0.9)
     paint, dark = Material(colour, gloss=0.18), Material(BLACK)
     steel = Material((0.38, 0.38, 0.40), gloss=0.2)
-    if _seen_end_on(turn):
+    if _seen_end_on(frame):
         figure = Figure(canvas, frame, along=False, level=level)
         figure.limb(0, 0.0, 0.17, 0, 0.62, 0.17, TYRE)
         figure.shape([(-0.24, 0.34), (0.24, 0.34), (0.20, 0.86), (-0.20, 0.86)], paint, roundness=0.5)
         figure.limb(-0.26, 0.40, 0.14, -0.24, 0.24, 0.12, steel)
         figure.limb(-0.40, 1.02, 0.08, 0.40, 1.02, 0.08, dark)
         figure.shape([(-0.16, 0.86), (0.16, 0.86), (0.12, 1.14), (-0.12, 1.14)], paint, roundness=0.4)
-        lamp = (0.75, 0.06, 0.05) if math.cos(turn) > 0 else (0.95, 0.93, 0.80)
+        lamp = (0.75, 0.06, 0.05) if math.cos(frame.turn) > 0 else (0.95, 0.93, 0.80)
         figure.disc(0, 0.76, 0.10, 0.06, Material(lamp))
         for side in (-1, 1):
             figure.disc(side * 0.36, 1.14, 0.07, 0.05, dark)
@@ -175,13 +171,13 @@ def motorcycle(
     return figure
 
 
-def rider(figure: Figure, turn: float, dice: Dice, wear: Cloth, *, motor: bool) -> None:
+def rider(figure: Figure, dice: Dice, wear: Cloth, *, motor: bool) -> None:
     """A person on a two-wheeler, in the plane that bicycle() or motorcycle() returned."""
     helmet = dice.pick(((0.85, 0.85, 0.83), (0.08, 0.08, 0.09), (0.65, 0.10, 0.08), (0.12, 0.25, 0.55)))
     helmet = helmet if motor or dice.chance(0.5) else None
     seat = 0.86 if motor else 0.94
     sleeve = Material(darker(wear.top.colour, 0.80), STAIN, 0.12, 45.0)
-    if _seen_end_on(turn):
+    if _seen_end_on(figure.frame):
         low = 0.36 if motor else 0.22
         for side in (-1, 1):
             knee = side * (0.26 if motor else 0.15)
@@ -193,7 +189,7 @@ def rider(figure: Figure, turn: float, dice: Dice, wear: Cloth, *, motor: bool) 
         torso = [(-0.17, seat - 0.08), (0.17, seat - 0.08), (0.24, seat + 0.42), (0.12, seat + 0.54),
                  (-0.12, seat + 0.54), (-0.24, seat + 0.42)]  # fmt: skip
         figure.shape(torso, wear.top, roundness=0.55)
-        _head(figure, 0.0, seat + 0.70, wear, "back" if math.cos(turn) > 0 else "front", helmet)
+        _head(figure, 0.0, seat + 0.70, wear, "back" if math.cos(figure.frame.turn) > 0 else "front", helmet)
         return
     hip, lean = (-0.24, seat + 0.04), (0.22 if motor else 0.12)
     shoulder = (hip[0] + lean, seat + 0.50)

@@ -10,6 +10,7 @@ import numpy as np
 
 from panolib.data.render import raster
 from panolib.data.render.city_shapes import LABEL_ID, Dice, Figure, Frame, darker, figure_shadow, upright_quad
+from panolib.data.render.city_streets import KERB
 from panolib.data.render.raster import Canvas, Colour, Material, facing_plane, upright_plane
 
 
@@ -57,22 +58,22 @@ def bush(canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage:
         crown(canvas, x, z, height * 0.45, dice(0.9, 1.5), height * dice(0.55, 0.75), dice, foliage, 5)
 
 
-def _stand(canvas: Canvas, u: float, z: float, level: float, *labels: str, radius: float = 0.1):
-    """(figure to draw an object at (u, z), number of each of its labels, of which the last is set)."""
+def _stand(canvas: Canvas, u: float, z: float, *labels: str, radius: float = 0.1):
+    """(figure to draw an object on a kerb, number of each of its labels, of which the last is set)."""
     canvas.group(raster.OBJECTS, z - radius, z + radius, u)
     things = [canvas.thing(LABEL_ID[label]) for label in labels]
-    return Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=level), *things
+    return Figure(canvas, Frame(canvas.camera, u, z, 0.0), along=False, level=KERB), *things
 
 
 def _steel(dice: Dice) -> Material:
     return Material(dice.shade((0.30, 0.31, 0.31), 0.3))
 
 
-def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
+def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice) -> None:
     """A street lamp whose arm reaches over the road."""
     if not canvas.sees(u, z, 3.0):
         return
-    figure, _ = _stand(canvas, u, z, level, "pole")
+    figure, _ = _stand(canvas, u, z, "pole")
     steel, height = _steel(dice), dice(5.5, 8.0)
     figure.limb(0, 0, 0.22, 0, height, 0.13, steel, roundness=0.7)
     reach = -math.copysign(dice(1.0, 2.0), u)
@@ -81,19 +82,19 @@ def lamp_post(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None
     figure.limb(reach * 0.85, height + 0.24, 0.20, reach * 1.35, height + 0.34, 0.14, lamp)
 
 
-def bollard(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
+def bollard(canvas: Canvas, u: float, z: float, dice: Dice) -> None:
     """A short post at the kerb."""
     steel = _steel(dice)
     if canvas.sees(u, z, 0.5):
-        figure, _ = _stand(canvas, u, z, level, "pole")
+        figure, _ = _stand(canvas, u, z, "pole")
         figure.limb(0, 0, 0.16, 0, 0.95, 0.14, steel, roundness=0.7)
 
 
-def traffic_light(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
+def traffic_light(canvas: Canvas, u: float, z: float, dice: Dice) -> None:
     """A signal on a pole; sometimes a second one on an arm over the road."""
     if not canvas.sees(u, z, 4.0):
         return
-    figure, pole, light = _stand(canvas, u, z, level, "pole", "traffic light")
+    figure, pole, light = _stand(canvas, u, z, "pole", "traffic light")
     steel = _steel(dice)
     reach = -math.copysign(dice(2.0, 3.2), u) if dice.chance(0.4) else 0.0
     figure.limb(0, 0, 0.17, 0, 5.4 if reach else 3.5, 0.14, steel, roundness=0.7, thing=pole)
@@ -109,11 +110,11 @@ def traffic_light(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> 
             figure.disc(x, y + 0.38 - 0.38 * i, 0.15, 0.15, Material(colour), thing=light)
 
 
-def traffic_sign(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
+def traffic_sign(canvas: Canvas, u: float, z: float, dice: Dice) -> None:
     """One or two signs on a pole: warning, prohibition, direction, parking, stop, or the back of one."""
     if not canvas.sees(u, z, 1.0):
         return
-    figure, pole, sign = _stand(canvas, u, z, level, "pole", "traffic sign")
+    figure, pole, sign = _stand(canvas, u, z, "pole", "traffic sign")
     y = dice(2.3, 2.7)
     figure.limb(0, 0, 0.11, 0, y + 0.2, 0.10, _steel(dice), roundness=0.6, thing=pole)
     white, red = Material((0.90, 0.90, 0.88)), Material((0.78, 0.08, 0.08))
@@ -138,11 +139,11 @@ def traffic_sign(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> N
         y -= 0.85
 
 
-def litter_bin(canvas: Canvas, u: float, z: float, dice: Dice, level=0.0) -> None:
+def litter_bin(canvas: Canvas, u: float, z: float, dice: Dice) -> None:
     """A bin or an advertising column: "static", so void."""
     if not canvas.sees(u, z, 1.0):
         return
-    figure, _ = _stand(canvas, u, z, level, "static", radius=0.3)
+    figure, _ = _stand(canvas, u, z, "static", radius=0.3)
     figure_shadow(canvas, figure.frame, 0.5)
     colour = dice.pick(((0.16, 0.30, 0.18), (0.35, 0.33, 0.10), (0.22, 0.22, 0.24)))
     if dice.chance(0.25):
@@ -169,14 +170,7 @@ class Facade:
 
 
 def house(
-    canvas: Canvas,
-    u: float,
-    z0: float,
-    z1: float,
-    height: float,
-    dice: Dice,
-    facade: Facade,
-    deep: float = 14.0,
+    canvas: Canvas, u: float, z0: float, z1: float, height: float, dice: Dice, facade: Facade, deep: float
 ) -> None:
     """A house along the road from z0 to z1 whose front is `u` metres aside; it reaches `deep` metres back."""
     camera = canvas.camera

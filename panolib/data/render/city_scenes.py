@@ -6,17 +6,17 @@ A scene is a pure function of (style, seed, index).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 
 import cv2
 import numpy as np
 
-from panolib.data.render.city_looks import Look
 from panolib.data.render.city_shapes import LABEL_ID, Dice
-from panolib.data.render.city_styles import Style, style_of
-from panolib.data.render.city_town import Town, sunlight
-from panolib.data.render.raster import Light
+from panolib.data.render.city_styles import Look, Style, style_of
+from panolib.data.render.city_town import Town
+from panolib.data.render.raster import Light, Point
 from panolib.labels import CITYSCAPES, VOID
 
 SUPERSAMPLING = 2  # the image is the mean of 2 x 2 pixels, labels are one of them
@@ -45,8 +45,7 @@ def render(style: Style | str, *, seed: int, index: int, height: int, width: int
         raise ValueError(f"cannot render {height} x {width} pixels; expected at least 32 x 32")
     dice = Dice(seed, style.number, index, 4)
     look = dice.pick(style.photometry)
-    light, develop = _photometry(look, dice)
-    light, shadow = sunlight(look, light, dice)
+    light, shadow, develop = _photometry(look, dice)
     size = height * SUPERSAMPLING, width * SUPERSAMPLING
     painting = Town(style, seed, index, *size, shadow).compose().painted()
     noise = np.random.default_rng([seed, style.number, index, 5])
@@ -66,8 +65,9 @@ def _small_as_groups(instance: np.ndarray, crowd: np.ndarray) -> tuple[np.ndarra
     return np.where(small[instance], 0, instance), crowd | small[instance]
 
 
-def _photometry(p: Look, dice: Dice):
-    """Light of one scene, and the camera that turns linear colour into an 8-bit image."""
+def _photometry(p: Look, dice: Dice) -> tuple[Light, Point | None, Callable]:
+    """Light of one scene, how far a shadow falls a metre of height (None where the sun casts none), and the
+    camera that turns linear colour into an 8-bit image."""
     angle = dice(0, 2 * math.pi)
     light = Light(
         sun=dice(*p.sun), sun_direction=(math.cos(angle), math.sin(angle)), shadow=dice(*p.shadow),
@@ -76,7 +76,13 @@ def _photometry(p: Look, dice: Dice):
     )  # fmt: skip
     names = ("gain", "saturation", "gamma", "vignette", "blur", "noise")
     drawn = {name: dice(*getattr(p, name)) for name in names}
-    return light, partial(_develop, cast=p.cast, **drawn)
+    develop = partial(_develop, cast=p.cast, **drawn)
+    elevation, beam = dice(*(p.elevation or (90.0, 90.0))), dice(*p.beam)
+    if p.elevation is None:
+        return light, None, develop
+    reach, (x, z) = -1 / math.tan(math.radians(elevation)), light.sun_direction
+    light = replace(light, beam=(beam, 0.96 * beam, 0.86 * beam))  # shade is bluish
+    return light, (x * reach, z * reach), develop
 
 
 def _develop(colour, rng, *, cast, gain, saturation, gamma, vignette, blur, noise) -> np.ndarray:

@@ -23,7 +23,7 @@ from panolib.data.render.city_shapes import (
     figure_shadow,
     upright_quad,
 )
-from panolib.data.render.raster import Canvas, Colour, Material, level_plane
+from panolib.data.render.raster import Canvas, Colour, Material, Plane
 
 
 class Profile(NamedTuple):
@@ -62,15 +62,13 @@ CARS: dict[str, Profile | None] = {
 }  # fmt: skip
 
 
-def car(
-    canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour], kind: str
-) -> None:
+def car(canvas: Canvas, frame: Frame, dice: Dice, palette: Sequence[Colour], kind: str) -> None:
     """A passenger car of a kind of CARS."""
     p = CARS[kind]
     if p is None:
-        city_vehicles.car(canvas, u, z, turn, dice, palette)
+        city_vehicles.car(canvas, frame, dice, palette)
         return
-    colour, frame = dice.shade(dice.pick(palette), 0.12), Frame(canvas.camera, u, z, turn)
+    colour = dice.shade(dice.pick(palette), 0.12)
     paint = Material(colour, raster.STAIN, 0.04, 3.0, gloss=0.10)
     shiny, dark, glass = Material(darker(colour, 1.05), gloss=0.26), Material(BLACK), city_vehicles.GLASS
     w, n = p.width / 2 + 0.05, p.length / 2
@@ -94,14 +92,12 @@ def car(
         backs = which < 4  # seen from behind its first edge is below
         low, high = (rear, front) if backs else (front, rear)
         left, right = (-1, 1) if backs else (1, -1)
-        corners = [
-            frame.project(left * low[2], low[1], low[0]), frame.project(right * low[2], low[1], low[0]),
-            frame.project(right * high[2], high[1], high[0]), frame.project(left * high[2], high[1], high[0]),
-        ]  # fmt: skip
+        around = (low, left), (low, right), (high, right), (high, left)
+        corners = [frame.project(side * a, y, b) for (b, y, a), side in around]
         if not faces_us(corners):
             return
         level = abs(y1 - y0) < 0.35 and abs(b1 - b0) > 0.3
-        plane = level_plane((y0 + y1) / 2) if level else frame.plane(-w, low[0], w, low[0])
+        plane = Plane(level=(y0 + y1) / 2) if level else frame.plane(-w, low[0], w, low[0])
         face = Face(canvas, corners, plane)
         canvas.polygon(corners, dark if p.bed and which == 2 else shiny if level else paint, plane)
         if which in (3, 5):
@@ -126,18 +122,13 @@ def car(
 def _flank(canvas, frame, side, p: Profile, outline, paint, dark, glass) -> None:
     """Side of the body, glass house and wheel arches, if it faces the camera."""
     w = p.width / 2 + 0.05
-    sign = 1 if side > 0 else -1
-    test = [frame.project(side * w, y, b * sign) for b, y in ((-1, 0.3), (1, 0.3), (1, 0.8), (-1, 0.8))]
+    test = [frame.project(side * w, y, b * side) for b, y in ((-1, 0.3), (1, 0.3), (1, 0.8), (-1, 0.8))]
     if not faces_us(test):
         return
     plane = frame.plane(side * w, -1, side * w, 1)
     points = [frame.project(side * a, y, b) for b, y, a in (*outline[:4], *outline[6:])]
     canvas.polygon(points, paint, plane, convex=False)
-    (b0, y0, a0), (b1, y1, a1), (b2, y2, a2), (b3, y3, a3) = outline[3:7]
-    corners = [
-        frame.project(side * a0, y0, b0), frame.project(side * a3, y3, b3), frame.project(side * a2, y2, b2),
-        frame.project(side * a1, y1, b1),
-    ]  # fmt: skip
+    corners = [frame.project(side * a, y, b) for b, y, a in (outline[i] for i in (3, 6, 5, 4))]
     canvas.polygon(corners, paint, plane)
     face = Face(canvas, corners, plane)
     face.panes(2 if p.length < 4.8 or p.bed else 3, 0.05, 0.95, 0.12, 0.86, glass, gap=0.08)
@@ -233,7 +224,7 @@ def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float
     def slab(s0, s1, y, depth, material) -> None:
         """Seen from below or above: a level quad out of the front."""
         corners = ((u, s0), (u, s1), (u + out * depth, s1), (u + out * depth, s0))
-        canvas.polygon([project(v, y, s) for v, s in corners], material, level_plane(y))
+        canvas.polygon([project(v, y, s) for v, s in corners], material, Plane(level=y))
 
     def box(s0, s1, y0, y1, depth, material) -> None:
         front = u + out * depth

@@ -11,16 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from panolib.data.render.raster import (
-    Camera,
-    Canvas,
-    Colour,
-    Material,
-    Plane,
-    Point,
-    level_plane,
-    upright_plane,
-)
+from panolib.data.render.raster import Camera, Canvas, Colour, Material, Plane, Point, upright_plane
 from panolib.labels import CITYSCAPES
 
 # Label ids of the official files; the void kinds exist only there.
@@ -146,7 +137,7 @@ def body(
             (a0, _, b0), (a1, _, b1) = rings[0][i], rings[0][j]
             faces[name] = Face(canvas, corners, frame.plane(a0, b0, a1, b1))
     if faces_us(high):
-        canvas.polygon(high, lid or material, level_plane(y1))
+        canvas.polygon(high, lid or material, Plane(level=y1))
     for face in faces.values():
         canvas.polygon(face.corners, material, face.plane)
     return faces

@@ -13,6 +13,7 @@ from itertools import pairwise
 from panolib.data.render.raster import Camera, Point
 
 Range = tuple[float, float]
+KERB = 0.12  # height of the sidewalk, metres
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,15 @@ or the colours leaves every object where it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles, raster
-from panolib.data.render.city_looks import Look
 from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
-from panolib.data.render.city_streets import Axis, Street
+from panolib.data.render.city_streets import KERB, Axis, Street
 from panolib.data.render.city_styles import Style
-from panolib.data.render.raster import Camera, Canvas, Light, Material, Point, Shade
+from panolib.data.render.raster import Camera, Canvas, Material, Point, Shade
 
-KERB = 0.12  # height of the sidewalk, metres
 _STRIP_STOPS = (1.0, 1.7, 2.6, 4.0, 6.0, 9.0, *(12.0 + 3.0 * i for i in range(24)), 95.0, 130.0, 300.0)
 _KERB_STOPS = (1.0, 4.0, *(8.0 + 4.0 * i for i in range(20)), 130.0)
 _SIDES = (-1, 1)
@@ -32,21 +30,11 @@ _TWO_WHEELERS = {
 }  # fmt: skip
 
 
-def sunlight(look: Look, light: Light, dice: Dice) -> tuple[Light, Point | None]:
-    """The light of a look, and how far a shadow falls a metre of height; None where the sun casts none."""
-    elevation, beam = dice(*(look.elevation or (90.0, 90.0))), dice(*look.beam)
-    if look.elevation is None:
-        return light, None
-    reach = -1 / math.tan(math.radians(elevation))
-    x, z = light.sun_direction
-    return replace(light, beam=(beam, 0.96 * beam, 0.86 * beam)), (x * reach, z * reach)  # shade is bluish
-
-
 class Town:
-    """Fills a canvas with one scene."""
+    """Fills a canvas with one scene. `shadow` is how far one falls a metre of height, None without sun."""
 
     def __init__(
-        self, style: Style, seed: int, index: int, height: int, width: int, shadow: Point | None = None
+        self, style: Style, seed: int, index: int, height: int, width: int, shadow: Point | None
     ):
         self.style, self.texture, self.life = style, style.texture, style.statistics
         self.shape = Dice(seed, style.number, index, 1)  # geometry
@@ -62,10 +50,6 @@ class Town:
         self._plan()
 
     # ------------------------------------------------------------------ streets
-
-    def _axis(self, **options) -> Axis:
-        own = {field.name: getattr(self.camera, field.name) for field in fields(Camera)}
-        return Axis(**own, **options)
 
     def _street(self, axis: Axis, **options) -> Street:
         """A street with the lanes, strips and sidewalks that the dice give it."""
@@ -90,8 +74,9 @@ class Town:
         kind = next(i for i in range(6) if roll <= sum(g.plans[: i + 1]) or i == 5)
         at = shape(*g.junction)
         bends = kind == 1 or (kind in (2, 3, 4) and shape.chance(0.35))
-        axis = self._axis(
-            heading=shape(-g.yaw, g.yaw), straight=shape(4.0, 20.0) if kind == 1 else at + 16.0,
+        axis = Axis(
+            **asdict(self.camera), heading=shape(-g.yaw, g.yaw),
+            straight=shape(4.0, 20.0) if kind == 1 else at + 16.0,
             curve=(shape.pick(_SIDES) / shape(*g.radius)) if bends else 0.0, angle=shape(*g.angle),
         )  # fmt: skip
         own = self._street(axis)
@@ -105,7 +90,7 @@ class Town:
         for side in sides:
             heading = axis.heading + side * math.pi / 2 + skew
             # It starts where the own street's houses end; both arms are one street, seen from its middle.
-            arm = self._street(self._axis(x=x, z=z, heading=heading), stop=75.0)
+            arm = self._street(Axis(**asdict(self.camera), x=x, z=z, heading=heading), stop=75.0)
             if first is not None:
                 arm.lane = first.lane
                 arm.strip, arm.angled = _swapped(first.strip, 1), _swapped(first.angled, 1)
@@ -150,7 +135,7 @@ class Town:
         stops = [s0, *(s for s in _STRIP_STOPS if s0 < s < s1), s1]
         project = street.axis.project
         points = [project(u0, level, s) for s in stops] + [project(u1, level, s) for s in reversed(stops)]
-        self.canvas.polygon(points, material, raster.level_plane(level), convex=False)
+        self.canvas.polygon(points, material, raster.Plane(level=level), convex=False)
 
     def _ground(self) -> None:
         look, t, canvas, many = self.look, self.texture, self.canvas, self.many
@@ -168,7 +153,7 @@ class Town:
         canvas.thing(LABEL_ID["terrain"])
         project = self.camera.project
         plain = [project(u, 0.0, z) for u, z in ((-300, 1), (-300, 380), (300, 380), (300, 1))]
-        canvas.polygon(plain, grass, raster.level_plane())
+        canvas.polygon(plain, grass, raster.Plane())
         canvas.thing(LABEL_ID["sidewalk"])
         for street in self.streets:
             beyond = 3.0 if street is not self.own else 0.0
@@ -323,9 +308,10 @@ class Town:
         height = self.shape(*(g.tower_height if self.many.chance(self.life.towers) else g.house_height))
         back = front + math.copysign(deep, front)
         corners = [street.axis.place(u, s) for u in (front, back) for s in (a, b)]
-        (x0, z0), (x1, z1), (sun_x, sun_z) = corners[0], corners[2], self._sun()
-        if (x1 - x0) * sun_x + (z1 - z0) * sun_z <= 0:  # the sun stands behind it, so that its front is dark
-            self._cast(corners, height, tall=True)
+        if shade := canvas.shade:
+            (x0, z0), (x1, z1), (sun_x, sun_z) = corners[0], corners[2], shade.sun
+            if (x1 - x0) * sun_x + (z1 - z0) * sun_z <= 0:  # the sun stands behind it: its front is dark
+                shade.cast(corners, 0.0, height, tall=True)
         canvas.camera = street.axis
         facade, look = self.texture.facade, self.look
         city_roadside.house(canvas, front, a, b, height, look, facade, deep)
@@ -333,13 +319,9 @@ class Town:
         city_shape_libraries.adorn(canvas, kind, front, a, b, height, look, facade)
         canvas.camera = self.camera
 
-    def _sun(self) -> Point:
-        """Where shadows fall, (0, 0) without sun."""
-        return self.canvas.shade.sun if self.canvas.shade else (0.0, 0.0)
-
-    def _cast(self, ground, height: float, low: float = 0.0, **options) -> None:
+    def _cast(self, ground: Sequence[Point], height: float, low: float = 0.0) -> None:
         if self.canvas.shade:
-            self.canvas.shade.cast(ground, low, height, **options)
+            self.canvas.shade.cast(ground, low, height)
 
     def _post(self, x: float, z: float, height: float, radius: float = 0.09, low: float = 0.0) -> None:
         """The shadow of something round."""
@@ -407,14 +389,14 @@ class Town:
                 for s in row(side, start + many(1.0, 14.0), lambda: many(14.0, 20.0)):
                     place = street.axis.place(kerbside, s)
                     self._post(*place, 7.0)
-                    city_roadside.lamp_post(canvas, *place, look, KERB)
+                    city_roadside.lamp_post(canvas, *place, look)
             if many.chance(0.25):
                 s, n = start + many(0.0, 12.0), many.count(3, 7)
                 for s in (s + 1.5 * i for i in range(n)):
                     if free(side, s):
                         place = street.axis.place(kerbside - side * 0.2, s)
                         self._post(*place, 0.95)
-                        city_roadside.bollard(canvas, *place, look, KERB)
+                        city_roadside.bollard(canvas, *place, look)
         if not own:
             return
         for _ in range(many.count(*life.signs)):
@@ -422,17 +404,17 @@ class Town:
             u = street.edge[side] + side * many(0.4, 0.8)
             if free(side, s) and s < stop:
                 self._post(*street.axis.place(u, s), 2.6)
-                city_roadside.traffic_sign(canvas, *street.axis.place(u, s), look, KERB)
+                city_roadside.traffic_sign(canvas, *street.axis.place(u, s), look)
         for _ in range(many.count(*life.lights) + 1 if self.junction else many.count(0, 1)):
             side = many.pick(_SIDES)
             s = self.junction[0] - 1.5 if self.junction else (self.zebra or many(8, 24))
             u = street.edge[side] + side * many(0.3, 0.8)
-            city_roadside.traffic_light(canvas, *street.axis.place(u, s + many(-0.5, 0.5)), look, KERB)
+            city_roadside.traffic_light(canvas, *street.axis.place(u, s + many(-0.5, 0.5)), look)
         for _ in range(many.count(*life.bins)):
             side, s = many.pick(_SIDES), many(6.0, 22.0)
             if free(side, s) and s < stop:
                 x, z = street.axis.place(self._sidewalk(street, side, 0.3, 0.9), s)
-                city_roadside.litter_bin(canvas, x, z, look, KERB)
+                city_roadside.litter_bin(canvas, x, z, look)
 
     # ------------------------------------------------------------------ vehicles
 
@@ -442,18 +424,21 @@ class Town:
         (x, z), turn = street.axis.place(u, s), turn + street.axis.direction(s)
         if z < half_length + 1.5 or not self.canvas.sees(x, z, half_length + 0.5):
             return
-        self._group(x, z, turn, half_width, half_length, height)
+        frame = self._group(x, z, turn, half_width, half_length, height)
         self.canvas.thing(LABEL_ID[kind], instance=not crowd, crowd=crowd)
         shape = [self.look.pick(self.style.shapes.cars)] if kind == "car" else []
-        draw(self.canvas, x, z, turn, self.look, getattr(self.texture, palette), *shape)
+        draw(self.canvas, frame, self.look, getattr(self.texture, palette), *shape)
 
-    def _group(self, x: float, z: float, turn: float, half_width: float, half_length: float, height: float):
+    def _group(
+        self, x: float, z: float, turn: float, half_width: float, half_length: float, height: float
+    ) -> Frame:
         """Start the group of an object that stands over this rectangle, and let it cast its shadow."""
         frame = Frame(self.camera, x, z, turn)
         near, far, aside = frame.span(half_width, half_length)
         corners = [frame.ground(a, b) for a in (-half_width, half_width) for b in (-half_length, half_length)]
         self._cast(corners, height)
         self.canvas.group(raster.OBJECTS, near, far, math.copysign(aside, x))
+        return frame
 
     def _drive(self, kind: str, street: Street, low: float, high: float, lane=None) -> None:
         """Put a vehicle into a lane where there is room, five tries."""
@@ -538,12 +523,12 @@ class Town:
         (x, z), turn = street.axis.place(u, s), turn + street.axis.direction(s)
         if z < 3.0 or not canvas.sees(x, z, 1.0):
             return
-        self._group(x, z, turn, 0.1, 0.4, 1.0 if motor is None else 1.75)
+        frame = self._group(x, z, turn, 0.1, 0.4, 1.0 if motor is None else 1.75)
         canvas.thing(LABEL_ID[kind], instance=True)
-        figure = draw(canvas, x, z, turn, look, look.shade(look.pick(getattr(t, palette)), 0.2), level)
+        figure = draw(canvas, frame, look, look.shade(look.pick(getattr(t, palette)), 0.2), level)
         if motor is not None:
             canvas.thing(LABEL_ID["rider"], instance=True)
-            city_people.rider(figure, turn, look, city_people.cloth(look, t.clothes), motor=motor)
+            city_people.rider(figure, look, city_people.cloth(look, t.clothes), motor=motor)
 
     def _two_wheelers(self) -> None:
         many, life, own = self.many, self.life, self.own

@@ -60,13 +60,12 @@ CAR_SHAPES = (  # length, width, belt, height, bonnet, boot, roof taper
 )
 
 
-def car(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour]) -> None:
+def car(canvas: Canvas, frame: Frame, dice: Dice, palette: Sequence[Colour]) -> None:
     """A passenger car, one of five body shapes."""
     length, width, belt, height, bonnet, boot, taper = dice.pick(CAR_SHAPES)
     colour = dice.shade(dice.pick(palette), 0.12)
     paint = Material(colour, STAIN, 0.04, 3.0, gloss=0.10)
     roof = Material(darker(colour, 1.05), gloss=0.3)
-    frame = Frame(canvas.camera, u, z, turn)
     w, n = width / 2, length / 2
     ground_shadow(canvas, frame, w, n)
     body(canvas, frame, (-w + 0.1, w - 0.1, -n + 0.2, n - 0.2), 0.14, (-w, w, -n, n), 0.34, Material(BLACK))
@@ -106,12 +105,11 @@ def _car_end(face: Face, lamp: Material, *, tail: bool) -> None:
     face.patch(0.36, 0.64, 0.20, 0.36, Material((0.80, 0.80, 0.76)))
 
 
-def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour]) -> None:
+def bus(canvas: Canvas, frame: Frame, dice: Dice, palette: Sequence[Colour]) -> None:
     """A city bus: window band, doors, large windscreen, line number."""
     length, w, height = dice(9.5, 11.5), 1.26, dice(2.95, 3.2)
     colour = dice.shade(dice.pick(palette), 0.08)
     paint = Material(colour, STAIN, 0.03, 2.0, gloss=0.08)
-    frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
     ground_shadow(canvas, frame, w, n)
     tyres(canvas, frame, w - 0.05, near_end(frame) * (n - 0.5), 0.28, 0.42)
@@ -141,11 +139,10 @@ def bus(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Se
     wheels(canvas, frame, w, (-n + 2.4, n - 2.3), 0.46)
 
 
-def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour]) -> None:
+def truck(canvas: Canvas, frame: Frame, dice: Dice, palette: Sequence[Colour]) -> None:
     """A lorry: cab with windscreen, separate cargo box (or tarpaulin) on a dark chassis."""
     length, w, height = dice(6.8, 8.8), dice(1.15, 1.25), dice(2.9, 3.6)
     cab_colour, box_colour = dice.shade(dice.pick(palette)), dice.shade(dice.pick(palette))
-    frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
     split = n - 1.9  # the cab is in front of it
     ground_shadow(canvas, frame, w, n)
@@ -186,13 +183,12 @@ def truck(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: 
     wheels(canvas, frame, w, (-n + 1.0, -n + 2.1, n - 1.1), 0.48)
 
 
-def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: Sequence[Colour]) -> None:
+def tram(canvas: Canvas, frame: Frame, dice: Dice, palette: Sequence[Colour]) -> None:
     """A tram: long, smooth, sloped nose, dark window band, pantograph."""
     length, w, height = dice(16.0, 22.0), 1.22, 3.25
     colour = dice.shade(dice.pick(palette), 0.08)
     paint = Material(colour, gloss=0.1)
     pale = Material((0.80, 0.80, 0.76), gloss=0.08)
-    frame = Frame(canvas.camera, u, z, turn)
     n = length / 2
     ground_shadow(canvas, frame, w, n)
     body(
@@ -219,4 +215,4 @@ def tram(canvas: Canvas, u: float, z: float, turn: float, dice: Dice, palette: S
         top, foot = height + 1.1, 2 * b
         rod = (-0.5, height, foot), (0.0, top, 0.0), (0.06, top, 0.0), (-0.42, height, foot)
         points = [frame.project(*corner) for corner in rod]
-        canvas.polygon(points, Material((0.20, 0.20, 0.21)), facing_plane(canvas.camera, u, z))
+        canvas.polygon(points, Material((0.20, 0.20, 0.21)), facing_plane(canvas.camera, frame.u, frame.z))

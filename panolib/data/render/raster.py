@@ -82,7 +82,7 @@ class Material(NamedTuple):
 class Plane(NamedTuple):
     """A level plane at height `level`, or an upright one through (x, z) along the unit vector (dx, dz)."""
 
-    upright: bool
+    upright: bool = False
     x: float = 0.0
     z: float = 0.0
     dx: float = 1.0
@@ -509,11 +509,6 @@ def _textures() -> np.ndarray:
         cloudy(1.6), slab + 0.3 * cloudy(0.2), 0.6 * cloudy(0.2) + 0.6 * cloudy(1.1),
     ]  # fmt: skip
     return np.stack([texture - texture.mean() for texture in textures]).astype(np.float32)
-
-
-def level_plane(level: float = 0.0) -> Plane:
-    """Plane of the ground or of a kerb top."""
-    return Plane(False, level=level)
 
 
 def upright_plane(camera: Camera, u0: float, z0: float, u1: float, z1: float) -> Plane:
