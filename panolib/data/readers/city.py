@@ -174,11 +174,8 @@ class CitySources(Sources):
             print(f"{folder}: {said}", file=sys.stderr)
         return frames
 
-    def mix_indices(self, split: str = "train") -> list[int]:
-        """Positions of the GTA5 frames that enter MIX. Raises ValueError if there is none."""
-        return self._choose(self._reader("gta5", split), split)
-
     def _choose(self, frames: FolderSet, split: str) -> list[int]:
+        """Positions of the frames that enter MIX. Raises DataError if there is none."""
         required = self.settings.mix_requires
         presence = self._presence(frames)[:, list(frames.label_set.ids_of(required))]
         chosen = np.flatnonzero(presence.all(axis=1)).tolist()
