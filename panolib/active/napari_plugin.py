@@ -53,7 +53,7 @@ class PairsDock(QWidget):
         """Ask for the answers of a session."""
         self.session = session
         self._show()
-        QTimer.singleShot(LAID_OUT_MS, self._fit)
+        QTimer.singleShot(LAID_OUT_MS, self.viewer.reset_view)  # the dock has made the canvas narrower
 
     def open(self, folder: Path) -> None:
         """Ask for the answers of a folder of pairs; says why where that is none."""
@@ -92,10 +92,6 @@ class PairsDock(QWidget):
             self._set_layer(f"{side}: image", image, translate, self.viewer.add_image)
             found = self._set_layer(f"{side}: objects", labels, translate, self.viewer.add_labels)
             found.colormap, found.visible = _colormap(pair.colours[number]), self.session.outlined
-        self.viewer.reset_view()
-
-    def _fit(self) -> None:
-        """Fit the view to the canvas, which gets narrower when the dock is laid out."""
         self.viewer.reset_view()
 
     def _set_layer(self, name: str, data: np.ndarray, translate: tuple[float, float], add):

@@ -44,7 +44,10 @@ def written_once(folder: Path, fingerprint: Mapping, write: Callable[[Path], Non
             partial.mkdir()
             try:
                 write(partial)
-                _write_synced(partial / FINGERPRINT, json.dumps(wanted, indent=1) + "\n")
+                with (partial / FINGERPRINT).open("w") as file:
+                    file.write(json.dumps(wanted, indent=1) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())  # on disk before the folder is said to be complete
                 if folder.exists():
                     folder.rename(old)
                 partial.rename(folder)
@@ -77,11 +80,3 @@ def remember(path: Path, content: bytes) -> None:
         part = path.with_name(f".{path.name}.{os.getpid()}")
         part.write_bytes(content)
         os.replace(part, path)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    """Write and wait until it is on disk."""
-    with path.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -277,7 +277,8 @@ def write_nuclei(
     def write(folder: Path) -> None:
         for name in ("images", "labels", "splits"):
             (folder / name).mkdir()
-        draw = partial(_write_one, folder, split, height, width, _split_seed(seed, split))
+        of_split = int.from_bytes(sha256(f"{seed}/{split}".encode()).digest()[:8], "big")
+        draw = partial(_write_one, folder, split, height, width, of_split)
         rows = map_in_processes(draw, n_images, n_workers)
         rows = list(tqdm(rows, total=n_images, desc=f"render nuclei {split}", disable=not progress))
         (folder / "splits" / f"{split}.txt").write_text("".join(f"{row['id']}\n" for row in rows))
@@ -297,11 +298,6 @@ def is_written(root: Path, **arguments) -> bool:
 def _fingerprint(**arguments) -> dict:
     """What the content of a folder depends on."""
     return {"renderer": "nuclei_scenes", "version": RENDERER_VERSION, **arguments}
-
-
-def _split_seed(seed: int, split: str) -> int:
-    """Seed of one split's series."""
-    return int.from_bytes(sha256(f"{seed}/{split}".encode()).digest()[:8], "big")
 
 
 def _write_one(folder: Path, split: str, height: int, width: int, seed: int, index: int) -> dict:

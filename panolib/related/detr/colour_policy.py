@@ -44,17 +44,15 @@ def change_colours(image: Tensor, policy: ColourPolicy) -> Tensor:
 
 
 def adjust(image: Tensor, change: str, strength: float) -> Tensor:
-    """A uint8 image [3, H, W] with its brightness, contrast or saturation times a factor, or as JPEG."""
-    if change == "quality":
-        return compress(image, strength)
-    from torchvision.transforms.v2 import functional  # slow to import, and only for those who train
+    """A uint8 image [3, H, W] with its brightness, contrast or saturation times a factor.
 
-    return getattr(functional, f"adjust_{change}")(image, strength)
+    With the `change` "quality": after JPEG compression with a quality of 1 .. 100.
+    """
+    if change != "quality":
+        from torchvision.transforms.v2 import functional  # slow to import, and only for those who train
 
-
-def compress(image: Tensor, quality: int) -> Tensor:
-    """A uint8 image [3, H, W] after JPEG compression with a quality of 1 .. 100."""
+        return getattr(functional, f"adjust_{change}")(image, strength)
     pixels = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])  # OpenCV has blue first
-    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, strength])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1].transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(decoded))

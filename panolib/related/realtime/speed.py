@@ -79,15 +79,19 @@ def speed_rows(spec: SpeedSpec, n_classes: int, device: torch.device, *, label: 
 def timed_rows(cases: Sequence[Case], device: torch.device, spec: SpeedSpec) -> list[dict]:
     """Latency of some cases, timed by turns.
 
-    Returns
-    -------
-    list of dict
-        "network", "way", "height", "width", "parameters", "multiply_adds", "n" (timed calls), "median_ms",
-        "p95_ms", "images_per_s" (one image at a time), "note": why a way is not timed, with NaN beside it.
+    The rows have "network", "way", "height", "width", "parameters", "multiply_adds", "n" (timed calls),
+    "median_ms", "p95_ms", "images_per_s" (one image at a time), "note": why a way is not timed, with NaN
+    beside it.
     """
     rows, timed = [], []
     for case in cases:
-        rows.append(_facts(case) | {"note": ""})
+        shape = tuple(case.image.shape)
+        rows.append({
+            "network": case.network, "way": case.way, "height": shape[-2], "width": shape[-1],
+            "parameters": n_parameters(case.model),
+            "multiply_adds": n_operations(case.model, shape, convention="multiply-adds"),
+            "n": 0, "median_ms": np.nan, "p95_ms": np.nan, "images_per_s": np.nan, "note": "",
+        })  # fmt: skip
         try:
             call = _call(case, device)
             measure_seconds(call)  # libraries prepare themselves, and compilers compile
@@ -122,14 +126,3 @@ def _call(case: Case, device: torch.device) -> Callable[[], Tensor]:
             raise RuntimeError("not compiled in this profile, to save time")
         fast = torch.compile(fast)
     return torch.no_grad()(lambda: fast(last))
-
-
-def _facts(case: Case) -> dict:
-    """What a case is, and what it has to do; no time yet."""
-    shape = tuple(case.image.shape)
-    return {
-        "network": case.network, "way": case.way, "height": shape[-2], "width": shape[-1],
-        "parameters": n_parameters(case.model),
-        "multiply_adds": n_operations(case.model, shape, convention="multiply-adds"),
-        "n": 0, "median_ms": np.nan, "p95_ms": np.nan, "images_per_s": np.nan,
-    }  # fmt: skip
