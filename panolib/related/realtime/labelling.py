@@ -56,12 +56,9 @@ def quality_rows(
     predictions are merged; `threshold` is the constant, or the cap of the medians, and the constants of
     `SWEEP` are tried beside it.
 
-    Returns
-    -------
-    list of dict
-        "layers", "rule", "threshold", "coverage" (share of the pixels with truth), "accuracy" (of the covered
-        ones, NaN if there is none), "class_coverage" (mean over the classes that are there), "classes"
-        (number that is labelled at all).
+    The rows have "layers", "rule", "threshold", "coverage" (share of the pixels with truth), "accuracy" (of
+    the covered ones, NaN if there is none), "class_coverage" (mean over the classes that are there),
+    "classes" (number that is labelled at all).
     """
     merged = np.full(256, VOID, np.uint8)
     merged[: label_set.n_classes] = merged_ids(label_set, scored_as)
