@@ -98,6 +98,40 @@ def person(
     _head(figure, 0.0, 1.625, wear, view)
 
 
+def carry(
+    canvas: Canvas, x: float, z: float, dice: Dice, wear: Cloth, height: float, level: float
+) -> None:
+    """Something that a person wears or carries: umbrella, hat, rucksack, suitcase or pushchair."""
+    figure = Figure(canvas, Frame(canvas.camera, x, z, 0.0), along=False, size=height / 1.75, level=level)
+    colour = Material(
+        dice.shade(dice.pick(((0.5, 0.1, 0.1), (0.1, 0.12, 0.2), (0.2, 0.2, 0.2), (0.3, 0.35, 0.2))), 0.5)
+    )
+    kind, side = dice.count(0, 4), dice.pick((-1, 1))
+    if kind == 0:
+        figure.limb(0.2 * side, 1.1, 0.03, 0.15 * side, 2.05, 0.03, Material(BLACK))
+        dome = [
+            (0.55 * math.cos(t) + 0.15 * side, 1.92 + 0.32 * math.sin(t))
+            for t in (0, 0.5, 1.1, 1.57, 2.0, 2.6, 3.14)
+        ]
+        figure.shape(dome, colour)
+    elif kind == 1:
+        figure.limb(-0.15, 1.70, 0.05, 0.15, 1.70, 0.05, colour)
+        figure.shape([(-0.10, 1.70), (0.10, 1.70), (0.09, 1.80), (-0.09, 1.80)], colour)
+    elif kind == 2:
+        figure.shape([(-0.17, 0.98), (0.17, 0.98), (0.18, 1.38), (-0.18, 1.38)], colour, roundness=0.4)
+    elif kind == 3:
+        figure.shape([(0.32 * side - 0.16, 0.05), (0.32 * side + 0.16, 0.05), (0.32 * side + 0.16, 0.62),
+                      (0.32 * side - 0.16, 0.62)], colour)  # fmt: skip
+        figure.limb(0.32 * side, 0.6, 0.03, 0.26 * side, 0.95, 0.03, Material(BLACK))
+    else:
+        for off in (0.40, 0.85):
+            figure.disc(off * side, 0.12, 0.12, 0.12, TYRE)
+        figure.shape(
+            [(0.32 * side, 0.35), (0.95 * side, 0.30), (0.90 * side, 0.75), (0.42 * side, 0.85)], colour
+        )
+        figure.limb(0.25 * side, 1.0, 0.04, 0.42 * side, 0.45, 0.04, Material(BLACK))
+
+
 def _seen_end_on(frame: Frame) -> bool:
     return abs(math.cos(frame.turn)) > 0.82
 

@@ -1,4 +1,7 @@
-"""What lines a street, as polygons on a canvas: trees, poles, signs, houses, walls. Sizes are metres."""
+"""What lines a street, as polygons on a canvas: trees, poles, signs, houses, walls. Sizes are metres.
+
+Kinds of trees and fronts of houses differ from style to style.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,67 @@ def crown(canvas: Canvas, u, z, y, rx, ry, dice: Dice, foliage: Foliage, n_clump
     shapes = (centres[:, None] + outlines) * (np.array([rx, ry]) * camera.pixels(z)) + camera.project(u, y, z)
     for points, tone in zip(shapes.tolist(), ((up + 1.2) * 1.7).astype(int).clip(0, 3).tolist()):
         canvas.polygon(points, leaves[tone], plane, convex=False)
+
+
+def tree(
+    canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage: Foliage, level: float, kind: str
+) -> None:
+    """A tree of a kind: round, column, conifer, palm or bare. The label of a bare crown has no holes."""
+    if not canvas.sees(x, z, height / 2):
+        return
+    canvas.group(raster.OBJECTS, z - 0.3, z + 0.3, x)
+    canvas.thing(LABEL_ID["vegetation"])
+    figure = Figure(canvas, Frame(canvas.camera, x, z, 0.0), along=False, level=level)
+    figure_shadow(canvas, figure.frame, 0.5)
+    bark = Material((0.23, 0.19, 0.15), raster.LEAF, 0.3, 20.0)
+    leaf = dice.shade(dice.pick(foliage.palette), 0.15)
+    leaves = [foliage.surface(darker(leaf, tone)) for tone in (0.62, 0.85, 1.1)]
+    if kind in ("round", "column"):
+        fork, wide = (dice(0.30, 0.42), dice(0.24, 0.34)) if kind == "round" else (0.16, dice(0.11, 0.15))
+        figure.limb(0, 0, 0.36, 0, height * fork + 0.6, 0.22, bark, roundness=0.6)
+        y, tall = height * (1 + fork) / 2, height * (1 - fork) / 2 + 0.3
+        figure.disc(0, y, 0.55 * height * wide, 0.6 * tall, leaves[0])  # so that no clump hangs alone
+        crown(canvas, x, z, y + level, height * wide, tall, dice, foliage, 20 if z < 25 else 12)
+    elif kind == "conifer":
+        figure.limb(0, 0, 0.3, 0, height * 0.3, 0.2, bark, roundness=0.6)
+        for i in range(5):
+            low, wide = height * (0.14 + 0.16 * i), height * (0.24 - 0.042 * i)
+            points = [(-wide, low), (-wide * 0.3, low - 0.1), (wide * 0.3, low + 0.1), (wide, low)]
+            figure.shape(
+                [*points, (dice(-0.1, 0.1), low + height * 0.28)], leaves[min(i // 2, 2)], convex=False
+            )
+    elif kind == "palm":
+        bend = dice(-0.6, 0.6)
+        figure.limb(0, 0, 0.34, bend * 0.6, height * 0.5, 0.26, bark, roundness=0.6)
+        figure.limb(bend * 0.6, height * 0.48, 0.26, bend, height * 0.9, 0.22, bark, roundness=0.6)
+        for i in range(11):
+            angle, reach = math.pi * (i + dice(-0.3, 0.3)) / 10, height * dice(0.22, 0.30)
+            mid = (bend + 0.6 * reach * math.cos(angle), height * 0.9 + 0.35 * reach * math.sin(angle) + 0.2)
+            tip = (
+                bend + reach * math.cos(angle),
+                height * 0.9 + 0.3 * reach * math.sin(angle) - 0.45 * reach,
+            )
+            figure.limb(bend, height * 0.9, 0.15, *mid, 0.5, leaves[i % 3])
+            figure.limb(*mid, 0.5, *tip, 0.05, leaves[i % 3])
+    else:
+        _bare(figure, height, dice, bark)
+
+
+def _bare(figure: Figure, height: float, dice: Dice, bark: Material) -> None:
+    """A tree in winter: branches over a crown that is labelled as a whole."""
+    fork, wide = height * dice(0.25, 0.35), height * dice(0.22, 0.30)
+    figure.disc(0, fork + (height - fork) * 0.52, wide, (height - fork) * 0.50, bark, visible=False)
+    figure.limb(0, 0, 0.36, 0, fork + 0.3, 0.26, bark, roundness=0.6)
+    for i in range(7):
+        angle = (i - 3) * 0.26 + dice(-0.1, 0.1)
+        long = (height - fork) * dice(0.55, 0.75)
+        tip = (long * math.sin(angle), fork + long * math.cos(angle))
+        figure.limb(0, fork, 0.20, *tip, 0.06, bark)
+        for _ in range(5):
+            t, turn, twig = dice(0.3, 1.0), angle + dice(-0.9, 0.9), (height - fork) * dice(0.18, 0.36)
+            base = tip[0] * t, fork + (tip[1] - fork) * t
+            end = base[0] + twig * math.sin(turn), base[1] + twig * math.cos(turn)
+            figure.limb(*base, 0.09, *end, 0.03, bark)
 
 
 def bush(canvas: Canvas, x: float, z: float, height: float, dice: Dice, foliage: Foliage) -> None:
@@ -215,6 +279,64 @@ def house(
             stop = start + 3.5
             corners = ((u, 3.0, start), (u, 3.0, stop), (out, 2.4, stop), (out, 2.4, start))
             canvas.polygon([camera.project(*c) for c in corners], awning, front)
+
+
+def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float, dice: Dice, facade: Facade):
+    """Add balconies, bays, cornice, parapet, signs or escape to the front of a house.
+
+    `u`, `a`, `b` are those of `house`; the camera of the canvas is that of its street.
+    """
+    out = -math.copysign(1.0, u)
+    pale, dark = Material(dice.shade((0.66, 0.65, 0.62), 0.25)), Material(dice.shade((0.22, 0.22, 0.23), 0.4))
+    project, near = canvas.camera.project, max(a, 2.5)
+
+    def slab(s0, s1, y, depth, material) -> None:
+        """Seen from below or above: a level quad out of the front."""
+        corners = ((u, s0), (u, s1), (u + out * depth, s1), (u + out * depth, s0))
+        canvas.polygon([project(v, y, s) for v, s in corners], material, raster.Plane(level=y))
+
+    def box(s0, s1, y0, y1, depth, material) -> None:
+        front = u + out * depth
+        upright_quad(canvas, u, s0, front, s0, y0, y1, material._replace(colour=darker(material.colour, 0.8)))
+        upright_quad(canvas, front, s0, front, s1, y0, y1, material)
+
+    if b - near < 3.0:
+        return
+    if kind == "balconies":
+        n = max(int((b - near) / 5.0), 1)
+        for i in range(n):
+            s0 = near + (i + 0.25) * (b - near) / n
+            for storey in range(1, int(height / 3.1)):
+                y = 3.1 * storey + 0.3
+                slab(s0, s0 + 2.4, y, 1.1, dark)
+                box(s0, s0 + 2.4, y, y + 0.95, 1.1, pale if dice.chance(0.5) else dark)
+    elif kind == "bays":
+        s0, wide = near + (b - near) * dice(0.2, 0.5), min(3.2, (b - near) / 2)
+        colour, windows = dice.shade(dice.pick(facade.palette), 0.1), ((1.3, 3.1), (0.9, 1.7), 3.0)
+        wall = Material(colour, raster.PLAIN, 0.0, 3.0, 0.0, *windows, dice(*facade.glass))
+        box(s0, s0 + wide, 3.2, height - 0.6, 0.9, wall)
+    elif kind == "cornice":
+        for y in (3.4, height * 0.55, height - 0.5):
+            box(near, b, y, y + 0.35, 0.3, pale)
+    elif kind == "parapet":
+        box(near, b, height - 0.2, height + 0.9, 0.25, pale)
+        if dice.chance(0.4):
+            tank = Material(dice.shade((0.40, 0.30, 0.22), 0.3), raster.BRICK, 0.2, 8.0)
+            upright_quad(canvas, u - out * 2, near, u - out * 2, near + 2.5, height, height + 3.2, tank)
+    elif kind == "signs":
+        colour = dice.pick(((0.70, 0.10, 0.10), (0.10, 0.25, 0.60), (0.85, 0.70, 0.15), (0.10, 0.40, 0.25)))
+        board = Material(dice.shade(colour, 0.3))
+        s0 = dice(near, b - 2.5)
+        box(s0, min(s0 + dice(2.5, 6.0), b), 3.0, 3.9, 0.15, board)
+        if dice.chance(0.5):
+            upright_quad(canvas, u, s0, u + out * 1.1, s0, 4.2, 4.2 + dice(0.8, 3.0), board)
+    elif kind == "escape":
+        s0 = near + (b - near) * 0.4
+        for storey in range(1, int(height / 3.1)):
+            y = 3.1 * storey + 0.3
+            slab(s0, s0 + 3.0, y, 1.0, dark)
+            for rail in (0.5, 1.0):
+                box(s0, s0 + 3.0, y + rail, y + rail + 0.07, 1.0, dark)
 
 
 def boundary_wall(canvas: Canvas, u, z0, z1, height, dice: Dice, material: Material) -> None:

@@ -136,7 +136,7 @@ class Life:
 
 @dataclass(frozen=True)
 class Shapes:
-    """What things look like apart from their colours: kinds of `city_shape_libraries`, of equal chance.
+    """What things look like apart from their colours: kinds that are drawn in several ways, of equal chance.
 
     `build` is how broad people are, `carry` the chance that one carries something; the rest is metres.
     """

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
-from panolib.data.render import city_people, city_roadside, city_shape_libraries, city_vehicles, raster
+from panolib.data.render import city_people, city_roadside, city_vehicles, raster
 from panolib.data.render.city_shapes import LABEL_ID, ROUND, Dice, Frame, darker, upright_quad
 from panolib.data.render.city_streets import KERB, Axis, Street
 from panolib.data.render.city_styles import Style
@@ -20,7 +20,7 @@ _STRIP_STOPS = (1.0, 1.7, 2.6, 4.0, 6.0, 9.0, *(12.0 + 3.0 * i for i in range(24
 _KERB_STOPS = (1.0, 4.0, *(8.0 + 4.0 * i for i in range(20)), 130.0)
 _SIDES = (-1, 1)
 _VEHICLES = {  # half length, half width, height, metres; how it is drawn, and the palette of a texture
-    "car": (2.3, 0.9, 1.5, city_shape_libraries.car, "cars"),
+    "car": (2.3, 0.9, 1.5, city_vehicles.car, "cars"),
     "truck": (4.0, 1.2, 3.3, city_vehicles.truck, "trucks"),
     "bus": (5.3, 1.26, 3.1, city_vehicles.bus, "buses"),
     "train": (9.5, 1.22, 3.3, city_vehicles.tram, "trams"),
@@ -316,7 +316,7 @@ class Town:
         facade, look = self.texture.facade, self.look
         city_roadside.house(canvas, front, a, b, height, look, facade, deep)
         kind = self.shape.pick(self.style.shapes.houses)
-        city_shape_libraries.adorn(canvas, kind, front, a, b, height, look, facade)
+        city_roadside.adorn(canvas, kind, front, a, b, height, look, facade)
         canvas.camera = self.camera
 
     def _cast(self, ground: Sequence[Point], height: float, low: float = 0.0) -> None:
@@ -361,7 +361,7 @@ class Town:
             self._post(x, z, 0.5 * height, 0.2)
             self._post(x, z, 0.92 * height, 0.27 * height, 0.45 * height)
             foliage = self.texture.foliage
-            city_shape_libraries.tree(self.canvas, x, z, height, self.look, foliage, level, kind)
+            city_roadside.tree(self.canvas, x, z, height, self.look, foliage, level, kind)
 
     def _furniture(self, street: Street) -> None:
         """Trees, lamps, signals, signs, posts and bins along the kerbs."""
@@ -570,7 +570,7 @@ class Town:
         broad = self.many(*shapes.build)
         city_people.person(self.canvas, x, z, look, wear, height=height, level=level, broad=broad)
         if self.many.chance(shapes.carry):
-            city_shape_libraries.carry(self.canvas, x, z, look, wear, height, level)
+            city_people.carry(self.canvas, x, z, look, wear, height, level)
 
     def _people(self) -> None:
         many, life = self.many, self.life
