@@ -10,8 +10,7 @@ from napari.viewer import Viewer
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton, QVBoxLayout, QWidget
 
-from panolib.active.folder import NoPairs, open_session
-from panolib.active.session import DamagedAnswers, Session
+from panolib.active.session import DamagedAnswers, NoPairs, Session, open_session
 
 BUTTONS = {
     "1": "1  left", "2": "2  right", "0": "0  neither", "u": "u  undo", "z": "z  part / all",

@@ -1,4 +1,4 @@
-"""A real person: the pairs of a run in a folder to be answered (`active.folder`), the answers read from it.
+"""A real person: the pairs of a run in a folder to be answered (`active.session`), the answers read from it.
 
 The folder says of which run its pairs are. Answers count in a study that has this very run only: "student"
 and "teacher" of other networks are other segmentations.
@@ -13,10 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from panolib.active.folder import ANSWERS, write_pairs
 from panolib.active.pairs import NETWORKS, unpacked
 from panolib.active.queries import ranked
-from panolib.active.session import DamagedAnswers, Pair, read_answers
+from panolib.active.session import ANSWERS, DamagedAnswers, Pair, read_answers, write_pairs
 from panolib.config import NonNegative, Seed, from_mapping, spec
 from panolib.data.cache import FINGERPRINT, read_fingerprint, written_once
 from panolib.data.loading import iteration_seed

@@ -18,12 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny_runs import tiny_study
 
 from panolib.__main__ import main
-from panolib.active.folder import PairFolder, open_session
 from panolib.active.pairs import NETWORKS, packed, unpacked
 from panolib.active.person import choice, outlined, true_overlaps
 from panolib.active.pictures import ALL
 from panolib.active.queries import changed_share, expected_change, overlap, ranked
-from panolib.active.session import DamagedAnswers, Pair, Session, read_answers
+from panolib.active.session import DamagedAnswers, Pair, PairFolder, Session, open_session, read_answers
 from panolib.config import ProfileError
 from panolib.data.samples import Sample
 from panolib.data.views import UNKNOWN

@@ -13,7 +13,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from ten_pairs import ten_pairs
 
-from panolib.active.folder import ANSWERS, NoPairs, PairFolder, open_session, write_pairs
+from panolib.active.session import ANSWERS, NoPairs, PairFolder, open_session, write_pairs
 from panolib.profiles import project_root
 
 MANIFEST = project_root() / "panolib" / "active" / "napari.yaml"

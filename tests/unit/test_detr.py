@@ -19,12 +19,15 @@ from panolib.labels import CITYSCAPES, VOID
 from panolib.metrics.panoptic import PanopticStats
 from panolib.models.complexity import count_operations
 from panolib.profiles import find_profile, project_root
-from panolib.related.detr.colour_policy import CHANGES, ColourPolicy, adjust, change_colours
 from panolib.related.detr.network import ENCODER, DetrNetwork, MissingTransformers, build_detr
 from panolib.related.detr.runs import read_settings, variants
 from panolib.related.detr.score import QueryRule, predict_queries, score_detr, semantic_of
 from panolib.related.detr.targets import detr_target, panoptic_from_queries
 from panolib.related.detr.training import (
+    CHANGES,
+    ColourPolicy,
+    adjust,
+    change_colours,
     chosen_images,
     coarse_masks,
     epoch_position,
@@ -290,7 +293,7 @@ def test_policy_changes_half_of_the_images_each_in_one_of_four_ways(monkeypatch)
         chosen.append((change, strength))
         return image
 
-    monkeypatch.setattr("panolib.related.detr.colour_policy.adjust", remember)
+    monkeypatch.setattr("panolib.related.detr.training.adjust", remember)
     torch.manual_seed(0)
     for _ in range(1000):
         change_colours(torch.zeros(3, 8, 8, dtype=torch.uint8), POLICY)

@@ -281,7 +281,9 @@ def house(
             canvas.polygon([camera.project(*c) for c in corners], awning, front)
 
 
-def adorn(canvas: Canvas, kind: str, u: float, a: float, b: float, height: float, dice: Dice, facade: Facade):
+def adorn(
+    canvas: Canvas, kind: str, u: float, a: float, b: float, height: float, dice: Dice, facade: Facade
+) -> None:
     """Add balconies, bays, cornice, parapet, signs or escape to the front of a house.
 
     `u`, `a`, `b` are those of `house`; the camera of the canvas is that of its street.

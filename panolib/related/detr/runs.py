@@ -23,11 +23,10 @@ from typing import Annotated
 from pydantic import Field
 
 from panolib.config import Count, Different, Natural, Positive, Size, from_mapping, spec, to_plain
-from panolib.related.detr.colour_policy import ColourPolicy
 from panolib.related.detr.kinds import DetrCostSpec, DetrScoresSpec
 from panolib.related.detr.network import DetrNetwork
 from panolib.related.detr.score import QueryRule
-from panolib.related.detr.training import DetrSpec
+from panolib.related.detr.training import ColourPolicy, DetrSpec
 from panolib.study.grid import Grid
 from panolib.training.specs import Optimiser
 
