@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 import torch
@@ -19,14 +17,6 @@ from panolib.labels import LabelSet
 NETWORKS = ("student", "teacher")
 
 
-@dataclass(frozen=True)
-class Segmentations:
-    """What the student and the teacher find in one image."""
-
-    labels: tuple[np.ndarray, np.ndarray]  # instances int64 [H, W], 0 or 1 .. K
-    stability: tuple[float, float]  # mean of the instances of each, by embeddings of the other; 0 without any
-
-
 @torch.inference_mode()
 def segmentations(
     semantic_model: nn.Module,
@@ -37,11 +27,12 @@ def segmentations(
     *,
     seed: int,
     **clustering,
-) -> Segmentations:
-    """Instances of both networks inside the same masks, clustered as pseudo-labels are.
+) -> tuple[list[np.ndarray], list[float]]:
+    """Instances of both networks inside the same masks, clustered as pseudo-labels are, and their stability.
 
-    `clustering`: as `instances.predict_instances`. No label is looked at. The stability draws its anchors
-    from the seed and the id of the image.
+    Instances are int64 [H, W], 0 or 1 .. K; the stability of each is the mean of its instances by embeddings
+    of the other, 0 without any, with anchors that are drawn from the seed and the id of the image.
+    `clustering`: as `instances.predict_instances`. No label is looked at.
     """
     prediction = predict_image(semantic_model, student.eval(), sample)
     image = network_input(sample).to(prediction.embeddings.device)
@@ -55,7 +46,7 @@ def segmentations(
             )
         labels.append(found.cpu().numpy())
         stability.append(float(np.mean([row["stability"] for row in table])) if table else 0.0)
-    return Segmentations(tuple(labels), tuple(stability))
+    return labels, stability
 
 
 def packed(labels: np.ndarray) -> Tensor:

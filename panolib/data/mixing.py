@@ -59,10 +59,6 @@ class Concatenation(ImageSet):
         dataset, i = self._places[operator.index(index)]
         return replace(dataset[i], id=self.ids[index])
 
-    def semantic(self, index: int) -> np.ndarray | None:
-        dataset, i = self._places[operator.index(index)]
-        return dataset.semantic(i)
-
     def origin(self, index: int) -> str:
         dataset, i = self._places[operator.index(index)]
         return dataset.origin(i)

@@ -159,12 +159,12 @@ def active_candidates(sources: Sources, run: Run, job: Job) -> dict:
     pngs: dict[str, dict] = {name: {} for name in NETWORKS}
     differs, change = [], []
     for sample in one_by_one(target, f"{run.name}: pairs"):
-        found = segmentations(
+        pair, stability = segmentations(
             guide, student, teacher, sample, LABEL_SETS[spec.label_set], seed=spec.seed, **clustering
         )
-        differs.append(1 - overlap(*found.labels))
-        change.append(expected_change(*found.labels, *found.stability))  # training goes on from the student
-        for name, labels in zip(NETWORKS, found.labels):
+        differs.append(1 - overlap(*pair))
+        change.append(expected_change(*pair, *stability))  # training goes on from the student
+        for name, labels in zip(NETWORKS, pair):
             pngs[name][sample.id] = packed(labels)
     scores = {"disagreement": np.array(differs), "expected_change": np.array(change)}
     for number, index in enumerate(ranked("disagreement", scores, len(target), seed=0)[: spec.n_samples]):

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from panolib.data.render import city
-from panolib.data.render.city_scenes import SMALLEST
 from panolib.data.render.raster import GROUND, OBJECTS, painting_order
 from panolib.labels import CITYSCAPES, VOID
 
@@ -135,4 +134,4 @@ def test_rich_streets_can_score_rare_classes_and_mix_finds_frames():
 def test_no_instance_is_too_small_to_be_predicted(style, index, size):
     scene = city.render(style, seed=1, index=index, height=size[0], width=size[1])
     areas = np.bincount(scene.instance.ravel())[1:]
-    assert (areas[areas > 0] >= SMALLEST * scene.instance.size).all()
+    assert (areas[areas > 0] >= city.SMALLEST * scene.instance.size).all()

@@ -133,14 +133,14 @@ def test_targets_are_foreground_and_boundary_of_a_crop(stand_in):
 
 def test_views_of_the_target_are_two_and_need_no_label(stand_in):
     views = training.unlabelled(TEACHER, Sources().open("nuclei/train:unlabelled"))
-    pairs = [views[0] for _ in range(20)]
+    pairs = [views(0) for _ in range(20)]
     assert all(weak.shape == other.shape == (1, 32, 48) for weak, other in pairs)
     assert any(not torch.equal(weak, other) for weak, other in pairs)
 
 
 def test_batches_depend_on_seed_name_and_number_alone(stand_in):
     def stream(**values):
-        return Batches(crops, 2, **{"interval": 2, "seed": 3, "name": "source", **values})
+        return Batches(crops.__getitem__, 2, **{"interval": 2, "seed": 3, "name": "source", **values})
 
     crops = training.labelled(SPEC, images(4, seed=0), 4, 4)
     loader = stream()

@@ -15,7 +15,8 @@ from panolib.labels import CAMVID, CITYSCAPES, VOID
 from panolib.load import load
 from panolib.models.bisenet import BiSeNet
 from panolib.models.encoder import Encoder
-from panolib.related.realtime import labelling, speed
+from panolib.related.realtime import speed
+from panolib.related.realtime.layered_pseudo_labels import quality_rows, votes
 from panolib.training.specs import Compute, EncoderSpec, SemanticNetwork
 
 NOTEBOOK = "09_realtime_adaptation"
@@ -68,7 +69,7 @@ def test_label_quality_by_hand():
         1: ([np.array([[0, 0, 1, 0, 5]], np.uint8)], [np.array([[0.95, 0.4, 0.4, 0.95, 0.99]], np.float32)]),
         2: ([np.array([[1, 1, 0, 0, 5]], np.uint8)], [np.full((1, 5), 0.99, np.float32)]),
     }
-    rows = pd.DataFrame(labelling.quality_rows(found, truth, CITYSCAPES, CITYSCAPES, threshold=0.9))
+    rows = pd.DataFrame(quality_rows(found, truth, CITYSCAPES, CITYSCAPES, threshold=0.9))
     one = rows[(rows["layers"] == 1) & (rows["rule"] == "constant") & (rows["threshold"] == 0.9)].iloc[0]
     assert (one["coverage"], one["accuracy"], one["class_coverage"]) == (0.5, 0.5, 0.5)
     assert one["classes"] == 2  # also in the pixel without truth
@@ -83,9 +84,9 @@ def test_label_quality_merges_and_survives_void_images():
     bus = CITYSCAPES.classes.index("bus")
     found = {1: ([np.full((2, 2), bus, np.uint8)], [np.ones((2, 2), np.float32)])}
     car = np.full((2, 2), CAMVID.classes.index("car"), np.uint8)
-    rows = labelling.quality_rows(found, [car], CITYSCAPES, CAMVID, threshold=0.9)
+    rows = quality_rows(found, [car], CITYSCAPES, CAMVID, threshold=0.9)
     assert {row["accuracy"] for row in rows} == {1.0}
-    void = labelling.quality_rows(found, [np.full((2, 2), VOID, np.uint8)], CITYSCAPES, CAMVID, threshold=0.9)
+    void = quality_rows(found, [np.full((2, 2), VOID, np.uint8)], CITYSCAPES, CAMVID, threshold=0.9)
     assert all(math.isnan(row["coverage"]) and math.isnan(row["accuracy"]) for row in void)
 
 
@@ -96,7 +97,7 @@ def test_votes_take_the_heads_in_order():
     image = np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)
     samples = [Sample(image, None, nothing, nothing > 0, "0")]
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = labelling.votes(model, samples, (1, 3))
+    found = votes(model, samples, (1, 3))
     assert list(found) == [1, 3] and found[1][0][0].shape == (32, 32)
     assert found[1][1][0].dtype == np.float32 and found[1][0][0].dtype == np.uint8
     assert not np.array_equal(found[1][1][0], found[3][1][0])

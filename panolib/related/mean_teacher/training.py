@@ -66,10 +66,10 @@ class Batches:
     """A loader of torch-em: every pass over it gives the next `interval` batches.
 
     A batch is a function of seed, name and its number alone, so training goes on from a checkpoint bit for
-    bit. `items` is a data set of torch-em, which draws image and crop itself.
+    bit. `draw` asks a data set of torch-em for an item, of which it draws image and crop itself.
     """
 
-    items: Any
+    draw: Callable[[int], Sequence[Tensor]]
     batch_size: int
     interval: int
     seed: int
@@ -82,7 +82,7 @@ class Batches:
     def __iter__(self) -> Iterator[list[Tensor]]:
         for _ in range(self.interval):
             with seeded(iteration_seed(self.seed, self.position, self.name)):
-                batch = default_collate([self.items[i] for i in range(self.batch_size)])
+                batch = default_collate([self.draw(i) for i in range(self.batch_size)])
             self.position += 1
             yield batch
 
@@ -104,8 +104,10 @@ def labelled(spec: PeerSpec, dataset: Sequence[Sample], n_images: int, n_samples
     )
 
 
-def unlabelled(spec: MeanTeacherSpec, dataset: Sequence[Sample]) -> Any:
-    """torch-em's data set: two weak views of a crop, for teacher and student."""
+def unlabelled(
+    spec: MeanTeacherSpec, dataset: Sequence[Sample]
+) -> Callable[[int], tuple[Tensor, Tensor]]:
+    """Draws two weak views of a crop of torch-em's data set, for teacher and student."""
     te, images = torch_em(), [grey(dataset[i]) for i in range(len(dataset))]
     crops = te.data.TensorDataset(
         images,
@@ -115,32 +117,23 @@ def unlabelled(spec: MeanTeacherSpec, dataset: Sequence[Sample]) -> Any:
         transform=te.transform.get_augmentations(ndim=2),
         n_samples=len(images),
     )
-    return Views(crops, weak_augmentations())
+    view = weak_augmentations()
+
+    def views(index: int) -> tuple[Tensor, Tensor]:
+        image, _ = crops[index]
+        return view(image.clone()), view(image.clone())
+
+    return views
 
 
-@dataclass
-class Views:
-    """Two views of every crop."""
-
-    crops: Any
-    view: Callable[[Tensor], Tensor]
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, _ = self.crops[index]
-        return self.view(image.clone()), self.view(image.clone())
-
-
-def weak_augmentations(p: float = 0.25) -> Callable[[Tensor], Tensor]:
+def weak_augmentations() -> Callable[[Tensor], Tensor]:
     """Blur and noise as in torch-em's joint mean teacher (Archit & Pape 2023), on standardised images."""
     from torchvision import transforms
 
     raw = torch_em().transform.raw
     noise = raw.AdditiveGaussianNoise(scale=(0, 0.15), clip_kwargs=False)
-    views = (raw.standardize, *(transforms.RandomApply([view], p=p) for view in (raw.GaussianBlur(), noise)))
-    return raw.get_raw_transform(augmentation1=transforms.Compose(views))
+    sometimes = [transforms.RandomApply([view], p=0.25) for view in (raw.GaussianBlur(), noise)]
+    return raw.get_raw_transform(augmentation1=transforms.Compose([raw.standardize, *sometimes]))
 
 
 def train_peer(
@@ -188,7 +181,7 @@ def train_mean_teacher(
 def _source_batches(spec: PeerSpec, source: Sequence[Sample], start: dict | None) -> Batches:
     """Training that goes on from a network sees other crops than that did."""
     crops, name = labelled(spec, source, len(source), len(source)), "source" if start is None else "further"
-    return Batches(crops, spec.batch_size, spec.interval, spec.seed, name)
+    return Batches(crops.__getitem__, spec.batch_size, spec.interval, spec.seed, name)
 
 
 def _validation(spec: PeerSpec, selection: Sequence[Sample]) -> list[list[Tensor]]:

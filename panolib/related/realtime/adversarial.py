@@ -157,4 +157,3 @@ def adversarial_train(
         terms = {"source_loss": source_loss, "target_loss": target_loss, "fooling": fooling}
         job.log(iteration, loss=source_loss + target_loss, **terms, judging=judging)
     return model
-

@@ -9,8 +9,8 @@ from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
-from panolib.related.realtime import adversarial, labelling, meta_pseudo_labels, speed
-from panolib.related.realtime.layered_pseudo_labels import select_labels
+from panolib.related.realtime import adversarial, meta_pseudo_labels, speed
+from panolib.related.realtime.layered_pseudo_labels import LAYERS, quality_rows, select_labels, votes
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, finish, open_data, self_trained_metrics, semantic_metrics
 from panolib.study.parents import parent_network
@@ -50,7 +50,7 @@ def adversarial_adaptation(sources: Sources, run: Run, job: Job) -> dict:
     n_classes, labels = LABEL_SETS[spec.label_set].n_classes, None
     if spec.pseudo_labels is not None:
         n, rule = spec.pseudo_labels.n_layers, spec.pseudo_labels.rule
-        found = labelling.votes(parent_network(job, "labels"), target, (n,), label=f"{run.name}: labels")
+        found = votes(parent_network(job, "labels"), target, (n,), label=f"{run.name}: labels")
         labels = select_labels(*found[n], n_classes, rule=rule, threshold=spec.pseudo_labels.threshold)
     start, source = job.parent("start")["model"], open_data(sources, job, spec.source)
     model = adversarial.adversarial_train(spec, job, start, source, target, n_classes, pseudo_labels=labels)
@@ -67,12 +67,12 @@ def meta_labels(sources: Sources, run: Run, job: Job) -> dict:
 
 
 def label_quality(sources: Sources, run: Run, job: Job) -> dict:
-    """Rows of `labelling.quality_rows`."""
+    """Rows of `layered_pseudo_labels.quality_rows`."""
     spec, target = run.spec, open_data(sources, job, run.spec.target)
     network = parent_network(job, "labels")
-    found = labelling.votes(network, target, labelling.LAYERS, label=f"{run.name}: labels")
+    found = votes(network, target, LAYERS, label=f"{run.name}: labels")
     truth, label_sets = [sample.semantic for sample in target], (LABEL_SETS[spec.label_set], target.label_set)
-    rows = labelling.quality_rows(found, truth, *label_sets, threshold=spec.threshold)
+    rows = quality_rows(found, truth, *label_sets, threshold=spec.threshold)
     job.finish({})
     return {"rows": rows, "n_images": len(target)}
 
