@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from panolib.config import Count, Natural, Seed, spec
+from panolib.config import Count, Natural, spec
 from panolib.inference.panoptic import MERGE_RULES
 from panolib.lab import provenance
 from panolib.lab.job import Job
@@ -20,29 +20,25 @@ from panolib.related.detr.training import train_detr
 from panolib.scoring.evaluate import in_part
 from panolib.study.kinds import Sources, finish, open_data
 from panolib.study.parents import clustering_of, parent_network, parent_spec
+from panolib.training.run_specs import RunSpec
 from panolib.training.setup import launch
-from panolib.training.specs import Compute
 
 DETR, OURS = "DETR", "embeddings"  # the two systems that are compared
 
 
-@spec
-class DetrScoresSpec:
+@spec(kw_only=True)
+class DetrScoresSpec(RunSpec):
     """Scores of one trained network on labelled data sets; nothing is trained."""
 
-    label_set: str
     validation: tuple[str, ...]
     rule: QueryRule
     n_samples: Natural  # pictures of the first images of the first data set
-    compute: Compute
-    seed: Seed
 
 
-@spec
-class DetrCostSpec:
+@spec(kw_only=True)
+class DetrCostSpec(RunSpec):
     """DETR and our pipeline in turn, on the same images: what they give and what they cost."""
 
-    label_set: str
     train: str
     validation: str
     rule: QueryRule
@@ -50,8 +46,6 @@ class DetrCostSpec:
     merge_rule: Literal[MERGE_RULES]
     batch_size: Count
     repeats: Count
-    compute: Compute
-    seed: Seed
 
 
 # raised with what a kind computes, see panolib/study/kinds.py

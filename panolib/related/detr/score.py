@@ -119,8 +119,8 @@ def score_detr(
 def semantic_of(
     panoptic_map: np.ndarray, segments_info: Sequence[Mapping], label_set: LabelSet
 ) -> np.ndarray:
-    """int64 [H, W]: train ids of a panoptic map, n_classes for void (a row after those of `merged_ids`)."""
-    table = np.full(max((s["id"] for s in segments_info), default=0) + 1, label_set.n_classes, np.int64)
-    for segment in segments_info:
-        table[segment["id"]] = segment["category_id"]
-    return table[panoptic_map]
+    """int64 [H, W]: train ids of a panoptic map with ids 1 .. S in the order of its segments.
+
+    Void is n_classes, a row after those of `merged_ids`.
+    """
+    return np.array([label_set.n_classes, *(s["category_id"] for s in segments_info)])[panoptic_map]

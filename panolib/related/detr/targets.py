@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from panolib.inference.panoptic import merge_panoptic
 from panolib.labels import LabelSet
 
 
@@ -50,40 +51,19 @@ def panoptic_from_queries(
             f"logits {list(logits.shape)} and masks {list(masks.shape)}; expected as many queries in both, "
             f"and {label_set.n_classes} classes and 'no object'"
         )
-    shape = masks.shape[-2:]
     scores, classes = logits.softmax(-1).max(-1)
     kept = torch.nonzero((classes < label_set.n_classes) & (scores > threshold))[:, 0]
-    masks = masks[kept].flatten(1)  # [K, H * W]
-    category, segment_of = _merge_stuff(classes[kept].cpu().numpy(), label_set)
-    alive, area = np.arange(len(kept)), np.zeros(len(category), np.int64)
+    flat, classes = masks[kept].flatten(1), classes[kept].cpu().numpy()  # [K, H * W], [K]
+    single, number = ~np.isin(classes, label_set.stuff_ids), np.arange(len(kept))
+    segment_of = np.where(single, label_set.n_classes + number, classes)  # of a query: one of a stuff class
+    alive = number
     while len(alive):
-        winner = alive[masks[torch.from_numpy(alive).to(masks.device)].argmax(0).cpu().numpy()]
-        segments = segment_of[winner]  # [H * W]
-        area = np.bincount(segments, minlength=len(category))
+        winner = alive[flat[torch.from_numpy(alive).to(flat.device)].argmax(0).cpu().numpy()]  # [H * W]
+        area = np.bincount(segment_of[winner], minlength=label_set.n_classes + len(kept))
         if not ((area > 0) & (area <= min_area)).any():
             break
         alive = alive[area[segment_of[alive]] > min_area]
     if not len(alive):
-        return np.zeros(shape, np.int32), []
-    present = np.flatnonzero(area)
-    ids = np.zeros(len(category), np.int32)
-    ids[present] = np.arange(1, len(present) + 1)
-    segments_info = [
-        {
-            "id": int(ids[k]),
-            "category_id": int(category[k]),
-            "isthing": int(category[k]) in label_set.thing_ids,
-            "area": int(area[k]),
-            "iscrowd": 0,
-        }
-        for k in present
-    ]
-    return ids[segments].reshape(shape), segments_info
-
-
-def _merge_stuff(classes: np.ndarray, label_set: LabelSet) -> tuple[np.ndarray, np.ndarray]:
-    """(train id of every segment [S], segment of every query [K]): queries of a stuff class share one."""
-    is_stuff = np.isin(classes, label_set.stuff_ids)
-    keys = np.where(is_stuff, classes, label_set.n_classes + np.arange(len(classes)))
-    found, first, segment_of = np.unique(keys, return_index=True, return_inverse=True)
-    return classes[first] if len(found) else classes, segment_of
+        return np.zeros(masks.shape[-2:], np.int32), []
+    winner = winner.reshape(masks.shape[-2:])
+    return merge_panoptic(classes[winner], np.where(single, number + 1, 0)[winner], label_set)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from panolib.config import Count, NonNegativePair, Positive, Seed, Share, Size, spec
+from panolib.config import Count, NonNegativePair, Positive, Share, Size, spec
 from panolib.data import photometry
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample, resize_sample
@@ -23,8 +23,9 @@ from panolib.labels import LABEL_SETS, LabelSet
 from panolib.related.detr.network import ENCODER, DetrNetwork, build_detr
 from panolib.related.detr.targets import detr_target
 from panolib.training.loop import Job, begin, iterate, restore
+from panolib.training.run_specs import RunSpec
 from panolib.training.setup import build_optimizer, lay_out
-from panolib.training.specs import Compute, Optimiser
+from panolib.training.specs import Optimiser
 
 CHANGES = ("brightness", "contrast", "saturation", "quality")  # of the colour policy
 TERMS = ("ce", "mask", "dice")  # of the loss, weighted, after "loss_"; earlier layers have "_0", "_1"
@@ -44,11 +45,10 @@ class ColourPolicy:
             raise ValueError(f"quality is {self.quality}, expected 1 <= low <= high <= 100")
 
 
-@spec
-class DetrSpec:
+@spec(kw_only=True)
+class DetrSpec(RunSpec):
     """Supervised training on labelled images of `source`, whole and in their own geometry."""
 
-    label_set: str
     source: str
     n_images: Count | None  # a random part of them, the larger ones holding the smaller; None: all
     size: Size | None  # (height, width) to which images are resized; None: their own
@@ -59,8 +59,6 @@ class DetrSpec:
     mask_stride: Count  # masks are learned at 1 / stride of the image size; 4 is that of the predicted ones
     iterations: Count
     batch_size: Count
-    compute: Compute
-    seed: Seed
 
 
 @dataclass

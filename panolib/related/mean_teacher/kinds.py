@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import nn
 
-from panolib.config import Natural, Seed, spec
+from panolib.config import Natural, spec
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
@@ -16,21 +16,19 @@ from panolib.related.mean_teacher.training import train_mean_teacher, train_peer
 from panolib.related.mean_teacher.watershed import PACKAGE, choose_watershed, score_peer
 from panolib.study.kinds import Sources, finish, open_data, selected
 from panolib.study.parents import parent_spec
+from panolib.training.run_specs import RunSpec
 from panolib.training.setup import launch
-from panolib.training.specs import Compute, StudentOrTeacher
+from panolib.training.specs import StudentOrTeacher
 
 
-@spec
-class PeerScoresSpec:
+@spec(kw_only=True)
+class PeerScoresSpec(RunSpec):
     """Scores of one trained network on labelled images; nothing is trained."""
 
-    label_set: str
     validation: str
     scored: StudentOrTeacher  # of a mean teacher; the only network of another run
     watershed: Literal["source", "package"]  # settings: chosen on the source, or torch-em's defaults
     n_samples: Natural
-    compute: Compute
-    seed: Seed
 
 
 # raised with what a kind computes, see panolib/study/kinds.py

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
-from panolib.config import Count, Positive, Seed, Share, Size, spec
+from panolib.config import Count, Positive, Share, Size, spec
 from panolib.data.loading import iteration_seed
 from panolib.data.samples import Sample
 from panolib.lab.job import Job
@@ -29,14 +29,13 @@ from panolib.lab.seeding import seeded
 from panolib.related.mean_teacher.library import PeerNetwork, build_peer, grey, torch_em
 from panolib.related.mean_teacher.watershed import WatershedGrid
 from panolib.training.loop import begin, restore
-from panolib.training.specs import Compute
+from panolib.training.run_specs import RunSpec
 
 
 @spec(kw_only=True)
-class PeerSpec:
+class PeerSpec(RunSpec):
     """Supervised training on labelled crops of `source`; with a parent "start" it goes on from there."""
 
-    label_set: str
     source: str
     selection: str  # labelled, of the source: epoch and settings of the watershed are chosen on it
     n_selection: Count
@@ -47,8 +46,6 @@ class PeerSpec:
     batch_size: Count
     iterations: Count
     interval: Count  # iterations of an epoch
-    compute: Compute
-    seed: Seed
 
 
 @spec(kw_only=True)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.config import Count, NonNegative, Positive, Seed, Share, spec
+from panolib.config import Count, NonNegative, Positive, Share, spec
 from panolib.data import photometry
 from panolib.data.samples import Sample
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
@@ -22,9 +22,10 @@ from panolib.related.realtime.layered_pseudo_labels import RULES
 from panolib.training.batch_norm import source_statistics
 from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_view
 from panolib.training.loop import Job, begin, iterate, restore
+from panolib.training.run_specs import TrainingSpec
 from panolib.training.semantic import head_logits, supervised_loss
 from panolib.training.setup import build_optimizer, build_semantic, lay_out
-from panolib.training.specs import Augmentation, Compute, Optimiser, SemanticNetwork
+from panolib.training.specs import SemanticNetwork
 
 BETAS = (0.9, 0.99)  # of the discriminator's Adam
 
@@ -49,25 +50,23 @@ class PseudoLabelSpec:
     threshold: Share
 
 
-@spec
-class AdversarialSpec:
-    """Adversarial adaptation from the weights of a parent, with pseudo-labels or without."""
+@spec(kw_only=True)
+class AdaptationSpec(TrainingSpec):
+    """What both ways to adapt from the weights of a parent share."""
 
-    label_set: str
-    source: str
     target: str
     validation: str
     network: SemanticNetwork
-    optimiser: Optimiser
-    augmentation: Augmentation  # of source crops
-    iterations: Count
-    batch_size: Count  # source crops
-    n_target: Count  # target images an iteration
+    n_target: Count  # target images an iteration, beside `batch_size` source crops
     batch_norm: Literal["both", "target"]  # which domains running statistics follow; the reference: both
     adversary: AdversarySpec
+
+
+@spec(kw_only=True)
+class AdversarialSpec(AdaptationSpec):
+    """Adversarial adaptation, with pseudo-labels or without."""
+
     pseudo_labels: PseudoLabelSpec | None
-    compute: Compute
-    seed: Seed
 
 
 def domain_loss(discriminator: nn.Module, probabilities: Tensor, label: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from panolib.config import Natural, Seed, Share, spec
+from panolib.config import Natural, Share, spec
 from panolib.lab import provenance
 from panolib.lab.job import Job
 from panolib.lab.run import Run
@@ -14,30 +14,24 @@ from panolib.related.realtime.layered_pseudo_labels import LAYERS, quality_rows,
 from panolib.scoring import evaluate
 from panolib.study.kinds import Sources, finish, open_data, self_trained_metrics, semantic_metrics
 from panolib.study.parents import parent_network
+from panolib.training.run_specs import RunSpec
 from panolib.training.setup import launch
-from panolib.training.specs import Compute
 
 
-@spec
-class LabelQualitySpec:
+@spec(kw_only=True)
+class LabelQualitySpec(RunSpec):
     """Coverage and accuracy of every kind of pseudo-label of the parent "labels", with target labels."""
 
-    label_set: str
     target: str  # with labels: for this table only, no training run opens them
     threshold: Share
-    compute: Compute
-    seed: Seed
 
 
-@spec
-class GallerySpec:
+@spec(kw_only=True)
+class GallerySpec(RunSpec):
     """Pictures of what the parents predict for the first validation images."""
 
-    label_set: str
     validation: str
     n_samples: Natural
-    compute: Compute
-    seed: Seed
 
 
 # raised with what a kind computes, see panolib/study/kinds.py

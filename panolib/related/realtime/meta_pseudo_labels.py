@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from panolib.config import Count, NonNegative, Seed, Share, spec
+from panolib.config import Count, NonNegative, Share, spec
 from panolib.data import photometry
 from panolib.data.samples import Sample
 from panolib.labels import VOID
 from panolib.losses.semantic import cross_entropy
 from panolib.models.geometry import CELL_CENTRES, Placement, placement_of, upsample_to
 from panolib.related.realtime.adversarial import (
-    AdversarySpec,
+    AdaptationSpec,
     build_adversary,
     discriminator_loss,
     domain_loss,
@@ -33,36 +33,21 @@ from panolib.training.crops import LabelledBatches, UnlabelledBatches, clean_vie
 from panolib.training.loop import Job, begin, iterate, restore
 from panolib.training.semantic import head_logits, supervised_loss
 from panolib.training.setup import build_optimizer, build_semantic, lay_out
-from panolib.training.specs import Augmentation, Compute, Optimiser, SemanticNetwork
 
 FEEDBACK = ("old_minus_new", "new_minus_old")
 RAMP = (40, 25)  # of "rt": time constant and last epoch
 
 
-@spec
-class MetaSpec:
-    """Meta Pseudo Labels from the weights of a parent."""
+@spec(kw_only=True)
+class MetaSpec(AdaptationSpec):
+    """Meta Pseudo Labels. Both networks have the `optimiser`; the `adversary` is that of "rt"."""
 
-    label_set: str
-    source: str
-    target: str
-    validation: str
-    network: SemanticNetwork
-    optimiser: Optimiser  # of both networks
-    augmentation: Augmentation  # of source crops
-    iterations: Count
-    batch_size: Count  # source crops
-    n_target: Count  # target images an iteration
-    batch_norm: Literal["both", "target"]  # as in adversarial adaptation
     mode: Literal["paper", "rt"]  # "rt" has an adversarial teacher
     feedback: Literal["old_minus_new", "new_minus_old"]  # of "paper": the Taylor argument's, or public code's
     student_pretrained: bool
     threshold: Share | None  # cap of the median thresholds of each image; None labels every pixel
     uda_weight: NonNegative
     epochs: Count  # that the iterations stand for in the ramp of "rt"
-    adversary: AdversarySpec  # of "rt"
-    compute: Compute
-    seed: Seed
 
 
 def paper_feedback(old_loss: Tensor, new_loss: Tensor, sign: str) -> Tensor:

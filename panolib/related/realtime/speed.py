@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from panolib.config import Count, NonNegative, Seed, spec
+from panolib.config import Count, NonNegative, spec
 from panolib.lab.measuring import has_bf16, measure_seconds
 from panolib.models.complexity import n_operations, n_parameters
+from panolib.training.run_specs import RunSpec
 from panolib.training.setup import build_semantic
-from panolib.training.specs import Compute, SemanticNetwork
+from panolib.training.specs import SemanticNetwork
 
 WAYS = ("contiguous", "channels-last", "bf16", "compiled")
 
 
-@spec
-class SpeedSpec:
+@spec(kw_only=True)
+class SpeedSpec(RunSpec):
     """Latency of one image. Weights do not matter for it, so networks here are not trained."""
 
-    label_set: str
     height: Count
     width: Count
     networks: dict[str, SemanticNetwork]
@@ -35,8 +35,6 @@ class SpeedSpec:
     own_width: Count
     repeats: Count
     limit_s: NonNegative  # no further repeat of a network after it; every way is timed at least once
-    compute: Compute
-    seed: Seed
 
     def __post_init__(self):
         unknown = sorted(set(self.compiled) - set(self.networks))
