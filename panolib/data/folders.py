@@ -199,13 +199,10 @@ class FolderSet(ImageSet):
         """uint8 [H, W, 3] RGB; by default of an 8-bit PNG."""
         return read_image(path)
 
-    def _read_semantic(self, paths: tuple[Path, ...]) -> np.ndarray:
-        """uint8 [H, W] train ids; by default of an index PNG."""
-        return self.train_ids(read_indices(paths[0]), paths[0])
-
     def _read_labels(self, paths: tuple[Path, ...]) -> tuple[np.ndarray, ...]:
-        """(semantic, instance, crowd) of one image, perhaps `ignored`; by default things are crowd."""
-        semantic = self._read_semantic(paths)
+        """(semantic, instance, crowd) of one image, perhaps `ignored`; by default of an index PNG without
+        instances, so that things are crowd."""
+        semantic = self.train_ids(read_indices(paths[0]), paths[0])
         return semantic, np.zeros(semantic.shape, np.int32), is_thing(semantic, self.label_set)
 
     def __getitem__(self, index: int) -> Sample:
@@ -226,4 +223,4 @@ class FolderSet(ImageSet):
 
     def semantic(self, index: int) -> np.ndarray | None:
         """uint8 [h, w] train ids of one sample at the size of its label file; the image is not opened."""
-        return None if self._labels is None else self._read_semantic(self._labels[operator.index(index)])
+        return None if self._labels is None else self._read_labels(self._labels[operator.index(index)])[0]

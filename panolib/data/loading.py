@@ -23,11 +23,8 @@ def iteration_seed(seed: int, iteration: int, stream: str = "batch") -> int:
 class _Iterations(Dataset):
     """Map-style data set whose item i is the whole batch of iteration i."""
 
-    def __init__(self, make_batch: Callable[[int], dict], seed: int, stop: int):
-        self.make_batch, self.seed, self.stop = make_batch, seed, stop
-
-    def __len__(self) -> int:
-        return self.stop
+    def __init__(self, make_batch: Callable[[int], dict], seed: int):
+        self.make_batch, self.seed = make_batch, seed
 
     def __getitem__(self, iteration: int) -> dict:
         with torch.random.fork_rng(devices=[]):
@@ -45,7 +42,7 @@ def batches(
     do not depend; 0 loads in this one.
     """
     return DataLoader(
-        _Iterations(make_batch, seed, stop),
+        _Iterations(make_batch, seed),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,

@@ -65,7 +65,7 @@ def train_view(
     from torchvision.transforms.v2.functional import resize  # seconds to import: only for those who train
 
     # antialias: without it a smaller image shows noise that no camera has
-    view = as_unit_float(image)[:, rows.source, columns.source]
+    view = as_unit_float(image)[:, rows.start : rows.stop, columns.start : columns.stop]
     view = resize(view, [rows.length, columns.length], antialias=True).clamp(0, 1)
     view = view.flip(-1) if flipped else view
     view = random_jitter(view[None], jitter, min(0.5, jitter) if hue is None else hue, jitter_probability)
@@ -98,10 +98,6 @@ class _Window:
     stop: int
     length: int
     padding: tuple[int, int]
-
-    @property
-    def source(self) -> slice:
-        return slice(self.start, self.stop)
 
     def nearest(self) -> Tensor:
         """int64 [length]: index of the image pixel that holds the centre of each pixel of the view."""

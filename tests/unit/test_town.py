@@ -85,7 +85,7 @@ def test_an_axis_keeps_lengths_and_turns_by_its_angle():
 def test_a_post_throws_its_shadow_where_the_sun_does_not_reach():
     shade = Shade((0.5, -1.0))  # 2 m of height reach 1 m to the right and 2 m towards the camera
     shade.cast([(-0.1, 10.0), (0.1, 10.0), (0.1, 10.2), (-0.1, 10.2)], 0.0, 2.0)
-    tall, low = (cells.reshape(800, 800) for cells in shade.maps())
+    tall, low = (cells.reshape(800, 800) for cells in shade.maps)
 
     def at(x: float, z: float) -> float:
         return low[round(z * 10), round(x * 10) + 400]

@@ -54,9 +54,6 @@ class PagedSet(FolderSet):
     def _read_image(self, path: Page) -> np.ndarray:
         return to_rgb(path.read(), path, self.intensity, self.limits)
 
-    def _read_semantic(self, paths: tuple) -> np.ndarray:
-        return self._read_labels(paths)[0]
-
 
 class Folders(PagedSet):
     """Images of any kind with label images: 0 is background, every other value one object.

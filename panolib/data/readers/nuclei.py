@@ -115,9 +115,6 @@ class Nuclei(FolderSet):
             raise DataError(f"{path}: empty split, found 0 of {len(ids)} images of modality {modality!r}")
         return chosen
 
-    def _read_semantic(self, paths):
-        return self._read_labels(paths)[0]
-
     def _read_labels(self, paths):
         if paths[0].name == "masks":
             instance = _paint_masks(paths[1], paths[2:])

@@ -38,9 +38,6 @@ class Synthia(FolderSet):
         ids = split_tail(list(images), split, n_val, root)
         super().__init__("synthia", CITYSCAPES, ids, images, labels, has_instances=True)
 
-    def _read_semantic(self, paths):
-        return self._read_labels(paths)[0]
-
     def _read_labels(self, paths):
         channels = read_png16(paths[0])
         if channels.ndim != 3:

@@ -110,8 +110,12 @@ class Shade:
         image = self._maps["tall" if tall else "low"]
         cv2.fillConvexPoly(image, hull, 255, cv2.LINE_8, 4)
 
+    @cached_property
     def maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """(tall, low), float32 [cells]: 0 in the sun, 1 in the shade; edges are soft, the border is sunny."""
+        """(tall, low) once all is cast, float32 [cells]: 0 in the sun, 1 in the shade.
+
+        Edges are soft, the border is sunny.
+        """
         found = []
         for image in self._maps.values():
             soft = cv2.GaussianBlur(image.astype(np.float32) / 255, (0, 0), 0.9)
@@ -436,15 +440,11 @@ class Painting:
         row = (z + height * sun_z) * np.float32(_CELLS_A_METRE)
         cell = np.clip(row, 0, last).astype(np.int32) * _SHADE_CELLS
         cell += np.clip(column, 0, last).astype(np.int32)
-        tall, low = self._shade_maps
+        tall, low = self.shade.maps
         dark = tall.take(cell)
         ground = np.flatnonzero((upright == 0) & (height < 0.3))
         dark[ground] = np.maximum(dark[ground], low.take(cell[ground]))
         return dark
-
-    @cached_property
-    def _shade_maps(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.shade.maps()
 
     def _add_windows(self, colour, table, light: Light, numbers, u, v, where) -> None:
         """Draw the window grids of facades into `colour` [3, N] at the pixels `where`."""
