@@ -23,29 +23,24 @@ WHOLE = 384  # pixels a side up to which all that differs is in the part
 ALL: Window = (slice(None), slice(None))
 
 
-def overlay(
-    image: np.ndarray, labels: np.ndarray, other: np.ndarray, window: Window = ALL
-) -> np.ndarray:
+def overlay(image: np.ndarray, labels: np.ndarray, other: np.ndarray) -> np.ndarray:
     """The image, uint8 [H, W, 3], with outlines of its instances [H, W]: blue ones are alike in `other`.
 
-    Those that differ take four warm colours in turn: parts of different colours are two instances. The
-    picture shows a `window` of the image, enlarged by a whole factor to `LEAST_WIDTH` pixels or more.
+    Those that differ take four warm colours in turn: parts of different colours are two instances.
     """
-    return outlined(image, labels, outline_colours(labels, other), window)
+    return outlined(image, labels, outline_colours(labels, other), ALL)
 
 
-def outlined(
-    image: np.ndarray, labels: np.ndarray, colours: np.ndarray, window: Window = ALL
-) -> np.ndarray:
-    """`overlay` with the colours of instances 0 .. K, uint8 [K + 1, 3]."""
+def outlined(image: np.ndarray, labels: np.ndarray, colours: np.ndarray, window: Window) -> np.ndarray:
+    """`overlay` of a window, with the colours of instances 0 .. K, uint8 [K + 1, 3]."""
     picture, labels = enlarged(image, window), enlarged(labels, window)
     outline = find_boundaries(labels, mode="thick") & (labels > 0)
     picture[outline] = colours[labels[outline]]
     return picture
 
 
-def enlarged(values: np.ndarray, window: Window = ALL) -> np.ndarray:
-    """A window of an image or label map [H, W, ...] as `overlay` shows it, without outlines."""
+def enlarged(values: np.ndarray, window: Window) -> np.ndarray:
+    """A window of an image or label map [H, W, ...], by a whole factor to `LEAST_WIDTH` pixels or more."""
     part = values[window]
     factor = -(-LEAST_WIDTH // part.shape[1])
     return part.repeat(factor, axis=0).repeat(factor, axis=1)

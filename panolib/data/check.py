@@ -32,11 +32,10 @@ class FolderCheck:
     """What `check_folders` found.
 
     `table` has a row a property, as text, and columns "source" and "target", but for one of which no image
-    could be read. `problems` keep a training from
-    running, a line each that names the file, in order of names; `warnings` will make it worse. `object_share`
-    is the share of the pixels of the source that its objects have, `otsu_count` the number of objects an
-    image of the target by Otsu's threshold; None where these are not as large as those of the source, which
-    means that the threshold parts something else.
+    could be read. `problems` keep a training from running, a line each that names the file, in order of
+    names; `warnings` will make it worse. `object_share` is the share of the pixels of the source that its
+    objects have, `otsu_count` the number of objects an image of the target by Otsu's threshold; None where
+    these are not as large as those of the source, which means that the threshold parts something else.
     """
 
     table: pd.DataFrame

@@ -26,6 +26,7 @@ from panolib.active.pictures import (
     PART,
     SAME,
     outline_colours,
+    outlined,
     overlay,
 )
 from panolib.active.session import Pair
@@ -105,7 +106,7 @@ def test_of_a_large_image_the_part_is_shown_where_both_differ():
     assert rows.stop - rows.start == columns.stop - columns.start == 440 - 300 + 2 * MARGIN
     assert columns.start == 300 - MARGIN, "both are in the part"
     image = np.zeros((1000, 900, 3), np.uint8)
-    picture = overlay(image, labels, other, window)
+    picture = outlined(image, labels, outline_colours(labels, other), window)
     assert picture.shape == (4 * LEAST_PART, 4 * LEAST_PART, 3)
     seen = {tuple(colour) for colour in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
     assert seen == {(0, 0, 0), tuple(outline_colours(labels, other)[2].tolist())}

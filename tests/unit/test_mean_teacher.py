@@ -100,7 +100,10 @@ def runs() -> dict[str, Run]:
         ("student scores", "mean_teacher", "student", "source"),
         ("default scores", "mean_teacher", "teacher", "package"),
     ):
-        spec = PeerScoresSpec("nuclei", "nuclei/val", scored, setting, 1, SPEC.compute, 3)
+        spec = PeerScoresSpec(
+            label_set="nuclei", validation="nuclei/val", scored=scored, watershed=setting, n_samples=1,
+            compute=SPEC.compute, seed=3,
+        )  # fmt: skip
         parents = (("peer", found[rung]),)
         found[name] = Run(
             name=name.replace(" ", "-"), kind="peer_scores", spec=spec, parents=parents, **common

@@ -108,8 +108,9 @@ def test_votes_take_the_heads_in_order():
 
 NETWORK = SemanticNetwork("bisenet", EncoderSpec("test_efficientnet", None), 32)
 SPEED = speed.SpeedSpec(
-    "cityscapes", 32, 64, {"BiSeNet-10": NETWORK}, (), {"BiSeNet": NETWORK}, 32, 32, 3, 60.0,
-    Compute("cpu", "32-true", 0, True), 0,
+    label_set="cityscapes", height=32, width=64, networks={"BiSeNet-10": NETWORK}, compiled=(),
+    own={"BiSeNet": NETWORK}, own_height=32, own_width=32, repeats=3, limit_s=60.0,
+    compute=Compute("cpu", "32-true", 0, True), seed=0,
 )  # fmt: skip
 
 

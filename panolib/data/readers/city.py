@@ -52,13 +52,12 @@ class EmbeddedCity:
 class CityData:
     """Folders of the three street data sets; with `embedded` the renderer writes them first.
 
-    `n_val_synthia` images are held out of the source for choosing clustering settings. `train_size`
-    resizes training images (None keeps them as they are); with `resize_sources` False only those of the
-    target, so that sources keep their size and their aspect ratio (1024 x 512 makes SYNTHIA 19 % wider and
-    GTA5 10 %). `mix_requires` are the classes that a GTA5
-    frame must show to enter the MIX source (thesis 8.1). `gta5_missing` is how many frames may lack
-    their label; they are then left out. `memory_gb` bounds the decoded samples that one process keeps:
-    every worker and every loader worker holds as much again.
+    `n_val_synthia` images are held out of the source for choosing clustering settings. `train_size` resizes
+    training images (None keeps them as they are); with `resize_sources` False only those of the target, so
+    that sources keep their size and their aspect ratio (1024 x 512 makes SYNTHIA 19 % wider and GTA5 10 %).
+    `mix_requires` are the classes that a GTA5 frame must show to enter the MIX source (thesis 8.1).
+    `gta5_missing` is how many frames may lack their label; they are then left out. `memory_gb` bounds the
+    decoded samples that one process keeps: every worker and every loader worker holds as much again.
     """
 
     synthia: str
