@@ -69,8 +69,12 @@ class Session:
     images. `file` is made with the first answer, and answers about other images in it stay as they are.
     DamagedAnswers names file and line; a last line without an end, which a kill can leave, is dropped.
 
-    Front ends show the part of a large image in which both segmentations differ most if `in_part`, else all;
-    and outlines if `outlined`, those of a new pair always.
+    Attributes
+    ----------
+    in_part : bool
+        Whether front ends show the part of a large image in which both segmentations differ most, or all.
+    outlined : bool
+        Whether they show outlines; those of a new pair are always shown.
     """
 
     def __init__(

@@ -68,7 +68,11 @@ def source_share_counts(batch_size: int, share: float) -> tuple[int, int]:
     """How many samples of a self-training batch come from the source, and from the target.
 
     These are round(share * batch_size), halves up, and the rest. Raises ValueError for a batch size below 1
-    or a share outside [0, 1]. Thesis ch. 8 fig. 6 (shares 0, 0.25, 0.5, 0.75).
+    or a share outside [0, 1].
+
+    References
+    ----------
+    Thesis ch. 8 fig. 6 (shares 0, 0.25, 0.5, 0.75).
     """
     if batch_size < 1 or not 0 <= share <= 1:
         raise ValueError(f"batch_size = {batch_size}, share = {share}; expected >= 1 and a share in [0, 1]")

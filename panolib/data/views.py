@@ -43,15 +43,27 @@ def train_view(
     blur: tuple[float, float] | None = None,
     recolour: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Random window of an image and its labels, resized to `size` (height, width), flipped and jittered.
+    """Random window of an image and its labels, resized to `size`, flipped and jittered.
 
-    The image is uint8 [3, H, W], or float in [0, 1]; `labels` are integer maps [H, W], any subset of
-    `PADDING_VALUES`. `scale` is the range of the random scale: with `scale_of` "window" the side of the
-    window as a share of the largest one of this aspect ratio inside the image, with "image" the factor by
-    which the image is resized before a window of `size` is cut out (SAC). Windows that reach over the image
-    are padded. `hflip` is the probability of a horizontal flip; `jitter`, `jitter_probability`, `hue` and
-    `blur` are as in `photometric_noise`, where `hue` is by default the smaller of 0.5 and `jitter` (SAC).
-    `recolour` (gain, offset), three numbers each, is applied last: gain * value + offset; not to padding.
+    Parameters
+    ----------
+    image : uint8 Tensor [3, H, W], or float Tensor in [0, 1]
+    labels : mapping of "semantic", "instance", "crowd" ... to integer Tensor [H, W]
+        Any subset of `PADDING_VALUES`.
+    size : (height, width)
+        Of the result, pixels.
+    scale : (low, high)
+        Range of the random scale.
+    scale_of : "window" or "image"
+        "window": side of the window as a share of the largest window of this aspect ratio inside the image.
+        "image": factor by which the image is resized before a window of `size` is cut out (SAC).
+        Windows that reach over the image are padded.
+    hflip : float
+        Probability of a horizontal flip.
+    jitter, jitter_probability, hue, blur
+        As in `photometric_noise`. Without `hue` it is the smaller of 0.5 and `jitter` (SAC).
+    recolour : (gain, offset), optional
+        Three numbers each, one a channel, applied last: gain * value + offset. Padding is not touched.
 
     Returns the view, float32 [3, h, w] in [0, 1] unless recoloured, padded with the ImageNet mean, which
     `normalise` turns into 0; and its labels [h, w], int64, but bool for "crowd", padded with

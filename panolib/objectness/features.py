@@ -29,16 +29,21 @@ FAR = 10.0  # bandwidths; margins end here, and a cluster that is alone has this
 class Described:
     """Features of the clusters of one image; row k - 1 is that of cluster k.
 
-    log_area: natural logarithm of the pixels. solidity: share of the convex hull that is filled. extent: the
-    same of the bounding box. border: pixels on the edge of the image over the root of the area. spread: root
-    mean square distance of the embeddings to their mean, in bandwidths. margin: distance of that mean to the
-    nearest other one of the image, in bandwidths, `FAR` at most. stability: median IoU of the clusters that
-    second embeddings cut out (`clustering.labels.stability_filter`). confidence: mean confidence of the class
-    mask.
+    Attributes
+    ----------
+    values : float64 array [K, len(NAMES)]
+        log_area: natural logarithm of the pixels. solidity: share of the convex hull that is filled. extent:
+        the same of the bounding box. border: pixels on the edge of the image over the root of the area.
+        spread: root mean square distance of the embeddings to their mean, in bandwidths. margin: distance of
+        that mean to the nearest other one of the image, in bandwidths, `FAR` at most. stability: median IoU
+        of the clusters that second embeddings cut out (`clustering.labels.stability_filter`). confidence:
+        mean confidence of the class mask.
+    pooled : float32 array [K, C]
+        Mean over the mask of the encoder's last map.
     """
 
-    values: np.ndarray  # float64 [K, len(NAMES)]
-    pooled: np.ndarray  # float32 [K, C], mean over the mask of the encoder's last map
+    values: np.ndarray
+    pooled: np.ndarray
 
 
 @contextlib.contextmanager
@@ -65,11 +70,20 @@ def describe(
 ) -> Described:
     """Features of every cluster of an image; none of them draws from a global generator.
 
-    `labels` [h, w] are 0 or ids >= 1, on the grid of the embeddings; rows are those of the ids in their
-    order. `semantic` [h, w] are the train ids of the class masks inside which the clusters lie, `confidence`
-    float [h, w] in [0, 1] is of these masks. `embeddings` float [E, h, w] were clustered, the second ones are
-    of a disturbed view or of another network. The encoder's `feature_map` float [C, H, W], at any resolution,
-    shows what the embeddings show. `bandwidth`: of the clustering, embedding units.
+    Parameters
+    ----------
+    labels : integer Tensor [h, w]
+        0 or ids >= 1, on the grid of the embeddings; rows are those of the ids in their order.
+    semantic : integer Tensor [h, w]
+        Train ids: the class masks inside which the clusters lie.
+    embeddings, second_embeddings : float Tensor [E, h, w]
+        Those that were clustered, and those of a disturbed view or of another network.
+    confidence : float Tensor [h, w]
+        In [0, 1], of the class mask.
+    feature_map : float Tensor [C, H, W]
+        Of the encoder, at any resolution; it shows what the embeddings show.
+    bandwidth : float
+        Of the clustering, embedding units.
     """
     labels = relabel_consecutive(labels)
     n = int(labels.max()) if labels.numel() else 0

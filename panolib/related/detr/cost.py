@@ -135,10 +135,13 @@ def compare(
     Inference comes first, with the trained weights, image by image in turn; then training steps in turn,
     which move the weights. The first call of each is not counted.
 
-    Returns {system: {"scores": of `evaluate.panoptic_scores`, "parameters", "forward_gflop" and "step_gflop"
-    an image (2 a multiply-add; matrix products and convolutions), and as {"median", "low", "high"}
-    (quartiles) "train_s", "train_mib", "infer_s", "infer_mib": a step of a batch, and one image from pixels
-    to map}}.
+    Returns
+    -------
+    dict
+        {system: {"scores": of `evaluate.panoptic_scores`, "parameters", "forward_gflop" and "step_gflop" an
+        image (2 a multiply-add; matrix products and convolutions), and as {"median", "low", "high"}
+        (quartiles) "train_s", "train_mib", "infer_s", "infer_mib": a step of a batch, and one image from
+        pixels to map}}
     """
     stats = {name: PanopticStats(label_set) for name in systems}
     infer, train = ({name: [] for name in systems} for _ in range(2))

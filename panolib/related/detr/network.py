@@ -52,9 +52,14 @@ def build_detr(network: DetrNetwork, n_classes: int, *, pretrained: bool = True)
 
     Images are float [B, 3, H, W], normalised as everywhere here. Its output has `logits` [B, Q, C + 1] (the
     last class is "no object") and `pred_masks` [B, Q, h, w] (logits at 1/4). With `labels`
-    (`targets.detr_target`) it matches queries to segments and has `loss` and `loss_dict`. Raises
-    MissingTransformers, which says how to install the package, and WeightsError for an encoder's weights that
-    do not exist or cannot be had.
+    (`targets.detr_target`) it matches queries to segments and has `loss` and `loss_dict`.
+
+    Raises
+    ------
+    MissingTransformers
+        Says how to install the package.
+    WeightsError
+        For an encoder's weights that do not exist or cannot be had.
     """
     try:
         import transformers  # noqa: F401

@@ -69,12 +69,19 @@ def score_detr(
 ) -> dict[str, dict]:
     """Scores of one data set for every threshold, in its own classes, into which predictions are merged.
 
-    `save_sample` gets pictures of the first `n_samples` images: image, truth and prediction by threshold;
-    `save_counts` gets "<threshold>.semantic_<subset>" and "<threshold>.panoptic", see `scoring.evaluate`.
+    Parameters
+    ----------
+    n_samples : int
+        Pictures of the first images that `save_sample` gets: image, truth and prediction by threshold.
+    save_counts : function (name, counts)
+        Takes "<threshold>.semantic_<subset>" and "<threshold>.panoptic", see `scoring.evaluate`.
 
-    Returns {threshold as text: {"segments": mean number an image, "void": share of the pixels without a
-    segment, and the scores of `evaluate.semantic_scores`, whose predicted map is the panoptic one; where the
-    data set tells objects apart also those of `evaluate.panoptic_scores`}}.
+    Returns
+    -------
+    dict
+        {threshold as text: {"segments": mean number an image, "void": share of the pixels without a segment,
+        and the scores of `evaluate.semantic_scores`, whose predicted map is the panoptic one; where the data
+        set tells objects apart also those of `evaluate.panoptic_scores`}}
     """
     scored_as = dataset.label_set
     merged = np.append(merged_ids(label_set, scored_as), VOID)

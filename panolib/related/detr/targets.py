@@ -38,11 +38,29 @@ def panoptic_from_queries(
     class are one segment. A segment with at most `min_area` pixels is dropped, and its pixels go to the
     other queries, until there is no such segment. Without a kept query everything is void.
 
-    `logits` float [Q, C + 1] are class scores, of which the last one is "no object"; `masks` float [Q, H, W]
-    mask logits at the size of the map; the threshold is in [0, 1). Returns panoptic map and segments as of
-    `inference.panoptic.merge_panoptic`. Raises ValueError if logits and masks are not of as many queries, or
-    the classes not those of the label set.
+    Parameters
+    ----------
+    logits : float Tensor [Q, C + 1]
+        Class scores; the last one is "no object".
+    masks : float Tensor [Q, H, W]
+        Mask logits at the size of the map.
+    threshold : float
+        In [0, 1).
+    min_area : int
+        Pixels.
 
+    Returns
+    -------
+    panoptic_map, segments_info
+        As of `inference.panoptic.merge_panoptic`.
+
+    Raises
+    ------
+    ValueError
+        If logits and masks are not of as many queries, or the classes not those of the label set.
+
+    References
+    ----------
     Carion et al. 2020, section 4.4 and PostProcessPanoptic of the reference code. There, queries that were
     merged into another one of their class leave the competition for pixels; here they do not.
     """

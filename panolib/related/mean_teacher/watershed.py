@@ -67,7 +67,10 @@ def choose_watershed(
 ) -> dict:
     """The setting with the best PQ of things on labelled images of the source.
 
-    Returns {"chosen": {"seeds", "mask", "min_size"}, "grid": [{the same and "pq"}]}.
+    Returns
+    -------
+    dict
+        {"chosen": {"seeds", "mask", "min_size"}, "grid": [{the same and "pq"}]}
     """
     settings = grid.settings()
     stats = [PanopticStats(label_set) for _ in settings]

@@ -16,7 +16,11 @@ class Discriminator(nn.Module):
 
     Five 4x4 convolutions of stride 2 with LeakyReLU 0.2 between them, then bilinear upsampling. In the light
     version every convolution is a depthwise one and a pointwise one, without bias. The first has `width`
-    channels, 64 in the sources, which each of the next three doubles. Tsai et al. 2018, arXiv:1802.10349.
+    channels, 64 in the sources, which each of the next three doubles.
+
+    References
+    ----------
+    Tsai et al. 2018, arXiv:1802.10349.
     """
 
     def __init__(self, n_classes: int, *, kind: str = "fcd", width: int = 64):

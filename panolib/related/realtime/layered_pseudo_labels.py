@@ -32,8 +32,19 @@ def vote(probabilities: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     Every head votes for its best class with the probability of it; the class with the largest sum wins, and
     among equal ones that of the first head. With one head this is the usual argmax.
 
-    `probabilities` are float [B, C, H, W], one a head, at least one. Returns labels int64 [B, H, W] and
-    confidence float [B, H, W], the mean probability of the winner over the heads that voted for it.
+    Parameters
+    ----------
+    probabilities : sequence of float Tensor [B, C, H, W]
+        One a head, at least one.
+
+    Returns
+    -------
+    labels : int64 Tensor [B, H, W]
+    confidence : float Tensor [B, H, W]
+        Mean probability of the winner over the heads that voted for it.
+
+    References
+    ----------
     Bartoletti et al., section III.D (which leaves the details open).
     """
     confidence, labels = (torch.stack(parts) for parts in zip(*(head.max(1) for head in probabilities)))
@@ -50,7 +61,11 @@ def median_thresholds(
     """Threshold of every class, float64 [n_classes]: the median confidence of its pixels, at most `cap`.
 
     `labels` and `confidence` are those of an image or of a whole set, of any shape. `cap` for a class that is
-    never predicted. Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set.
+    never predicted.
+
+    References
+    ----------
+    Li et al. 2019, arXiv:1904.10620 (BDL), over the whole set.
     """
     labels, confidence = _classes(labels, n_classes).ravel(), np.asarray(confidence).ravel()
     thresholds = np.full(n_classes, cap)
@@ -94,11 +109,16 @@ def select_labels(
     rule: str,
     threshold: float = 0.9,
 ) -> list[np.ndarray]:
-    """Pseudo-labels of a set of images, uint8 [H, W], from what `vote` says of each, arrays [H, W].
+    """Pseudo-labels of a set of images, uint8 [H, W], from what `vote` says of each.
 
-    The `rule` "constant" has one threshold for all classes, "set" the median of every class over all images,
-    "image" that over each image, "reference" the same with the bug of the reference. `threshold` is the
-    constant, or the cap of the medians.
+    Parameters
+    ----------
+    labels, confidence : sequence of arrays [H, W]
+    rule : {"constant", "set", "image", "reference"}
+        One threshold for all classes; the median of every class over all images; over each image; the same
+        with the bug of the reference.
+    threshold : float
+        The constant, or the cap of the medians.
     """
     if rule not in RULES:
         raise ValueError(f"rule of pseudo-labels is {rule!r}, expected one of {RULES}")
