@@ -344,7 +344,7 @@ def test_sigkill_in_mid_training_then_the_same_again(processes, store, tmp_path,
 
 
 def test_killing_the_main_process_ends_its_workers(processes, store):
-    runs = [toy_run(f"run-{seed}", seed=seed, n_iterations=40, pause_s=0.05) for seed in range(2)]
+    runs = [toy_run(f"run-{seed}", seed=seed, n_iterations=400, pause_s=0.05) for seed in range(2)]
     main = processes.Process(target=get_all_in_child, args=(store.root, runs, 2))
     main.start()
     wait_for(lambda: all(store.state(run) == "training" for run in runs))
