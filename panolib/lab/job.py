@@ -58,6 +58,7 @@ class Job:
         self._commits = [provenance.commit()]  # of every process that worked on the run
         self._wall_before_s, self._began = 0.0, time.perf_counter()
         self._last_checkpoint = time.monotonic()
+        self._training_s: float | None = None
         self._step_s: float | None = None
         self._counts: dict[str, np.ndarray] = {}
         self._used: list[tuple[str, int | None]] = []  # device and peak memory until a parent was asked for
@@ -185,6 +186,7 @@ class Job:
     def finish(self, state: dict) -> None:
         """Keep the final state of the model for evaluation and for the children of this run."""
         self.write_curves()
+        self._training_s = self._wall_s() if state else 0.0  # without weights nothing was trained
         save_checkpoint(self._folder / "final.pt", {"key": self.run.key, "state": state})
 
     def record(self, metrics: dict) -> None:
@@ -212,6 +214,7 @@ class Job:
             "counts": {name: list(counts.shape) for name, counts in self._counts.items()},
             "iterations": self._iterations,
             "wall_s": round(self._wall_s(), 3),
+            "training_s": self._training_s and round(self._training_s, 3),  # before its evaluation
             "step_s": self._step_s and round(self._step_s, 4),  # of an iteration, in the second half of them
             "commit": self._commits[-1]["commit"],
             "dirty": any(entry["dirty"] for entry in self._commits),

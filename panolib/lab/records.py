@@ -41,6 +41,7 @@ class _Info:
     dirty: bool | None
     device: str
     versions: Mapping[str, Any]
+    training_s: float | None = None
     step_s: float | None = None
     counts: Mapping[str, Any] | None = None
 

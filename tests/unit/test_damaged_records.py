@@ -82,7 +82,7 @@ DAMAGES = {  # name: (file, what is done to it, what the message says)
     "time is a word": ("run.json", text('ed_at": ".*?"', 'ed_at": "noon"'), "recorded_at: expected a valid"),
     "no time": ("run.json", text('"wall_s": [0-9.]*', '"wall_s": null'), "wall_s: expected float, found"),
     "time is nan": ("run.json", text('"wall_s": [0-9.]*', '"wall_s": NaN'), "wall_s"),
-    "step is a word": ("run.json", text('step_s": [0-9.]*', 'step_s": "a"'), "step_s: expected float"),
+    "training is a word": ("run.json", text('ing_s": [0-9.]*', 'ing_s": "a"'), "training_s: expected float"),
     "empty curves": ("curves.csv", content(b""), "whole lines of a table, found the end ''"),
     "cut curves": ("curves.csv", cut, "expected whole lines of a table, found the end"),
     "markers in curves": ("curves.csv", text("\n3,", "\n=======\n3,"), "iteration: expected numbers"),
