@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from panolib.lab.records import _Info
 from panolib.load import load
 from panolib.profiles import project_root
 
@@ -53,6 +54,13 @@ def text_of(output) -> str:
         value for kind, value in output.get("data", {}).items() if kind.startswith("text/")
     ]
     return "\n".join("".join(part) for part in found)
+
+
+def test_what_is_read_of_a_record_is_recorded(path):
+    """Recorded runs may hold keys of earlier versions, so that only a new training would miss one."""
+    source = "\n".join(cell.source for cell in code_cells(path))
+    keys = set(re.findall(r"""info(?:\[|\.get\()"(\w+)\"""", source))
+    assert keys <= set(_Info.__dataclass_fields__)
 
 
 def test_valid_small_and_numbered(path):
