@@ -47,7 +47,6 @@ def as_png(fig: Figure, dpi: int = DPI) -> bytes:
 def save_figure(fig: Figure, study: Study, name: str) -> Path:
     """Write figures/<profile>/<name>.png; returns its path."""
     path = study.figures / f"{name}.png"
-    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, as_png(fig))
     return path
 

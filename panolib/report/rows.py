@@ -225,7 +225,6 @@ def percent(mean: float, spread: float = np.nan, *, decimals: int = 1) -> str:
 
 def write_csv(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """Write a table atomically, numbers with six digits after the point; returns the table."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, table.round(6).to_csv(index=False, lineterminator="\n").encode())
     return table
 

@@ -172,7 +172,6 @@ def write_package(
         if not f"{part}.{name}".startswith(_TWIN)
     }
     text = json.dumps(to_plain(recipe), sort_keys=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write(path, save(halved(eight_bits(tensors) if small else tensors), metadata={ENTRY: text}))
     return recipe
 
