@@ -33,12 +33,13 @@ lock: install
 reproduce: install
 	$(BIN)/python -m panolib reproduce --profile $(PROFILE) $(if $(RETRAIN),--retrain) $(if $(NOTEBOOK),--notebook $(NOTEBOOK))
 
+# make test [SLOW=1]: with the few tests that take about a minute each; CI runs them.
 # The executed notebooks replay the committed record; one that would have to train fails instead.
 # Two processes of pytest; each notebook stays in one of them.
 test: install
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal $(if $(SLOW),,-m "not slow") tests
 	PANOLIB_TRAIN=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --nbval --nbval-current-env --nbval-sanitize-with tests/notebooks/sanitize.cfg $(LONGEST) $(OTHERS)
 
 lint: install

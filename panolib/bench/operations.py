@@ -69,6 +69,13 @@ from panolib.report import plots
 plots.use_style()
 plots.points(pandas.DataFrame({"pixels": [1, 2], "ms": [1.0, 2.0]}), "pixels", "ms").savefig(io.BytesIO())
 """
+STARTS = {
+    "import torch": ["-c", "import torch"],
+    "import panolib.study.kinds": ["-c", "import panolib.study.kinds"],
+    "python -m panolib --help": ["-m", "panolib", "--help"],
+    "execute an empty notebook": ["-c", EMPTY_NOTEBOOK],
+    "import, draw and save a figure": ["-c", FIGURE],
+}
 
 
 def operation_rows(spec: PerformanceSpec, *, label: str = "") -> list[dict]:
@@ -228,15 +235,8 @@ def rendering_rows(spec: PerformanceSpec) -> list[dict]:
 
 def start_rows(repeats: int) -> list[dict]:
     """Seconds in fresh processes: imports, and what a notebook costs beside its runs (kernel, figure)."""
-    commands = {
-        "import torch": ["-c", "import torch"],
-        "import panolib.study.kinds": ["-c", "import panolib.study.kinds"],
-        "python -m panolib --help": ["-m", "panolib", "--help"],
-        "execute an empty notebook": ["-c", EMPTY_NOTEBOOK],
-        "import, draw and save a figure": ["-c", FIGURE],
-    }
     rows = []
-    for name, command in commands.items():
+    for name, command in STARTS.items():
         run = functools.partial(subprocess.run, [sys.executable, *command], check=True, capture_output=True)
         rows.append({"command": name, "seconds": repeated(run, repeats).median, "repeats": repeats})
     return rows

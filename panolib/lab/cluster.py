@@ -35,6 +35,7 @@ OPTIONS = {
     "distributed.nanny.pre-spawn-environ": ONE_THREAD,  # Dask's also has malloc give memory back: slow here
 }
 
+PATIENCE = "10s"  # until a scheduler answers
 # What all clusters of this machine have in common: they are seen from here only, and say little.
 OF_THIS_MACHINE = {
     "threads_per_worker": 1,
@@ -138,7 +139,7 @@ def connect(workers: Workers, n_runs: int, logs: Path) -> Iterator[tuple]:
             else:
                 start = _gpus if workers.cluster == "cuda" else _processes
                 where, terminal = stack.enter_context(start(n)), scratch / "terminal.lock"
-            client = stack.enter_context(Client(where, set_as_default=False, timeout="10s"))
+            client = stack.enter_context(Client(where, set_as_default=False, timeout=PATIENCE))
             disable_gc_diagnosis(force=True)  # a Ctrl-C that falls into a callback of the collector is lost
         except (OSError, ValueError) as error:
             if not workers.scheduler:

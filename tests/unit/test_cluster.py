@@ -20,12 +20,12 @@ from types import SimpleNamespace
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from toy_kinds import KINDS, get_all_in_child, get_in_child, toy_run, train_or_die, trained
+from toy_kinds import KINDS, get_all_in_child, get_shared_in_child, toy_run, train_or_die, trained
 
 from panolib.__main__ import _parser
 from panolib.commands import _workers
 from panolib.config import ProfileError
-from panolib.lab import engine, graph
+from panolib.lab import cluster, engine, graph
 from panolib.lab.cluster import (
     OF_THIS_MACHINE,
     ClusterError,
@@ -115,14 +115,15 @@ def test_a_run_that_kills_its_worker_twice_takes_only_its_descendants_along(tmp_
 
 
 def test_runs_that_another_process_trains_are_passed_over_and_visited_again(store):
-    shared = toy_run("shared", n_iterations=60, pause_s=0.2)
+    shared = toy_run("shared", n_iterations=3)
     runs = [shared, toy_run("child", parent=shared, n_iterations=3), toy_run("other", seed=1, n_iterations=3)]
-    child = multiprocessing.get_context("spawn").Process(target=get_in_child, args=(store.root, shared))
+    spawn = multiprocessing.get_context("spawn")
+    child = spawn.Process(target=get_shared_in_child, args=(store.root, shared))
     child.start()
     wait_for(lambda: store.state(shared) == "training")
     get_all(store, runs, workers=2)
     child.join()
-    assert trained(store.root) == ["shared", "other", "child"]
+    assert trained(store.root) == ["other", "shared", "child"]
 
 
 def test_stopping_a_command_leaves_no_worker(store):
@@ -211,7 +212,8 @@ def test_a_scheduler_that_goes_away_is_told_of(store, tmp_path):
     process.wait()
 
 
-def test_an_address_where_no_scheduler_is(store):
+def test_an_address_where_no_scheduler_is(store, monkeypatch):
+    monkeypatch.setattr(cluster, "PATIENCE", "1s")
     for address in ("tcp://127.0.0.1:9", "nowhere://x"):
         with pytest.raises(ClusterError, match=f"--scheduler {address}: expected the address of a Dask s"):
             get_all(store, [toy_run()], Workers(scheduler=address))

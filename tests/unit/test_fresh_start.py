@@ -123,6 +123,7 @@ def test_one_command_predicts_three_pictures(place):
     check_predictions(place / "here" / "found", {"coins", "cell", "galaxies"})
 
 
+@pytest.mark.slow
 def test_one_command_adapts_drawn_nuclei_to_others(place):
     line = "python -m panolib adapt --source labelled/ --target unlabelled/ --out adapted/"
     shorter = " --start nuclei --profile tiny.yaml --workers 1"

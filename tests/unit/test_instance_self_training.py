@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +17,8 @@ import yaml
 
 from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.inference.instances import predict_instances
+from panolib.lab.job import Job
+from panolib.lab.run import Run
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.threat_score import ThreatScore
@@ -99,6 +100,20 @@ def test_a_monitor_scores_the_start_its_intervals_and_the_end(monitored):
     assert set(record.samples) == {"00-image", "00-embeddings", "00-clusters"}
 
 
+def train_and_die(path: Path, root: Path, run: Run) -> None:
+    """Train a run, with a checkpoint of each iteration, and be killed in the third one."""
+    store, log = load(path, root=root).store, Job.log
+    store.checkpoint_s = 0.0
+
+    def killing_log(job, iteration, **values):
+        log(job, iteration, **values)
+        if iteration == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Job.log = killing_log
+    store.get(run)
+
+
 def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch):
     root, path, _ = tiny
     run, reference = monitored
@@ -106,29 +121,10 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         shutil.copytree(root / folder, tmp_path / folder)
     shutil.rmtree(tmp_path / "results" / "tiny" / "runs" / run.name)
     monkeypatch.setattr(instance_monitor, "predicted_masks", true_masks)
-    script = textwrap.dedent(f"""
-        import os, signal
-        from dataclasses import replace
-        from pathlib import Path
-        from panolib.load import load
-        from panolib.lab.job import Job
-        from panolib.scoring import instance_monitor
-        instance_monitor.predicted_masks = lambda _, samples: [sample.semantic for sample in samples]
-        s = load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
-        s.store.checkpoint_s = 0.0
-        log = Job.log
-        def killing_log(job, iteration, **values):
-            log(job, iteration, **values)
-            if iteration == 2:
-                os.kill(os.getpid(), signal.SIGKILL)
-        Job.log = killing_log
-        run = s.runs["city-instance-self_trained-masks.100-s0"]
-        spec = replace(run.spec, algorithm="agglomerative", min_stability=None)
-        s.store.get(replace(run, name={run.name!r}, spec=spec))
-    """)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(path, tmp_path, run))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     again = load(path, root=tmp_path)
     assert again.store.state(run) == "partial"
     timed = ["clustering_s", "step_s"]

@@ -1,11 +1,9 @@
 """The study end to end on a tiny profile: what self-training may read, resuming, and the grid of runs."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ from panolib.config import ProfileError
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
 from panolib.data.readers.camvid import CamVidSources
+from panolib.lab.job import Job
 from panolib.lab.run import MissingRun
 from panolib.load import load
 from panolib.losses.embedding import EmbeddingLossWeights
@@ -210,6 +209,20 @@ def test_painting_no_instance_changes_no_weight_and_all_of_them_do(trained):
     assert coverage["all"][0] > coverage["none"][0]
 
 
+def train_and_die(path: Path, root: Path, name: str) -> None:
+    """Train a run, with a checkpoint of each iteration, and be killed in the last one."""
+    loaded, log = load(path, root=root), Job.log
+    loaded.store.checkpoint_s = 0.0
+
+    def killing_log(job, iteration, **values):
+        log(job, iteration, **values)
+        if iteration == ITERATIONS - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    Job.log = killing_log
+    loaded.get(name)
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -225,27 +238,10 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
     for folder in ("cache", "results"):
         shutil.copytree(root / folder, tmp_path / folder)
     shutil.rmtree(tmp_path / "results" / "tiny" / "runs" / name)
-    script = textwrap.dedent(f"""
-        import os, signal, sys
-        from pathlib import Path
-        from panolib.load import load
-        from panolib.study import study
-        from panolib.lab.job import Job
-        s = load(Path({str(path)!r}), root=Path({str(tmp_path)!r}))
-        s.store.checkpoint_s = 0.0
-        log = Job.log
-        def killing_log(job, iteration, **values):
-            log(job, iteration, **values)
-            if iteration == {ITERATIONS - 1}:
-                os.kill(os.getpid(), signal.SIGKILL)
-        Job.log = killing_log
-        s.get({name!r})
-    """)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # as `trained`
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, cwd=PROFILES
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(path, tmp_path, name))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
 
     again = load(path, root=tmp_path)
     assert again.store.state(again.runs[name]) == "partial"

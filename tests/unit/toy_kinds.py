@@ -80,6 +80,15 @@ def train_and_count(run: Run, job: Job) -> dict:
     return train_toy(run, job)
 
 
+def train_last(run: Run, job: Job) -> dict:
+    """`train_and_count`, but "shared" waits until a run called "other" is in training."""
+    until = time.monotonic() + 180
+    while run.name == "shared" and "other" not in trained(job._folder.parents[1]):
+        assert time.monotonic() < until, "waited in vain"
+        time.sleep(0.05)
+    return train_and_count(run, job)
+
+
 KINDS = {"toy": train_and_count}
 
 
@@ -108,8 +117,14 @@ def get_in_child(root: Path, run: Run, dies_at: int | None = None, checkpoint_s:
     Store(root, KINDS, checkpoint_s=checkpoint_s).get(run)
 
 
+def get_shared_in_child(root: Path, run: Run) -> None:
+    """What another command does that trains a run which this one needs as well."""
+    Store(root, {"toy": train_last}).get(run)
+
+
 def get_all_in_child(root: Path, runs: list[Run], workers: int) -> None:
-    """Train a list of runs with worker processes."""
+    """Train a list of runs with worker processes. Ctrl-C ends it, though pytest may be in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     get_all(Store(root, KINDS, checkpoint_s=0.0), runs, workers)
 
 

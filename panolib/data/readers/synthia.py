@@ -47,8 +47,8 @@ class Synthia(FolderSet):
         values = channels[..., 1].astype(np.int64)
         is_object = thing & (values > 0)
 
-        pairs = semantic[is_object] * np.int64(1 << 16) + values[is_object]
-        present = np.bincount(pairs) > 0  # 19 * 65536 bins at most; cheaper than sorting the pixels
+        pairs = semantic[is_object].astype(np.int64) * (values.max() + 1) + values[is_object]
+        present = np.bincount(pairs) > 0  # cheaper than sorting the pixels
         instance = np.zeros(semantic.shape, np.int32)
         instance[is_object] = np.cumsum(present)[pairs]
         return semantic, instance, thing & (instance == 0)
