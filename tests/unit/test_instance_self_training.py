@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
-import os
 import shutil
-import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +13,11 @@ import pytest
 import torch
 import yaml
 
+sys.path.insert(0, str(Path(__file__).parent))
+from killed import train_and_die
+
 from panolib.clustering.in_masks import cluster_in_class_masks, cluster_unguided
 from panolib.inference.instances import predict_instances
-from panolib.lab.job import Job
-from panolib.lab.run import Run
 from panolib.labels import CITYSCAPES, VOID
 from panolib.load import load
 from panolib.metrics.threat_score import ThreatScore
@@ -100,20 +99,6 @@ def test_a_monitor_scores_the_start_its_intervals_and_the_end(monitored):
     assert set(record.samples) == {"00-image", "00-embeddings", "00-clusters"}
 
 
-def train_and_die(path: Path, root: Path, run: Run) -> None:
-    """Train a run, with a checkpoint of each iteration, and be killed in the third one."""
-    store, log = load(path, root=root).store, Job.log
-    store.checkpoint_s = 0.0
-
-    def killing_log(job, iteration, **values):
-        log(job, iteration, **values)
-        if iteration == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Job.log = killing_log
-    store.get(run)
-
-
 def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch):
     root, path, _ = tiny
     run, reference = monitored
@@ -121,10 +106,7 @@ def test_a_monitored_run_survives_a_kill(tiny, monitored, tmp_path, monkeypatch)
         shutil.copytree(root / folder, tmp_path / folder)
     shutil.rmtree(tmp_path / "results" / "tiny" / "runs" / run.name)
     monkeypatch.setattr(instance_monitor, "predicted_masks", true_masks)
-    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(path, tmp_path, run))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    train_and_die(load(path, root=tmp_path).store, run, 2)
     again = load(path, root=tmp_path)
     assert again.store.state(run) == "partial"
     timed = ["clustering_s", "step_s"]

@@ -14,7 +14,7 @@ from panolib.profiles import project_root
 from panolib.report.provenance import differences_from_thesis, provenance
 from panolib.report.published import published
 
-# Commits of side branches that were not merged and are lost: the code of main, other seeds in the profile.
+# Commits of side branches that were not merged and are lost; by notes, their library was main's.
 LOST = ("4c1edede", "6cb3d5f5", "11ef20e6", "57af6699", "e21b4c11", "fa080914")
 
 

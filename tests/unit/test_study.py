@@ -1,9 +1,7 @@
 """The study end to end on a tiny profile: what self-training may read, resuming, and the grid of runs."""
 
-import multiprocessing
-import os
 import shutil
-import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +12,13 @@ import torch
 import yaml
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent))
+from killed import train_and_die
+
 from panolib.config import ProfileError
 from panolib.data.domains import RealData
 from panolib.data.errors import MissingData
 from panolib.data.readers.camvid import CamVidSources
-from panolib.lab.job import Job
 from panolib.lab.run import MissingRun
 from panolib.load import load
 from panolib.losses.embedding import EmbeddingLossWeights
@@ -209,20 +209,6 @@ def test_painting_no_instance_changes_no_weight_and_all_of_them_do(trained):
     assert coverage["all"][0] > coverage["none"][0]
 
 
-def train_and_die(path: Path, root: Path, name: str) -> None:
-    """Train a run, with a checkpoint of each iteration, and be killed in the last one."""
-    loaded, log = load(path, root=root), Job.log
-    loaded.store.checkpoint_s = 0.0
-
-    def killing_log(job, iteration, **values):
-        log(job, iteration, **values)
-        if iteration == ITERATIONS - 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    Job.log = killing_log
-    loaded.get(name)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -238,10 +224,8 @@ def test_sigkill_then_resume_gives_the_same_numbers(tiny, trained, tmp_path, nam
     for folder in ("cache", "results"):
         shutil.copytree(root / folder, tmp_path / folder)
     shutil.rmtree(tmp_path / "results" / "tiny" / "runs" / name)
-    process = multiprocessing.get_context("fork").Process(target=train_and_die, args=(path, tmp_path, name))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    killed = load(path, root=tmp_path)
+    train_and_die(killed.store, killed.runs[name], ITERATIONS - 1)
 
     again = load(path, root=tmp_path)
     assert again.store.state(again.runs[name]) == "partial"
