@@ -35,6 +35,7 @@ from panolib.study.refinement import declare_refinement
 from panolib.study.settings import Profile, read_profile
 from panolib.study.shared import declare_shared
 from panolib.study.study import PERFORMANCE, Notebooks, Study, Tag, run_name
+from panolib.study.views import declare_views
 
 
 def load(
@@ -107,6 +108,7 @@ def load(
             if domain == peer_runs.DOMAIN and peers is not None:
                 peer_runs.declare_peers(grid, peers)
         declare_method(grid, settings.method, objectness)
+        declare_views(grid, settings.views)
         runs |= grid.runs
         tags += grid.tags
     if settings.performance is not None:

@@ -244,11 +244,14 @@ class Grid:
             target=target, **values,
         )  # fmt: skip
 
-    def semantic_scores(self, rung: str, semantic: Run, variant: str = "", **values) -> Run:
+    def semantic_scores(
+        self, rung: str, semantic: Run, variant: str = "", *, validation: str | None = None, **values
+    ) -> Run:
         """Scores of a network that another run trained."""
+        validation = validation or self.val
         return self.add(
-            "semantic_scores", "semantic", rung, SemanticScoresSpec, "", {"semantic": semantic}, (self.val,),
-            variant=variant, **values,
+            "semantic_scores", "semantic", rung, SemanticScoresSpec, "", {"semantic": semantic},
+            (validation,), variant=variant, validation=validation, **values,
         )  # fmt: skip
 
     def panoptic(

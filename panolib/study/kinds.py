@@ -15,6 +15,7 @@ from panolib.active.pairs import unpacked
 from panolib.clustering.corrected_masks import corrected
 from panolib.data.render import city
 from panolib.data.samples import Sample
+from panolib.inference.views import seen_in
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
@@ -166,7 +167,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     """Every score of a semantic and an instance network together."""
     spec = run.spec
     metrics = evaluate.score_panoptic(
-        parent_network(job, "semantic", spec.scored),
+        seen_in(parent_network(job, "semantic", spec.scored), spec.views),
         parent_network(job, "instance", spec.scored),
         open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
@@ -237,7 +238,8 @@ def threat(sources: Sources, run: Run, job: Job) -> dict:
 
 def semantic_scores(sources: Sources, run: Run, job: Job) -> dict:
     """Metrics of a semantic run, of a network that another run trained: the teacher of self-training."""
-    metrics = semantic_metrics(sources, job, parent_network(job, "semantic", run.spec.scored))
+    network = seen_in(parent_network(job, "semantic", run.spec.scored), run.spec.views)
+    metrics = semantic_metrics(sources, job, network)
     job.finish({})
     return metrics
 

@@ -40,6 +40,7 @@ from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
 from panolib.errors import UserError, one_line
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
+from panolib.inference.views import Views, seen_in
 from panolib.lab.files import write
 from panolib.lab.pack import halved, single
 from panolib.lab.run import Run, with_parents
@@ -67,7 +68,8 @@ class Recipe:
     to which others are resized; None where they keep their own scale. `diameter` (median, pixels) or
     `pixel_size` of what the networks learned from, and `share`, the largest of a labelled image that was
     things, if they are known. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size` in
-    pixels of the embedding grid, `opening` in pixels.
+    pixels of the embedding grid, `opening` in pixels. `views`: those of an image whose class probabilities
+    are averaged; None for the image alone.
     """
 
     format: Literal[2]
@@ -89,6 +91,7 @@ class Recipe:
     rule: Literal[MERGE_RULES]
     opening: Natural
     share: Share | None = None
+    views: Views | None = None
 
     def __post_init__(self):
         label_set, n = self.label_set, len(self.label_set.classes)
@@ -162,6 +165,7 @@ def write_package(
         min_size=cleanup["min_size"],
         rule=cleanup["merge_rules"][0],
         opening=cleanup["opening"],
+        views=scores.views,
     )
     recipe = from_mapping(Recipe, to_plain(values), where=f"recipe of {run.name}")
     states = {"shared": semantic} if shared else {"semantic": semantic, "instance": instance}
@@ -286,4 +290,4 @@ def read_package(path: Path | str) -> PanopticNetworks:
         found = f"found weights that do not fit ({one_line(error, most=300)})"
         raise NoWeights(f"{path}: {expected}, {found}") from error
     parts.eval().requires_grad_(False)
-    return PanopticNetworks(recipe, semantic, instance)
+    return PanopticNetworks(recipe, seen_in(semantic, recipe.views), instance)

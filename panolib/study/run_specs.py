@@ -10,6 +10,7 @@ from panolib.clustering.algorithms import Algorithm
 from panolib.config import Count, Counts, Different, Natural, NonNegative, Share, later, spec
 from panolib.data.render import city
 from panolib.inference.panoptic import MERGE_RULES
+from panolib.inference.views import Views
 from panolib.scoring.classical import ClassicalAlgorithm
 from panolib.training.run_specs import RunSpec
 from panolib.training.specs import SemanticNetwork, StudentOrTeacher
@@ -36,6 +37,7 @@ class SemanticScoresSpec(ScoresSpec):
     """A semantic network on its own."""
 
     scored: StudentOrTeacher
+    views: Views | None = later(None)  # of every image, for the class probabilities; null: it alone
 
 
 @spec(kw_only=True)
@@ -48,6 +50,7 @@ class PanopticSpec(ScoresSpec):
     min_region: Natural
     n_samples: Natural
     scored: StudentOrTeacher = later("student")  # of both parents
+    views: Views | None = later(None)  # as of a semantic network; embeddings see the image alone
 
 
 @spec(kw_only=True)

@@ -25,6 +25,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import own_section
+from panolib.inference.views import Views
 from panolib.profiles import load_yaml, merged
 from panolib.training.specs import StudentOrTeacher
 
@@ -33,7 +34,7 @@ Shares = Annotated[tuple[Share, ...], Field(min_length=1), Different]
 
 # {section that takes some of the seeds: fields that hold them}; instead of "seeds" a file may say "n_seeds",
 # also of a ladder and of its `shared`
-_SEEDED = ("detr", "realtime", "peers", "refinement", "objectness", "method", "active")
+_SEEDED = ("detr", "realtime", "peers", "refinement", "objectness", "method", "active", "views")
 OWN_SEEDS = {"experiments": ("seeds", "consistency_seeds"), **dict.fromkeys(_SEEDED, ("seeds",))}
 
 
@@ -206,6 +207,30 @@ class Method(InDomains):
 
 
 @spec
+class ViewsDomain:
+    """The sets of views of a domain, by name, and the data set of its source on which one may be chosen."""
+
+    views: Annotated[tuple[str, ...], Field(min_length=1), Different]
+    selection: str
+
+
+@spec(kw_only=True)
+class SeveralViews(InDomains):
+    """Networks that see several views of every image they are scored on; `study.views` says which runs."""
+
+    domains: Annotated[Mapping[str, ViewsDomain], Field(min_length=1)]  # those that the profile has
+    views: Annotated[Mapping[str, Views], Field(min_length=1)]  # {name of a set: its views}
+
+    def __post_init__(self):
+        super().__post_init__()
+        for domain, own in self.domains.items():
+            for name in own.views:
+                if name not in self.views:
+                    known = ", ".join(self.views)
+                    raise ValueError(f"domains.{domain}.views: expected some of {known}, found {name!r}")
+
+
+@spec
 class Profile:
     """One YAML file. Sections with a default may be left out; nothing then asks for their runs.
 
@@ -230,6 +255,7 @@ class Profile:
     refinement: Refinement | None = None  # notebook 13
     objectness: Mapping | None = None  # notebook 11, `objectness.ObjectnessSettings`
     method: Method | None = None  # notebook 16
+    views: SeveralViews | None = None  # notebook 16
     active: Mapping | None = None  # notebook 12, `active.ActiveSettings`
 
     def left_out(self) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ from panolib.study.settings import MissingSection, read_profile
 
 PROFILES = project_root() / "notebooks" / "profiles"
 OPTIONAL = ("nuclei", "camvid", "experiments", "detr", "performance", "realtime", "refinement",
-            "objectness", "method", "active")  # fmt: skip
+            "objectness", "method", "active", "views")  # fmt: skip
 EXPERIMENTS = ("01_dataset_mixing", "02_clustering_comparison", "03_category_models", "04_forgetting",
                "05_guided_masks", "06_instance_results")  # fmt: skip
 
