@@ -140,6 +140,12 @@ def _parser() -> argparse.ArgumentParser:
         help="pixels a side beyond which images are predicted in tiles (default: %(default)s); networks "
         "judge objects by what is around them, so tiles much smaller than that change what is found",
     )
+    sub.add_argument(
+        "--views", choices=("one", "left_right", "all", "scales"),
+        help="views of every image, whose class probabilities are averaged: it alone, mirrored left to right "
+        "(2), in all directions (8, for microscopes), or left to right at three sizes (6, for streets); each "
+        "costs as much as the image alone (default: as the weights say, else one)",
+    )
     summary = "Adapt networks from labelled images of yours to images without labels."
     sub = commands.add_parser("adapt", help=summary, description=summary)
     sub.set_defaults(command="adapt")

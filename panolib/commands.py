@@ -253,7 +253,7 @@ def predict(options: Namespace) -> int:
     with _packaged(options.weights) as weights:
         broken = predict_files(
             options.images, weights, options.out, overwrite=options.overwrite, scale=options.scale,
-            diameter=options.diameter, tile=options.tile,
+            diameter=options.diameter, tile=options.tile, views=options.views,
         )  # fmt: skip
     return report(broken, options.out)
 

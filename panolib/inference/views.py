@@ -35,6 +35,14 @@ class Views:
         return len(self.scales) * len(REFLECTIONS[self.mirrored])
 
 
+SETS = {  # name -> what a profile, or a user, asks for by it
+    "one": Views(),
+    "left_right": Views(mirrored="left_right"),
+    "all": Views(mirrored="all"),
+    "scales": Views(scales=(0.75, 1.0, 1.25), mirrored="left_right"),
+}
+
+
 class SeenInViews(nn.Module):
     """A semantic network that says the mean of its class probabilities over several views of an image.
 

@@ -15,6 +15,7 @@ from panolib.data.intensity import as_colour, to_eight_bits, to_rgb
 from panolib.data.samples import Sample
 from panolib.inference.panoptic import merge_panoptic
 from panolib.inference.tiles import Maps, stitch, tile_windows
+from panolib.inference.views import SETS, Views
 from panolib.labels import LabelSet
 from panolib.profiles import project_root
 from panolib.study.packaged import NoWeights, PanopticNetworks, Recipe, read_package
@@ -61,6 +62,7 @@ def predict(
     scale: float | None = None,
     diameter: float | None = None,
     tile: int = TILE,
+    views: str | None = None,
 ) -> PanopticResult:
     """Classes and objects of one image.
 
@@ -78,6 +80,9 @@ def predict(
         objects that the networks learned from, if their file stores it.
     tile : int
         Pixels (after scaling) beyond which the image is predicted in tiles (`inference.tiles`).
+    views : {"one", "left_right", "all", "scales"}, optional
+        Of the image, whose class probabilities are averaged (`inference.views`): it alone, mirrored in one
+        direction (2) or all (8), or mirrored at three sizes (6). Default: what the networks' file says.
 
     Raises
     ------
@@ -87,11 +92,12 @@ def predict(
     NoWeights
         For a file that is not there or holds no networks.
     ValueError
-        For a tile below 160 pixels.
+        For a tile below 160 pixels, and unknown views.
     """
     if isinstance(image, str | Path):
         raise DataError(f"image is a text or a path ({image}), expected an array, as skimage.io.imread gives")
     networks = weights if isinstance(weights, PanopticNetworks) else load_networks(weights)
+    networks = networks.seeing(views_called(views))
     image = as_colour(image, "image")
     scale = scale_for(networks.recipe, scale, diameter)
     if scale is None:
@@ -100,6 +106,13 @@ def predict(
         raise DataError(f"scale is {scale}, expected a factor above 0 and below 100")
     maps = _whole_maps(networks, as_network_sees(image, networks.recipe), scale, tile)
     return _result(maps, networks.label_set, networks.recipe.rule)
+
+
+def views_called(name: str | None) -> Views | None:
+    """The set of views of that name; None for none. ValueError for an unknown one."""
+    if name is not None and name not in SETS:
+        raise ValueError(f"views are {name!r}, expected one of {', '.join(SETS)}")
+    return None if name is None else SETS[name]
 
 
 def _whole_maps(networks: PanopticNetworks, image: np.ndarray, scale: float, tile: int) -> Maps:

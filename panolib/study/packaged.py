@@ -11,7 +11,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +40,7 @@ from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
 from panolib.errors import UserError, one_line
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
-from panolib.inference.views import Views, seen_in
+from panolib.inference.views import SeenInViews, Views, seen_in
 from panolib.lab.files import write
 from panolib.lab.pack import halved, single
 from panolib.lab.run import Run, with_parents
@@ -112,6 +112,13 @@ class PanopticNetworks:
     @property
     def label_set(self) -> LabelSet:
         return self.recipe.label_set
+
+    def seeing(self, views: Views | None) -> PanopticNetworks:
+        """The same networks seeing other views of every image than their file says; None: as it says."""
+        if views is None:
+            return self
+        network = self.semantic.network if isinstance(self.semantic, SeenInViews) else self.semantic
+        return replace(self, recipe=replace(self.recipe, views=views), semantic=seen_in(network, views))
 
     def predict(self, sample: Sample) -> PanopticPrediction:
         """The panoptic map of one image; labels of the sample are not looked at."""

@@ -25,7 +25,7 @@ from panolib.config import (
 )
 from panolib.data.readers import DOMAINS
 from panolib.data.readers.own import own_section
-from panolib.inference.views import Views
+from panolib.inference.views import SETS
 from panolib.profiles import load_yaml, merged
 from panolib.training.specs import StudentOrTeacher
 
@@ -208,9 +208,9 @@ class Method(InDomains):
 
 @spec
 class ViewsDomain:
-    """The sets of views of a domain, by name, and the data set of its source on which one may be chosen."""
+    """Sets of views (`inference.views.SETS`), and the data set of the source on which one may be chosen."""
 
-    views: Annotated[tuple[str, ...], Field(min_length=1), Different]
+    views: Annotated[tuple[Literal[tuple(SETS)], ...], Field(min_length=1), Different]
     selection: str
 
 
@@ -219,15 +219,6 @@ class SeveralViews(InDomains):
     """Networks that see several views of every image they are scored on; `study.views` says which runs."""
 
     domains: Annotated[Mapping[str, ViewsDomain], Field(min_length=1)]  # those that the profile has
-    views: Annotated[Mapping[str, Views], Field(min_length=1)]  # {name of a set: its views}
-
-    def __post_init__(self):
-        super().__post_init__()
-        for domain, own in self.domains.items():
-            for name in own.views:
-                if name not in self.views:
-                    known = ", ".join(self.views)
-                    raise ValueError(f"domains.{domain}.views: expected some of {known}, found {name!r}")
 
 
 @spec

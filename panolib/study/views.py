@@ -7,7 +7,7 @@ networks whose weights are trained again to be scored are not those of the ladde
 from __future__ import annotations
 
 from panolib.config import to_plain
-from panolib.inference.views import Views
+from panolib.inference.views import SETS, Views
 from panolib.lab.run import Run
 from panolib.study.grid import Grid
 from panolib.study.parents import CLEANUP
@@ -28,7 +28,7 @@ def declare_views(grid: Grid, settings: SeveralViews | None) -> None:
         return
     own = settings.domains[grid.domain]
     for name in own.views:
-        views = settings.views[name]
+        views = SETS[name]
         for rung in WITH_TEACHER:
             if grid.has("panoptic", rung) or grid.has("semantic", rung):
                 grid.tag(EXPERIMENT, _scores(grid, rung, name, views), views=name)

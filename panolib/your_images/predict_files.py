@@ -22,6 +22,7 @@ from panolib.data.any_image import Page, is_streamed, n_pages, n_pixels, read_pa
 from panolib.data.images import large_arrays_in, row_strips
 from panolib.data.intensity import as_colour, grey_of_one_colour
 from panolib.errors import UserError
+from panolib.inference.views import Views
 from panolib.lab.files import check_writable, remove_folder
 from panolib.lab.provenance import free_memory
 from panolib.labels import VOID, LabelSet
@@ -33,6 +34,7 @@ from panolib.study.apply import (
     load_networks,
     predict,
     scale_for,
+    views_called,
     weights_file,
 )
 from panolib.study.packaged import PanopticNetworks, Recipe
@@ -58,7 +60,7 @@ FULLER = "fuller of objects than any labelled image that taught the networks"
 
 def predict_files(
     images: Sequence[str], weights: str, out: Path, *, overwrite: bool = False, scale: float | None = None,
-    diameter: float | None = None, tile: int = TILE,
+    diameter: float | None = None, tile: int = TILE, views: str | None = None,
 ) -> list[str]:  # fmt: skip
     """Write what networks say about image files.
 
@@ -73,7 +75,7 @@ def predict_files(
     not those of the next).
 
     `images` are files, folders (not what lies in folders below) and patterns such as "plate/**/*.tif"; `out`
-    is a folder that none of them lies in. `weights`, `scale`, `diameter` and `tile` are as in
+    is a folder that none of them lies in. `weights`, `scale`, `diameter`, `tile` and `views` are as in
     `panolib.predict`. What is there and is not of these images, weights and settings is an error, or replaced
     to `overwrite` it, which also removes the results of images that are gone.
 
@@ -84,13 +86,13 @@ def predict_files(
     check_writable(out)
     file = weights_file(weights)
     pictures, broken = find_pictures(images)
-    networks = load_networks(file)
+    networks = load_networks(file).seeing(views_called(views))
     scale = scale_for(networks.recipe, scale, diameter)
     if scale is not None:
         least = networks.recipe.min_size * (networks.recipe.instance.output_stride / scale) ** 2
         left_out = f"most objects whose area in the image is below about {least:.0f} pixels are left out"
         print(f"images are resized by {scale:.2f}; {left_out}")
-    origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING}
+    origin = {"weights": _digest(file), "scale": scale, "tile": tile, "reading": READING, "views": views}
     digest = functools.cache(_digest)  # a stack is read once
     try:
         done, n_others = claim(out, pictures, origin, overwrite, networks.label_set, digest)
@@ -115,7 +117,7 @@ def _predict_one(
     """Predict and write one image, whose arrays are then gone. Returns why it could not be predicted."""
     with contextlib.ExitStack() as arrays:
         try:
-            if not _fits(page, scale or 1.0, tile, out):
+            if not _fits(page, scale or 1.0, tile, out, networks.recipe.views or Views()):
                 arrays.enter_context(large_arrays_in(out))
             image, result, row = _predicted(page, networks, scale, tile)
             record = {"origin": origin, "image": [digest(page.path), page.number], "path": str(page.path)}
@@ -142,14 +144,15 @@ def _predicted(
     return image, result, row | {"notes": "; ".join(notes)}
 
 
-def _fits(page: Page, scale: float, tile: int, out: Path) -> bool:
+def _fits(page: Page, scale: float, tile: int, out: Path, views: Views) -> bool:
     """Whether an image and its maps fit into the memory that is free; if not, they do on the disk of `out`.
 
     PredictError for an image that fits nowhere, before it is read.
     """
     n = n_pixels(page.path, page.number)
     whole = n * max(1.0, scale) ** 2 * BYTES
-    of_tile, free = min(n * scale**2, tile**2) * BYTES_OF_TILE, free_memory() * 2**20
+    of_tile = min(n * scale**2, tile**2) * max(1.0, *views.scales) ** 2 * BYTES_OF_TILE
+    free = free_memory() * 2**20
     if not whole + of_tile > free:
         return True
     held = n * (HELD_STREAMED if is_streamed(page.path, page.number) else HELD) + of_tile

@@ -63,9 +63,9 @@ def claim(
             if (out / name).exists():
                 raise PredictError(f"{out / name}: was not written by this command, {advice}")
     for image_id, record in list(records.items()):
-        if record["origin"] != origin:
+        differs = [name for name, value in origin.items() if record["origin"].get(name) != value]
+        if differs:
             if not overwrite:
-                differs = [name for name, value in origin.items() if record["origin"].get(name) != value]
                 found = ", ".join(differs).replace("scale", "scale (or diameter)")
                 raise PredictError(f"{out}: holds predictions with other {found}, {advice}")
             _remove(out, image_id, records.pop(image_id))

@@ -1,12 +1,17 @@
 """Several views of an image at test time: `inference.views`, and the runs that score them."""
 
+import numpy as np
 import pytest
 import torch
+from skimage import data
 from torch import nn
 
-from panolib.inference.views import REFLECTIONS, SeenInViews, Views, resized, seen_in
+from panolib.__main__ import main
+from panolib.inference.views import REFLECTIONS, SETS, SeenInViews, Views, resized, seen_in
 from panolib.load import load
 from panolib.models.geometry import Placement, placement_of, upsample_to
+from panolib.study.apply import predict, weights_file
+from panolib.study.packaged import read_package
 from panolib.study.parents import CLEANUP
 from panolib.study.views import CHOICE, EXPERIMENT
 
@@ -114,3 +119,25 @@ def test_views_are_chosen_on_the_source_alone(study):
 def test_a_ladder_without_views_keeps_its_keys(study):
     for name in ("camvid-semantic-teacher-s0", "nuclei-panoptic-self_trained-s0"):
         assert study.store.load(study.runs[name]) is not None
+
+
+def test_packaged_networks_see_what_is_asked_for():
+    networks = read_package(weights_file("nuclei"))
+    assert networks.seeing(None) is networks
+    twice = networks.seeing(SETS["all"]).seeing(SETS["left_right"])
+    assert twice.semantic.network is networks.semantic and twice.recipe.views == SETS["left_right"]
+    assert twice.seeing(SETS["one"]).semantic is networks.semantic
+    image = data.human_mitosis()[:64, :64]
+    found = {views: predict(image, networks, views=views) for views in (None, "one", "all")}
+    assert np.array_equal(found[None].confidence, found["one"].confidence)
+    turned = predict(image[::-1].T, networks, views="all").confidence
+    assert np.allclose(turned, found["all"].confidence[::-1].T, atol=1e-5)
+    assert not np.allclose(found["one"].confidence, found["all"].confidence, atol=1e-3)
+    with pytest.raises(ValueError, match=r"^views are 'both', expected one of one, left_right, all, scales$"):
+        predict(image, networks, views="both")
+
+
+def test_the_command_names_the_sets_of_views(capsys):
+    with pytest.raises(SystemExit):
+        main(["predict", "--help"])
+    assert "{" + ",".join(SETS) + "}" in capsys.readouterr().out
