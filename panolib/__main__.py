@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--views", choices=("one", "left_right", "all", "scales"),
-        help="views of every image, whose class probabilities are averaged: it alone, mirrored left to right "
+        help="views of every image, over which predictions are averaged: it alone, mirrored left to right "
         "(2), in all directions (8, for microscopes), or left to right at three sizes (6, for streets); each "
         "costs as much as the image alone (default: as the weights say, else one)",
     )

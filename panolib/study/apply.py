@@ -81,7 +81,7 @@ def predict(
     tile : int
         Pixels (after scaling) beyond which the image is predicted in tiles (`inference.tiles`).
     views : {"one", "left_right", "all", "scales"}, optional
-        Of the image, whose class probabilities are averaged (`inference.views`): it alone, mirrored in one
+        Of the image, over which predictions are averaged (`inference.views`): it alone, mirrored in one
         direction (2) or all (8), or mirrored at three sizes (6). Default: what the networks' file says.
 
     Raises

@@ -21,7 +21,7 @@ from panolib.inference.exports import (
 )
 from panolib.inference.panoptic import predict_panoptic
 from panolib.inference.predict import one_by_one, predict
-from panolib.inference.views import seen_in
+from panolib.inference.views import embedded_in, seen_in
 from panolib.lab.engine import without_weights
 from panolib.lab.files import check_writable
 from panolib.lab.job import Job
@@ -131,7 +131,7 @@ def _predictions(store: Store, sources: Sources, run: Run) -> Iterator[ImagePred
             yield ImagePrediction(prediction.sample.id, semantic, None, None)
         return
     models = [parent_network(job, role, spec.scored) for role in ("semantic", "instance")]
-    models[0] = seen_in(models[0], spec.views)
+    models = [seen_in(models[0], spec.views), embedded_in(models[1], spec.views)]
     clustering = clustering_of(job)
     options = {"rule": spec.merge_rules[0], "opening": spec.opening, "min_size": spec.min_size, **clustering}
     for sample in one_by_one(data, f"{run.name}: export"):

@@ -15,7 +15,7 @@ from panolib.active.pairs import unpacked
 from panolib.clustering.corrected_masks import corrected
 from panolib.data.render import city
 from panolib.data.samples import Sample
-from panolib.inference.views import seen_in
+from panolib.inference.views import embedded_in, seen_in
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.labels import LABEL_SETS
@@ -168,7 +168,7 @@ def panoptic(sources: Sources, run: Run, job: Job) -> dict:
     spec = run.spec
     metrics = evaluate.score_panoptic(
         seen_in(parent_network(job, "semantic", spec.scored), spec.views),
-        parent_network(job, "instance", spec.scored),
+        embedded_in(parent_network(job, "instance", spec.scored), spec.views),
         open_data(sources, job, spec.validation),
         LABEL_SETS[spec.label_set],
         **clustering_of(job),

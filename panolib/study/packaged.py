@@ -40,7 +40,7 @@ from panolib.data.intensity import Intensity
 from panolib.data.samples import Sample
 from panolib.errors import UserError, one_line
 from panolib.inference.panoptic import MERGE_RULES, PanopticPrediction, predict_panoptic
-from panolib.inference.views import SeenInViews, Views, seen_in
+from panolib.inference.views import EmbeddedInViews, SeenInViews, Views, embedded_in, seen_in
 from panolib.lab.files import write
 from panolib.lab.pack import halved, single
 from panolib.lab.run import Run, with_parents
@@ -68,8 +68,8 @@ class Recipe:
     to which others are resized; None where they keep their own scale. `diameter` (median, pixels) or
     `pixel_size` of what the networks learned from, and `share`, the largest of a labelled image that was
     things, if they are known. `bandwidth` and `delta_dist` are in units of the embeddings, `min_size` in
-    pixels of the embedding grid, `opening` in pixels. `views`: those of an image whose class probabilities
-    are averaged; None for the image alone.
+    pixels of the embedding grid, `opening` in pixels. `views`: those of an image over which class
+    probabilities and embeddings are averaged; None for the image alone.
     """
 
     format: Literal[2]
@@ -117,8 +117,12 @@ class PanopticNetworks:
         """The same networks seeing other views of every image than their file says; None: as it says."""
         if views is None:
             return self
-        network = self.semantic.network if isinstance(self.semantic, SeenInViews) else self.semantic
-        return replace(self, recipe=replace(self.recipe, views=views), semantic=seen_in(network, views))
+        semantic, instance = (
+            network.network if isinstance(network, SeenInViews | EmbeddedInViews) else network
+            for network in (self.semantic, self.instance)
+        )
+        recipe = replace(self.recipe, views=views)
+        return PanopticNetworks(recipe, seen_in(semantic, views), embedded_in(instance, views))
 
     def predict(self, sample: Sample) -> PanopticPrediction:
         """The panoptic map of one image; labels of the sample are not looked at."""
@@ -297,4 +301,4 @@ def read_package(path: Path | str) -> PanopticNetworks:
         found = f"found weights that do not fit ({one_line(error, most=300)})"
         raise NoWeights(f"{path}: {expected}, {found}") from error
     parts.eval().requires_grad_(False)
-    return PanopticNetworks(recipe, seen_in(semantic, recipe.views), instance)
+    return PanopticNetworks(recipe, semantic, instance).seeing(recipe.views)

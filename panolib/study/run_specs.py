@@ -50,7 +50,7 @@ class PanopticSpec(ScoresSpec):
     min_region: Natural
     n_samples: Natural
     scored: StudentOrTeacher = later("student")  # of both parents
-    views: Views | None = later(None)  # as of a semantic network; embeddings see the image alone
+    views: Views | None = later(None)  # as of a semantic network; embeddings see the reflections
 
 
 @spec(kw_only=True)

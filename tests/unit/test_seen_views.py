@@ -1,5 +1,7 @@
 """Several views of an image at test time: `inference.views`, and the runs that score them."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,20 @@ from skimage import data
 from torch import nn
 
 from panolib.__main__ import main
-from panolib.inference.views import REFLECTIONS, SETS, SeenInViews, Views, resized, seen_in
+from panolib.inference.views import (
+    REFLECTIONS,
+    SETS,
+    EmbeddedInViews,
+    SeenInViews,
+    Views,
+    embedded_in,
+    resized,
+    seen_in,
+)
 from panolib.load import load
+from panolib.models.encoder import Encoder
 from panolib.models.geometry import Placement, placement_of, upsample_to
+from panolib.models.unet import EmbeddingUNet
 from panolib.study.apply import predict, weights_file
 from panolib.study.packaged import read_package
 from panolib.study.parents import CLEANUP
@@ -66,6 +79,51 @@ def test_scales_are_seen_at_their_sizes_and_answer_at_that_of_the_image(image):
     assert resized(image, 0.01).shape[-2:] == (1, 1)
 
 
+@pytest.fixture(scope="module")
+def embedder():
+    torch.manual_seed(0)
+    encoder = Encoder("test_efficientnet", output_stride=32)
+    widths = {"embedding_dim": 4, "decoder_channels": (8, 8, 8, 8), "coordinate_length": 4.0}
+    return EmbeddingUNet(encoder, output_stride=2, alignment="receptive_field", **widths).eval()
+
+
+@pytest.mark.parametrize("size", [(32, 48), (31, 48), (33, 31)])
+def test_embeddings_of_the_image_alone_are_those_of_the_network(embedder, size):
+    image = torch.randn(1, 3, *size)
+    with torch.inference_mode():
+        assert torch.equal(EmbeddedInViews(embedder, Views())(image), embedder(image))
+
+
+def test_coordinates_of_reflections_stay_where_the_pixels_are(embedder):
+    """With offsets of 0 embeddings are the coordinates, in every view and so in their mean."""
+    image = torch.randn(1, 3, 32, 48)
+    plain = copy.deepcopy(embedder)
+    with torch.inference_mode():
+        plain.embed.weight.zero_()
+        found, expected = EmbeddedInViews(plain, Views(mirrored="all"))(image)[0], plain(image)[0]
+    inside = (slice(None), slice(1, -1), slice(1, -1))  # beyond the outermost cells the nearest is repeated
+    shift = (found - expected)[inside]
+    assert shift.flatten(1).std(1).max() < 1e-5 < expected[:2].std()
+
+
+def test_objects_of_a_reflected_image_lie_where_its_pixels_do(embedder):
+    """Distances between embeddings, at pixels of both grids, are those of the image that is not reflected."""
+    image, network = torch.randn(1, 3, 31, 47), EmbeddedInViews(embedder, Views(mirrored="all"))
+    with torch.inference_mode():
+        straight, turned = network(image)[0], network(image.flip(-1).mT.contiguous())[0].mT.flip(-1)
+    straight, turned = (maps[:, 2:-2, 2:-2].flatten(1).T for maps in (straight, turned))
+    assert torch.allclose(torch.cdist(straight, straight), torch.cdist(turned, turned), atol=1e-3)
+
+
+def test_plain_embeddings_are_left_alone(embedder):
+    plain = copy.deepcopy(embedder)
+    plain.coordinate_length = None
+    assert embedded_in(plain, Views(mirrored="all")) is plain
+    assert embedded_in(embedder, Views((0.5, 1.0))) is embedder and embedded_in(embedder, None) is embedder
+    with pytest.raises(ValueError, match=r"^expected a network that adds coordinates to its embeddings$"):
+        EmbeddedInViews(plain, Views(mirrored="all"))
+
+
 def test_one_pixel_and_certain_classes_stay_finite():
     network = Probe()
     with torch.no_grad():
@@ -102,17 +160,17 @@ def test_views_of_a_target_ladder_are_of_the_networks_of_its_rungs(study):
     assert oracle.spec.label_set == "camvid" and run.spec.label_set == "cityscapes"
 
 
-def test_views_of_both_branches_find_instances_as_the_clean_up_says(study):
-    ladder = study.runs[f"nuclei-panoptic-self_trained-{CLEANUP}-s0"]
-    run = study.runs["nuclei-panoptic-self_trained-views.all-s0"]
-    assert run.parents == ladder.parents and run.spec.views == Views(mirrored="all")
+def test_views_of_both_branches_find_instances_as_the_clean_up_says():
+    runs = load("smoke", train=False).runs
+    run, ladder = (runs[f"city-panoptic-self_trained-{name}-s0"] for name in ("views.left_right", CLEANUP))
+    assert run.parents == ladder.parents and run.spec.views == SETS["left_right"]
 
 
 def test_views_are_chosen_on_the_source_alone(study):
     chosen = [study.runs[tag.run] for tag in study.tags if tag.experiment == CHOICE]
     scored = [study.runs[tag.run] for tag in study.tags if tag.experiment == EXPERIMENT]
-    assert {run.spec.validation for run in chosen} == {"mix/val", "nuclei_scenes/val"}
-    assert {run.spec.validation for run in scored} == {"camvid/val", "nuclei/val"}
+    assert {run.spec.validation for run in chosen} == {"mix/val"}
+    assert {run.spec.validation for run in scored} == {"camvid/val"}
     assert {run.rung for run in chosen} == {"source_only"}
 
 
