@@ -73,7 +73,7 @@ NOTEBOOKS = {
     "15_method_in_plain_sight": ((), ()),
     "16_our_method": (("method",), ("method",)),
     "17_your_images": (("nuclei",), ()),
-    "18_several_views": (("views",), ("views", "views choice")),
+    "18_several_views": (("views", "nuclei"), ("views", "views choice")),
 }
 
 

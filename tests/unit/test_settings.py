@@ -209,11 +209,11 @@ def test_each_optional_section_may_be_left_out(section, tmp_path):
     assert list(load(tmp_path, {section: None}).runs) == list(loaded.runs)
     whole, names = set(load(tmp_path, {}).runs), asked(loaded)
     assert set(loaded.runs) < whole
-    needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei", "17_your_images"),
+    needed = {"experiments": EXPERIMENTS, "nuclei": ("08_nuclei", "17_your_images", "18_several_views"),
               "realtime": ("09_realtime_adaptation",), "detr": ("10_detr_panoptic",),
               "performance": ("14_performance",), "refinement": ("13_refinement_rounds",),
               "objectness": ("11_objectness",), "active": ("12_active_learning",),
-              "method": ("16_our_method",),
+              "method": ("16_our_method",), "views": ("18_several_views",),
               }.get(section, ())  # fmt: skip
     assert set(study.NOTEBOOKS) - set(loaded.notebooks) == set(needed)
     for notebook in needed:
