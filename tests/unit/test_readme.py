@@ -24,9 +24,6 @@ RUNGS_SHOWN = ("source_only", "abn", "adabn", "control", "self_trained", "teache
 OF_PANOPTIC = {"instances": "embeddings", "branch": "panoptic"}
 LADDERS = {  # score -> how it is selected
     "CamVid (real), mIoU of 11 classes": ("camvid ladder", {"branch": "semantic", "metric": "miou_11"}),
-    "the same, each image seen in six views (18)": (
-        "views", {"domain": "camvid", "branch": "semantic", "views": "scales", "metric": "miou_11"},
-    ),
     "city, mIoU of 19 classes": ("city ladder", {"branch": "semantic", "metric": "miou_19"}),
     "city, PQ of 19 classes": ("city ladder", {**OF_PANOPTIC, "leftover": "void", "metric": "pq_19"}),
     "city, threat score of instances": (
