@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from panolib.labels import LABEL_SETS
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Each module begins with one thread: pytest has a process a core, and a fork of more may hang."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,6 +6,8 @@ import multiprocessing
 import os
 import signal
 
+import torch
+
 from panolib.lab.job import Job
 from panolib.lab.run import Run
 from panolib.lab.store import Store
@@ -20,6 +22,7 @@ def train_and_die(store: Store, run: Run, iteration: int) -> None:
 
 
 def _in_child(store: Store, run: Run, last: int) -> None:
+    torch.set_num_threads(1)  # a fork that opens the parent's pool of threads waits for ever
     store.checkpoint_s, log = 0.0, Job.log
 
     def killing_log(job, iteration, **values):
