@@ -81,14 +81,14 @@ def ladder_table() -> str:
     return "\n".join([
         *lines, "", f"**{said}.**",
         "",
-        "Another processor is worth another seed: on one of another make seed 0 gave the city's mIoU as "
-        f"{city}; on CamVid seeds 1 and 2 gave {gains[0]:+.1f} for self-trained - control, not "
-        f"{gains[1]:+.1f}.",
+        "Another processor is worth another seed: elsewhere seed 0 gave the city's mIoU as "
+        f"{city}. Trained again, CamVid's seeds 1 and 2 gave {gains[0]:+.1f} for self-trained - "
+        f"control, not {gains[1]:+.1f}.",
     ])  # fmt: skip
 
 
 def trained_again(study, domain: str, metric: str) -> pd.DataFrame:
-    """Means over seeds of the networks of a domain that another processor trained, and of their records."""
+    """Means over seeds of the networks of a domain that were trained again, and of their records."""
     lines = []
     for file in sorted((study.results / "trained_again").glob(f"{domain}-*/metrics.json")):
         run = study.runs[file.parent.name]
